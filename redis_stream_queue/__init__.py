@@ -1,0 +1,61 @@
+"""A worker pool and an asyncio library on Redis Streams.
+
+The pool runs from the command line (``rsq-pool``) and lives in ``redis_stream_queue.pool``.
+"""
+
+from .client import StreamClient
+from .config import ConsumerConfig
+from .consumer import StreamConsumer
+from .dlq import DeadLetterQueue
+from .exceptions import (
+    BacklogFull,
+    ClusterSlotError,
+    ConfigError,
+    DLQError,
+    RedisStreamError,
+    Reject,
+    Retry,
+    SerializationError,
+    SoftTimeLimitExceeded,
+    UnsupportedServer,
+)
+from .group import ConsumerGroup
+from .handlers import DLQHandler, per_message, stream_handler
+from .message import ConsumerInfo, PendingEntry, StreamMessage, StreamStats
+from .metrics import ConsumerMetrics, ProducerMetrics
+from .producer import StreamProducer
+from .retry import RetryHandler
+from .serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
+
+__all__ = [
+    "BacklogFull",
+    "ClusterSlotError",
+    "ConfigError",
+    "ConsumerConfig",
+    "ConsumerGroup",
+    "ConsumerInfo",
+    "ConsumerMetrics",
+    "DLQError",
+    "DLQHandler",
+    "DeadLetterQueue",
+    "JsonSerializer",
+    "MsgpackSerializer",
+    "PendingEntry",
+    "PickleSerializer",
+    "ProducerMetrics",
+    "RedisStreamError",
+    "Reject",
+    "Retry",
+    "RetryHandler",
+    "SerializationError",
+    "Serializer",
+    "SoftTimeLimitExceeded",
+    "StreamClient",
+    "StreamConsumer",
+    "StreamMessage",
+    "StreamProducer",
+    "StreamStats",
+    "UnsupportedServer",
+    "per_message",
+    "stream_handler",
+]

@@ -1,0 +1,160 @@
+"""Where Redis is and how to reach it: a hashable value made from arguments or a URL. No I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, parse_url
+
+from .exceptions import ConfigError
+
+SCHEMES = "redis, rediss, unix, redis+cluster, rediss+cluster, embedded"
+DEFAULT_PORT = 6379
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server or cluster with credentials and socket settings; timeouts in seconds.
+
+    nodes: (host, port) pairs; more than one only on a cluster.
+    path: unix socket instead of a host.
+    options: further redis-py connection arguments (``ssl_ca_certs`` and the like).
+    """
+
+    nodes: tuple[tuple[str, int], ...] = (("localhost", DEFAULT_PORT),)
+    path: str | None = None
+    db: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ssl: bool = False
+    cluster: bool = False
+    max_connections: int = 1000
+    pool_timeout: float = 5
+    client_name: str | None = None
+    socket_timeout: float | None = 30.0
+    socket_connect_timeout: float | None = 5.0
+    socket_keepalive: bool = True
+    socket_keepalive_options: tuple[tuple[int, int], ...] | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        """The address without secrets, for messages."""
+        if self.path:
+            return f"unix://{self.path}"
+        scheme = ("rediss" if self.ssl else "redis") + ("+cluster" if self.cluster else "")
+        where = ",".join(f"{host}:{port}" for host, port in self.nodes)
+        return f"{scheme}://{where}" + (f"/{self.db}" if self.db else "")
+
+    def connection_kwargs(self) -> dict[str, Any]:
+        """Arguments of a redis-py connection; replies are RESP2 and undecoded.
+
+        The socket has no read timeout of its own: every exchange has one (see _connections.py),
+        so that a blocking read may wait longer than ``socket_timeout``.
+        """
+        kwargs: dict[str, Any] = {
+            "db": self.db,
+            "username": self.username,
+            "password": self.password,
+            "client_name": self.client_name,
+            "socket_timeout": None,
+            "socket_connect_timeout": self.socket_connect_timeout,
+            "protocol": 2,
+            **dict(self.options),
+        }
+        if self.path:
+            return {**kwargs, "path": self.path}
+        kwargs["socket_keepalive"] = self.socket_keepalive
+        if self.socket_keepalive_options is not None:
+            kwargs["socket_keepalive_options"] = dict(self.socket_keepalive_options)
+        if not self.cluster:
+            kwargs["host"], kwargs["port"] = self.nodes[0]
+        return kwargs
+
+
+_FIELDS = {f.name for f in dataclasses.fields(Endpoint)}
+_NUMBERS = ("db", "max_connections", "pool_timeout", "socket_timeout", "socket_connect_timeout")
+
+
+def make_endpoint(**settings: Any) -> Endpoint:
+    """Endpoint from keyword arguments; unknown ones become redis-py connection options.
+
+    Raises ConfigError naming the argument.
+    """
+    for name in _NUMBERS:
+        value = settings.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ConfigError(f"{name} must be a number, got {value!r}.")
+        if value is not None and value < 0:
+            raise ConfigError(f"{name} must be 0 or more, got {value!r}.")
+    if (keepalive := settings.get("socket_keepalive_options")) is not None:
+        settings["socket_keepalive_options"] = tuple(sorted(keepalive.items()))
+    known = {name: value for name, value in settings.items() if name in _FIELDS}
+    extra = {name: value for name, value in settings.items() if name not in _FIELDS}
+    try:
+        hash(tuple(extra.items()))
+    except TypeError:
+        raise ConfigError(
+            f"connection options {sorted(extra)} must be plain values (text, numbers)."
+        ) from None
+    return Endpoint(**known, options=tuple(sorted(extra.items())))
+
+
+def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
+    """Endpoint of a redis://, rediss://, unix://, redis+cluster:// or rediss+cluster:// URL.
+
+    Query parameters are redis-py's; keyword arguments that the URL does not set come on top.
+    Raises ConfigError; its text never holds the URL's password.
+    """
+    scheme, separator, rest = url.partition("://")
+    cluster = scheme.endswith("+cluster")
+    if not separator or scheme.removesuffix("+cluster") not in ("redis", "rediss", "unix"):
+        raise ConfigError(
+            f"a Redis URL must start with one of {SCHEMES} and '://', got {scheme[:20]!r}. "
+            "Example: redis://localhost:6379/0"
+        )
+    nodes: tuple[tuple[str, int], ...] | None = None
+    try:
+        if cluster:
+            rest, nodes = _cluster_nodes(rest)
+        parsed: dict[str, Any] = dict(parse_url(f"{scheme.removesuffix('+cluster')}://{rest}"))
+    except (ValueError, TypeError) as exc:
+        raise ConfigError(
+            f"the Redis URL ({scheme}://...) cannot be read: {_reason(exc)} Expected the form "
+            f"{scheme}://[user:password@]host:port/db, special characters in the password "
+            "percent-encoded (an '@' is %40)."
+        ) from None
+    connection_class = parsed.pop("connection_class", None)
+    if connection_class is SSLConnection:
+        parsed["ssl"] = True
+    host, port = parsed.pop("host", "localhost"), parsed.pop("port", DEFAULT_PORT)
+    if connection_class is not UnixDomainSocketConnection:
+        parsed["nodes"] = nodes or ((host, port),)
+    elif "path" not in parsed:
+        raise ConfigError("a unix:// URL must name the socket's path: unix:///run/redis.sock")
+    if cluster and parsed.get("db"):
+        raise ConfigError(
+            f"a Redis Cluster has only database 0, but the URL names {parsed['db']}. "
+            "Leave the database out."
+        )
+    return make_endpoint(**{**settings, **parsed, "cluster": cluster})
+
+
+def _cluster_nodes(rest: str) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """``user:pw@h1:p1,h2:p2/...`` as (the same with the first node only, all nodes)."""
+    authority, slash, tail = rest.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    nodes = []
+    for part in hosts.partition("?")[0].split(","):
+        split = urlsplit(f"//{part}")
+        nodes.append((split.hostname or "localhost", split.port or DEFAULT_PORT))
+    query = hosts.partition("?")
+    first = hosts.split(",")[0].partition("?")[0]
+    return f"{credentials}{at}{first}{query[1]}{query[2]}{slash}{tail}", tuple(nodes)
+
+
+def _reason(exc: Exception) -> str:
+    """Why a URL was not understood, without quoting it (it may hold a password)."""
+    return "the port is not a number." if "port" in str(exc).lower() else "it is malformed."

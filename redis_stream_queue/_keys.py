@@ -1,0 +1,81 @@
+"""Names: Redis keys, consumers, parking consumers. Pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import string
+
+from redis.crc import key_slot
+
+from .exceptions import ClusterSlotError
+
+MAX_WORKER_NAME = 64
+MAX_HOST = 40
+_ALPHABET = string.ascii_lowercase + string.digits
+_PARKING = re.compile(r":retry:(\d+)$")
+
+
+def prefixed(prefix: str, stream: str) -> str:
+    """Key of a stream: ``<prefix>_<stream>``, or the name itself without a prefix."""
+    return f"{prefix}_{stream}" if prefix else stream
+
+
+def default_dlq(stream: str, prefix: str = "", *, cluster: bool = False) -> str:
+    """Name of the dead-letter stream a pool uses when none was given.
+
+    On a cluster it must share the stream's slot, so a stream without a hash tag gets literal
+    braces around its whole key.
+    """
+    if not cluster or _has_hash_tag(prefixed(prefix, stream)):
+        return f"{stream}_dlq"
+    return f"{{{prefixed(prefix, stream)}}}_dlq"
+
+
+def _has_hash_tag(key: str) -> bool:
+    start = key.find("{")
+    return start >= 0 and key.find("}", start + 2) > 0
+
+
+def check_same_slot(stream_key: str, dlq_key: str) -> None:
+    """Raise ClusterSlotError unless a script may touch both keys."""
+    if key_slot(stream_key.encode()) == key_slot(dlq_key.encode()):
+        return
+    tag = stream_key if not _has_hash_tag(stream_key) else None
+    good = f"{{{tag}}}_dlq" if tag else f"{stream_key}_dlq"
+    raise ClusterSlotError(
+        f"stream {stream_key!r} and dead-letter stream {dlq_key!r} are in different slots of the "
+        f"cluster, so a message cannot move between them in one step. Name the dead-letter stream "
+        f"{good!r}, or give both one hash tag, as in '{{orders}}_main' and '{{orders}}_dlq'."
+    )
+
+
+def worker_name(group: str, hostname: str) -> str:
+    """A new consumer name ``<group>_<hostname>_<rand4>`` of at most 64 characters.
+
+    The group is cut first; a hostname over 40 characters is cut and gets a short hash.
+    """
+    if len(hostname) > MAX_HOST:
+        digest = hashlib.sha256(hostname.encode()).hexdigest()[:6]
+        hostname = f"{hostname[: MAX_HOST - 7]}-{digest}"
+    tail = f"_{hostname}_{''.join(secrets.choice(_ALPHABET) for _ in range(4))}"
+    return group[: MAX_WORKER_NAME - len(tail)] + tail
+
+
+def parking_name(group: str, delay_ms: int) -> tuple[str, int]:
+    """Consumer under which a retry waits, and the idle time it starts with.
+
+    Returns ``(<group>:retry:<D>, D - delay_ms)`` with D the smallest power of two >= delay_ms:
+    an entry there is due once its idle time has reached D.
+    """
+    due_ms = 1 << max(delay_ms - 1, 0).bit_length()
+    return f"{group}:retry:{due_ms}", due_ms - max(delay_ms, 0)
+
+
+def parking_due_ms(group: str, consumer: str) -> int | None:
+    """Idle time in ms at which an entry of this parking consumer is due; None for other names."""
+    if not consumer.startswith(f"{group}:retry:"):
+        return None
+    found = _PARKING.match(consumer, len(group))
+    return int(found[1]) if found else None

@@ -1,0 +1,43 @@
+"""Raw Redis replies (RESP2, bytes) -> Python values. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .message import StreamMessage
+
+
+def text(value: bytes | str | int) -> str:
+    """Text of a reply; bytes that are no UTF-8 stay readable."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _value(value: Any) -> Any:
+    return text(value) if isinstance(value, bytes) else value
+
+
+def mapping(flat: Any) -> dict[str, Any]:
+    """``[k1, v1, k2, v2]`` as a dict with text keys and text or integer values."""
+    if isinstance(flat, dict):
+        return {text(k): _value(v) for k, v in flat.items()}
+    return {text(flat[i]): _value(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+
+def entry_message(entry: Any, payload_field: str | None, delivery_count: int) -> StreamMessage:
+    """Message of an entry ``[id, [field, value, ...]]``; its data is the raw payload.
+
+    payload_field: the field that holds the payload (empty bytes if it is missing); None = the
+    whole entry as ``dict[str, str]``.
+    """
+    entry_id, fields = entry
+    if fields and len(fields) == 2 and payload_field is not None:
+        name, payload = fields
+        if name == payload_field.encode():
+            return StreamMessage(entry_id.decode(), payload, delivery_count)
+    values = {fields[i]: fields[i + 1] for i in range(0, len(fields or ()), 2)}
+    if payload_field is None:
+        data: Any = {text(k): text(v) for k, v in values.items()}
+        return StreamMessage(text(entry_id), data, delivery_count)
+    payload = values.pop(payload_field.encode(), b"")
+    headers = {text(k): text(v) for k, v in values.items()}
+    return StreamMessage(text(entry_id), payload, delivery_count, headers)

@@ -1,0 +1,190 @@
+"""Lua scripts: every write that must first look whether the world is still as it was seen.
+
+All take the stream as KEYS[1] and the group as ARGV[1] where they need one. ``XPENDING`` with the
+same id twice is the look; what does not match is left alone and reported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Source of a script and the SHA-1 that EVALSHA wants."""
+
+    source: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", digest)
+
+
+# ARGV: group, consumer, id...
+# Resets the idle time of the entries that still belong to the consumer.
+# Returns the ids that do not (acknowledged or taken over).
+RENEW = Script("""
+local lost, mine = {}, {}
+for i = 3, #ARGV do
+  if redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])[1] then
+    mine[#mine + 1] = ARGV[i]
+  else
+    lost[#lost + 1] = ARGV[i]
+  end
+end
+for _, id in ipairs(mine) do
+  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'JUSTID')
+end
+return lost
+""")
+
+# ARGV: group, consumer, first id, last id, most entries
+# Renews what the consumer holds between two ids. Returns how many.
+RENEW_RANGE = Script("""
+local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[4], ARGV[5], ARGV[2])
+for _, p in ipairs(held) do
+  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, p[1], 'JUSTID')
+end
+return #held
+""")
+
+# ARGV: group, new owner, then for each entry: id, owner, delivery count, least idle ms, new count
+# Takes over each entry that is still as it was seen, with the new delivery count.
+# Returns {{id, fields}...} of what was taken and {id...} of what no longer exists (acknowledged).
+TAKE = Script("""
+local taken, gone = {}, {}
+for i = 3, #ARGV, 5 do
+  local id = ARGV[i]
+  local p = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
+  if p and p[2] == ARGV[i + 1] and p[4] == tonumber(ARGV[i + 2])
+     and p[3] >= tonumber(ARGV[i + 3]) then
+    local got = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', ARGV[i + 4])
+    if got[1] and got[1][2] then
+      taken[#taken + 1] = got[1]
+    else
+      redis.call('XACK', KEYS[1], ARGV[1], id)
+      gone[#gone + 1] = id
+    end
+  end
+end
+return {taken, gone}
+""")
+
+# ARGV: group, owner, then for each entry: id, delivery count (-1 = any), parking name, idle ms,
+#       new count (-1 = as it is)
+# Moves each entry that still belongs to the owner to its parking name.
+# Returns the ids that were moved.
+PARK = Script("""
+local parked = {}
+for i = 3, #ARGV, 5 do
+  local id, seen, count = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 4])
+  local p = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2])[1]
+  if p and (seen < 0 or p[4] == seen) then
+    if count < 0 then count = p[4] end
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[i + 2], 0, id,
+               'IDLE', ARGV[i + 3], 'RETRYCOUNT', count, 'JUSTID')
+    parked[#parked + 1] = id
+  end
+end
+return parked
+""")
+
+# KEYS: stream, dead-letter stream. ARGV: group, owner, id, MAXLEN ~ (0 = none), field, value...
+# Copies the entry with the extra fields and acknowledges it, if it still belongs to the owner.
+# Returns the dead letter's id, 0 if it is not the owner's any more, -1 if the entry is gone
+# (acknowledged). XADD comes first: when it fails (OOM), nothing has changed.
+BURY = Script("""
+if not redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])[1] then return 0 end
+local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])[1]
+if not entry then
+  redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+  return -1
+end
+local add = {'XADD', KEYS[2]}
+if tonumber(ARGV[4]) > 0 then
+  add[3], add[4], add[5] = 'MAXLEN', '~', ARGV[4]
+end
+add[#add + 1] = '*'
+for _, v in ipairs(entry[2]) do add[#add + 1] = v end
+for i = 5, #ARGV do add[#add + 1] = ARGV[i] end
+local id = redis.call(unpack(add))
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+return id
+""")
+
+# ARGV: group, consumer
+# Deletes the consumer if it holds nothing (DELCONSUMER alone would drop what it holds).
+# Returns 1 if it was deleted or unknown, 0 if it holds something.
+PRUNE = Script("""
+if redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])[1] then return 0 end
+redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+return 1
+""")
+
+# ARGV: group, consumer, least idle ms, cursor, count
+# XAUTOCLAIM whose answer is the same on every server and carries delivery counts; entries that
+# no longer exist are acknowledged. Returns {next cursor, {{id, count, fields}...}}.
+AUTOCLAIM = Script("""
+local page = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4],
+                        'COUNT', ARGV[5], 'JUSTID')
+local claimed = {}
+for _, id in ipairs(page[2]) do
+  local got = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id)
+  if got[1] and got[1][2] then
+    local p = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
+    claimed[#claimed + 1] = {id, p[4], got[1][2]}
+  else
+    redis.call('XACK', KEYS[1], ARGV[1], id)
+  end
+end
+return {page[1], claimed}
+""")
+
+# ARGV: field, payload...
+# Returns one id, or one error, for each payload.
+PUSH = Script("""
+local ids = {}
+for i = 2, #ARGV do ids[#ids + 1] = redis.pcall('XADD', KEYS[1], '*', ARGV[1], ARGV[i]) end
+return ids
+""")
+
+# ARGV: group ('' = none), length to keep, most entries to trim
+# Trims finished entries only: everything below the oldest entry that some group has not read or
+# not acknowledged. Returns {trimmed, length before, oldest unfinished id of ARGV[1] or ''}.
+TRIM = Script("""
+local function below(a, b)
+  local am, as = string.match(a, '(%d+)-(%d+)')
+  local bm, bs = string.match(b, '(%d+)-(%d+)')
+  if am ~= bm then return #am < #bm or (#am == #bm and am < bm) end
+  return #as < #bs or (#as == #bs and as < bs)
+end
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+if groups.err then return {0, 0, ''} end
+local oldest, mine
+for _, flat in ipairs(groups) do
+  local g = {}
+  for i = 1, #flat, 2 do g[flat[i]] = flat[i + 1] end
+  local first
+  if g['pending'] > 0 then
+    first = redis.call('XPENDING', KEYS[1], g['name'])[2]
+  else
+    local ms, seq = string.match(g['last-delivered-id'], '(%d+)-(%d+)')
+    if #seq < 15 then
+      first = ms .. '-' .. string.format('%d', tonumber(seq) + 1)
+    else
+      first = g['last-delivered-id']
+    end
+  end
+  if not oldest or below(first, oldest) then oldest = first end
+  if g['name'] == ARGV[1] then mine = first end
+end
+local length = redis.call('XLEN', KEYS[1])
+local surplus = math.min(length - tonumber(ARGV[2]), tonumber(ARGV[3]))
+local trimmed = 0
+if oldest and surplus > 0 then
+  trimmed = redis.call('XTRIM', KEYS[1], 'MINID', '~', oldest, 'LIMIT', surplus)
+end
+return {trimmed, length, mine or ''}
+""")

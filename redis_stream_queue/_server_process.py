@@ -1,0 +1,91 @@
+"""A server process at the other end of a unix socket: does it live, who is it, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from .exceptions import ConfigError
+
+STOP_TIMEOUT_S = 10.0  # until SIGKILL follows SIGTERM
+POLL_S = 0.005
+
+
+class Answer(enum.Enum):
+    """What a PING on the socket shows."""
+
+    READY = "ready"
+    LOADING = "loading its data"
+    SILENT = "not answering"  # somebody has the socket open
+    NONE = "not listening"
+
+
+def probe(socket_path: Path) -> tuple[Answer, int]:
+    """Send a PING; also the server's pid, 0 if unknown."""
+    pid = 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.connect(str(socket_path))
+        except (BlockingIOError, TimeoutError):  # its queue of connections is full
+            return Answer.SILENT, pid
+        except PermissionError:
+            raise ConfigError(
+                f"the private server on {socket_path} belongs to another user. "
+                "Use a directory of your own: embedded://DIR"
+            ) from None
+        except OSError:
+            return Answer.NONE, pid
+        try:
+            pid = _peer_pid(connection)
+            connection.sendall(b"PING\r\n")
+            reply = connection.recv(64)
+        except OSError:
+            return Answer.SILENT, pid
+    if not reply:
+        return Answer.SILENT, pid
+    return (Answer.LOADING if reply.startswith(b"-LOADING") else Answer.READY), pid
+
+
+def _peer_pid(connection: socket.socket) -> int:
+    """Who listens at the other end of a unix socket; 0 if it is in another pid namespace."""
+    if sys.platform == "darwin":
+        local_peerpid = 2
+        (pid,) = struct.unpack("i", connection.getsockopt(0, local_peerpid, 4))
+    else:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid, _uid, _gid = struct.unpack("3i", credentials)
+    return int(pid)
+
+
+def process_of(pid: int) -> psutil.Process | None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid) if pid else None
+    return None
+
+
+def end_process(process: psutil.Process, child: subprocess.Popen[bytes] | None = None) -> None:
+    """SIGTERM (the server writes and syncs its AOF), after STOP_TIMEOUT_S SIGKILL; wait."""
+
+    def is_gone() -> bool:
+        if child is not None:
+            return child.poll() is not None
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while not is_gone() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if not is_gone():
+            process.kill()
+        while not is_gone():
+            time.sleep(POLL_S)

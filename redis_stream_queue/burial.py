@@ -1,0 +1,153 @@
+"""Carry a message that is already ours to the dead letters. The order is the promise.
+
+1. ``dlq_handler(message, reason)`` if there is one; what it raises is logged.
+2. With a dead-letter stream: one atomic step copies the entry and acknowledges it.
+   Without one: the entry is acknowledged, unless the handler failed; then it waits for another try.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import replace
+
+from ._clock import wall_ms
+from .handlers import DLQHandler
+from .message import StreamMessage
+from .pending import Parked, PendingList
+from .serializers import Serializer
+
+log = logging.getLogger("redis_stream_queue")
+
+DECODE_ERROR = "decode_error"
+MAX_DELIVERIES = "max_deliveries"
+REJECTED = "rejected"
+
+LETTER_FIELDS = (
+    "original_stream",
+    "original_id",
+    "group",
+    "reason",
+    "delivery_count",
+    "worker",
+    "dead_letter_ts",
+    "last_error",
+)
+REMEMBERED_ERRORS = 1000
+
+
+class Burial:
+    """Buries for one group.
+
+    dlq_stream: where dead letters go; None = nowhere.
+    worker: name that dead letters show as ``worker`` where no other is known.
+    """
+
+    def __init__(
+        self,
+        pending: PendingList,
+        *,
+        dlq_stream: str | None,
+        dlq_max_len: int | None,
+        dlq_handler: DLQHandler | None,
+        serializer: Serializer | None,
+    ) -> None:
+        self.pending = pending
+        self.dlq_stream = dlq_stream
+        self.dlq_max_len = dlq_max_len
+        self.dlq_handler = dlq_handler
+        self.serializer = serializer
+        self._errors: OrderedDict[str, str] = OrderedDict()
+
+    def remember(self, entry_id: str, error: str) -> None:
+        """Keep the last error of a message for the letter it may become."""
+        self._errors[entry_id] = error
+        self._errors.move_to_end(entry_id)
+        if len(self._errors) > REMEMBERED_ERRORS:
+            self._errors.popitem(last=False)
+
+    def forget(self, entry_id: str) -> None:
+        if self._errors:
+            self._errors.pop(entry_id, None)
+
+    async def bury(
+        self,
+        message: StreamMessage,
+        reason: str,
+        *,
+        owner: str,
+        worker: str | None = None,
+        error: str = "",
+    ) -> bool:
+        """Bury a message that ``owner`` (this process) holds; its data is the raw payload.
+
+        worker: who had it last, if not the owner. Returns whether it is buried; if not, it is
+        given back and offered again at the next sweep.
+        """
+        handled = await self.tell_handler(message, reason)
+        if self.dlq_stream is None:
+            if not handled:
+                await self.pending.park(owner, [Parked(message.id)])
+                return False
+            if self.dlq_handler is None:
+                log.warning(
+                    "message %s of %s is dead (%s) and dropped: no dlq_stream and no dlq_handler "
+                    "are set",
+                    message.id,
+                    self.pending.stream,
+                    reason,
+                )
+            await self.pending.ack([message.id])
+            self.forget(message.id)
+            return True
+        known = error or self._errors.get(message.id, "")
+        letter = {
+            "original_stream": self.pending.client.key(self.pending.stream),
+            "original_id": message.id,
+            "group": self.pending.group,
+            "reason": reason,
+            "delivery_count": str(message.delivery_count),
+            "worker": worker or owner,
+            "dead_letter_ts": str(wall_ms()),
+            "last_error": known,
+        }
+        buried = await self.pending.bury(
+            owner, message.id, self.dlq_stream, self.dlq_max_len, letter
+        )
+        self.forget(message.id)
+        if buried == "":
+            log.warning(
+                "dead message %s was already deleted from %s; acknowledged",
+                message.id,
+                self.pending.stream,
+            )
+        elif buried:
+            log.warning(
+                "message %s of %s is dead (%s after %d deliveries), moved to %s: %s",
+                message.id,
+                self.pending.stream,
+                reason,
+                message.delivery_count,
+                self.dlq_stream,
+                known.partition("\n")[0] or "no error known",
+            )
+        return bool(buried)
+
+    async def tell_handler(self, message: StreamMessage, reason: str) -> bool:
+        """Call the dlq_handler, if any; returns False if it raised (never raises)."""
+        if self.dlq_handler is None:
+            return True
+        try:
+            await self.dlq_handler(self._decoded(message), reason)
+        except Exception:  # the handler is the user's; its failure must not lose the letter
+            log.exception("dlq_handler failed for message %s (%s)", message.id, reason)
+            return False
+        return True
+
+    def _decoded(self, message: StreamMessage) -> StreamMessage:
+        if self.serializer is None or not isinstance(message.data, bytes):
+            return message
+        try:
+            return replace(message, data=self.serializer.decode(message.data))
+        except Exception:  # a serializer may raise anything; then the raw bytes have to do
+            return message

@@ -1,0 +1,371 @@
+"""StreamClient: one Redis, its streams, and the low-level stream commands."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any, Self
+
+from redis.exceptions import ResponseError
+
+from . import _connections
+from ._connections import Channel, Command, Link, first_error
+from ._endpoint import Endpoint, endpoint_from_url, make_endpoint
+from ._keys import prefixed
+from ._replies import entry_message, mapping, text
+from ._scripts import AUTOCLAIM, PUSH, Script
+from .exceptions import ConfigError
+from .message import PendingEntry, StreamMessage, id_before
+
+PUSH_CHUNK = 1000  # payloads per script call
+PUSH_CHUNK_BYTES = 1 << 20
+READ_MARGIN_S = 5.0  # how much longer than block_ms a healthy server may take to answer
+
+
+class StreamClient:
+    """A Redis server or cluster, for any number of producers and consumers.
+
+    >>> client = StreamClient(host="localhost")
+    >>> client = StreamClient.from_url("redis://localhost:6379/0", prefix="shop")
+
+    prefix: every stream name becomes ``<prefix>_<stream>``.
+    max_connections, pool_timeout: size of the shared connection pool, and seconds to wait for a
+        free connection.
+    socket_timeout, socket_connect_timeout: seconds; a blocking read is never cut short by them.
+
+    Connecting happens at the first command. Clients of the same server, event loop and process
+    share connections; a client may be used in a second ``asyncio.run`` and after a fork.
+    Raises ConfigError for settings that cannot work. Commands raise redis-py's exceptions.
+    """
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 6379,
+        db: int = 0,
+        username: str | None = None,
+        password: str | None = None,
+        prefix: str = "",
+        max_connections: int = 1000,
+        pool_timeout: float = 5,
+        client_name: str | None = None,
+        ssl: bool = False,
+        socket_timeout: float | None = 30.0,
+        socket_connect_timeout: float | None = 5.0,
+        socket_keepalive: bool = True,
+        socket_keepalive_options: dict[int, int] | None = None,
+    ) -> None:
+        self._setup(
+            make_endpoint(
+                nodes=((host, port),),
+                db=db,
+                username=username,
+                password=password,
+                max_connections=max_connections,
+                pool_timeout=pool_timeout,
+                client_name=client_name,
+                ssl=ssl,
+                socket_timeout=socket_timeout,
+                socket_connect_timeout=socket_connect_timeout,
+                socket_keepalive=socket_keepalive,
+                socket_keepalive_options=socket_keepalive_options,
+            ),
+            prefix,
+        )
+
+    @classmethod
+    def from_url(cls, url: str, *, prefix: str = "", **options: Any) -> Self:
+        """Client of a URL: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``redis+cluster://``,
+        ``rediss+cluster://`` or ``embedded://[DIR]``.
+
+        options: the constructor's arguments, or redis-py connection options (``ssl_ca_certs``).
+        ``embedded://DIR`` starts (or joins) a private real server with its data in DIR; without
+        DIR a temporary one.
+
+        Raises ConfigError for a URL that cannot be read.
+        """
+        if url.startswith("embedded://"):
+            from .embedded import start_or_join
+
+            url = f"unix://{start_or_join(url.removeprefix('embedded://') or None).socket_path}"
+        return cls._of(endpoint_from_url(url, **options), prefix)
+
+    @classmethod
+    def from_cluster(
+        cls,
+        startup_nodes: list[dict[str, Any]],
+        password: str | None = None,
+        username: str | None = None,
+        prefix: str = "",
+        **options: Any,
+    ) -> Self:
+        """Client of a Redis Cluster.
+
+        startup_nodes: one or more of ``{"host": ..., "port": ...}``; the others are found.
+        """
+        try:
+            nodes = tuple((str(n["host"]), int(n.get("port", 6379))) for n in startup_nodes)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            nodes = ()
+        if not nodes:
+            raise ConfigError(
+                "startup_nodes must be a list with at least one node, as in "
+                f"[{{'host': 'node1', 'port': 6379}}], got {startup_nodes!r}."
+            )
+        endpoint = make_endpoint(
+            nodes=nodes, password=password, username=username, cluster=True, **options
+        )
+        return cls._of(endpoint, prefix)
+
+    @classmethod
+    def _of(cls, endpoint: Endpoint, prefix: str) -> Self:
+        client = cls.__new__(cls)
+        client._setup(endpoint, prefix)
+        return client
+
+    def _setup(self, endpoint: Endpoint, prefix: str) -> None:
+        self.endpoint = endpoint
+        self.prefix = prefix
+        self._links: list[Link] = []
+
+    # -- connections ---------------------------------------------------------------------------
+
+    def link(self) -> Link:
+        """This client's connections in the running event loop (shared with its likes)."""
+        loop, pid = asyncio.get_running_loop(), os.getpid()
+        for link in self._links:
+            if link.loop is loop and link.pid == pid:
+                return link
+        self._links = [k for k in self._links if k.pid == pid and not k.loop.is_closed()]
+        link = _connections.acquire(self.endpoint)
+        self._links.append(link)
+        return link
+
+    def key(self, stream: str) -> str:
+        """Redis key of a stream."""
+        return prefixed(self.prefix, stream)
+
+    async def command(self, name: str, stream: str, *args: Any) -> Any:
+        """Run ``NAME key args...`` and return the raw reply (RESP2, bytes)."""
+        key = self.key(stream)
+        return await self.link().call(key, *name.split(), key, *args)
+
+    async def script(self, script: Script, stream: str, *args: Any) -> Any:
+        """Run a script on one stream."""
+        return await self.link().script(script, [self.key(stream)], *args)
+
+    def channel(self, stream: str) -> Channel:
+        """A connection of one's own for blocking reads on a stream; the caller closes it."""
+        return self.link().channel(self.key(stream))
+
+    async def close(self) -> None:
+        """Give the connections of this event loop back; the last client of a server closes them."""
+        loop, pid = asyncio.get_running_loop(), os.getpid()
+        mine = [k for k in self._links if k.loop is loop and k.pid == pid]
+        self._links = [k for k in self._links if k not in mine]
+        for link in mine:
+            await _connections.release(link)
+
+    @classmethod
+    async def close_all(cls) -> None:
+        """Close every connection of every client of this event loop."""
+        for link in _connections.links_of_running_loop():
+            await _connections.discard(link)
+
+    # -- writing -------------------------------------------------------------------------------
+
+    async def push(self, stream: str, data: bytes, max_len: int | None = None) -> str:
+        """XADD one payload; returns its id. ``max_len`` here is a plain ``MAXLEN ~``.
+
+        Source: https://redis.io/docs/latest/commands/xadd/
+        """
+        return text(await self.command("XADD", stream, *_maxlen(max_len), "*", "data", data))
+
+    async def push_many(
+        self, stream: str, items: Sequence[bytes], max_len: int | None = None
+    ) -> list[str]:
+        """XADD many payloads, a thousand in one round trip; returns their ids in order.
+
+        On an error some of them may have been added.
+        """
+        results = await self.push_payloads(stream, "data", items, max_len)
+        return [text(reply) for reply in first_error(results)]
+
+    async def push_payloads(
+        self, stream: str, field: str, items: Sequence[bytes], max_len: int | None = None
+    ) -> list[Any]:
+        """Add payloads; an id (bytes) or an exception for each."""
+        results: list[Any] = []
+        for chunk in chunks(items):
+            try:
+                results += await self.script(PUSH, stream, field, *chunk)
+            except ResponseError as error:
+                if not forbids_scripts(error):
+                    raise
+                key = self.key(stream)
+                commands: list[Command] = [("XADD", key, "*", field, item) for item in chunk]
+                results += await self.link().run(key, commands, self.endpoint.socket_timeout)
+        if max_len and items:
+            await self.command("XTRIM", stream, *_maxlen(max_len))
+        return results
+
+    async def create_group(self, stream: str, group: str, start_id: str = "0") -> None:
+        """XGROUP CREATE with MKSTREAM; an existing group is left as it is.
+
+        Source: https://redis.io/docs/latest/commands/xgroup-create/
+        """
+        try:
+            await self.command("XGROUP CREATE", stream, group, start_id, "MKSTREAM")
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    async def ack(self, stream: str, group: str, *ids: str) -> int:
+        """XACK; returns how many were pending."""
+        return int(await self.command("XACK", stream, group, *ids)) if ids else 0
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def read(
+        self, stream: str, group: str, consumer: str, count: int, block_ms: int
+    ) -> list[StreamMessage]:
+        """XREADGROUP of new entries; ``block_ms=0`` does not wait. Data is raw bytes.
+
+        Never retried by itself: a reply that was lost leaves its entries pending.
+        Source: https://redis.io/docs/latest/commands/xreadgroup/
+        """
+        key = self.key(stream)
+        command = read_command(key, group, consumer, count, block_ms)
+        timeout_s = read_timeout_s(self.endpoint.socket_timeout, block_ms)
+        [reply] = first_error(await self.link().run(key, [command], timeout_s))
+        return [entry_message(entry, "data", 1) for entry in read_entries(reply)]
+
+    async def autoclaim(
+        self,
+        stream: str,
+        group: str,
+        consumer: str,
+        min_idle_ms: int,
+        count: int,
+        max_passes: int | None = None,
+    ) -> list[StreamMessage]:
+        """Take over entries idle for ``min_idle_ms``, following the cursor to the end.
+
+        count: entries per pass; max_passes: most passes, None = all. Entries that were deleted
+        from the stream are acknowledged.
+        Source: https://redis.io/docs/latest/commands/xautoclaim/
+        """
+        cursor, claimed, passes = "0-0", [], 0
+        while max_passes is None or passes < max_passes:
+            passes += 1
+            reply, entries = await self.script(
+                AUTOCLAIM, stream, group, consumer, min_idle_ms, cursor, count
+            )
+            claimed += [entry_message([i, fields], "data", n) for i, n, fields in entries]
+            if text(reply) in ("0-0", cursor):
+                break
+            cursor = text(reply)
+        return claimed
+
+    async def pending_range(
+        self,
+        stream: str,
+        group: str,
+        count: int,
+        consumer: str | None = None,
+        *,
+        start: str = "-",
+        end: str = "+",
+    ) -> list[PendingEntry]:
+        """Lines of XPENDING in the order of ids; ``start="(<id>"`` goes on after an id.
+
+        Source: https://redis.io/docs/latest/commands/xpending/
+        """
+        names = () if consumer is None else (consumer,)
+        lines = await self.command("XPENDING", stream, group, start, end, count, *names)
+        return [PendingEntry(text(i), text(name), int(ms), int(n)) for i, name, ms, n in lines]
+
+    async def fetch_by_ids(self, stream: str, ids: Sequence[str]) -> list[StreamMessage]:
+        """The entries with these ids that still exist, in one round trip."""
+        if not ids:
+            return []
+        key = self.key(stream)
+        commands: list[Command] = [("XRANGE", key, i, i) for i in ids]
+        replies = first_error(await self.link().run(key, commands, self.endpoint.socket_timeout))
+        return [entry_message(entries[0], "data", 0) for entries in replies if entries]
+
+    async def stream_len(self, stream: str) -> int:
+        """XLEN; 0 for a stream that does not exist."""
+        return int(await self.command("XLEN", stream))
+
+    async def group_info(self, stream: str) -> list[dict[str, Any]]:
+        """XINFO GROUPS, one dict a group; empty for a stream that does not exist."""
+        return await self._info("XINFO GROUPS", stream)
+
+    async def consumer_info(self, stream: str, group: str) -> list[dict[str, Any]]:
+        """XINFO CONSUMERS, one dict a consumer; empty for a stream that does not exist."""
+        return await self._info("XINFO CONSUMERS", stream, group)
+
+    async def _info(self, name: str, stream: str, *args: str) -> list[dict[str, Any]]:
+        try:
+            return [mapping(item) for item in await self.command(name, stream, *args)]
+        except ResponseError as error:
+            if "no such key" in str(error).lower():
+                return []
+            raise
+
+    async def count_after(self, stream: str, entry_id: str, limit: int) -> int:
+        """Entries with a greater id, up to ``limit`` (their payloads travel: keep it small).
+
+        The fallback where the server does not know a group's lag.
+        """
+        start = f"({entry_id}" if entry_id != "0-0" else id_before(entry_id)
+        return len(await self.command("XRANGE", stream, start, "+", "COUNT", limit))
+
+
+def _maxlen(max_len: int | None) -> tuple[Any, ...]:
+    return ("MAXLEN", "~", max_len) if max_len else ()
+
+
+def chunks(items: Sequence[bytes]) -> list[Sequence[bytes]]:
+    """Payloads in portions that one command may carry without holding up the server."""
+    portions: list[Sequence[bytes]] = []
+    start, size = 0, 0
+    for index, item in enumerate(items):
+        if index > start and (index - start == PUSH_CHUNK or size + len(item) > PUSH_CHUNK_BYTES):
+            portions.append(items[start:index])
+            start, size = index, 0
+        size += len(item)
+    if start < len(items):
+        portions.append(items[start:])
+    return portions
+
+
+def forbids_scripts(error: Exception) -> bool:
+    """Does this error say that EVAL is not allowed or not known here?"""
+    words = str(error).lower()
+    return "eval" in words and ("noperm" in words or "permission" in words or "unknown" in words)
+
+
+def read_command(key: str, group: str, consumer: str, count: int, block_ms: int) -> Command:
+    """XREADGROUP for new entries. Redis takes BLOCK 0 as 'for ever', so 0 leaves it out."""
+    block = ("BLOCK", block_ms) if block_ms > 0 else ()
+    return ("XREADGROUP", "GROUP", group, consumer, "COUNT", count, *block, "STREAMS", key, ">")
+
+
+def read_timeout_s(socket_timeout: float | None, block_ms: int) -> float | None:
+    """How long to wait for the reply of a blocking read before the connection counts as dead."""
+    if socket_timeout is None:
+        return None
+    return block_ms / 1000 + min(socket_timeout, READ_MARGIN_S)
+
+
+def read_entries(reply: Any) -> list[Any]:
+    """Entries ``[id, fields]`` of an XREADGROUP reply for one stream."""
+    if not reply:
+        return []
+    if isinstance(reply, dict):
+        [entries] = reply.values()
+        return list(entries)
+    return list(reply[0][1])

@@ -1,0 +1,92 @@
+"""ConsumerConfig: every setting of a consumer, checked at construction."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from ._keys import worker_name
+from .exceptions import ConfigError
+from .fate import Policy
+
+
+@dataclass
+class ConsumerConfig:
+    """Settings of a consumer group member; times in milliseconds.
+
+    group: consumer group.
+    worker_name: consumer name; None = a new unique one (`<group>_<hostname>_<rand4>`).
+    dlq_stream, dlq_group, dlq_max_len: stream for dead letters, a group to create on it, and the
+        approximate length it is cut to (None = keep all).
+    batch_size: most messages per read or claim.
+    block_ms: how long a read waits; 0 = not at all.
+    min_idle_claim_ms: idle time after which a message counts as abandoned.
+    max_deliveries: deliveries before a message is dead.
+    max_stream_size: approximate length the stream is cut to; unfinished messages always stay.
+    max_claim_passes: most pages of the pending list per `run_once`; None = all.
+    retry_delay_ms, retry_max_delay_ms: the n-th retry waits `retry_delay_ms * 2**(n-1)` up to the
+        maximum, minus up to 25 % jitter; delay None = min_idle_claim_ms, maximum None = no growth.
+    payload_field: entry field with the payload; None = the whole entry as `dict[str, str]`.
+
+    Raises ConfigError naming the field.
+    """
+
+    group: str
+    worker_name: str | None = None
+    dlq_stream: str | None = None
+    dlq_group: str | None = None
+    batch_size: int = 100
+    block_ms: int = 5000
+    min_idle_claim_ms: int = 10_000
+    max_deliveries: int = 3
+    max_stream_size: int = 100_000
+    max_claim_passes: int | None = None
+    dlq_max_len: int | None = None
+    retry_delay_ms: int | None = None
+    retry_max_delay_ms: int | None = None
+    payload_field: str | None = "data"
+
+    def __post_init__(self) -> None:
+        _text("group", self.group)
+        for name in ("worker_name", "dlq_stream", "dlq_group", "payload_field"):
+            if getattr(self, name) is not None:
+                _text(name, getattr(self, name))
+        for name in ("batch_size", "min_idle_claim_ms", "max_deliveries", "max_stream_size"):
+            _number(name, getattr(self, name), 1)
+        _number("block_ms", self.block_ms, 0)
+        for name, least in (
+            ("max_claim_passes", 1),
+            ("dlq_max_len", 1),
+            ("retry_delay_ms", 0),
+            ("retry_max_delay_ms", 0),
+        ):
+            if getattr(self, name) is not None:
+                _number(name, getattr(self, name), least)
+        if (
+            self.retry_delay_ms is not None
+            and self.retry_max_delay_ms is not None
+            and self.retry_max_delay_ms < self.retry_delay_ms
+        ):
+            raise ConfigError(
+                f"retry_max_delay_ms must be at least retry_delay_ms ({self.retry_delay_ms}), "
+                f"got {self.retry_max_delay_ms}."
+            )
+
+    def resolved_worker_name(self) -> str:
+        """``worker_name``, or a newly drawn one."""
+        return self.worker_name or worker_name(self.group, socket.gethostname())
+
+    @property
+    def policy(self) -> Policy:
+        """The limits that fate() needs."""
+        return Policy(self.group, self.min_idle_claim_ms, self.max_deliveries)
+
+
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name} must be a non-empty text, got {value!r}.")
+
+
+def _number(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be a whole number of {least} or more, got {value!r}.")

@@ -1,0 +1,279 @@
+"""StreamConsumer: the read -> handle -> settle loop of one asyncio consumer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from redis.exceptions import RedisError
+
+from ._clock import mono_ms
+from .backoff import Backoff
+from .client import StreamClient
+from .config import ConsumerConfig
+from .exceptions import ConfigError, RedisStreamError
+from .fate import Fate, Owner
+from .group import ConsumerGroup, group_is_lost
+from .handlers import DLQHandler, Handler
+from .message import PendingEntry, StreamMessage, id_before
+from .metrics import ConsumerMetrics
+from .pending import Offer
+from .serializers import Serializer
+from .session import Session
+from .sweep import Sweep, offer
+
+log = logging.getLogger("redis_stream_queue")
+
+SWEEP_INTERVAL_MS = 1000
+TRIM_INTERVAL_MS = 5000
+JITTER = 0.1
+
+
+class StreamConsumer:
+    """A member of a consumer group.
+
+    >>> async def handle(messages):
+    ...     return [m.id for m in messages]        # what is done
+    >>> consumer = StreamConsumer(client, "orders", ConsumerConfig(group="workers"), handle)
+    >>> await consumer.run()
+
+    handler: gets a list of StreamMessage and returns the ids to acknowledge; ``async def``, a plain
+        function (runs in a thread) or made by ``@per_message``. What it does not acknowledge, or
+        what was in hand when it raised, is delivered again after the retry delay.
+    dlq_handler: ``async def f(message, reason)``, called with each dead message.
+    serializer: how payloads are decoded; JSON by default.
+    error_hook: ``f(exception, messages)``, called when the handler raised.
+
+    A handler that blocks the event loop also stops the renewal of its leases.
+    """
+
+    _instances: ClassVar[weakref.WeakSet[StreamConsumer]] = weakref.WeakSet()
+
+    def __init__(
+        self,
+        client: StreamClient,
+        stream: str,
+        config: ConsumerConfig,
+        handler: Handler,
+        dlq_handler: DLQHandler | None = None,
+        serializer: Serializer | None = None,
+        error_hook: Callable[[BaseException, list[StreamMessage]], Any] | None = None,
+    ) -> None:
+        if not callable(handler):
+            raise ConfigError(f"handler must be callable, got {handler!r}.")
+        self.client = client
+        self.stream = stream
+        self.config = config
+        self.group = ConsumerGroup(client, stream, config.group)
+        self._session = Session(
+            client,
+            stream,
+            config,
+            handler,
+            dlq_handler=dlq_handler,
+            serializer=serializer,
+            error_hook=error_hook,
+        )
+        self._sweep = Sweep(self._session.pending, config.policy, self._owner)
+        self._named = False
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = asyncio.Event()
+        self._next_sweep_ms = 0
+        self._next_trim_ms = 0
+        self._oldest_unfinished = ""
+        self._instances.add(self)
+
+    # -- metrics -------------------------------------------------------------------------------
+
+    def metrics(self) -> ConsumerMetrics:
+        """Counters and rates so far; no Redis call, no waiting."""
+        return self._session.meter.snapshot()
+
+    @classmethod
+    def all_metrics(cls) -> list[ConsumerMetrics]:
+        """Metrics of every consumer of this process."""
+        return [consumer.metrics() for consumer in list(cls._instances)]
+
+    # -- one iteration -------------------------------------------------------------------------
+
+    async def run_once(self) -> None:
+        """One full iteration: read new, handle; reclaim what is due, handle; bury the dead.
+
+        Raises what Redis raises.
+        """
+        await self._ensure()
+        messages = await self._session.read(self.config.batch_size, self.config.block_ms)
+        await self._handle(messages)
+        self._sweep.restart()
+        dead: list[Offer] = []
+        passes = 0
+        while self.config.max_claim_passes is None or passes < self.config.max_claim_passes:
+            passes += 1
+            dead += await self._reclaim_page()
+            if self._sweep.at_start:
+                break
+        await self._session.bury(dead)
+
+    def run_once_sync(self) -> None:
+        """``run_once`` for code without an event loop."""
+        asyncio.run(self._once_and_close())
+
+    async def _once_and_close(self) -> None:
+        try:
+            await self.run_once()
+        finally:
+            await self._session.close()
+            await self.client.close()
+
+    async def _ensure(self) -> None:
+        await self.group.ensure(self.config.dlq_stream, self.config.dlq_group)
+        if not self._named:
+            await self._session.reserve_name()
+            self._named = True
+
+    async def _handle(self, messages: list[StreamMessage]) -> None:
+        if messages:
+            await self._session.handle(messages)
+            await self._session.flush_acks()
+
+    def _owner(self, entry: PendingEntry) -> Owner:
+        return Owner.ME_RUNNING if entry.id in self._session.held else Owner.STRANGER
+
+    async def _reclaim_page(self) -> list[Offer]:
+        """Look at the next page of the pending list; claim and handle; returns what is dead."""
+        policy = self.config.policy
+        together: list[Offer] = []
+        alone: list[Offer] = []
+        dead: list[Offer] = []
+        for entry, decision in await self._sweep.page():
+            target = {Fate.BURY: dead, Fate.CLAIM_ALONE: alone}.get(decision, together)
+            target.append(offer(entry, decision, policy))
+        size = self.config.batch_size
+        for start in range(0, len(together), size):
+            await self._claim(together[start : start + size])
+        for one in alone:
+            await self._claim([one])
+        return dead
+
+    async def _claim(self, offers: list[Offer]) -> None:
+        if not self._stopping:
+            await self._handle(await self._session.take(offers))
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Read, handle, reclaim and bury until ``stop()`` or cancellation.
+
+        Errors of Redis and of the network are logged and waited out with backoff; a lost group is
+        created again. On the way out unfinished messages are given back at once.
+        Raises CancelledError when cancelled, ClusterSlotError, and what an ACL forbids at start.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._stopping = False
+        self._stopped = asyncio.Event()
+        backoff = Backoff()
+        try:
+            while not self._stopping:
+                try:
+                    await self._turn()
+                    backoff.reset()
+                except RedisStreamError:
+                    raise
+                except Exception as error:  # Redis, the network, a bug: the loop must go on
+                    await self._survive(error, backoff)
+        finally:
+            self._loop = None
+            await self._leave()
+
+    def run_sync(self) -> None:
+        """``run`` for code without an event loop; ends on Ctrl-C."""
+        asyncio.run(self._run_and_close())
+
+    async def _run_and_close(self) -> None:
+        try:
+            await self.run()
+        finally:
+            await self.client.close()
+
+    def stop(self) -> None:
+        """End ``run()`` after the batch in hand; safe from any thread and from signal handlers."""
+        self._stopping = True
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._stopped.set()
+        self._session.interrupt()
+
+    async def _turn(self) -> None:
+        await self._ensure()
+        now = mono_ms()
+        wait_ms = max(min(self._due_ms() - now, self.config.block_ms), 0)
+        messages = await self._session.read(self.config.batch_size, wait_ms)
+        if messages:
+            await self._session.handle(messages)
+        if self._stopping or mono_ms() < self._due_ms():
+            return
+        await self._session.flush_acks()
+        await self._session.bury(await self._reclaim_page())
+        if self._sweep.at_start:
+            self._schedule_sweep()
+        if mono_ms() >= self._next_trim_ms:
+            self._next_trim_ms = mono_ms() + TRIM_INTERVAL_MS
+            trimmed = await self._session.pending.trim(self.config.max_stream_size)
+            self._oldest_unfinished = trimmed.oldest_unfinished or self._oldest_unfinished
+
+    def _due_ms(self) -> int:
+        retry_at = self._session.next_retry_at_ms
+        return self._next_sweep_ms if retry_at is None else min(self._next_sweep_ms, retry_at)
+
+    def _schedule_sweep(self) -> None:
+        now = mono_ms()
+        pause_ms = SWEEP_INTERVAL_MS * (1 + JITTER * random.uniform(-1, 1))
+        if self._sweep.next_due_ms is not None:
+            pause_ms = min(pause_ms, max(self._sweep.next_due_ms, 1))
+        self._next_sweep_ms = now + int(pause_ms)
+        self._session.next_retry_at_ms = None
+
+    async def _survive(self, error: Exception, backoff: Backoff) -> None:
+        pause_s = backoff.next_s()
+        if group_is_lost(error):
+            log.warning("group %s of %s is gone: %s", self.config.group, self.stream, error)
+            await asyncio.sleep(min(pause_s, 0.1))
+            self.group.reset()
+            self._named = False
+            try:
+                if self._oldest_unfinished:
+                    await self.group.recreate(id_before(self._oldest_unfinished))
+            except (RedisError, OSError) as again:
+                log.warning("cannot create it yet: %s", again)
+            return
+        known = isinstance(error, RedisError | OSError)
+        if backoff.worth_a_line():
+            log.error(
+                "consumer %s: %s, trying again in %.1f s",
+                self._session.name or self.config.group,
+                error or type(error).__name__,
+                pause_s,
+                exc_info=None if known else error,
+            )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), pause_s)
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(2):
+                await self._session.leave()
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("could not give everything back, others take it later: %s", error)
+            await self._session.close()
+        self._named = False
+        if self.config.worker_name is None:
+            self._session.name = ""

@@ -1,0 +1,302 @@
+"""``embedded://[DIR]``: a private real server for first runs, development and tests.
+
+All processes that name the same DIR share one server on a unix socket. The first one starts it, the
+last one to leave stops it, and its data stays in DIR. Beside the server's own files DIR holds
+
+    server.sock   the socket; lies in a temporary directory when DIR's path is too long for a socket
+    server.log    what the server says
+    server.lock   locked by the process that is just starting, joining or stopping the server
+    server.users  locked (shared) by every process that uses the server
+    server.alive  locked by the server process itself; its text is the path of the socket
+
+The kernel drops a lock when its process dies, however it dies: so nobody has to trust a recorded
+pid, and a server whose users were all killed is adopted by the next process that comes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ._server_binary import find_server
+from ._server_directory import (
+    ALIVE,
+    LOG,
+    USERS,
+    is_locked,
+    log_tail,
+    new_socket,
+    open_lock,
+    recorded_socket,
+    remove_socket,
+    socket_record,
+    turn,
+    usable_directory,
+)
+from ._server_process import POLL_S, STOP_TIMEOUT_S, Answer, end_process, probe, process_of
+from .exceptions import ConfigError, RedisStreamError
+
+logger = logging.getLogger("redis_stream_queue")
+
+START_TIMEOUT_S = 10.0  # until the server answers at all
+LOADING_TIMEOUT_S = 60.0  # until it has loaded its data
+TURN_TIMEOUT_S = LOADING_TIMEOUT_S + START_TIMEOUT_S + STOP_TIMEOUT_S
+TEMPORARY_PREFIX = "rsq-embedded-"
+
+
+class EmbeddedServer:
+    """A private server that this process uses; start_or_join() makes one.
+
+    directory: where its data lies; ``socket_path``: how to reach it.
+    pid: its process; 0 if that lives in another pid namespace, and then it is never stopped.
+    owned: this process started it, or found it abandoned and adopted it.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        socket_path: Path,
+        pid: int,
+        *,
+        owned: bool,
+        temporary: bool,
+        users_lock: int,
+        child: subprocess.Popen[bytes] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.socket_path = str(socket_path)
+        self.pid = pid
+        self.owned = owned
+        self._temporary = temporary
+        self._users_lock = users_lock
+        self._child = child
+        self._process = process_of(pid)
+        self._user_pid = os.getpid()
+        self._left = False
+
+    def __repr__(self) -> str:
+        return f"EmbeddedServer(directory={str(self.directory)!r}, pid={self.pid})"
+
+    def stop(self) -> None:
+        """Leave the server; the last process that leaves stops it, and waits until it is gone.
+
+        Safe twice. Does nothing in a forked child of the process that started or joined it.
+        """
+        with _registry_lock:
+            if self._left or self._user_pid != os.getpid():
+                return
+            if _registry.get(self.directory) is self:
+                del _registry[self.directory]
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(turn(self.directory, STOP_TIMEOUT_S))
+                except RedisStreamError:  # somebody is joining all this time: leave it to them
+                    self._forget()
+                    return
+                except OSError:  # the directory was deleted, so nobody can join any more
+                    pass
+                fcntl.flock(self._users_lock, fcntl.LOCK_UN)
+                if self._process is not None and not is_locked(self.directory / USERS):
+                    end_process(self._process, self._child)
+                    remove_socket(self.directory, Path(self.socket_path))
+                    if self._temporary:
+                        shutil.rmtree(self.directory, ignore_errors=True)
+                self._forget()
+
+    def _is_running(self) -> bool:
+        answer, pid = probe(Path(self.socket_path))
+        return answer is not Answer.NONE and pid == self.pid
+
+    def _forget(self) -> None:
+        """Drop what this process holds without touching the server."""
+        self._left = True
+        os.close(self._users_lock)
+        if self._child is not None and self._child.poll() is None:
+            self._child.returncode = 0  # it lives on: Popen shall neither wait for it nor warn
+
+
+_registry: dict[Path, EmbeddedServer] = {}  # what this process uses, by directory
+_registry_lock = threading.Lock()
+_announced: set[Path] = set()
+
+
+def start_or_join(directory: str | os.PathLike[str] | None = None) -> EmbeddedServer:
+    """The private server of this directory, started if no process has started it yet.
+
+    directory: made if missing; None or "" = a temporary one, the same for all calls in this
+    process, and removed with the server. Blocks until the server has loaded its data.
+
+    Raises ConfigError (directory unusable, no server installed) or RedisStreamError (the server
+    does not come up; the text quotes its log).
+    """
+    with _registry_lock:
+        if directory:
+            path = usable_directory(Path(directory))
+        else:
+            path = (
+                next((server.directory for server in _registry.values() if server._temporary), None)
+                or _temporary_directory()
+            )
+        server = _registry.get(path)
+        if server is not None:
+            if server._is_running():
+                return server
+            server._forget()
+        try:
+            with turn(path, TURN_TIMEOUT_S):
+                server = _registry[path] = _enter(path, temporary=not directory)
+        except BaseException:
+            _registry.pop(path, None)
+            if not directory:
+                shutil.rmtree(path, ignore_errors=True)
+            raise
+        if path not in _announced:
+            _announced.add(path)
+            logger.info(
+                "embedded: private server for development and tests, not for production; "
+                "its data is in %s (pid %d)",
+                path,
+                server.pid,
+            )
+        return server
+
+
+def _enter(directory: Path, *, temporary: bool) -> EmbeddedServer:
+    """Join the server if it lives, else start it; the caller has the directory's turn."""
+    abandoned = not is_locked(directory / USERS)
+    socket_path = recorded_socket(directory)
+    pid, child = None, None
+    if is_locked(directory / ALIVE) or probe(socket_path)[0] is not Answer.NONE:
+        pid = _wait_until_ready(directory, socket_path, lambda: not is_locked(directory / ALIVE))
+    if pid is None:
+        socket_path = new_socket(directory)
+        child, pid = _start(directory, socket_path)
+    users_lock = open_lock(directory / USERS)
+    fcntl.flock(users_lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return EmbeddedServer(
+        directory,
+        socket_path,
+        pid,
+        owned=child is not None or abandoned,
+        temporary=temporary,
+        users_lock=users_lock,
+        child=child,
+    )
+
+
+def _start(directory: Path, socket_path: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a server on this directory's data and wait until it answers."""
+    command = [str(find_server()), "--port", "0", "--unixsocket", str(socket_path)]
+    command += ["--unixsocketperm", "700", "--dir", str(directory), "--daemonize", "no"]
+    command += ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--hz", "100"]
+    command += ["--logfile", str(directory / LOG)]
+    alive_lock = open_lock(directory / ALIVE)
+    try:
+        fcntl.flock(alive_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(alive_lock, 0)
+        os.write(alive_lock, socket_record(directory, socket_path))
+        with open(directory / LOG, "ab") as log:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                pass_fds=[alive_lock],  # the server holds the lock from here on
+                start_new_session=True,  # a Ctrl-C in the terminal is not meant for it
+                umask=0o077,
+            )
+    finally:
+        os.close(alive_lock)
+    try:
+        pid = _wait_until_ready(directory, socket_path, lambda: child.poll() is not None)
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    if pid is None:
+        raise RedisStreamError(
+            f"the private server in {directory} ended with code {child.returncode} before it "
+            f"answered. {log_tail(directory)}"
+        )
+    return child, pid
+
+
+def _wait_until_ready(
+    directory: Path, socket_path: Path, is_dead: Callable[[], bool]
+) -> int | None:
+    """Wait until the server has loaded its data; its pid, or None if it is dead."""
+    started = time.monotonic()
+    while True:
+        dead = is_dead()
+        answer, pid = probe(socket_path)
+        if answer is Answer.READY:
+            return pid
+        if dead and answer is Answer.NONE:
+            return None
+        patience_s = LOADING_TIMEOUT_S if answer is Answer.LOADING else START_TIMEOUT_S
+        if time.monotonic() - started > patience_s:
+            raise RedisStreamError(
+                f"the private server in {directory} runs but gives no answer on {socket_path} "
+                f"within {patience_s:g} s (it is {answer.value}). End its process "
+                f"(fuser {directory / ALIVE}), then try again. {log_tail(directory)}"
+            )
+        time.sleep(POLL_S)
+
+
+def _temporary_directory() -> Path:
+    _remove_abandoned()
+    try:
+        path = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
+    except OSError as exc:
+        raise ConfigError(
+            f"embedded:// cannot make a temporary directory: {exc.strerror}. "
+            "Name a directory, embedded://DIR, or set TMPDIR."
+        ) from None
+    return usable_directory(path)
+
+
+def _remove_abandoned() -> None:
+    """End temporary servers whose processes were all killed before they could."""
+    for alive in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*/{ALIVE}"):
+        directory = alive.parent
+        with contextlib.suppress(OSError, RedisStreamError), turn(directory, timeout_s=0):
+            if is_locked(directory / USERS):
+                continue
+            socket_path = recorded_socket(directory)
+            process = process_of(probe(socket_path)[1])
+            if process is not None:
+                end_process(process)
+            remove_socket(directory, socket_path)
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+# --- the end of this process, and forks ---
+
+
+def _stop_all() -> None:
+    for server in list(_registry.values()):
+        server.stop()
+
+
+def _after_fork_in_child() -> None:
+    """A child starts with nothing: the parent's servers are the parent's."""
+    global _registry_lock
+    _registry_lock = threading.Lock()
+    for server in _registry.values():
+        server._forget()
+    _registry.clear()
+    _announced.clear()
+
+
+atexit.register(_stop_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,163 @@
+"""Consumer-group upkeep: make sure it is there, say how it is, remove what is left over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TypedDict
+
+from redis.exceptions import ResponseError
+
+from ._keys import check_same_slot, parking_due_ms
+from .client import StreamClient
+from .message import ConsumerInfo, PendingEntry, StreamStats, id_key
+from .pending import PendingList
+
+COUNT_LIMIT = 1000  # entries counted where the server does not know the lag
+
+
+class Health(TypedDict):
+    """Answer of health_check."""
+
+    healthy: bool
+    issues: list[str]
+    stats: StreamStats
+
+
+def group_is_lost(error: BaseException) -> bool:
+    """Does this error say that the stream or the group is gone (FLUSHALL, XGROUP DESTROY, DEL)?"""
+    return isinstance(error, ResponseError) and (
+        "NOGROUP" in str(error) or "UNBLOCKED" in str(error)
+    )
+
+
+class ConsumerGroup:
+    """A consumer group of a stream.
+
+    >>> stats = await ConsumerGroup(client, "orders", "order_workers").stats()
+    """
+
+    _known: set[tuple[int, object, str, str]] = set()  # noqa: RUF012 - shared on purpose
+
+    def __init__(self, client: StreamClient, stream: str, group: str) -> None:
+        self.client = client
+        self.stream = stream
+        self.group = group
+        self._pending = PendingList(client, stream, group)
+
+    def _name(self) -> tuple[int, object, str, str]:
+        return os.getpid(), self.client.endpoint, self.client.key(self.stream), self.group
+
+    async def ensure(self, dlq_stream: str | None = None, dlq_group: str | None = None) -> None:
+        """Create the stream and the group where they are missing; remembered in this process.
+
+        dlq_stream: checked to be in the same cluster slot; dlq_group: created on it.
+        Raises ClusterSlotError.
+        """
+        if self.client.endpoint.cluster and dlq_stream is not None:
+            check_same_slot(self.client.key(self.stream), self.client.key(dlq_stream))
+        if self._name() in self._known:
+            return
+        await self.client.create_group(self.stream, self.group)
+        if dlq_stream is not None and dlq_group is not None:
+            await self.client.create_group(dlq_stream, dlq_group)
+        self._known.add(self._name())
+
+    def reset(self) -> None:
+        """Forget that the group exists; the next ensure() looks again."""
+        self._known.discard(self._name())
+
+    async def recreate(self, start_id: str) -> None:
+        """Create a lost group again so that it starts after ``start_id``.
+
+        A stream that is younger than that id is read from its beginning.
+        """
+        try:
+            reply = await self.client.command("XINFO STREAM", self.stream)
+        except ResponseError:  # no such key
+            start_id = "0"
+        else:
+            fields = dict(zip(reply[::2], reply[1::2], strict=False))
+            newest = fields.get(b"last-generated-id", b"0-0").decode()
+            if id_key(newest) < id_key(start_id):
+                start_id = "0"
+        self.reset()
+        await self.client.create_group(self.stream, self.group, start_id)
+
+    async def stats(self, dlq_stream: str | None = None) -> StreamStats:
+        """Lengths, lag and consumers; all zero for a stream or group that does not exist."""
+        client = self.client
+        length, groups, consumers = await asyncio.gather(
+            client.stream_len(self.stream),
+            client.group_info(self.stream),
+            self._consumers(),
+        )
+        info = next((g for g in groups if g["name"] == self.group), None)
+        last_id = str(info["last-delivered-id"]) if info else "0-0"
+        lag = length
+        if info is not None:
+            known = info.get("lag")
+            lag = known if isinstance(known, int) else await self._count_lag(last_id, length)
+        return StreamStats(
+            stream=self.stream,
+            group=self.group,
+            stream_length=length,
+            group_pel_size=int(info["pending"]) if info else 0,
+            lag=lag,
+            last_delivered_id=last_id,
+            consumers=consumers,
+            dlq_length=None if dlq_stream is None else await client.stream_len(dlq_stream),
+        )
+
+    async def _consumers(self) -> list[ConsumerInfo]:
+        try:
+            lines = await self.client.consumer_info(self.stream, self.group)
+        except ResponseError as error:
+            if group_is_lost(error):
+                return []
+            raise
+        return [ConsumerInfo(c["name"], c["pending"], c["idle"]) for c in lines]
+
+    async def _count_lag(self, last_id: str, length: int) -> int:
+        counted = await self.client.count_after(self.stream, last_id, COUNT_LIMIT)
+        return counted if counted < COUNT_LIMIT else length
+
+    async def health_check(
+        self,
+        max_lag: int = 10_000,
+        max_idle_ms: int = 60_000,
+        dlq_stream: str | None = None,
+    ) -> Health:
+        """Is the group keeping up? Returns ``{"healthy", "issues", "stats"}``.
+
+        max_lag: undelivered messages that are still fine.
+        max_idle_ms: a consumer that holds messages and has been idle for longer is an issue;
+            retries that wait are none.
+        """
+        stats = await self.stats(dlq_stream)
+        issues = []
+        if stats.lag > max_lag:
+            issues.append(f"lag {stats.lag} is above {max_lag}")
+        for consumer in stats.consumers:
+            parked = parking_due_ms(self.group, consumer.name) is not None
+            if consumer.pending and not parked and consumer.idle_ms > max_idle_ms:
+                issues.append(
+                    f"consumer {consumer.name} holds {consumer.pending} message(s) and has been "
+                    f"idle for {consumer.idle_ms} ms (limit {max_idle_ms})"
+                )
+        if stats.dlq_length:
+            issues.append(f"dead-letter stream {dlq_stream} holds {stats.dlq_length} message(s)")
+        return {"healthy": not issues, "issues": issues, "stats": stats}
+
+    async def pending_details(self, count: int = 100) -> list[PendingEntry]:
+        """The first ``count`` pending entries; retries show under ``<group>:retry:<ms>``."""
+        return await self.client.pending_range(self.stream, self.group, count)
+
+    async def prune_consumers(self, idle_ms: int) -> list[str]:
+        """Remove consumers that hold nothing and have been idle for ``idle_ms``; returns names."""
+        pruned = []
+        for consumer in await self._consumers():
+            idle = consumer.idle_ms >= idle_ms and not consumer.pending
+            if idle and await self._pending.prune(consumer.name):
+                pruned.append(consumer.name)
+        return pruned

@@ -1,0 +1,73 @@
+"""What travels and what Redis says about it: plain dataclasses, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class StreamMessage:
+    """One entry of a stream.
+
+    id: entry id, ``<ms>-<seq>``.
+    data: the decoded payload (``bytes`` where nothing decoded it yet).
+    delivery_count: how often the message was handed out, this time included; 0 = never.
+    headers: the entry's other fields, as text.
+    """
+
+    id: str
+    data: Any
+    delivery_count: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEntry:
+    """One line of XPENDING: who holds an entry, since when, and how often it was delivered."""
+
+    id: str
+    consumer: str
+    idle_ms: int
+    delivery_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerInfo:
+    """One consumer of a group: its name, how many entries it holds, and its idle time in ms."""
+
+    name: str
+    pending: int
+    idle_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStats:
+    """State of one stream and group.
+
+    lag: entries not delivered to the group yet (counted where the server cannot tell).
+    dlq_length: entries in the dead-letter stream; None if none was named.
+    """
+
+    stream: str
+    group: str
+    stream_length: int
+    group_pel_size: int
+    lag: int
+    last_delivered_id: str
+    consumers: list[ConsumerInfo] = field(default_factory=list)
+    dlq_length: int | None = None
+
+
+def id_key(entry_id: str) -> tuple[int, int]:
+    """Entry id as a pair that sorts as Redis sorts it."""
+    ms, _, seq = entry_id.partition("-")
+    return int(ms), int(seq or 0)
+
+
+def id_before(entry_id: str) -> str:
+    """The greatest id below ``entry_id`` (``0-0`` stays)."""
+    ms, seq = id_key(entry_id)
+    if seq:
+        return f"{ms}-{seq - 1}"
+    return f"{ms - 1}-{2**64 - 1}" if ms else "0-0"

@@ -1,0 +1,183 @@
+"""The pending entries list of one group: every guarded write, and reading it page by page.
+
+Nothing here decides anything (see fate.py); each method is one script or command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ._keys import parking_name
+from ._replies import entry_message, text
+from ._scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, TAKE, TRIM
+from .client import StreamClient
+from .message import PendingEntry, StreamMessage
+
+RENEW_CHUNK = 1000
+TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An entry as it was seen, and the delivery count it gets when it is taken.
+
+    min_idle_ms: it must have been idle for so long, or it is no longer as it was seen.
+    """
+
+    id: str
+    owner: str
+    seen_count: int
+    min_idle_ms: int
+    new_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An entry to give back: due after ``delay_ms``, with ``count`` deliveries (-1 = as it is)."""
+
+    id: str
+    delay_ms: int = 0
+    count: int = -1
+    seen_count: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """Outcome of one trim: entries removed, length before, oldest unfinished id of the group."""
+
+    removed: int
+    length: int
+    oldest_unfinished: str
+
+
+class PendingList:
+    """The pending entries of ``group`` on ``stream``."""
+
+    def __init__(
+        self, client: StreamClient, stream: str, group: str, payload_field: str | None = "data"
+    ) -> None:
+        self.client = client
+        self.stream = stream
+        self.group = group
+        self.payload_field = payload_field
+
+    async def page(
+        self, after: str | None, count: int, consumer: str | None = None
+    ) -> list[PendingEntry]:
+        """Up to ``count`` entries with ids above ``after`` (None = from the start)."""
+        start = "-" if after is None else f"({after}"
+        return await self.client.pending_range(
+            self.stream, self.group, count, consumer, start=start
+        )
+
+    async def held_by(self, consumer: str) -> list[PendingEntry]:
+        """Everything one consumer holds."""
+        held: list[PendingEntry] = []
+        while True:
+            page = await self.page(held[-1].id if held else None, RENEW_CHUNK, consumer)
+            held += page
+            if len(page) < RENEW_CHUNK:
+                return held
+
+    async def renew(self, consumer: str, ids: Sequence[str]) -> set[str]:
+        """Set the idle time of these entries to 0 if they are still the consumer's.
+
+        Returns the ids that are not.
+        """
+        lost: set[str] = set()
+        for start in range(0, len(ids), RENEW_CHUNK):
+            chunk = ids[start : start + RENEW_CHUNK]
+            reply = await self.client.script(RENEW, self.stream, self.group, consumer, *chunk)
+            lost.update(map(text, reply))
+        return lost
+
+    async def renew_range(self, consumer: str, first: str, last: str, count: int) -> int:
+        """Renew what the consumer holds from ``first`` to ``last``; returns how many."""
+        reply = await self.client.script(
+            RENEW_RANGE, self.stream, self.group, consumer, first, last, count
+        )
+        return int(reply)
+
+    async def take(
+        self, consumer: str, offers: Sequence[Offer]
+    ) -> tuple[list[StreamMessage], list[str]]:
+        """Take over those entries that are still as they were seen.
+
+        Returns (messages with raw data and their new delivery count, ids that exist no more and
+        were acknowledged). Source: https://redis.io/docs/latest/commands/xclaim/
+        """
+        if not offers:
+            return [], []
+        args: list[Any] = []
+        for o in offers:
+            args += (o.id, o.owner, o.seen_count, o.min_idle_ms, o.new_count)
+        taken, gone = await self.client.script(TAKE, self.stream, self.group, consumer, *args)
+        counts = {o.id: o.new_count for o in offers}
+        messages = [
+            entry_message(entry, self.payload_field, counts[text(entry[0])]) for entry in taken
+        ]
+        return messages, [text(i) for i in gone]
+
+    async def park(self, owner: str, entries: Iterable[Parked]) -> list[str]:
+        """Give entries of ``owner`` back, each due after its delay; returns the ids that were its.
+
+        A parked entry is pending under ``<group>:retry:<D>`` and due once idle >= D ms.
+        """
+        args: list[Any] = []
+        for entry in entries:
+            name, idle_ms = parking_name(self.group, entry.delay_ms)
+            args += (entry.id, entry.seen_count, name, idle_ms, entry.count)
+        if not args:
+            return []
+        reply = await self.client.script(PARK, self.stream, self.group, owner, *args)
+        return [text(i) for i in reply]
+
+    async def bury(
+        self,
+        owner: str,
+        entry_id: str,
+        dlq_stream: str,
+        dlq_max_len: int | None,
+        extra: dict[str, str],
+    ) -> str | None:
+        """Move an entry of ``owner`` to the dead-letter stream in one step.
+
+        Returns the dead letter's id, "" if the entry no longer exists, None if it is not the
+        owner's any more.
+        """
+        fields = [part for pair in extra.items() for part in pair]
+        client = self.client
+        keys = [client.key(self.stream), client.key(dlq_stream)]
+        reply = await client.link().script(
+            BURY, keys, self.group, owner, entry_id, dlq_max_len or 0, *fields
+        )
+        if isinstance(reply, bytes | str):
+            return text(reply)
+        return None if reply == 0 else ""
+
+    async def ack(self, ids: Sequence[str]) -> int:
+        """Acknowledge, whoever holds them: done is done."""
+        return await self.client.ack(self.stream, self.group, *ids)
+
+    async def prune(self, consumer: str) -> bool:
+        """Remove a consumer that holds nothing; False if it holds something."""
+        return bool(await self.client.script(PRUNE, self.stream, self.group, consumer))
+
+    async def trim(self, max_len: int) -> Trimmed:
+        """Remove finished entries while the stream is longer than ``max_len`` (approximately)."""
+        removed = 0
+        while True:
+            trimmed, length, oldest = await self.client.script(
+                TRIM, self.stream, self.group, max_len, TRIM_AT_ONCE
+            )
+            removed += int(trimmed)
+            if int(trimmed) < TRIM_AT_ONCE // 2:
+                return Trimmed(removed, int(length), text(oldest))
+
+    async def reserve(self, consumer: str) -> bool:
+        """Create a consumer; False if the name is taken."""
+        return bool(
+            await self.client.command("XGROUP CREATECONSUMER", self.stream, self.group, consumer)
+        )

@@ -1,0 +1,75 @@
+"""RetryHandler: finds what has used up its deliveries and carries it to a handler."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+from ._keys import worker_name
+from .burial import MAX_DELIVERIES, Burial
+from .client import StreamClient
+from .config import ConsumerConfig
+from .fate import Fate, Owner
+from .handlers import DLQHandler
+from .message import PendingEntry, StreamMessage
+from .pending import PendingList
+from .serializers import JsonSerializer, Serializer
+from .sweep import Sweep, offer
+
+log = logging.getLogger("redis_stream_queue")
+
+
+class RetryHandler:
+    """Sweeps poison pills for code that has no StreamConsumer (a consumer does it by itself).
+
+    dlq_handler: called with each dead message and the reason; then the message is acknowledged.
+    """
+
+    def __init__(
+        self,
+        client: StreamClient,
+        stream: str,
+        group: str,
+        dlq_handler: DLQHandler | None = None,
+        max_deliveries: int = 3,
+        batch_size: int = 100,
+        serializer: Serializer | None = None,
+    ) -> None:
+        self._config = ConsumerConfig(
+            group=group, max_deliveries=max_deliveries, batch_size=batch_size
+        )
+        self._pending = PendingList(client, stream, group)
+        self._burial = Burial(
+            self._pending,
+            dlq_stream=None,
+            dlq_max_len=None,
+            dlq_handler=dlq_handler,
+            serializer=serializer or JsonSerializer(),
+        )
+
+    async def handle_poison_pills(self) -> int:
+        """Bury what has used up its deliveries and is in nobody's hands; returns how many."""
+        policy = self._config.policy
+        sweep = Sweep(self._pending, policy, _stranger)
+        name = worker_name(self._config.group, socket.gethostname())
+        buried = 0
+        while True:
+            due = await sweep.page(self._config.batch_size)
+            offers = [offer(entry, f, policy) for entry, f in due if f is Fate.BURY]
+            messages, gone = await self._pending.take(name, offers)
+            if gone:
+                log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
+            for message in messages:
+                buried += await self._burial.bury(message, MAX_DELIVERIES, owner=name)
+            if sweep.at_start:
+                break
+        await self._pending.prune(name)
+        return buried
+
+    async def send_to_dlq(self, message: StreamMessage, reason: str) -> None:
+        """Call the dlq_handler with a message; what it raises is logged."""
+        await self._burial.tell_handler(message, reason)
+
+
+def _stranger(_: PendingEntry) -> Owner:
+    return Owner.STRANGER

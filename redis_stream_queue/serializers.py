@@ -1,0 +1,92 @@
+"""Payload <-> bytes. A serializer is any object with ``encode`` and ``decode``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from typing import Any, Protocol, runtime_checkable
+
+import msgpack
+
+from .exceptions import SerializationError
+
+log = logging.getLogger("redis_stream_queue")
+
+
+@runtime_checkable
+class Serializer(Protocol):
+    """What producer and consumer need; both must use the same kind."""
+
+    def encode(self, data: Any) -> bytes: ...
+
+    def decode(self, raw: bytes) -> Any: ...
+
+
+class JsonSerializer:
+    """JSON, UTF-8, compact (default)."""
+
+    def __init__(self) -> None:
+        self._encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+        self._decode = json.JSONDecoder().decode
+
+    def encode(self, data: Any) -> bytes:
+        """Raises SerializationError for what JSON cannot express."""
+        try:
+            return self._encode(data).encode()
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise SerializationError(f"cannot encode {type(data).__name__} as JSON: {exc}") from exc
+
+    def decode(self, raw: bytes) -> Any:
+        """Raises SerializationError for what is not JSON."""
+        try:
+            return self._decode(raw.decode())
+        except (ValueError, RecursionError) as exc:
+            raise SerializationError(f"payload is not JSON: {exc}") from exc
+
+
+class MsgpackSerializer:
+    """MessagePack: smaller and faster than JSON, keeps ``bytes``."""
+
+    def encode(self, data: Any) -> bytes:
+        """Raises SerializationError for what MessagePack cannot express."""
+        try:
+            packed: bytes = msgpack.packb(data)
+        except (TypeError, ValueError, OverflowError) as exc:
+            raise SerializationError(
+                f"cannot encode {type(data).__name__} as msgpack: {exc}"
+            ) from exc
+        return packed
+
+    def decode(self, raw: bytes) -> Any:
+        """Raises SerializationError for what is not MessagePack."""
+        try:
+            return msgpack.unpackb(raw, strict_map_key=False)
+        except Exception as exc:  # msgpack raises many kinds, some of them plain Exception
+            raise SerializationError(
+                f"payload is not msgpack: {exc or type(exc).__name__}"
+            ) from exc
+
+
+class PickleSerializer:
+    """Pickle: any Python object. Whoever can write to the stream can run code in the consumer."""
+
+    def __init__(self) -> None:
+        log.warning(
+            "PickleSerializer runs code from the payload: use it only where every writer "
+            "of the stream is trusted"
+        )
+
+    def encode(self, data: Any) -> bytes:
+        """Raises SerializationError for what cannot be pickled."""
+        try:
+            return pickle.dumps(data, protocol=pickle.HIGHEST_PROTOCOL)
+        except Exception as exc:  # pickling runs the object's own code
+            raise SerializationError(f"cannot pickle {type(data).__name__}: {exc}") from exc
+
+    def decode(self, raw: bytes) -> Any:
+        """Raises SerializationError for what is no pickle of this Python."""
+        try:
+            return pickle.loads(raw)
+        except Exception as exc:  # unpickling runs the payload's own code
+            raise SerializationError(f"payload is not a pickle: {exc}") from exc

@@ -1,0 +1,482 @@
+"""Session: one life of one consumer name. Reads, handles, settles, keeps its leases.
+
+Used by StreamConsumer and by the pool's worker; it decides when to read nowhere, and it never
+sweeps. What it holds is in ``held``; what is done but not yet acknowledged in ``_to_ack``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+
+from . import burial as letters
+from ._clock import mono_ms
+from ._connections import Channel, Command, first_error
+from ._keys import worker_name
+from ._replies import entry_message
+from .burial import Burial
+from .client import StreamClient, read_command, read_entries, read_timeout_s
+from .config import ConsumerConfig
+from .handlers import DLQHandler, Handler, PerMessage, is_async, run_batch, run_batch_async
+from .message import StreamMessage
+from .metrics import ConsumerMeter
+from .pending import Offer, Parked, PendingList
+from .retry_delay import retry_delay_ms
+from .serializers import JsonSerializer, Serializer
+from .work import DONE, Outcome, Verdict, Work
+
+log = logging.getLogger("redis_stream_queue")
+
+ACK_DELAY_S = 0.05  # longest that a finished message waits for its acknowledgement
+MAX_RENEW_INTERVAL_MS = 1000
+UNBLOCK_PAUSE_S = 0.002
+BLOCK_WITHOUT_UNBLOCK_MS = 250  # where an ACL forbids CLIENT ID or CLIENT UNBLOCK
+RESERVE_TRIES = 20
+BURY_AGAIN_MS = 1000
+
+ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
+RunPlain = Callable[[Callable[[], None]], Awaitable[None]]
+
+
+class Hooks:
+    """What a session tells its surroundings; every method may be left out."""
+
+    def batch_started(self, messages: Sequence[StreamMessage]) -> None:
+        """A batch is about to be handled (in the loop's thread)."""
+
+    def message_started(self, message: StreamMessage) -> None:
+        """A message is about to be handled (in the handler's thread)."""
+
+    def batch_finished(self) -> None:
+        """Nothing is being handled any more."""
+
+    def tending(self, work: Work) -> list[StreamMessage]:
+        """Called every 50 ms while a handler runs; returns messages to give back unstarted."""
+        return []
+
+    def renewed(self) -> None:
+        """The leases are fresh."""
+
+    def counted(self, meter: ConsumerMeter) -> None:
+        """Counters moved."""
+
+    def retrying(self, message: StreamMessage, verdict: Verdict, delay_ms: int) -> None:
+        """A message failed and waits for its next delivery."""
+
+
+async def run_in_thread(call: Callable[[], None]) -> None:
+    """Run a plain handler beside the loop, so that the loop stays alive."""
+    await asyncio.to_thread(call)
+
+
+class Session:
+    """One consumer of ``config.group`` on ``stream``; see the module's text.
+
+    run_plain: how a plain (not async) handler is run.
+    """
+
+    def __init__(
+        self,
+        client: StreamClient,
+        stream: str,
+        config: ConsumerConfig,
+        handler: Handler,
+        *,
+        dlq_handler: DLQHandler | None = None,
+        serializer: Serializer | None = None,
+        error_hook: ErrorHook | None = None,
+        hooks: Hooks | None = None,
+        run_plain: RunPlain = run_in_thread,
+    ) -> None:
+        self.client = client
+        self.stream = stream
+        self.config = config
+        self.handler = handler
+        self.serializer = serializer or JsonSerializer()
+        self.error_hook = error_hook
+        self.hooks = hooks or Hooks()
+        self.meter = ConsumerMeter()
+        self.name = config.worker_name or ""
+        self.pending = PendingList(client, stream, config.group, config.payload_field)
+        self.burial = Burial(
+            self.pending,
+            dlq_stream=config.dlq_stream,
+            dlq_max_len=config.dlq_max_len,
+            dlq_handler=dlq_handler,
+            serializer=self.serializer if config.payload_field is not None else None,
+        )
+        self.held: dict[str, StreamMessage] = {}
+        self.next_retry_at_ms: int | None = None
+        self._to_ack: dict[str, None] = {}
+        self._to_park: dict[str, Parked] = {}
+        self._to_bury: dict[str, _Dead] = {}
+        self._run_plain = run_plain
+        self._channel: Channel | None = None
+        self._reading = False
+        self._unblocker: asyncio.Task[None] | None = None
+        self._read_broken = False
+        self._renewed_at_ms = 0
+        self._renew_interval_ms = min(config.min_idle_claim_ms // 3, MAX_RENEW_INTERVAL_MS)
+
+    # -- the name ------------------------------------------------------------------------------
+
+    async def reserve_name(self) -> None:
+        """Take a consumer name that nobody has; a configured one is used as it is."""
+        if self.name:
+            await self.pending.reserve(self.name)
+            return
+        for _ in range(RESERVE_TRIES):
+            name = worker_name(self.config.group, socket.gethostname())
+            if await self.pending.reserve(name):
+                self.name = name
+                return
+        raise RuntimeError(f"no free consumer name in group {self.config.group!r}")
+
+    async def leave(self) -> None:
+        """Settle what is done, give the rest back uncounted, and remove the name."""
+        if self.name:
+            await self.settle()
+            await self.flush_acks()
+            self.release(list(self.held.values()))
+            await self.settle()
+            stranded = await self._stranded()
+            await self.pending.park(self.name, [_uncounted(o.id, o.seen_count) for o in stranded])
+            await self.pending.prune(self.name)
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the reading connection."""
+        if self._unblocker is not None:
+            self._unblocker.cancel()
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def read(self, count: int, block_ms: int) -> list[StreamMessage]:
+        """New messages with raw data; acknowledgements that wait travel with the request.
+
+        Returns [] after ``block_ms``, or early after ``interrupt()``. After a read that broke,
+        first returns what the server delivered and this process never saw.
+        """
+        await self.settle()
+        if self._read_broken:
+            offers = (await self._stranded())[:count]
+            self._read_broken = len(offers) == count
+            if offers:
+                return await self.take(offers)
+        if self._channel is None:
+            self._channel = self.client.channel(self.stream)
+        if self._channel.connection is not None and self._channel.client_id is None:
+            block_ms = min(block_ms, BLOCK_WITHOUT_UNBLOCK_MS)
+        key, group = self.client.key(self.stream), self.config.group
+        acks = list(self._to_ack)
+        commands: list[Command] = [("XACK", key, group, *acks)] if acks else []
+        commands.append(read_command(key, group, self.name, count, block_ms))
+
+        def on_reply(index: int, reply: Any) -> None:
+            # The acknowledgement is answered at once, the read perhaps much later.
+            if acks and index == 0 and not isinstance(reply, Exception):
+                self._acked(acks)
+
+        timeout_s = read_timeout_s(self.client.endpoint.socket_timeout, block_ms)
+        self._reading = True
+        try:
+            replies = await self._channel.run(commands, timeout_s, on_reply)
+        except BaseException:
+            self._read_broken = True
+            raise
+        finally:
+            self._reading = False
+        first_error(replies)
+        payload_field = self.config.payload_field
+        return self._hold([entry_message(e, payload_field, 1) for e in read_entries(replies[-1])])
+
+    def interrupt(self) -> None:
+        """End a blocked read at once, with an empty result. Call it in the loop's thread."""
+        if self._reading and (self._unblocker is None or self._unblocker.done()):
+            self._unblocker = asyncio.ensure_future(self._unblock())
+
+    async def _unblock(self) -> None:
+        # CLIENT UNBLOCK finds nothing while the read is still on its way: ask until it ends.
+        link, key = self.client.link(), self.client.key(self.stream)
+        while self._reading and self._channel is not None:
+            client_id = self._channel.client_id
+            try:
+                if client_id is not None and await link.call(key, "CLIENT", "UNBLOCK", client_id):
+                    return
+            except (RedisError, OSError) as error:
+                log.debug("CLIENT UNBLOCK failed: %s", error)
+                self._channel.client_id = None
+                return
+            await asyncio.sleep(UNBLOCK_PAUSE_S)
+
+    async def take(self, offers: Sequence[Offer]) -> list[StreamMessage]:
+        """Take over entries that are still as they were seen."""
+        messages, gone = await self.pending.take(self.name, offers)
+        if gone:
+            log.warning(
+                "%d message(s) of %s were deleted before they were handled: %s",
+                len(gone),
+                self.stream,
+                ", ".join(gone[:5]),
+            )
+        return self._hold(messages)
+
+    def _hold(self, messages: list[StreamMessage]) -> list[StreamMessage]:
+        if messages:
+            if not self.held:
+                self._renewed_at_ms = mono_ms()
+            for message in messages:
+                self.held[message.id] = message
+            self.meter.read.record(len(messages))
+        return messages
+
+    async def _stranded(self) -> list[Offer]:
+        """What the server holds under this name and this process does not know of."""
+        entries = await self.pending.held_by(self.name)
+        return [
+            Offer(e.id, e.consumer, e.delivery_count, 0, e.delivery_count)
+            for e in entries
+            if e.id not in self.held
+        ]
+
+    # -- handling ------------------------------------------------------------------------------
+
+    async def handle(self, messages: Sequence[StreamMessage]) -> None:
+        """Decode, run the handler, settle. Acknowledgements wait for the next read or flush."""
+        work = Work(
+            self._decode(messages), self.hooks.message_started, self._lease_is_old, self._verify
+        )
+        if work.messages:
+            await self._run(work)
+        await self.settle()
+
+    async def _run(self, work: Work) -> None:
+        if self._lease_is_old():
+            await self._verify(work)
+        self.hooks.batch_started(work.messages)
+        task = asyncio.ensure_future(self._call(work))
+        try:
+            await self._tend(task, work)
+            await task
+        except asyncio.CancelledError:
+            await self._cancelled(task, work)
+            raise
+        finally:
+            self.hooks.batch_finished()
+            self._collect(work)
+            self.release(work.unfinished())
+
+    def _decode(self, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
+        if self.config.payload_field is None:
+            return list(messages)
+        decode = self.serializer.decode
+        decoded = []
+        for message in messages:
+            try:
+                data = decode(message.data)
+            except Exception as error:  # a serializer may raise anything: never retried
+                text = f"{type(error).__name__}: {error}"
+                self._to_bury[message.id] = _Dead(message, letters.DECODE_ERROR, text)
+            else:
+                decoded.append(
+                    StreamMessage(message.id, data, message.delivery_count, message.headers)
+                )
+        return decoded
+
+    async def _call(self, work: Work) -> None:
+        handler = self.handler
+        if isinstance(handler, PerMessage):
+            if handler.is_async:
+                await handler.run_async(work)
+            else:
+                await self._run_plain(lambda: handler.run(work))
+        elif is_async(handler):
+            await run_batch_async(handler, work)
+        else:
+            await self._run_plain(lambda: run_batch(handler, work))
+
+    async def _tend(self, task: asyncio.Task[None], work: Work) -> None:
+        """Until the handler ends: settle what is done, renew the rest, give back on request."""
+        while True:
+            await asyncio.wait({task}, timeout=ACK_DELAY_S)
+            if task.done():
+                return
+            self.release(self.hooks.tending(work))
+            self._collect(work)
+            try:
+                if mono_ms() - self._renewed_at_ms >= self._renew_interval_ms:
+                    work.lost |= await self.renew()
+                await self.settle()
+                await self.flush_acks()
+            except (RedisError, OSError) as error:
+                log.warning("Redis did not answer while a handler ran: %s", error)
+
+    async def _cancelled(self, task: asyncio.Task[None], work: Work) -> None:
+        """The consumer is cancelled: start nothing more; a plain handler cannot be interrupted."""
+        self.release(work.withdraw())
+        if is_async(self.handler):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+
+    async def renew(self) -> set[str]:
+        """Renew the leases of all that is held; returns the ids that others have taken."""
+        lost = await self.pending.renew(self.name, list(self.held))
+        self._renewed_at_ms = mono_ms()
+        self.hooks.renewed()
+        for entry_id in lost:
+            del self.held[entry_id]
+        lost -= self._to_ack.keys()
+        if lost:
+            log.warning("%d message(s) were taken over by others: %s", len(lost), sorted(lost)[:5])
+        return lost
+
+    def _lease_is_old(self) -> bool:
+        """Was this process stopped for so long that others may have taken what it holds?"""
+        return mono_ms() - self._renewed_at_ms > self.config.min_idle_claim_ms
+
+    async def _verify(self, work: Work) -> None:
+        if self._lease_is_old():
+            work.lost |= await self.renew()
+
+    # -- settling ------------------------------------------------------------------------------
+    # Verdicts first go into three queues; an entry leaves its queue when Redis has confirmed it,
+    # so that an outage in between loses nothing.
+
+    def _collect(self, work: Work) -> None:
+        for message, verdict in work.collect():
+            if verdict is DONE:
+                self._to_ack[message.id] = None
+            elif verdict.outcome is Outcome.REJECT:
+                self._to_bury[message.id] = _Dead(message, letters.REJECTED, verdict.error)
+            elif message.delivery_count >= self.config.max_deliveries:
+                self._to_bury[message.id] = _Dead(message, letters.MAX_DELIVERIES, verdict.error)
+            else:
+                self._to_park[message.id] = self._retry(message, verdict)
+        if work.errors:
+            self._report(work)
+
+    def _report(self, work: Work) -> None:
+        errors, work.errors = work.errors, []
+        for error, messages in errors:
+            self.meter.errors += 1
+            log.error(
+                "handler failed for %s of %s",
+                messages[0].id if len(messages) == 1 else f"{len(messages)} messages",
+                self.stream,
+                exc_info=error,
+            )
+            if self.error_hook is not None:
+                try:
+                    self.error_hook(error, messages)
+                except Exception:  # the hook is the user's; the loop goes on
+                    log.exception("error_hook failed")
+        self.hooks.counted(self.meter)
+
+    def _retry(self, message: StreamMessage, verdict: Verdict) -> Parked:
+        config = self.config
+        delay_ms = verdict.delay_ms
+        if delay_ms is None:
+            first_ms = config.retry_delay_ms
+            if first_ms is None:
+                first_ms = config.min_idle_claim_ms
+            delay_ms = retry_delay_ms(
+                message.delivery_count, first_ms, config.retry_max_delay_ms, random.random()
+            )
+        self.burial.remember(message.id, verdict.error)
+        due_ms = mono_ms() + delay_ms
+        if self.next_retry_at_ms is None or due_ms < self.next_retry_at_ms:
+            self.next_retry_at_ms = due_ms
+        self.hooks.retrying(message, verdict, delay_ms)
+        return Parked(message.id, delay_ms)
+
+    def release(self, messages: Sequence[StreamMessage]) -> None:
+        """Give unstarted messages back at the next settling: due now, this delivery uncounted."""
+        for message in messages:
+            if message.id not in self._to_ack:
+                self._to_park[message.id] = _uncounted(message.id, message.delivery_count)
+
+    async def bury(
+        self, offers: Sequence[Offer], reason: str = letters.MAX_DELIVERIES, error: str = ""
+    ) -> int:
+        """Take over dead entries and bury them; returns how many were buried."""
+        before = self.meter.dlq
+        owners = {offer.id: offer.owner for offer in offers}
+        messages, gone = await self.pending.take(self.name, offers)
+        if gone:
+            log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
+        for message in messages:
+            self.held[message.id] = message
+            self._to_bury[message.id] = _Dead(message, reason, error, owners[message.id])
+        await self.settle()
+        return self.meter.dlq - before
+
+    async def settle(self) -> None:
+        """Park and bury what waits for it."""
+        if self._to_park:
+            parked = dict(self._to_park)
+            await self.pending.park(self.name, parked.values())
+            for entry_id in parked:
+                del self._to_park[entry_id]
+                self.held.pop(entry_id, None)
+        for entry_id, dead in list(self._to_bury.items()):
+            await self._bury(dead)
+            self._to_bury.pop(entry_id, None)
+            self.held.pop(entry_id, None)
+
+    async def _bury(self, dead: _Dead) -> None:
+        message = self.held.get(dead.message.id, dead.message)
+        if await self.pending.renew(self.name, [message.id]):
+            log.warning("message %s was taken over by others, not buried here", message.id)
+            return
+        try:
+            buried = await self.burial.bury(
+                message, dead.reason, owner=self.name, worker=dead.worker, error=dead.error
+            )
+        except ResponseError as refused:  # OOM, NOPERM, wrong type: the letter waits
+            log.error("message %s could not be buried, trying again: %s", message.id, refused)
+            self.burial.remember(message.id, dead.error)
+            await self.pending.park(self.name, [Parked(message.id, BURY_AGAIN_MS)])
+            return
+        self.meter.dlq += buried
+        self.hooks.counted(self.meter)
+
+    async def flush_acks(self) -> None:
+        """Acknowledge now what is done."""
+        acks = list(self._to_ack)
+        if acks:
+            await self.pending.ack(acks)
+            self._acked(acks)
+
+    def _acked(self, ids: list[str]) -> None:
+        for entry_id in ids:
+            self._to_ack.pop(entry_id, None)
+            self.held.pop(entry_id, None)
+            self.burial.forget(entry_id)
+        self.meter.acked.record(len(ids))
+        self.hooks.counted(self.meter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dead:
+    """A message on its way to the dead letters; worker: who had it last, if not this session."""
+
+    message: StreamMessage
+    reason: str
+    error: str
+    worker: str | None = None
+
+
+def _uncounted(entry_id: str, delivery_count: int) -> Parked:
+    return Parked(entry_id, count=max(delivery_count - 1, 0))

@@ -1,0 +1,153 @@
+"""One batch on its way through a handler, seen from two sides.
+
+The handler's side takes messages and says how each ended; the loop's side collects what is
+finished, withdraws what has not started and notes what was lost. Both sides may be threads: every
+shared step is one atomic deque or set operation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from .exceptions import Reject, Retry
+from .message import StreamMessage
+
+ERROR_TEXT = 2000  # characters of an error that travel and are kept
+
+
+class Outcome(Enum):
+    ACK = "ack"
+    RETRY = "retry"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How the handling of one message ended.
+
+    error: what to show as ``last_error``; delay_ms: wish of a Retry, None = as configured.
+    """
+
+    outcome: Outcome
+    error: str = ""
+    delay_ms: int | None = None
+
+
+DONE = Verdict(Outcome.ACK)
+
+
+def verdict_of(error: BaseException) -> Verdict:
+    """The verdict that an exception in a handler stands for."""
+    if isinstance(error, Retry):
+        return Verdict(Outcome.RETRY, str(error), error.delay_ms)
+    if isinstance(error, Reject):
+        return Verdict(Outcome.REJECT, str(error))
+    return Verdict(Outcome.RETRY, describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """Type and text of an error and the end of its traceback, at most 2,000 characters."""
+    head = f"{type(error).__name__}: {error}"[: ERROR_TEXT // 2]
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    room = ERROR_TEXT - len(head) - 1
+    return f"{head}\n{trace[-room:]}" if trace else head
+
+
+class Work:
+    """A batch in the hands of a handler.
+
+    on_start: called with each message (a batch handler: with the first one) just before it is
+        handled, in the handler's thread.
+    stale: is the lease so old that somebody may have taken the batch?
+    verify: look who holds the batch now and fill ``lost``.
+    """
+
+    def __init__(
+        self,
+        messages: Sequence[StreamMessage],
+        on_start: Callable[[StreamMessage], None] = lambda _: None,
+        stale: Callable[[], bool] = lambda: False,
+        verify: Callable[[Work], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        self.messages = list(messages)
+        self.lost: set[str] = set()
+        self.errors: list[tuple[BaseException, list[StreamMessage]]] = []
+        self._unfinished = {m.id: m for m in self.messages}
+        self._waiting = deque(self.messages)
+        self._finished: deque[tuple[StreamMessage, Verdict]] = deque()
+        self._on_start = on_start
+        self._stale = stale
+        self._verify = verify
+        self._loop = asyncio.get_running_loop() if verify else None
+
+    # -- the handler's side ----------------------------------------------------------------------
+
+    def next(self) -> StreamMessage | None:
+        """The next message to handle, None when there is no more to start. In a thread only."""
+        if self._verify and self._loop and self._stale():
+            asyncio.run_coroutine_threadsafe(self._verify(self), self._loop).result()
+        return self._start_one()
+
+    async def next_async(self) -> StreamMessage | None:
+        """The same in the loop's thread."""
+        if self._verify and self._stale():
+            await self._verify(self)
+        return self._start_one()
+
+    def _start_one(self) -> StreamMessage | None:
+        while True:
+            try:
+                message = self._waiting.popleft()
+            except IndexError:
+                return None
+            if message.id not in self.lost:
+                self._on_start(message)
+                return message
+
+    def start_all(self) -> list[StreamMessage]:
+        """Every message that has not started, at once (for a batch handler)."""
+        batch = [m for m in self.withdraw() if m.id not in self.lost]
+        if batch:
+            self._on_start(batch[0])
+        return batch
+
+    def finish(self, message: StreamMessage, verdict: Verdict) -> None:
+        self._finished.append((message, verdict))
+
+    def fail(self, messages: list[StreamMessage], error: BaseException) -> None:
+        """These messages ended with this exception."""
+        if not isinstance(error, Retry | Reject):
+            self.errors.append((error, messages))
+        verdict = verdict_of(error)
+        for message in messages:
+            self.finish(message, verdict)
+
+    # -- the loop's side -------------------------------------------------------------------------
+
+    def withdraw(self) -> list[StreamMessage]:
+        """Take back everything that has not started."""
+        withdrawn = []
+        while True:
+            try:
+                withdrawn.append(self._waiting.popleft())
+            except IndexError:
+                return withdrawn
+
+    def collect(self) -> list[tuple[StreamMessage, Verdict]]:
+        """What has finished since the last call."""
+        finished = []
+        while self._finished:
+            message, verdict = self._finished.popleft()
+            self._unfinished.pop(message.id, None)
+            finished.append((message, verdict))
+        return finished
+
+    def unfinished(self) -> list[StreamMessage]:
+        """What has no verdict (as of the last collect) and still belongs to this consumer."""
+        return [m for m in self._unfinished.values() if m.id not in self.lost]
