@@ -92,7 +92,8 @@ def log_tail(directory: Path, lines: int = 3) -> str:
     log = directory / LOG
     text = ""
     with contextlib.suppress(OSError):
-        text = " | ".join(log.read_text(errors="replace").splitlines()[-lines:])
+        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        text = " | ".join(said[-lines:])
     return f"Its log, {log}, ends with: {text or '(nothing)'}"
 
 

@@ -66,6 +66,10 @@ class Burial:
         if len(self._errors) > REMEMBERED_ERRORS:
             self._errors.popitem(last=False)
 
+    def known_error(self, entry_id: str) -> str:
+        """The last error that is remembered of a message."""
+        return self._errors.get(entry_id, "")
+
     def forget(self, entry_id: str) -> None:
         if self._errors:
             self._errors.pop(entry_id, None)

@@ -59,7 +59,7 @@ class EmbeddedServer:
 
     directory: where its data lies; ``socket_path``: how to reach it.
     pid: its process; 0 if that lives in another pid namespace, and then it is never stopped.
-    owned: this process started it, or found it abandoned and adopted it.
+    owned: this process started it, or found it without any user and adopted it.
     """
 
     def __init__(
@@ -76,11 +76,12 @@ class EmbeddedServer:
         self.directory = directory
         self.socket_path = str(socket_path)
         self.pid = pid
-        self.owned = owned
+        # a stranger's server that happens to listen there is used, but never stopped
+        self._process = process_of(pid) if is_locked(directory / ALIVE) else None
+        self.owned = owned and self._process is not None
         self._temporary = temporary
         self._users_lock = users_lock
         self._child = child
-        self._process = process_of(pid)
         self._user_pid = os.getpid()
         self._left = False
 
@@ -112,10 +113,6 @@ class EmbeddedServer:
                     if self._temporary:
                         shutil.rmtree(self.directory, ignore_errors=True)
                 self._forget()
-
-    def _is_running(self) -> bool:
-        answer, pid = probe(Path(self.socket_path))
-        return answer is not Answer.NONE and pid == self.pid
 
     def _forget(self) -> None:
         """Drop what this process holds without touching the server."""
@@ -149,8 +146,10 @@ def start_or_join(directory: str | os.PathLike[str] | None = None) -> EmbeddedSe
             )
         server = _registry.get(path)
         if server is not None:
-            if server._is_running():
+            if _join(path, Path(server.socket_path)) == server.pid:
                 return server
+            if server._child is not None:
+                server._child.wait(STOP_TIMEOUT_S)
             server._forget()
         try:
             with turn(path, TURN_TIMEOUT_S):
@@ -175,9 +174,7 @@ def _enter(directory: Path, *, temporary: bool) -> EmbeddedServer:
     """Join the server if it lives, else start it; the caller has the directory's turn."""
     abandoned = not is_locked(directory / USERS)
     socket_path = recorded_socket(directory)
-    pid, child = None, None
-    if is_locked(directory / ALIVE) or probe(socket_path)[0] is not Answer.NONE:
-        pid = _wait_until_ready(directory, socket_path, lambda: not is_locked(directory / ALIVE))
+    pid, child = _join(directory, socket_path), None
     if pid is None:
         socket_path = new_socket(directory)
         child, pid = _start(directory, socket_path)
@@ -194,6 +191,11 @@ def _enter(directory: Path, *, temporary: bool) -> EmbeddedServer:
     )
 
 
+def _join(directory: Path, socket_path: Path) -> int | None:
+    """The pid of the server that lives here, when it is ready; None if there is none."""
+    return _wait_until_ready(directory, socket_path, lambda: not is_locked(directory / ALIVE))
+
+
 def _start(directory: Path, socket_path: Path) -> tuple[subprocess.Popen[bytes], int]:
     """Start a server on this directory's data and wait until it answers."""
     command = [str(find_server()), "--port", "0", "--unixsocket", str(socket_path)]
@@ -205,7 +207,7 @@ def _start(directory: Path, socket_path: Path) -> tuple[subprocess.Popen[bytes],
         fcntl.flock(alive_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.truncate(alive_lock, 0)
         os.write(alive_lock, socket_record(directory, socket_path))
-        with open(directory / LOG, "ab") as log:
+        with open(os.open(directory / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)) as log:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -71,6 +71,9 @@ class Hooks:
     def retrying(self, message: StreamMessage, verdict: Verdict, delay_ms: int) -> None:
         """A message failed and waits for its next delivery."""
 
+    def released(self, count: int) -> None:
+        """So many messages were given back unstarted."""
+
 
 async def run_in_thread(call: Callable[[], None]) -> None:
     """Run a plain handler beside the loop, so that the loop stays alive."""
@@ -119,6 +122,7 @@ class Session:
         self._to_park: dict[str, Parked] = {}
         self._to_bury: dict[str, _Dead] = {}
         self._run_plain = run_plain
+        self._work: Work | None = None
         self._channel: Channel | None = None
         self._reading = False
         self._unblocker: asyncio.Task[None] | None = None
@@ -264,6 +268,7 @@ class Session:
     async def _run(self, work: Work) -> None:
         if self._lease_is_old():
             await self._verify(work)
+        self._work = work
         self.hooks.batch_started(work.messages)
         task = asyncio.ensure_future(self._call(work))
         try:
@@ -273,6 +278,7 @@ class Session:
             await self._cancelled(task, work)
             raise
         finally:
+            self._work = None
             self.hooks.batch_finished()
             self._collect(work)
             self.release(work.unfinished())
@@ -329,6 +335,11 @@ class Session:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(task)
+
+    def stop_starting(self) -> None:
+        """Let what runs finish, and give back the rest of its batch."""
+        if self._work is not None:
+            self.release(self._work.withdraw())
 
     async def renew(self) -> set[str]:
         """Renew the leases of all that is held; returns the ids that others have taken."""
@@ -430,6 +441,8 @@ class Session:
             for entry_id in parked:
                 del self._to_park[entry_id]
                 self.held.pop(entry_id, None)
+            if released := sum(entry.count >= 0 for entry in parked.values()):
+                self.hooks.released(released)
         for entry_id, dead in list(self._to_bury.items()):
             await self._bury(dead)
             self._to_bury.pop(entry_id, None)

@@ -1,0 +1,7 @@
+"""The worker pool; ``rsq-pool`` on the command line."""
+
+from .config import PoolConfig
+from .metrics import PoolMetrics
+from .pool import Pool
+
+__all__ = ["Pool", "PoolConfig", "PoolMetrics"]

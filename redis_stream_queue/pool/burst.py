@@ -1,0 +1,72 @@
+"""--burst: watch the backlog until all of it is handled, with a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from redis.exceptions import RedisError
+
+from ..client import StreamClient
+from ..group import ConsumerGroup
+from ..pending import PendingList
+from .metrics import PoolMetrics
+
+log = logging.getLogger("redis_stream_queue")
+
+LOOK_S = 0.1
+
+
+class Burst:
+    """Ends when nothing is undelivered and nothing is pending."""
+
+    def __init__(
+        self, client: StreamClient, pending: PendingList, metrics: Callable[[], PoolMetrics]
+    ) -> None:
+        self._client = client
+        self._pending = pending
+        self._metrics = metrics
+
+    async def until_done(self) -> None:
+        """Wait for the end of the backlog; shows progress on standard error if it is a terminal."""
+        total = await self._backlog()
+        with contextlib.ExitStack() as stack:
+            bar: Any = None
+            if sys.stderr.isatty():
+                bar = stack.enter_context(
+                    click.progressbar(length=total, label="handling", file=sys.stderr)
+                )
+            while not await self._is_done():
+                self._show(bar)
+                await asyncio.sleep(LOOK_S)
+            self._show(bar)
+
+    def _show(self, bar: Any) -> None:
+        if bar is None:
+            return
+        metrics = self._metrics()
+        handled = metrics.acked + metrics.dead
+        bar.length = max(bar.length, handled)
+        bar.update(handled - bar.pos)
+
+    async def _backlog(self) -> int:
+        stats = await ConsumerGroup(self._client, self._pending.stream, self._pending.group).stats()
+        return stats.lag + stats.group_pel_size
+
+    async def _is_done(self) -> bool:
+        try:
+            groups = await self._client.group_info(self._pending.stream)
+            for group in groups:
+                if group["name"] == self._pending.group:
+                    if group["pending"]:
+                        return False
+                    last = str(group["last-delivered-id"])
+                    return not await self._client.count_after(self._pending.stream, last, 1)
+        except (RedisError, OSError, TimeoutError) as error:
+            log.debug("cannot look at the backlog: %s", error)
+        return False

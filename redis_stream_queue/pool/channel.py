@@ -1,0 +1,89 @@
+"""One end of a pipe that carries whole messages: a SOCK_SEQPACKET socket pair.
+
+The kernel keeps messages apart, so a reader never sees half of one; writing never blocks: what does
+not fit waits here and goes out when the other side has read. End of file = the peer has died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from .protocol import Message, decode, encode
+
+MAX_MESSAGE = 192 * 1024  # below the default socket buffer
+MAX_WAITING = 10_000  # messages kept for a peer that does not read
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+class Channel:
+    """An end of the pipe inside an event loop.
+
+    on_message: called with each message; on_end: called once when the peer is gone.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_message: Callable[[Message], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._on_message = on_message
+        self._on_end = on_end
+        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
+        self._loop = asyncio.get_running_loop()
+        self._open = True
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    def send(self, message: Message) -> None:
+        """Send now, or as soon as the peer reads."""
+        if not self._open:
+            return
+        self._waiting.append(encode(message))
+        if len(self._waiting) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            try:
+                self._sock.send(self._waiting[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._sock.fileno(), self._flush)
+                return
+            except OSError:  # the peer is gone; the reader notices too
+                self._waiting.clear()
+                break
+            self._waiting.popleft()
+        self._loop.remove_writer(self._sock.fileno())
+
+    def _readable(self) -> None:
+        while self._open:
+            try:
+                raw = self._sock.recv(MAX_MESSAGE)
+            except BlockingIOError:
+                return
+            except OSError:
+                raw = b""
+            if not raw:
+                self.close()
+                self._on_end()
+                return
+            message = decode(raw)
+            if message is not None:
+                self._on_message(message)
+
+    def close(self) -> None:
+        """Close this end; safe twice."""
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._sock.fileno())
+            self._loop.remove_writer(self._sock.fileno())
+            self._sock.close()

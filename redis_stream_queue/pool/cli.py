@@ -1,0 +1,121 @@
+"""rsq-pool: arguments, exit codes, one clear sentence when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from ..exceptions import RedisStreamError
+from . import exits
+from .config import DEFAULT_URL, PoolConfig, default_workers
+from .pool import Pool
+
+
+def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None:
+    if value == "auto":
+        return None
+    if value.isdigit() and int(value) >= 1:
+        return int(value)
+    raise click.BadParameter(f"expected a whole number of 1 or more, or 'auto', got {value!r}.")
+
+
+_AT_LEAST_1 = click.IntRange(min=1)
+_AT_LEAST_0 = click.IntRange(min=0)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "RSQ", "show_default": True})
+@click.argument("target")
+@click.option("--workers", type=_AT_LEAST_1, default=default_workers, help="Worker processes.")
+@click.option("--stream", help="Stream to read.  [default: as the handler declares]")
+@click.option("--group", help="Consumer group.  [default: <stream>_workers]")
+@click.option("--dlq-stream", help="Stream for dead letters.  [default: <stream>_dlq]")
+@click.option("--prefix", default="", help="Put before every stream name, with an underscore.")
+@click.option("--serializer", help="json, msgpack, pickle or module:object.  [default: json]")
+@click.option(
+    "--batch-size",
+    default="auto",
+    callback=_batch_size,
+    help="Messages per read: a number, or 'auto' to adapt to how long they take.",
+)
+@click.option("--max-deliveries", type=_AT_LEAST_1, help="Then a message is dead.  [default: 3]")
+@click.option(
+    "--min-idle-claim-ms",
+    type=_AT_LEAST_1,
+    help="Silence after which another host's message counts as abandoned.  [default: 10000]",
+)
+@click.option("--retry-delay-ms", type=_AT_LEAST_0, help="Before the first retry.  [default: 1000]")
+@click.option(
+    "--retry-max-delay-ms",
+    type=_AT_LEAST_0,
+    help="The delay doubles up to this.  [default: 60000]",
+)
+@click.option(
+    "--graceful-timeout",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    help="Seconds that running messages have to finish after SIGTERM.",
+)
+@click.option(
+    "--connect-timeout",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    help="Seconds to wait for Redis at start.",
+)
+@click.option("--burst", is_flag=True, help="Handle all there is, then exit (1 if some died).")
+@click.option(
+    "--url",
+    envvar=["RSQ_URL", "REDIS_URL"],
+    default=DEFAULT_URL,
+    show_default="REDIS_URL or " + DEFAULT_URL,
+    help="redis://, rediss://, unix://, redis+cluster:// or embedded://DIR.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="info",
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
+@click.version_option(package_name="redis-stream-queue")
+def main(**options: Any) -> None:
+    """Run TARGET (module:function) in worker processes, fed from a Redis stream.
+
+    \b
+      rsq-pool --workers 8 app:handler
+      rsq-pool --stream orders --burst app:handler
+
+    Signals: TERM or INT drain, a second one gives back and leaves; QUIT leaves at once; USR1 logs
+    the status. Exit codes: 0 clean, 1 failure, 2 usage, 3 the app could not be loaded, 4 Redis
+    unreachable, refusing us or too old at start.
+    """
+    _hide_password()
+    options["graceful_timeout_s"] = options.pop("graceful_timeout")
+    options["connect_timeout_s"] = options.pop("connect_timeout")
+    try:
+        code = Pool(PoolConfig(**options)).run()
+    except RedisStreamError as error:
+        click.echo(f"rsq-pool: {error}", err=True)
+        code = exits.USAGE
+    sys.exit(code)
+
+
+def _hide_password() -> None:
+    """A URL with a password on the command line shows in ps: start again with it in the
+    environment."""
+    arguments = sys.argv[1:]
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name != "--url":
+            continue
+        if not equals:
+            value = arguments[index + 1] if index + 1 < len(arguments) else ""
+        if "@" in value and value == click.get_current_context().params["url"]:
+            del arguments[index : index + (1 if equals else 2)]
+            os.environ["RSQ_URL"] = value
+            os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *arguments])
+
+
+if __name__ == "__main__":
+    main(prog_name="rsq-pool")

@@ -1,0 +1,130 @@
+"""PoolConfig: what the command line says; Settings: that and what the handler declares."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._keys import default_dlq
+from ..config import ConsumerConfig
+from ..exceptions import ConfigError
+from .protocol import Loaded
+from .rows import MAX_SLOTS
+
+DEFAULT_URL = "redis://localhost:6379/0"
+RETRY_DELAY_MS = 1000
+RETRY_MAX_DELAY_MS = 60_000
+TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+
+
+def default_workers() -> int:
+    """One worker per core that this process may use."""
+    return len(os.sched_getaffinity(0)) or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """Settings of a pool; None = as the handler declares it, or the default.
+
+    target: ``module:function``.
+    batch_size: None = adaptive.
+    graceful_timeout_s, connect_timeout_s: seconds.
+
+    Raises ConfigError naming the option.
+    """
+
+    target: str
+    workers: int = field(default_factory=default_workers)
+    url: str = DEFAULT_URL
+    stream: str | None = None
+    group: str | None = None
+    dlq_stream: str | None = None
+    prefix: str = ""
+    serializer: str | None = None
+    batch_size: int | None = None
+    max_deliveries: int | None = None
+    min_idle_claim_ms: int | None = None
+    retry_delay_ms: int | None = None
+    retry_max_delay_ms: int | None = None
+    graceful_timeout_s: float = 30.0
+    connect_timeout_s: float = 10.0
+    burst: bool = False
+    log_level: str = "info"
+    log_format: str = "text"
+
+    def __post_init__(self) -> None:
+        if not TARGET.match(self.target):
+            raise ConfigError(
+                f"the target must be module:function, as in app:handler, got {self.target!r}."
+            )
+        if self.serializer and self.serializer not in ("json", "msgpack", "pickle"):
+            if not TARGET.match(self.serializer):
+                raise ConfigError(
+                    "serializer must be json, msgpack, pickle or module:object, "
+                    f"got {self.serializer!r}."
+                )
+        if not 1 <= self.workers <= MAX_SLOTS:
+            raise ConfigError(f"workers must be 1 to {MAX_SLOTS}, got {self.workers}.")
+        for name in ("graceful_timeout_s", "connect_timeout_s"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a pool runs by, once the handler is known.
+
+    batch_size: None = adaptive.
+    """
+
+    stream: str
+    consumer: ConsumerConfig
+    batch_size: int | None
+    dlq_handler: bool
+    one_at_a_time: bool
+
+
+def resolve(config: PoolConfig, loaded: Loaded, *, cluster: bool) -> Settings:
+    """The command line over the decorator over the defaults.
+
+    Raises ConfigError, for example when nobody names a stream.
+    """
+    stream = config.stream or loaded.stream
+    if not stream:
+        raise ConfigError(
+            f"no stream: pass --stream NAME, or decorate {config.target} with "
+            '@stream_handler("NAME").'
+        )
+    given: dict[str, Any] = {
+        "retry_delay_ms": RETRY_DELAY_MS,
+        "retry_max_delay_ms": RETRY_MAX_DELAY_MS,
+        "group": f"{stream}_workers",
+        "dlq_stream": default_dlq(stream, config.prefix, cluster=cluster),
+        **{k: v for k, v in loaded.settings.items() if v is not None},
+    }
+    for name in (
+        "group",
+        "dlq_stream",
+        "batch_size",
+        "max_deliveries",
+        "min_idle_claim_ms",
+        "retry_delay_ms",
+        "retry_max_delay_ms",
+    ):
+        value = getattr(config, name)
+        if value is not None:
+            given[name] = value
+    if given["retry_delay_ms"] > given["retry_max_delay_ms"] and config.retry_max_delay_ms is None:
+        given["retry_max_delay_ms"] = given["retry_delay_ms"]
+    given.pop("worker_name", None)  # every worker life has a name of its own
+    if given["dlq_stream"] == stream:
+        raise ConfigError(f"the dead-letter stream must not be the stream itself ({stream!r}).")
+    return Settings(
+        stream=stream,
+        consumer=ConsumerConfig(**given),
+        batch_size=given.get("batch_size"),
+        dlq_handler=loaded.dlq_handler,
+        one_at_a_time=loaded.one_at_a_time,
+    )

@@ -1,0 +1,93 @@
+"""Import what the command line names: ``module:attribute``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ..exceptions import RedisStreamError
+from ..serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
+
+LAST_LINES = 12
+
+SERIALIZERS: dict[str, Callable[[], Serializer]] = {
+    "json": JsonSerializer,
+    "msgpack": MsgpackSerializer,
+    "pickle": PickleSerializer,
+}
+
+
+class LoadError(RedisStreamError):
+    """A target could not be imported; the text says why and what to do."""
+
+
+def load(target: str) -> Any:
+    """The object that ``module:attribute`` names; the current directory is importable.
+
+    Raises LoadError with the import error's own last lines.
+    """
+    module_name, _, path = target.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name + ".").startswith(error.name + "."):
+            raise LoadError(
+                f"there is no module {error.name!r} in {here} or on PYTHONPATH. Start the pool in "
+                "the directory that holds it, or install it."
+            ) from None
+        raise LoadError(_last_lines(module_name, error)) from None
+    except (Exception, SystemExit) as error:  # an import runs the app's own code
+        raise LoadError(_last_lines(module_name, error)) from None
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise LoadError(f"module {module_name!r} has no {path!r}. {_did_you_mean(found, name)}")
+        found = getattr(found, name)
+    return found
+
+
+def load_handler(target: str) -> Any:
+    """The handler that ``module:function`` names. Raises LoadError."""
+    handler = load(target)
+    if not callable(handler):
+        raise LoadError(
+            f"{target!r} is a {type(handler).__name__}, not a function: a handler is called with "
+            "a list of messages (or decorated with @per_message)."
+        )
+    if isinstance(handler, type):
+        raise LoadError(f"{target!r} is a class, not a function: name an instance or a function.")
+    return handler
+
+
+def load_serializer(name: str) -> Serializer:
+    """A serializer by its short name or as ``module:object``. Raises LoadError."""
+    if name in SERIALIZERS:
+        return SERIALIZERS[name]()
+    found = load(name)
+    if isinstance(found, type):
+        found = found()
+    if not isinstance(found, Serializer):
+        raise LoadError(
+            f"serializer {name!r} has no encode() and decode(): it must have both, or be one of "
+            f"{', '.join(SERIALIZERS)}."
+        )
+    return found
+
+
+def _last_lines(module_name: str, error: BaseException) -> str:
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    return f"importing {module_name!r} failed:\n" + "\n".join(lines[-LAST_LINES:])
+
+
+def _did_you_mean(found: Any, name: str) -> str:
+    import difflib
+
+    names = [n for n in dir(found) if not n.startswith("_") and callable(getattr(found, n, None))]
+    close = difflib.get_close_matches(name, names, 3)
+    return f"Did you mean {', '.join(close)}?" if close else "Check the name after the colon."

@@ -1,0 +1,32 @@
+"""Tell systemd how we are. Does nothing where there is no systemd.
+
+Source: https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+def notify(*lines: str) -> None:
+    """Send lines such as ``READY=1`` or ``STATUS=...``."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.sendto("\n".join(lines).encode(), address)
+        except OSError:  # a service manager that went away is no reason to stop
+            return
+
+
+def watchdog_interval_s() -> float | None:
+    """How often to send ``WATCHDOG=1``: half of what the unit allows; None = not wanted."""
+    usec = os.environ.get("WATCHDOG_USEC", "")
+    pid = os.environ.get("WATCHDOG_PID")
+    if not usec.isdigit() or (pid is not None and pid != str(os.getpid())):
+        return None
+    return int(usec) / 2_000_000

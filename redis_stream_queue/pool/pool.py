@@ -1,0 +1,63 @@
+"""Pool: a master and its workers, run by the calling process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from . import exits, logs
+from .config import PoolConfig
+from .exits import Failure
+from .master import Master
+from .metrics import PoolMetrics
+from .notify import notify
+from .rows import Rows
+from .spawner import Spawner
+
+log = logging.getLogger("redis_stream_queue")
+
+
+class Pool:
+    """Run a handler in N worker processes; the library's way to do what ``rsq-pool`` does.
+
+    >>> Pool(PoolConfig(target="app:handler", workers=4)).run()
+
+    Linux only. Call it in the main thread of a process of its own: it handles signals and waits
+    for all child processes.
+    """
+
+    def __init__(self, config: PoolConfig) -> None:
+        self.config = config
+        self._master: Master | None = None
+
+    def run(self) -> int:
+        """Run until drained (SIGTERM), or until all is handled (burst); returns the exit code."""
+        logs.set_up(self.config.log_level, self.config.log_format, "master")
+        config = self.config
+        if config.url.startswith("embedded://"):
+            from ..embedded import start_or_join
+
+            server = start_or_join(config.url.removeprefix("embedded://") or None)
+            config = replace(config, url=f"unix://{server.socket_path}")
+        rows = Rows()
+        spawner = Spawner(rows)
+        self._master = Master(config, spawner, rows)
+        spawner.start_before_loop()
+        try:
+            return asyncio.run(self._master.run())
+        except Failure as failure:
+            log.error("%s", failure)
+            notify("STOPPING=1", f"STATUS={failure}", f"ERRNO={failure.code}")
+            return failure.code
+        finally:
+            spawner.close()
+
+    def drain(self) -> None:
+        """Finish what runs, then end ``run()``; call it in the pool's own loop."""
+        if self._master is not None:
+            self._master.drain(exits.OK)
+
+    def metrics(self) -> PoolMetrics:
+        """What the pool has done so far."""
+        return self._master.metrics() if self._master is not None else PoolMetrics()

@@ -1,0 +1,117 @@
+"""Who exists: one record per worker life, and what the shared rows say about it."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+
+from .._clock import mono_ms
+from ..message import id_key
+from .channel import Channel
+from .metrics import PoolMetrics, WorkerMetrics
+from .rows import COUNTERS, Field, Row
+from .states import WorkerState, move
+
+LAST_ID = (2**64 - 1, 2**64 - 1)
+
+
+@dataclass(eq=False)
+class Worker:
+    """One life of one slot."""
+
+    slot: int
+    life: int
+    row: Row
+    sock: socket.socket
+    channel: Channel | None = None
+    pid: int = 0
+    consumer: str = ""
+    state: WorkerState = WorkerState.STARTING
+    loaded: bool = False
+    told_to_go: bool = False
+    killed: str = ""  # why the master killed it
+    offered_until_ms: int = 0
+
+    def go(self, state: WorkerState) -> None:
+        self.state = move(self.state, state)
+
+    @property
+    def busy(self) -> bool:
+        return self.row[Field.BUSY_SINCE] > 0
+
+    def idle_now(self, now_ms: int) -> bool:
+        """Can it take an offer at once?"""
+        return self.state is WorkerState.READY and not self.busy and self.offered_until_ms <= now_ms
+
+    def runs(self, entry_id: str, *, one_at_a_time: bool) -> bool:
+        """Is (or was, at its death) this message in its handler's hands?"""
+        if not self.busy:
+            return False
+        key = id_key(entry_id)
+        if one_at_a_time:
+            return key == self.row.id(Field.CURRENT_MS)
+        return self.holds(entry_id)
+
+    def holds(self, entry_id: str) -> bool:
+        """Is this message in the batch that it handles?"""
+        first, last = self.row.id(Field.FIRST_MS), self.row.id(Field.LAST_MS)
+        return self.busy and first <= id_key(entry_id) <= last
+
+
+@dataclass
+class Slot:
+    """A worker number over all its lives."""
+
+    number: int
+    row: Row
+    worker: Worker | None = None
+    lives: int = 0
+    failed_starts: int = 0
+    not_before_ms: int = 0
+    past: dict[Field, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+
+    def total(self, counter: Field) -> int:
+        return self.past[counter] + self.row[counter]
+
+    def bury_life(self) -> None:
+        """Keep the counters of the life that ended, and clear the row for the next one."""
+        for counter in COUNTERS:
+            self.past[counter] += self.row[counter]
+        self.row.clear()
+
+
+def snapshot(
+    slots: list[Slot], *, started_ms: int, replaced: int, buried: int, acked_per_s: float
+) -> PoolMetrics:
+    """PoolMetrics from the rows; ``buried``: dead letters that the master made itself."""
+    now = mono_ms()
+    workers = []
+    for slot in slots:
+        worker, row = slot.worker, slot.row
+        busy_since, read_at = row[Field.BUSY_SINCE], row[Field.READ_AT]
+        workers.append(
+            WorkerMetrics(
+                slot=slot.number,
+                pid=worker.pid if worker else 0,
+                state=worker.state.value if worker else WorkerState.GONE.value,
+                consumer=worker.consumer if worker else "",
+                busy_ms=max(now - busy_since, 1) if busy_since else 0,
+                poll_age_ms=now - read_at if read_at else 0,
+                read=slot.total(Field.READ),
+                acked=slot.total(Field.ACKED),
+                errors=slot.total(Field.ERRORS),
+                dead=slot.total(Field.DEAD),
+                batches=slot.total(Field.BATCHES),
+            )
+        )
+    return PoolMetrics(
+        uptime_s=(now - started_ms) / 1000,
+        read=sum(w.read for w in workers),
+        acked=sum(w.acked for w in workers),
+        errors=sum(w.errors for w in workers),
+        dead=sum(w.dead for w in workers) + buried,
+        batches=sum(w.batches for w in workers),
+        replaced=replaced,
+        acked_per_s=acked_per_s,
+        workers=workers,
+    )

@@ -1,0 +1,92 @@
+"""Shared memory: one row per slot, written by the worker and read by the master, without system
+calls. It outlives the worker, so after a crash it still says what was running and what was counted.
+
+Every field is one aligned 64-bit word; times are milliseconds of _clock.mono_ms().
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from enum import IntEnum
+
+WORD = 8
+ROW_WORDS = 32
+MAX_SLOTS = 1024
+
+
+class Field(IntEnum):
+    BUSY_SINCE = 0  # 0 = no handler is running
+    FIRST_MS = 1  # lowest and highest id of what is held
+    FIRST_SEQ = 2
+    LAST_MS = 3
+    LAST_SEQ = 4
+    CURRENT_MS = 5  # id of the message that runs
+    CURRENT_SEQ = 6
+    HELD = 7  # how many are held
+    READ_AT = 8  # last finished read
+    RENEWED_AT = 9  # last renewal of the leases
+    BATCH = 10  # messages that the worker would take at once
+    READ = 11  # counters of this life
+    ACKED = 12
+    ERRORS = 13
+    DEAD = 14
+    BATCHES = 15
+
+
+COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES)
+
+
+class Row:
+    """The row of one slot."""
+
+    __slots__ = ("_base", "_words")
+
+    def __init__(self, words: memoryview, slot: int) -> None:
+        self._words = words
+        self._base = (slot + 1) * ROW_WORDS
+
+    def __getitem__(self, field: Field) -> int:
+        return int(self._words[self._base + field])
+
+    def __setitem__(self, field: Field, value: int) -> None:
+        self._words[self._base + field] = value
+
+    def set_id(self, field: Field, entry_id: str) -> None:
+        """Write an id to ``field`` and the one after it."""
+        ms, _, seq = entry_id.partition("-")
+        self._words[self._base + field] = int(ms)
+        self._words[self._base + field + 1] = int(seq or 0)
+
+    def id(self, field: Field) -> tuple[int, int]:
+        """The id at ``field``, as a pair that sorts as Redis sorts it."""
+        return self[field], int(self._words[self._base + field + 1])
+
+    def clear(self) -> None:
+        """Make it ready for a new life."""
+        for word in range(ROW_WORDS):
+            self._words[self._base + word] = 0
+
+
+class Rows:
+    """All rows, in memory that parent and children share through a file descriptor."""
+
+    def __init__(self, fd: int | None = None) -> None:
+        size = (MAX_SLOTS + 1) * ROW_WORDS * WORD
+        if fd is None:
+            fd = os.memfd_create("rsq-rows")
+            os.ftruncate(fd, size)
+        self.fd = fd
+        self._words = memoryview(mmap.mmap(fd, size)).cast("Q")
+
+    def row(self, slot: int) -> Row:
+        return Row(self._words, slot)
+
+    @property
+    def offers_waiting(self) -> int:
+        """Offers that no worker has taken yet: a worker asks for them before it reads."""
+        return int(self._words[0])
+
+    @offers_waiting.setter
+    def offers_waiting(self, count: int) -> None:
+        self._words[0] = count

@@ -1,0 +1,179 @@
+"""The master's side of processes: starts the template, asks it for workers, reaps, kills.
+
+The first template is forked (it shares the master's memory and costs a few ms); later ones are
+started fresh, because by then the master runs an event loop, and such a process must not fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from . import _linux, channel
+from .protocol import Exited, Fork, Forked, Message, decode, encode
+from .rows import Rows
+from .template import template_main
+
+
+class Spawner:
+    """Starts and reaps processes.
+
+    on_forked(slot, life, pid), on_exit(pid, status), on_template_death() are called in the loop.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.template_pid = 0
+        self.on_forked: Callable[[int, int, int], None] = lambda *_: None
+        self.on_exit: Callable[[int, int], None] = lambda *_: None
+        self.on_template_death: Callable[[], None] = lambda: None
+        self._sock: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # -- the template --------------------------------------------------------------------------
+
+    def start_before_loop(self) -> None:
+        """Start the first template; call it before any event loop or thread exists."""
+        if threading.active_count() > 1:
+            self._exec_template()
+            return
+        mine, theirs = channel.pair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            mine.close()
+            template_main(theirs, self.rows.fd)
+        theirs.close()
+        self._sock, self.template_pid = mine, pid
+
+    def _exec_template(self) -> None:
+        mine, theirs = channel.pair()
+        fds = (theirs.fileno(), self.rows.fd)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "redis_stream_queue.pool.template", *map(str, fds)],
+            pass_fds=fds,
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self._sock, self.template_pid = mine, self._process.pid
+
+    def attach(self) -> None:
+        """Begin to listen; call it in the running loop."""
+        self._loop = asyncio.get_running_loop()
+        _linux.become_subreaper()
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self._listen()
+        self._reap()
+
+    def replace_template(self) -> None:
+        """Start a new template; the workers of the old one live on."""
+        self._drop_socket()
+        self._exec_template()
+        self._listen()
+
+    def _listen(self) -> None:
+        assert self._sock is not None
+        assert self._loop is not None
+        self._sock.setblocking(False)
+        self._loop.add_reader(self._sock.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        while self._sock is not None:
+            try:
+                raw = self._sock.recv(channel.MAX_MESSAGE)
+            except BlockingIOError:
+                return
+            except OSError:
+                raw = b""
+            if not raw:
+                self._drop_socket()  # _reap() sees the death itself
+                return
+            self._dispatch(decode(raw))
+
+    def _dispatch(self, message: Message | None) -> None:
+        if isinstance(message, Forked):
+            self.on_forked(message.slot, message.life, message.pid)
+        elif isinstance(message, Exited):
+            self.on_exit(message.pid, message.status)
+
+    def _drop_socket(self) -> None:
+        if self._sock is not None:
+            if self._loop is not None:
+                self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
+
+    # -- workers -------------------------------------------------------------------------------
+
+    def fork(self, slot: int, life: int, spec: dict[str, Any]) -> socket.socket | None:
+        """Ask for a worker; returns our end of its pipe, or None if there is no template now."""
+        if self._sock is None:
+            return None
+        mine, theirs = channel.pair()
+        try:
+            socket.send_fds(self._sock, [encode(Fork(slot, life, spec))], [theirs.fileno()])
+        except OSError:
+            mine.close()
+            return None
+        finally:
+            theirs.close()
+        return mine
+
+    def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a worker that may be gone already."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def _reap(self) -> None:
+        """Wait for the template, for workers orphaned by its death, and for their orphans."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.template_pid:
+                if self._process is not None:
+                    self._process.returncode = os.waitstatus_to_exitcode(status)
+                    self._process = None
+                self.template_pid = 0
+                self._readable()  # what it still said
+                self._drop_socket()
+                self.on_template_death()
+            else:
+                self.on_exit(pid, status)
+
+    def close(self) -> None:
+        """End the template and wait for it."""
+        if self._loop is not None:
+            self._loop.remove_signal_handler(signal.SIGCHLD)
+        self._drop_socket()
+        if self.template_pid:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.template_pid, 0)
+            if self._process is not None:
+                self._process.returncode = 0
+            self.template_pid = 0
+
+
+def how_it_ended(status: int) -> str:
+    """A wait status in words."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"killed by {name}" + (", possibly out of memory" if name == "SIGKILL" else "")

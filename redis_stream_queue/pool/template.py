@@ -1,0 +1,108 @@
+"""The template: a small process with one thread and no connection that forks the workers.
+
+A fork from it never copies an event loop, an open connection or a lock, so a worker can be replaced
+years later as safely as at start. It reaps its workers, tells the master how they ended, and ends
+with the master.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import selectors
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import NoReturn
+
+from . import _linux
+from .channel import MAX_MESSAGE
+from .protocol import Exited, Fork, Forked, decode, encode
+from .rows import Rows
+from .worker import worker_main
+
+
+def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:
+    """Serve fork requests until the master is gone."""
+    _linux.set_process_name("rsq-template")
+    sock.setblocking(True)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    wake_r, wake_w = os.pipe()
+    os.set_blocking(wake_w, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+    gc.collect()
+    gc.freeze()
+    selector = selectors.DefaultSelector()
+    selector.register(sock, selectors.EVENT_READ)
+    selector.register(wake_r, selectors.EVENT_READ)
+    try:
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is sock:
+                    request = _receive(sock)
+                    if request is None:
+                        os._exit(0)
+                    _fork(*request, sock, selector, (wake_r, wake_w), rows_fd)
+                else:
+                    os.read(wake_r, 4096)
+                    _reap(sock)
+    except BrokenPipeError:  # the master is gone
+        os._exit(0)
+
+
+def _receive(sock: socket.socket) -> tuple[Fork, int] | None:
+    raw, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 1)
+    message = decode(raw) if raw else None
+    return (message, fds[0]) if isinstance(message, Fork) and fds else None
+
+
+def _fork(
+    request: Fork,
+    pipe_fd: int,
+    sock: socket.socket,
+    selector: selectors.BaseSelector,
+    wakeup: tuple[int, int],
+    rows_fd: int,
+) -> None:
+    pid = os.fork()
+    if pid:
+        os.close(pipe_fd)
+        sock.send(encode(Forked(request.slot, request.life, pid)))
+        return
+    # The child: what belongs to the template must go first, or nobody would ever see an EOF.
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        selector.close()
+        sock.close()
+        for fd in wakeup:
+            os.close(fd)
+        random.seed()
+        rows = Rows(rows_fd)
+        code = worker_main(socket.socket(fileno=pipe_fd), rows, request.slot, request.spec)
+    except BaseException:  # nothing may return into the template's loop
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _reap(sock: socket.socket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        sock.send(encode(Exited(pid, status)))
+
+
+if __name__ == "__main__":
+    template_main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

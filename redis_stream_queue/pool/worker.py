@@ -1,0 +1,373 @@
+"""The child's side: load the app, then read -> handle -> acknowledge until told to stop.
+
+A plain handler runs in the process's main thread and the event loop in a second one; an async
+handler runs in the loop, in the main thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import queue
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from .. import burial
+from .._clock import mono_ms
+from ..backoff import Backoff
+from ..client import StreamClient
+from ..config import ConsumerConfig
+from ..exceptions import RedisStreamError
+from ..group import group_is_lost
+from ..handlers import Declaration, Handler, PerMessage, declaration_of, is_async
+from ..message import StreamMessage, id_key
+from ..metrics import ConsumerMeter
+from ..pending import Offer
+from ..session import Hooks, Session
+from ..work import Verdict, Work
+from . import _linux, logs
+from .batch_size import AdaptiveBatch, FixedBatch
+from .channel import MAX_MESSAGE, Channel
+from .loading import LoadError, load_handler, load_serializer
+from .protocol import (
+    MAX_ERROR,
+    Declined,
+    Drain,
+    Fatal,
+    Free,
+    GroupLost,
+    Loaded,
+    LoadFailed,
+    Message,
+    Nothing,
+    Ready,
+    Released,
+    Retrying,
+    Start,
+    Take,
+    decode,
+    encode,
+)
+from .rows import Field, Row, Rows
+
+log = logging.getLogger("redis_stream_queue")
+
+EXIT_OK = 0
+EXIT_LOAD_FAILED = 3
+BLOCK_MS = 5000
+OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to others
+FREE_WAIT_S = 0.1
+GROUP_PAUSE_S = 0.05
+
+
+def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]) -> int:
+    """One worker life, from just after the fork to the exit code."""
+    _linux.set_process_name(f"rsq-worker-{slot}")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the master decides
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}")
+    try:
+        handler = load_handler(spec["target"])
+        serializer = load_serializer(spec["serializer"]) if spec["serializer"] else None
+    except (LoadError, RedisStreamError) as error:
+        sock.send(encode(LoadFailed(str(error)[-MAX_ERROR:])))
+        return EXIT_LOAD_FAILED
+    declared = declaration_of(handler)
+    sock.send(encode(_loaded(handler, declared)))
+    raw = sock.recv(MAX_MESSAGE)
+    start = decode(raw) if raw else None
+    if not isinstance(start, Start):
+        return EXIT_OK  # drained before it began, or the master is gone
+    main_thread = MainThread()
+    worker = Worker(sock, rows, slot, start.settings, handler, main_thread.run)
+    if serializer is not None:
+        worker.session.serializer = worker.session.burial.serializer = serializer
+    elif declared is not None and declared.serializer is not None:
+        worker.session.serializer = worker.session.burial.serializer = declared.serializer
+    if declared is not None:
+        worker.session.burial.dlq_handler = declared.dlq_handler
+    signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
+    if is_async(handler):
+        asyncio.run(worker.run())
+    else:
+        threading.Thread(target=main_thread.around, args=(worker.run,), name="rsq-loop").start()
+        main_thread.serve()
+    atexit._run_exitfuncs()
+    return EXIT_OK
+
+
+def _loaded(handler: Handler, declared: Declaration | None) -> Loaded:
+    return Loaded(
+        stream=declared.stream if declared else None,
+        settings=declared.settings if declared else {},
+        serializer=bool(declared and declared.serializer),
+        dlq_handler=bool(declared and declared.dlq_handler),
+        one_at_a_time=isinstance(handler, PerMessage) and handler.concurrency == 1,
+    )
+
+
+class MainThread:
+    """Runs calls of the loop's thread in the main thread."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], None], asyncio.Future[None]] | None] = (
+            queue.SimpleQueue()
+        )
+
+    async def run(self, call: Callable[[], None]) -> None:
+        """Run a call there and wait for it."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._calls.put((call, done))
+        await done
+
+    def around(self, main: Callable[[], Any]) -> None:
+        """Body of the loop's thread: run the loop, then let the main thread go."""
+        try:
+            asyncio.run(main())
+        finally:
+            self._calls.put(None)
+
+    def serve(self) -> None:
+        """Body of the main thread."""
+        while (item := self._calls.get()) is not None:
+            call, done = item
+            error: BaseException | None = None
+            try:
+                call()
+            except BaseException as caught:  # it belongs to whoever waits for the call
+                error = caught
+            done.get_loop().call_soon_threadsafe(_resolve, done, error)
+
+
+def _resolve(done: asyncio.Future[None], error: BaseException | None) -> None:
+    if done.cancelled():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
+
+
+class RowHooks(Hooks):
+    """Keeps this worker's shared row, and tells the master what it should know at once."""
+
+    def __init__(self, row: Row, send: Callable[[Message], None], *, gives_back: bool) -> None:
+        self.row = row
+        self._send = send
+        self._gives_back = gives_back
+        self._message_since_ms = 0
+
+    def batch_started(self, messages: Sequence[StreamMessage]) -> None:
+        row = self.row
+        ids = sorted((m.id for m in messages), key=id_key)
+        row.set_id(Field.FIRST_MS, ids[0])
+        row.set_id(Field.LAST_MS, ids[-1])
+        row[Field.CURRENT_MS] = row[Field.CURRENT_SEQ] = 0
+        row[Field.HELD] = len(ids)
+        row[Field.RENEWED_AT] = self._message_since_ms = mono_ms()
+        row[Field.BUSY_SINCE] = row[Field.RENEWED_AT]
+
+    def message_started(self, message: StreamMessage) -> None:
+        self.row.set_id(Field.CURRENT_MS, message.id)
+        self._message_since_ms = mono_ms()
+
+    def batch_finished(self) -> None:
+        self.row[Field.BUSY_SINCE] = 0
+        self.row[Field.BATCHES] += 1
+
+    def tending(self, work: Work) -> list[StreamMessage]:
+        if not self._gives_back or mono_ms() - self._message_since_ms < OVERRUN_MS:
+            return []
+        return work.withdraw()
+
+    def renewed(self) -> None:
+        self.row[Field.RENEWED_AT] = mono_ms()
+
+    def counted(self, meter: ConsumerMeter) -> None:
+        row = self.row
+        row[Field.READ] = meter.read.total
+        row[Field.ACKED] = meter.acked.total
+        row[Field.ERRORS] = meter.errors
+        row[Field.DEAD] = meter.dlq
+
+    def retrying(self, message: StreamMessage, verdict: Verdict, delay_ms: int) -> None:
+        self._send(Retrying(message.id, verdict.error[:MAX_ERROR], delay_ms))
+
+    def released(self, count: int) -> None:
+        self._send(Released(count))
+
+
+class Worker:
+    """The loop's side of a worker."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        rows: Rows,
+        slot: int,
+        settings: dict[str, Any],
+        handler: Handler,
+        run_plain: Callable[[Callable[[], None]], Any],
+    ) -> None:
+        self._sock = sock
+        self._rows = rows
+        self._row = rows.row(slot)
+        fixed = settings["batch_size"]
+        self._batch: AdaptiveBatch | FixedBatch = (
+            AdaptiveBatch() if fixed is None else (FixedBatch(fixed))
+        )
+        self._hooks = RowHooks(self._row, self._send, gives_back=fixed is None)
+        self._client = StreamClient.from_url(settings["url"], prefix=settings["prefix"])
+        self.session = Session(
+            self._client,
+            settings["stream"],
+            ConsumerConfig(**settings["config"]),
+            handler,
+            hooks=self._hooks,
+            run_plain=run_plain,
+        )
+        self._channel: Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._takes: list[Take] = []
+        self._answered = asyncio.Event()
+        self._draining = False
+        self._handling = False
+
+    def _send(self, message: Message) -> None:
+        if self._channel is not None:
+            self._channel.send(message)
+
+    # -- orders --------------------------------------------------------------------------------
+
+    def drain_from_signal(self) -> None:
+        """SIGTERM to the worker itself: finish what runs and leave (the master replaces it)."""
+        self._draining = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        self._draining = True
+        self._answered.set()
+        self.session.stop_starting()
+        self.session.interrupt()
+
+    def _ordered(self, message: Message) -> None:
+        if isinstance(message, Take):
+            if self._handling or self._draining:
+                self._send(Declined([offer[0] for offer in message.offers]))
+            else:
+                self._takes.append(message)
+                self._answered.set()
+                self.session.interrupt()
+        elif isinstance(message, Nothing):
+            self._answered.set()
+        elif isinstance(message, Drain):
+            self._drain()
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until drained, or until the master is gone."""
+        self._loop = asyncio.get_running_loop()
+        self._answered = asyncio.Event()
+        self._channel = Channel(self._sock, self._ordered, self._drain)
+        backoff = Backoff()
+        named = False
+        while not self._draining:
+            try:
+                if not named:
+                    await self.session.reserve_name()
+                    named = True
+                    self._row[Field.READ_AT] = mono_ms()
+                    self._send(Ready())
+                await self._turn()
+                backoff.reset()
+            except RedisStreamError as error:
+                self._send(Fatal(str(error)))
+                break
+            except Exception as error:  # Redis, the network, a bug: the loop must go on
+                await self._survive(error, backoff)
+        await self._leave()
+
+    async def _turn(self) -> None:
+        if self._takes:
+            await self._carry_out(self._takes.pop(0))
+            return
+        if self._rows.offers_waiting and await self._ask_for_offers():
+            return
+        messages = await self.session.read(self._batch.size, BLOCK_MS)
+        self._row[Field.READ_AT] = mono_ms()
+        if messages:
+            await self._handle(messages)
+
+    async def _ask_for_offers(self) -> bool:
+        """Between two batches, while offers wait: ask the master; True if it sent some."""
+        self._answered.clear()
+        self._send(Free())
+        try:
+            await asyncio.wait_for(self._answered.wait(), FREE_WAIT_S)
+        except TimeoutError:
+            return False
+        return bool(self._takes)
+
+    async def _carry_out(self, take: Take) -> None:
+        offers = [Offer(*fields) for fields in take.offers]
+        if take.bury is not None:
+            await self.session.bury(offers, take.bury or burial.MAX_DELIVERIES, take.error)
+        elif take.alone:
+            for offer in offers:
+                await self._handle(await self.session.take([offer]))
+        else:
+            await self._handle(await self.session.take(offers))
+
+    async def _handle(self, messages: list[StreamMessage]) -> None:
+        if not messages:
+            return
+        if self._draining:
+            self.session.release(messages)
+            return
+        started = mono_ms()
+        self._handling = True
+        try:
+            await self.session.handle(messages)
+        finally:
+            self._handling = False
+            self._batch.observe(len(messages), mono_ms() - started)
+            self._row[Field.BATCH] = self._batch.size
+
+    async def _survive(self, error: Exception, backoff: Backoff) -> None:
+        pause_s = backoff.next_s()
+        if group_is_lost(error):
+            self._send(GroupLost())
+            pause_s = GROUP_PAUSE_S
+        if backoff.worth_a_line():
+            known = isinstance(error, RedisError | OSError)
+            log.error(
+                "%s, trying again in %.1f s",
+                error or type(error).__name__,
+                pause_s,
+                exc_info=None if known else error,
+            )
+        self._answered.clear()
+        if not self._draining:
+            try:
+                await asyncio.wait_for(self._answered.wait(), pause_s)
+            except TimeoutError:
+                return
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(2):
+                await self.session.leave()
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("could not give everything back, the master does: %s", error)
+            await self.session.close()
+        await self._client.close()
+        if self._channel is not None:
+            self._channel.close()

@@ -1,0 +1,63 @@
+"""Is this server one that we can work with? Asked once at start, answered in one sentence."""
+
+from __future__ import annotations
+
+import re
+
+from redis.exceptions import ResponseError
+
+from ._scripts import RENEW
+from .client import StreamClient
+from .exceptions import ConfigError, UnsupportedServer
+
+OLDEST = (6, 2)
+NEEDED_ACL = (
+    "+@stream +@connection +ping +type +eval +evalsha +info "
+    "and access to the keys of the stream and its dead-letter stream"
+)
+
+
+async def check_server(client: StreamClient, stream: str) -> None:
+    """Raise UnsupportedServer for a server that is too old or forbids what we need, and
+    ConfigError where ``stream`` is a key of another type.
+    """
+    link, key = client.link(), client.key(stream)
+    try:
+        version = _version(await link.call(key, "INFO", "server"))
+    except ResponseError:  # an ACL may forbid INFO; then the commands themselves must tell
+        version = None
+    if version is not None and version < OLDEST:
+        raise UnsupportedServer(
+            f"{client.endpoint} is Redis {'.'.join(map(str, version))}, but 6.2 or newer (or "
+            "Valkey 7.2 or newer) is needed: consumer recovery relies on XAUTOCLAIM and friends. "
+            "Upgrade the server."
+        )
+    try:
+        kind = (await link.call(key, "TYPE", key)).decode()
+        if kind == "stream":
+            await client.command("XLEN", stream)
+    except ResponseError as error:
+        raise forbidden(client, error) from None
+    if kind not in ("none", "stream"):
+        raise ConfigError(
+            f"key {key!r} on {client.endpoint} is a {kind}, not a stream. Choose another stream "
+            "name or a prefix, or remove that key."
+        )
+    try:
+        await client.script(RENEW, stream, "", "")
+    except ResponseError as error:
+        raise forbidden(client, error) from None
+
+
+def forbidden(client: StreamClient, error: Exception) -> UnsupportedServer:
+    """What to tell the user when an ACL refuses a command."""
+    return UnsupportedServer(
+        f"{client.endpoint} refuses a command that consumers cannot do without ({error}). "
+        f"Allow it for this user, for example: ACL SETUSER name {NEEDED_ACL}."
+    )
+
+
+def _version(info: bytes | str) -> tuple[int, ...] | None:
+    text = info.decode(errors="replace") if isinstance(info, bytes) else str(info)
+    found = re.search(r"redis_version:(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else None
