@@ -59,12 +59,12 @@ class PoolConfig:
             raise ConfigError(
                 f"the target must be module:function, as in app:handler, got {self.target!r}."
             )
-        if self.serializer and self.serializer not in ("json", "msgpack", "pickle"):
-            if not TARGET.match(self.serializer):
-                raise ConfigError(
-                    "serializer must be json, msgpack, pickle or module:object, "
-                    f"got {self.serializer!r}."
-                )
+        known = (None, "json", "msgpack", "pickle")
+        if self.serializer not in known and not TARGET.match(self.serializer or ""):
+            raise ConfigError(
+                "serializer must be json, msgpack, pickle or module:object, "
+                f"got {self.serializer!r}."
+            )
         if not 1 <= self.workers <= MAX_SLOTS:
             raise ConfigError(f"workers must be 1 to {MAX_SLOTS}, got {self.workers}.")
         for name in ("graceful_timeout_s", "connect_timeout_s"):

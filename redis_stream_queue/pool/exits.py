@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-OK = 0  # drained, or everything handled
+OK = 0  # drained, told to leave, or everything handled
 FAILURE = 1  # something broke, or --burst made dead letters
 USAGE = 2  # an option, a name or a key that cannot work
 LOAD_FAILED = 3  # the app could not be loaded
 REDIS = 4  # at start: unreachable, refusing us, or too old
-QUIT = 0  # told to leave at once
 
 
 class Failure(Exception):

@@ -86,11 +86,14 @@ class Master:
         self._started_ms = mono_ms()
         self._acked = RateWindow()
         self._draining = False
+        self._quits = False
         self._exit_code = exits.OK
         self._over: asyncio.Future[int]
         self._connected: asyncio.Event
         self._sweep_now: asyncio.Event
         self._deaths_now: asyncio.Event
+        self._all_gone: asyncio.Event
+        self._changed: asyncio.Event
         self._sweep_at_ms = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -103,6 +106,8 @@ class Master:
         self._connected = asyncio.Event()
         self._sweep_now = asyncio.Event()
         self._deaths_now = asyncio.Event()
+        self._all_gone = asyncio.Event()
+        self._changed = asyncio.Event()
         self._spawner.on_forked = self._forked
         self._spawner.on_exit = self._exited
         self._spawner.on_template_death = self._template_died
@@ -141,14 +146,15 @@ class Master:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._draining = True
         for worker in list(self._by_pid.values()):
             self._spawner.kill(worker.pid)
-        while self._by_pid:
-            await asyncio.sleep(0.005)
+        self._check_drained()
+        await self._all_gone.wait()
         for slot in self.slots:
             if slot.worker and slot.worker.channel:
                 slot.worker.channel.close()
-        if self.recovery is not None and self._exit_code != exits.QUIT:
+        if self.recovery is not None and not self._quits:
             try:
                 async with asyncio.timeout(LAST_WORDS_S):
                     await self.recovery.release_all()
@@ -346,6 +352,7 @@ class Master:
 
     def _ready(self, worker: Worker) -> None:
         worker.go(WorkerState.READY)
+        self._changed.set()
         slot = self.slots[worker.slot]
         slot.failed_starts = 0
         log.debug("slot=%d pid=%d ready as %s", worker.slot, worker.pid, worker.consumer)
@@ -449,13 +456,17 @@ class Master:
             if worker.state is WorkerState.GONE:
                 continue
             self._send_away(worker)
-            slot = self.slots[worker.slot]
-            while not self._draining and (
-                slot.worker is worker
-                or slot.worker is None
-                or slot.worker.state is WorkerState.STARTING
-            ):
-                await asyncio.sleep(0.02)
+            while not self._draining and not self._is_replaced(worker):
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _is_replaced(self, worker: Worker) -> bool:
+        successor = self.slots[worker.slot].worker
+        return (
+            successor is not None
+            and successor is not worker
+            and successor.state is not WorkerState.STARTING
+        )
 
     # -- ticks ---------------------------------------------------------------------------------
 
@@ -587,7 +598,7 @@ class Master:
 
     def _quit(self) -> None:
         log.warning("SIGQUIT: leaving at once")
-        self._exit_code = exits.QUIT
+        self._quits = True
         self._end()
 
     def drain(self, exit_code: int) -> None:
@@ -618,6 +629,7 @@ class Master:
 
     def _check_drained(self) -> None:
         if not self._by_pid and not any(w.pid == 0 for w in self._live()):
+            self._all_gone.set()
             self._end()
 
     def _end(self) -> None:

@@ -22,6 +22,11 @@ from .protocol import Exited, Fork, Forked, Message, decode, encode
 from .rows import Rows
 from .template import template_main
 
+TEMPLATE = (
+    "import socket, sys; from redis_stream_queue.pool.template import template_main; "
+    "template_main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))"
+)
+
 
 class Spawner:
     """Starts and reaps processes.
@@ -60,7 +65,7 @@ class Spawner:
         mine, theirs = channel.pair()
         fds = (theirs.fileno(), self.rows.fd)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "redis_stream_queue.pool.template", *map(str, fds)],
+            [sys.executable, "-c", TEMPLATE, *map(str, fds)],
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
         )

@@ -102,7 +102,3 @@ def _reap(sock: socket.socket) -> None:
         if pid == 0:
             return
         sock.send(encode(Exited(pid, status)))
-
-
-if __name__ == "__main__":
-    template_main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
