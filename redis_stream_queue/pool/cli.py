@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
 import click
 
+from .._cli_url import hide_password
 from ..exceptions import RedisStreamError
 from . import exits
 from .config import DEFAULT_URL, PoolConfig, default_workers
@@ -90,7 +90,7 @@ def main(**options: Any) -> None:
     the status. Exit codes: 0 clean, 1 failure, 2 usage, 3 the app could not be loaded, 4 Redis
     unreachable, refusing us or too old at start.
     """
-    _hide_password()
+    hide_password(options["url"], "redis_stream_queue.pool.cli")
     options["graceful_timeout_s"] = options.pop("graceful_timeout")
     options["connect_timeout_s"] = options.pop("connect_timeout")
     try:
@@ -99,22 +99,6 @@ def main(**options: Any) -> None:
         click.echo(f"rsq-pool: {error}", err=True)
         code = exits.USAGE
     sys.exit(code)
-
-
-def _hide_password() -> None:
-    """A URL with a password on the command line shows in ps: start again with it in the
-    environment."""
-    arguments = sys.argv[1:]
-    for index, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name != "--url":
-            continue
-        if not equals:
-            value = arguments[index + 1] if index + 1 < len(arguments) else ""
-        if "@" in value and value == click.get_current_context().params["url"]:
-            del arguments[index : index + (1 if equals else 2)]
-            os.environ["RSQ_URL"] = value
-            os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *arguments])
 
 
 if __name__ == "__main__":

@@ -50,6 +50,9 @@ class Pool:
             log.error("%s", failure)
             notify("STOPPING=1", f"STATUS={failure}", f"ERRNO={failure.code}")
             return failure.code
+        except Exception:  # a defect of ours: say what it was, and let the service manager decide
+            log.exception("the pool failed")
+            return exits.FAILURE
         finally:
             spawner.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .._clock import mono_ms
@@ -12,7 +13,10 @@ from .metrics import PoolMetrics, WorkerMetrics
 from .rows import COUNTERS, Field, Row
 from .states import WorkerState, move
 
-LAST_ID = (2**64 - 1, 2**64 - 1)
+
+def nobody(_: str) -> bool:
+    """No message is a suspect."""
+    return False
 
 
 @dataclass(eq=False)
@@ -43,14 +47,17 @@ class Worker:
         """Can it take an offer at once?"""
         return self.state is WorkerState.READY and not self.busy and self.offered_until_ms <= now_ms
 
-    def runs(self, entry_id: str, *, one_at_a_time: bool) -> bool:
-        """Is (or was, at its death) this message in its handler's hands?"""
+    def suspects(self, *, one_at_a_time: bool) -> Callable[[str], bool]:
+        """Which messages are in its handler's hands now; stays true when the row is cleared.
+
+        one_at_a_time: the row names the one message that runs; else it is the whole batch.
+        """
         if not self.busy:
-            return False
-        key = id_key(entry_id)
+            return nobody
+        first, last = self.row.id(Field.FIRST_MS), self.row.id(Field.LAST_MS)
         if one_at_a_time:
-            return key == self.row.id(Field.CURRENT_MS)
-        return self.holds(entry_id)
+            first = last = self.row.id(Field.CURRENT_MS)
+        return lambda entry_id: first <= id_key(entry_id) <= last
 
     def holds(self, entry_id: str) -> bool:
         """Is this message in the batch that it handles?"""

@@ -1,0 +1,72 @@
+"""Before the first message: reach Redis, check that it will do, make sure the group is there.
+
+Everything that is wrong here ends the pool with one sentence and its exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+
+from .._clock import mono_ms
+from ..backoff import Backoff
+from ..client import StreamClient
+from ..exceptions import ClusterSlotError, ConfigError, UnsupportedServer
+from ..group import ConsumerGroup
+from ..server_check import check_server, forbidden
+from . import exits
+from .config import Settings
+from .exits import Failure
+
+URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
+
+
+async def connect(client: StreamClient, timeout_s: float) -> None:
+    """Wait until Redis answers, at most ``timeout_s``. Raises Failure."""
+    deadline = mono_ms() + timeout_s * 1000
+    backoff = Backoff()
+    while True:
+        try:
+            async with asyncio.timeout(max(deadline - mono_ms(), 100) / 1000):
+                await client.link().call("", "PING")
+            return
+        except (AuthenticationError, NoPermissionError) as error:
+            raise _refused(client, error) from None
+        except ResponseError as error:
+            if "NOAUTH" in str(error) or "NOPERM" in str(error):
+                raise _refused(client, error) from None
+            last: Exception = error
+        except (RedisError, OSError, TimeoutError) as error:
+            last = error
+        if mono_ms() >= deadline:
+            raise Failure(
+                exits.REDIS,
+                f"cannot reach Redis at {client.endpoint} within {timeout_s:g} s: "
+                f"{str(last) or 'no answer'}. Is it running? Set --url or REDIS_URL.",
+            )
+        await asyncio.sleep(min(backoff.next_s(), max(deadline - mono_ms(), 0) / 1000))
+
+
+def _refused(client: StreamClient, error: Exception) -> Failure:
+    return Failure(
+        exits.REDIS, f"{client.endpoint} refuses the user or password ({error}). {URL_FORM}"
+    )
+
+
+async def prepare(client: StreamClient, settings: Settings) -> ConsumerGroup:
+    """Check the server and create what is missing. Raises Failure."""
+    consumer = settings.consumer
+    group = ConsumerGroup(client, settings.stream, consumer.group)
+    try:
+        await check_server(client, settings.stream)
+        await group.ensure(consumer.dlq_stream, consumer.dlq_group)
+    except UnsupportedServer as error:
+        raise Failure(exits.REDIS, str(error)) from None
+    except (ConfigError, ClusterSlotError) as error:
+        raise Failure(exits.USAGE, str(error)) from None
+    except NoPermissionError as error:
+        raise Failure(exits.REDIS, str(forbidden(client, error))) from None
+    except ResponseError as error:
+        raise Failure(exits.FAILURE, f"{client.endpoint} does not work: {error}.") from None
+    return group

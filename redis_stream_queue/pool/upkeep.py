@@ -1,0 +1,148 @@
+"""The master's clocks: sweep, look after the dead, renew leases, trim. Each goes on by itself.
+
+A clock that meets an error of Redis waits with backoff and tries again, for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+from redis.exceptions import RedisError
+
+from .._clock import mono_ms
+from ..backoff import Backoff
+from ..group import ConsumerGroup, group_is_lost
+from ..message import id_before
+from .config import Settings
+from .recovery import Recovery
+
+log = logging.getLogger("redis_stream_queue")
+
+SWEEP_S = 1.0
+TRIM_S = 5.0
+DEATHS_S = 0.1
+MAX_LEASE_INTERVAL_MS = 1000
+JITTER = 0.1
+
+OUTAGES = (RedisError, OSError, TimeoutError)
+
+
+class Upkeep:
+    """What has to be done for a group again and again."""
+
+    def __init__(self, settings: Settings, group: ConsumerGroup, recovery: Recovery) -> None:
+        self._settings = settings
+        self._group = group
+        self._recovery = recovery
+        self._oldest_unfinished = ""
+        self._sweep_at_ms = 0
+        self._sweep_changed = asyncio.Event()
+        self._deaths = asyncio.Event()
+        self._lease_interval_ms = min(
+            settings.consumer.min_idle_claim_ms // 3, MAX_LEASE_INTERVAL_MS
+        )
+
+    def clocks(self) -> list[Awaitable[NoReturn]]:
+        """Everything that should run, each as a task of its own."""
+        return [
+            self._sweeping(),
+            self._recovering(),
+            self.every(self._lease_interval_ms / 1000, "renewing leases", self._renew),
+            self.every(TRIM_S, "trimming", self._trim),
+        ]
+
+    async def every(
+        self, interval_s: float, what: str, work: Callable[[], Awaitable[None]]
+    ) -> NoReturn:
+        """Do something on a clock of its own."""
+        backoff = Backoff()
+        while True:
+            await asyncio.sleep(_jittered(interval_s))
+            try:
+                await work()
+                backoff.reset()
+            except OUTAGES as error:
+                await self._survive(what, error, backoff)
+
+    async def _survive(self, what: str, error: Exception, backoff: Backoff) -> None:
+        pause_s = backoff.next_s()
+        if group_is_lost(error):
+            await self.restore_group()
+        elif backoff.worth_a_line():
+            log.error("%s: %s, trying again", what, str(error) or type(error).__name__)
+        await asyncio.sleep(pause_s)
+
+    # -- sweeping ------------------------------------------------------------------------------
+
+    def sweep_soon(self, in_ms: int) -> None:
+        """Sweep no later than in so many ms."""
+        at_ms = mono_ms() + in_ms
+        if at_ms < self._sweep_at_ms:
+            self._sweep_at_ms = at_ms
+            self._sweep_changed.set()
+
+    async def _sweeping(self) -> NoReturn:
+        backoff = Backoff()
+        while True:
+            await self._until_sweep_is_due()
+            self._sweep_at_ms = mono_ms() + int(_jittered(SWEEP_S) * 1000)
+            try:
+                next_due_ms = await self._recovery.sweep()
+                backoff.reset()
+            except OUTAGES as error:
+                await self._survive("sweeping", error, backoff)
+            else:
+                if next_due_ms is not None:
+                    self.sweep_soon(next_due_ms)
+
+    async def _until_sweep_is_due(self) -> None:
+        while (wait_ms := self._sweep_at_ms - mono_ms()) > 0:
+            self._sweep_changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._sweep_changed.wait(), wait_ms / 1000)
+
+    # -- the dead ------------------------------------------------------------------------------
+
+    def look_at_deaths(self) -> None:
+        """See to what dead workers held, now."""
+        self._deaths.set()
+
+    async def _recovering(self) -> NoReturn:
+        backoff = Backoff()
+        while True:
+            await self._deaths.wait()
+            self._deaths.clear()
+            try:
+                await self._recovery.look_at_deaths()
+                backoff.reset()
+            except OUTAGES as error:
+                await self._survive("recovering", error, backoff)
+                self._deaths.set()
+            if self._recovery.has_deaths:
+                asyncio.get_running_loop().call_later(DEATHS_S, self._deaths.set)
+
+    # -- leases, trimming, the group itself ----------------------------------------------------
+
+    async def _renew(self) -> None:
+        await self._recovery.renew_leases(self._lease_interval_ms)
+
+    async def _trim(self) -> None:
+        trimmed = await self._recovery.pending.trim(self._settings.consumer.max_stream_size)
+        self._oldest_unfinished = trimmed.oldest_unfinished or self._oldest_unfinished
+
+    async def restore_group(self) -> None:
+        """Create a lost group again behind what is known to be finished."""
+        start_id = id_before(self._oldest_unfinished) if self._oldest_unfinished else "0"
+        try:
+            await self._group.recreate(start_id)
+        except OUTAGES as error:
+            log.warning("cannot create the group again yet: %s", error)
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * (1 + JITTER * random.uniform(-1, 1))
