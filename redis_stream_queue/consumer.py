@@ -24,6 +24,7 @@ from .message import PendingEntry, StreamMessage, id_before
 from .metrics import ConsumerMetrics
 from .pending import Offer
 from .serializers import Serializer
+from .server_check import check_server
 from .session import Session
 from .sweep import Sweep, offer
 
@@ -80,6 +81,7 @@ class StreamConsumer:
             error_hook=error_hook,
         )
         self._sweep = Sweep(self._session.pending, config.policy, self._owner)
+        self._checked = False
         self._named = False
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -132,6 +134,9 @@ class StreamConsumer:
             await self.client.close()
 
     async def _ensure(self) -> None:
+        if not self._checked:
+            await check_server(self.client, self.stream)
+            self._checked = True
         await self.group.ensure(self.config.dlq_stream, self.config.dlq_group)
         if not self._named:
             await self._session.reserve_name()

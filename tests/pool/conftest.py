@@ -1,0 +1,35 @@
+"""Fixtures of the pool's tests: a ledger on a server of the module's own, and pools on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.ledger import APP, Ledger
+from tests.support.pool import PoolProcess
+
+StartPool = Callable[..., PoolProcess]
+
+
+@pytest.fixture
+def ledger(pool_url: str) -> Iterator[Ledger]:
+    made = Ledger(pool_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start_pool(pool_url: str, tmp_path: Path) -> Iterator[StartPool]:
+    """Start a pool on the app with modes; all of them are gone after the test."""
+    with ExitStack() as stack:
+
+        def start(*args: str, target: str = "app:handler", ready: bool = True) -> PoolProcess:
+            pool = stack.enter_context(
+                PoolProcess(APP, *args, url=pool_url, cwd=tmp_path, target=target)
+            )
+            return pool.wait_ready() if ready else pool
+
+        yield start

@@ -1,0 +1,143 @@
+"""What a service manager sees: readiness, watchdog, logs, and first runs without a Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.ledger import Ledger
+from tests.support.pool import PoolProcess
+from tests.support.waiting import wait_until
+
+APP = """
+from redis_stream_queue import per_message, stream_handler
+
+async def buried(message, reason):
+    import os, redis
+    redis.Redis.from_url(os.environ["REDIS_URL"]).rpush("told", f"{message.data['do']} {reason}")
+
+@stream_handler("work", group="crew", dlq_handler=buried, max_deliveries=2, retry_delay_ms=10)
+@per_message
+def handler(message):
+    if message.data["do"] == "die":
+        import os
+        os._exit(1)
+    if message.data["do"] == "raise":
+        raise ValueError("no")
+    print("handled", message.data["do"], flush=True)
+"""
+
+
+class NotifySocket:
+    """The manager's end of sd_notify."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.bind(self.path)
+        self._sock.setblocking(False)
+        self._lines: list[str] = []
+
+    def lines(self) -> list[str]:
+        while True:
+            try:
+                self._lines += self._sock.recv(4096).decode().splitlines()
+            except BlockingIOError:
+                return self._lines
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def test_systemd_hears_ready_status_watchdog_and_stopping(pool_url: str, tmp_path: Path) -> None:
+    """READY once all workers have started, WATCHDOG regularly, STATUS, STOPPING at the drain."""
+    manager = NotifySocket(tmp_path / "notify")
+    try:
+        env = {"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "200000"}
+        with PoolProcess(APP, "--workers", "2", url=pool_url, cwd=tmp_path, env=env) as pool:
+            wait_until(lambda: "READY=1" in manager.lines(), 10, "READY=1")
+            wait_until(lambda: manager.lines().count("WATCHDOG=1") >= 3, 5, "three WATCHDOG=1")
+            pool.send(signal.SIGUSR1)
+            wait_until(
+                lambda: any(line.startswith("STATUS=2 workers") for line in manager.lines()),
+                5,
+                "a STATUS line",
+            )
+            assert "STOPPING=1" not in manager.lines()
+            assert pool.drain() == 0
+            assert "STOPPING=1" in manager.lines()
+    finally:
+        manager.close()
+
+
+def test_a_pool_that_cannot_start_tells_systemd_why(tmp_path: Path) -> None:
+    """No READY, but the reason as STATUS and the exit code as ERRNO."""
+    manager = NotifySocket(tmp_path / "notify")
+    try:
+        env = {"NOTIFY_SOCKET": manager.path}
+        with PoolProcess(
+            "x = 1", "--stream", "s", url="redis://127.0.0.1:1", cwd=tmp_path, env=env
+        ) as pool:
+            assert pool.wait() == 3
+        assert "READY=1" not in manager.lines()
+        assert any("has no 'handler'" in line for line in manager.lines())
+    finally:
+        manager.close()
+
+
+def test_json_logs_are_one_object_a_line(pool_url: str, tmp_path: Path) -> None:
+    """--log-format json: every line of the master and the workers parses."""
+    with PoolProcess(
+        APP, "--workers", "1", "--log-format", "json", url=pool_url, cwd=tmp_path
+    ) as pool:
+        pool.wait_ready()
+        ledger = Ledger(pool_url)
+        ledger.push({"do": "raise"})
+        wait_until(lambda: ledger.redis.llen("told") == 1, 10, "the dlq_handler was told")
+        ledger.close()
+        assert pool.drain() == 0
+    records = [json.loads(line) for line in pool.stderr.splitlines()]
+    assert {r["process"] for r in records} == {"master", "slot=0"}
+    [failure] = [r for r in records if "handler failed" in r["message"]][:1]
+    assert "ValueError: no" in failure["error"]
+
+
+@pytest.mark.parametrize("poison", ["raise", "die"])
+def test_the_dlq_handler_of_a_pool_runs_in_a_worker(
+    pool_url: str, tmp_path: Path, poison: str
+) -> None:
+    """It gets the decoded message and the reason, also when the message killed its workers; then
+    the letter moves."""
+    with PoolProcess(APP, "--workers", "2", url=pool_url, cwd=tmp_path) as pool:
+        pool.wait_ready()
+        ledger = Ledger(pool_url)
+        ledger.push({"do": poison})
+        ledger.wait(lambda: bool(ledger.letters()), "a dead letter")
+        assert ledger.redis.lrange("told", 0, -1) == [f"{poison} max_deliveries".encode()]
+        assert ledger.pending() == 0
+        ledger.close()
+        assert pool.drain() == 0
+
+
+def test_embedded_needs_no_redis(tmp_path: Path) -> None:
+    """--url embedded://DIR starts a private server, keeps its data in DIR, and says so once."""
+    directory = tmp_path / "data"
+    url = f"embedded://{directory}"
+    push = (
+        "import sys; from redis_stream_queue import StreamClient, StreamProducer; "
+        "p = StreamProducer(StreamClient.from_url(sys.argv[1]), 'work'); p.push_sync({'do': 'x'})"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", push, url], check=True, env=env)
+    with PoolProcess(APP, "--burst", "--workers", "1", url=url, cwd=tmp_path) as pool:
+        assert pool.wait() == 0
+        assert "handled x" in pool.stdout
+        assert pool.stderr.count("private server for development") == 1
+    assert not (directory / "server.sock").exists()
