@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import inspect
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
 
 from .exceptions import ConfigError
 
@@ -38,7 +47,7 @@ class Endpoint:
     socket_connect_timeout: float | None = 5.0
     socket_keepalive: bool = True
     socket_keepalive_options: tuple[tuple[int, int], ...] | None = None
-    options: tuple[tuple[str, Any], ...] = ()
+    options: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         """The address without secrets, for messages."""
@@ -75,31 +84,65 @@ class Endpoint:
 
 
 _FIELDS = {f.name for f in dataclasses.fields(Endpoint)}
-_NUMBERS = ("db", "max_connections", "pool_timeout", "socket_timeout", "socket_connect_timeout")
+_OPTIONS = {
+    name
+    for kind in (AbstractConnection, Connection, SSLConnection)
+    for name, parameter in inspect.signature(kind).parameters.items()
+    if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+}
 
 
 def make_endpoint(**settings: Any) -> Endpoint:
-    """Endpoint from keyword arguments; unknown ones become redis-py connection options.
+    """Endpoint from keyword arguments; the others are redis-py connection options.
 
     Raises ConfigError naming the argument.
     """
-    for name in _NUMBERS:
-        value = settings.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ConfigError(f"{name} must be a number, got {value!r}.")
-        if value is not None and value < 0:
-            raise ConfigError(f"{name} must be 0 or more, got {value!r}.")
+    _check_numbers(settings)
+    for host, port in settings.get("nodes", ()):
+        if not isinstance(host, str) or not host:
+            raise ConfigError(f"host must be a non-empty text, got {host!r}.")
+        if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
+            raise ConfigError(f"port must be a whole number from 1 to 65535, got {port!r}.")
+    for name in ("ssl", "socket_keepalive"):
+        if not isinstance(settings.get(name, False), bool):
+            raise ConfigError(f"{name} must be True or False, got {settings[name]!r}.")
     if (keepalive := settings.get("socket_keepalive_options")) is not None:
         settings["socket_keepalive_options"] = tuple(sorted(keepalive.items()))
     known = {name: value for name, value in settings.items() if name in _FIELDS}
     extra = {name: value for name, value in settings.items() if name not in _FIELDS}
+    for name in extra:
+        if name not in _OPTIONS:
+            close = difflib.get_close_matches(name, _OPTIONS | _FIELDS, 1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"{name!r} is no connection option.{hint}")
     try:
-        hash(tuple(extra.items()))
+        hash(tuple(extra.values()))
     except TypeError:
         raise ConfigError(
             f"connection options {sorted(extra)} must be plain values (text, numbers)."
         ) from None
     return Endpoint(**known, options=tuple(sorted(extra.items())))
+
+
+def _check_numbers(settings: dict[str, Any]) -> None:
+    for name, kind, least in (
+        ("db", int, 0),
+        ("max_connections", int, 1),
+        ("pool_timeout", (int, float), 0),
+    ):
+        _check_number(name, settings.get(name, least), kind, least)
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        value = settings.get(name)
+        if value is not None:
+            _check_number(name, value, (int, float), 0)
+            if value == 0:
+                raise ConfigError(f"{name} must be above 0 seconds, or None for no limit, got 0.")
+
+
+def _check_number(name: str, value: Any, kind: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
+        what = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{name} must be {what} of {least} or more, got {value!r}.")
 
 
 def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
@@ -112,7 +155,7 @@ def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
     cluster = scheme.endswith("+cluster")
     if not separator or scheme.removesuffix("+cluster") not in ("redis", "rediss", "unix"):
         raise ConfigError(
-            f"a Redis URL must start with one of {SCHEMES} and '://', got {scheme[:20]!r}. "
+            f"a Redis URL must start with one of {SCHEMES} and '://', {_came(scheme, separator)}. "
             "Example: redis://localhost:6379/0"
         )
     nodes: tuple[tuple[str, int], ...] | None = None
@@ -153,6 +196,13 @@ def _cluster_nodes(rest: str) -> tuple[str, tuple[tuple[str, int], ...]]:
     query = hosts.partition("?")
     first = hosts.split(",")[0].partition("?")[0]
     return f"{credentials}{at}{first}{query[1]}{query[2]}{slash}{tail}", tuple(nodes)
+
+
+def _came(scheme: str, separator: str) -> str:
+    """What stood there instead, without quoting more of it than a scheme (no password)."""
+    if separator and re.fullmatch(r"[a-z+]{1,20}", scheme):
+        return f"got {scheme + '://'!r}"
+    return "but there is none" if not separator else "got something else"
 
 
 def _reason(exc: Exception) -> str:

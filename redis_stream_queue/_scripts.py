@@ -142,6 +142,19 @@ end
 return {page[1], claimed}
 """)
 
+# ARGV: id, most to count
+# Returns how many entries have a greater id; counted in pages, so that none is large.
+COUNT_AFTER = Script("""
+local after, counted, most = ARGV[1], 0, tonumber(ARGV[2])
+while counted < most do
+  local page = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 200)
+  counted = counted + #page
+  if #page < 200 then break end
+  after = page[#page][1]
+end
+return counted
+""")
+
 # ARGV: field, payload...
 # Returns one id, or one error, for each payload.
 PUSH = Script("""

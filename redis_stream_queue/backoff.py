@@ -16,16 +16,19 @@ class Backoff:
         self._first_s = first_s
         self._longest_s = longest_s
         self.tries = 0
+        self.pause_s = 0.0  # the pause that next_s() gave last; 0 while all is well
 
     def reset(self) -> None:
         """It worked."""
         self.tries = 0
+        self.pause_s = 0.0
 
     def next_s(self) -> float:
         """The next pause in seconds."""
         pause_s = min(self._first_s * float(1 << min(self.tries, 30)), self._longest_s)
         self.tries += 1
-        return pause_s * (1 - JITTER * random.random())
+        self.pause_s = pause_s * (1 - JITTER * random.random())
+        return self.pause_s
 
     def worth_a_line(self) -> bool:
         """Say so the 1st, 2nd, 4th, 8th, ... time: an outage of an hour is a dozen lines."""

@@ -33,7 +33,7 @@ LETTER_FIELDS = (
     "dead_letter_ts",
     "last_error",
 )
-REMEMBERED_ERRORS = 1000
+REMEMBERED = 1000
 
 
 class Burial:
@@ -50,29 +50,43 @@ class Burial:
         dlq_stream: str | None,
         dlq_max_len: int | None,
         dlq_handler: DLQHandler | None,
+        max_deliveries: int,
         serializer: Serializer | None,
     ) -> None:
         self.pending = pending
         self.dlq_stream = dlq_stream
         self.dlq_max_len = dlq_max_len
         self.dlq_handler = dlq_handler
+        self.max_deliveries = max_deliveries
         self.serializer = serializer
-        self._errors: OrderedDict[str, str] = OrderedDict()
+        self._known: OrderedDict[str, tuple[str, str]] = OrderedDict()
 
-    def remember(self, entry_id: str, error: str) -> None:
+    def remember(self, entry_id: str, error: str, reason: str = "") -> None:
         """Keep the last error of a message for the letter it may become."""
-        self._errors[entry_id] = error
-        self._errors.move_to_end(entry_id)
-        if len(self._errors) > REMEMBERED_ERRORS:
-            self._errors.popitem(last=False)
+        self._known[entry_id] = (error, reason)
+        self._known.move_to_end(entry_id)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
 
     def known_error(self, entry_id: str) -> str:
         """The last error that is remembered of a message."""
-        return self._errors.get(entry_id, "")
+        return self._known.get(entry_id, ("", ""))[0]
+
+    def known_reason(self, entry_id: str) -> str:
+        """Why a burial that was put off had begun; "" if none was."""
+        return self._known.get(entry_id, ("", ""))[1]
 
     def forget(self, entry_id: str) -> None:
-        if self._errors:
-            self._errors.pop(entry_id, None)
+        if self._known:
+            self._known.pop(entry_id, None)
+
+    async def put_off(
+        self, message: StreamMessage, reason: str, error: str, *, owner: str, delay_ms: int = 1000
+    ) -> None:
+        """Give a dead message back so that the next sweep buries it, and no handler runs it."""
+        self.remember(message.id, error, reason)
+        count = max(message.delivery_count, self.max_deliveries)
+        await self.pending.park(owner, [Parked(message.id, delay_ms, count=count)])
 
     async def bury(
         self,
@@ -91,7 +105,7 @@ class Burial:
         handled = await self.tell_handler(message, reason)
         if self.dlq_stream is None:
             if not handled:
-                await self.pending.park(owner, [Parked(message.id)])
+                await self.put_off(message, reason, error, owner=owner, delay_ms=0)
                 return False
             if self.dlq_handler is None:
                 log.warning(
@@ -104,7 +118,7 @@ class Burial:
             await self.pending.ack([message.id])
             self.forget(message.id)
             return True
-        known = error or self._errors.get(message.id, "")
+        known = error or self.known_error(message.id)
         letter = {
             "original_stream": self.pending.client.key(self.pending.stream),
             "original_id": message.id,

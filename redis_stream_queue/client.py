@@ -16,7 +16,7 @@ from ._keys import prefixed
 from ._replies import entry_message, mapping, text
 from ._scripts import AUTOCLAIM, PUSH, Script
 from .exceptions import ConfigError
-from .message import PendingEntry, StreamMessage, id_before
+from .message import PendingEntry, StreamMessage
 
 PUSH_CHUNK = 1000  # payloads per script call
 PUSH_CHUNK_BYTES = 1 << 20
@@ -111,7 +111,8 @@ class StreamClient:
         if not nodes:
             raise ConfigError(
                 "startup_nodes must be a list with at least one node, as in "
-                f"[{{'host': 'node1', 'port': 6379}}], got {startup_nodes!r}."
+                f"[{{'host': 'node1', 'port': 6379}}], got a {type(startup_nodes).__name__} that "
+                "holds none."
             )
         endpoint = make_endpoint(
             nodes=nodes, password=password, username=username, cluster=True, **options
@@ -125,6 +126,8 @@ class StreamClient:
         return client
 
     def _setup(self, endpoint: Endpoint, prefix: str) -> None:
+        if not isinstance(prefix, str):
+            raise ConfigError(f"prefix must be text, got {prefix!r}.")
         self.endpoint = endpoint
         self.prefix = prefix
         self._links: list[Link] = []
@@ -314,14 +317,6 @@ class StreamClient:
             if "no such key" in str(error).lower():
                 return []
             raise
-
-    async def count_after(self, stream: str, entry_id: str, limit: int) -> int:
-        """Entries with a greater id, up to ``limit`` (their payloads travel: keep it small).
-
-        The fallback where the server does not know a group's lag.
-        """
-        start = f"({entry_id}" if entry_id != "0-0" else id_before(entry_id)
-        return len(await self.command("XRANGE", stream, start, "+", "COUNT", limit))
 
 
 def _maxlen(max_len: int | None) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from ._clock import mono_ms
 from .backoff import Backoff
@@ -109,6 +109,14 @@ class StreamConsumer:
 
         Raises what Redis raises.
         """
+        try:
+            await self._iterate()
+        except ResponseError as error:
+            if group_is_lost(error):  # the next call creates it again
+                await self._restore_group()
+            raise
+
+    async def _iterate(self) -> None:
         await self._ensure()
         messages = await self._session.read(self.config.batch_size, self.config.block_ms)
         await self._handle(messages)
@@ -180,7 +188,6 @@ class StreamConsumer:
         Raises CancelledError when cancelled, ClusterSlotError, and what an ACL forbids at start.
         """
         self._loop = asyncio.get_running_loop()
-        self._stopping = False
         self._stopped = asyncio.Event()
         backoff = Backoff()
         try:
@@ -194,6 +201,7 @@ class StreamConsumer:
                     await self._survive(error, backoff)
         finally:
             self._loop = None
+            self._stopping = False
             await self._leave()
 
     def run_sync(self) -> None:
@@ -252,11 +260,8 @@ class StreamConsumer:
         if group_is_lost(error):
             log.warning("group %s of %s is gone: %s", self.config.group, self.stream, error)
             await asyncio.sleep(min(pause_s, 0.1))
-            self.group.reset()
-            self._named = False
             try:
-                if self._oldest_unfinished:
-                    await self.group.recreate(id_before(self._oldest_unfinished))
+                await self._restore_group()
             except (RedisError, OSError) as again:
                 log.warning("cannot create it yet: %s", again)
             return
@@ -271,6 +276,13 @@ class StreamConsumer:
             )
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), pause_s)
+
+    async def _restore_group(self) -> None:
+        """Create a lost group again behind what is known to be finished."""
+        self.group.reset()
+        self._named = False
+        if self._oldest_unfinished:
+            await self.group.recreate(id_before(self._oldest_unfinished))
 
     async def _leave(self) -> None:
         try:

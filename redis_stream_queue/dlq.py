@@ -14,14 +14,18 @@ from .message import StreamMessage
 
 PAGE = 100
 
-# KEYS: dead-letter stream, target stream. ARGV: letter id, fields added at burial
+# KEYS: dead-letter stream, target stream. ARGV: letter id, names of the fields added at burial
 # Copies the letter without what burial added to the end of the target, then deletes it.
 # Returns the new id, or 0 if the letter is gone.
 REQUEUE = Script("""
 local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not letter then return 0 end
-local fields, keep = letter[2], #letter[2]
-if keep > 2 * tonumber(ARGV[2]) then keep = keep - 2 * tonumber(ARGV[2]) end
+local fields, added = letter[2], #ARGV - 1
+local keep = #fields - 2 * added
+for i = 1, added do
+  if fields[keep + 2 * i - 1] ~= ARGV[i + 1] then keep = #fields break end
+end
+if keep < 2 then keep = #fields end
 local add = {'XADD', KEYS[2], '*'}
 for i = 1, keep do add[#add + 1] = fields[i] end
 local id = redis.call(unpack(add))
@@ -62,9 +66,7 @@ class DeadLetterQueue:
         moved = 0
         for letter_id, target in await self._targets(ids, to):
             keys = [self.client.key(self.dlq_stream), target]
-            reply: Any = await self.client.link().script(
-                REQUEUE, keys, letter_id, len(LETTER_FIELDS)
-            )
+            reply: Any = await self.client.link().script(REQUEUE, keys, letter_id, *LETTER_FIELDS)
             moved += reply != 0
         return moved
 

@@ -9,11 +9,12 @@ from typing import TypedDict
 from redis.exceptions import ResponseError
 
 from ._keys import check_same_slot, parking_due_ms
+from ._scripts import COUNT_AFTER
 from .client import StreamClient
 from .message import ConsumerInfo, PendingEntry, StreamStats, id_key
 from .pending import PendingList
 
-COUNT_LIMIT = 1000  # entries counted where the server does not know the lag
+COUNT_LIMIT = 20_000  # entries counted where the server does not know the lag; else all count
 
 
 class Health(TypedDict):
@@ -45,8 +46,8 @@ class ConsumerGroup:
         self.group = group
         self._pending = PendingList(client, stream, group)
 
-    def _name(self) -> tuple[int, object, str, str]:
-        return os.getpid(), self.client.endpoint, self.client.key(self.stream), self.group
+    def _name(self, stream: str, group: str) -> tuple[int, object, str, str]:
+        return os.getpid(), self.client.endpoint, self.client.key(stream), group
 
     async def ensure(self, dlq_stream: str | None = None, dlq_group: str | None = None) -> None:
         """Create the stream and the group where they are missing; remembered in this process.
@@ -56,16 +57,19 @@ class ConsumerGroup:
         """
         if self.client.endpoint.cluster and dlq_stream is not None:
             check_same_slot(self.client.key(self.stream), self.client.key(dlq_stream))
-        if self._name() in self._known:
-            return
-        await self.client.create_group(self.stream, self.group)
+        await self._ensure(self.stream, self.group)
         if dlq_stream is not None and dlq_group is not None:
-            await self.client.create_group(dlq_stream, dlq_group)
-        self._known.add(self._name())
+            await self._ensure(dlq_stream, dlq_group)
+
+    async def _ensure(self, stream: str, group: str) -> None:
+        name = self._name(stream, group)
+        if name not in self._known:
+            await self.client.create_group(stream, group)
+            self._known.add(name)
 
     def reset(self) -> None:
-        """Forget that the group exists; the next ensure() looks again."""
-        self._known.discard(self._name())
+        """Forget which groups exist; the next ensure() looks again."""
+        self._known.clear()
 
     async def recreate(self, start_id: str) -> None:
         """Create a lost group again so that it starts after ``start_id``.
@@ -119,7 +123,7 @@ class ConsumerGroup:
         return [ConsumerInfo(c["name"], c["pending"], c["idle"]) for c in lines]
 
     async def _count_lag(self, last_id: str, length: int) -> int:
-        counted = await self.client.count_after(self.stream, last_id, COUNT_LIMIT)
+        counted = int(await self.client.script(COUNT_AFTER, self.stream, last_id, COUNT_LIMIT))
         return counted if counted < COUNT_LIMIT else length
 
     async def health_check(
@@ -145,8 +149,6 @@ class ConsumerGroup:
                     f"consumer {consumer.name} holds {consumer.pending} message(s) and has been "
                     f"idle for {consumer.idle_ms} ms (limit {max_idle_ms})"
                 )
-        if stats.dlq_length:
-            issues.append(f"dead-letter stream {dlq_stream} holds {stats.dlq_length} message(s)")
         return {"healthy": not issues, "issues": issues, "stats": stats}
 
     async def pending_details(self, count: int = 100) -> list[PendingEntry]:

@@ -148,8 +148,11 @@ def run_batch(handler: Handler, work: Work) -> None:
         result = handler(list(batch))
     except (Exception, SystemExit) as error:  # the app's error is the batch's verdict
         work.fail(batch, error)
-    else:
+        return
+    try:
         _note_result(work, batch, result)
+    except Exception as error:  # a generator's body runs only now
+        work.fail(batch, error)
 
 
 async def run_batch_async(handler: Handler, work: Work) -> None:
@@ -163,8 +166,11 @@ async def run_batch_async(handler: Handler, work: Work) -> None:
         if _is_cancelled(error):
             raise
         work.fail(batch, error)
-    else:
+        return
+    try:
         _note_result(work, batch, result)
+    except Exception as error:  # a generator's body runs only now
+        work.fail(batch, error)
 
 
 def _is_cancelled(error: BaseException) -> bool:
@@ -186,14 +192,15 @@ def _note_result(work: Work, batch: list[StreamMessage], result: Any) -> None:
             type(result).__name__,
         )
     else:
-        ids = set(result)
-    unknown = ids - {m.id for m in batch}
-    if unknown:
-        log.warning(
-            "the handler returned %d id(s) that were not in its batch, ignored: %s",
-            len(unknown),
-            ", ".join(map(str, list(unknown)[:5])),
-        )
+        known = {m.id for m in batch}
+        returned = list(result)
+        ids = {item for item in returned if isinstance(item, str) and item in known}
+        if foreign := [item for item in returned if not isinstance(item, str) or item not in known]:
+            log.warning(
+                "the handler returned %d id(s) that were not in its batch, ignored: %s",
+                len(foreign),
+                ", ".join(repr(item)[:80] for item in foreign[:5]),
+            )
     for message in batch:
         work.finish(message, DONE if message.id in ids else NOT_ACKNOWLEDGED)
 

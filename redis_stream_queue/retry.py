@@ -44,6 +44,7 @@ class RetryHandler:
             dlq_stream=None,
             dlq_max_len=None,
             dlq_handler=dlq_handler,
+            max_deliveries=max_deliveries,
             serializer=serializer or JsonSerializer(),
         )
 
@@ -60,7 +61,8 @@ class RetryHandler:
             if gone:
                 log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
             for message in messages:
-                buried += await self._burial.bury(message, MAX_DELIVERIES, owner=name)
+                reason = self._burial.known_reason(message.id) or MAX_DELIVERIES
+                buried += await self._burial.bury(message, reason, owner=name)
             if sweep.at_start:
                 break
         await self._pending.prune(name)

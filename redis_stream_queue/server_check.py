@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from ._scripts import RENEW
 from .client import StreamClient
@@ -18,9 +18,7 @@ NEEDED_ACL = (
 
 
 async def check_server(client: StreamClient, stream: str) -> None:
-    """Raise UnsupportedServer for a server that is too old or forbids what we need, and
-    ConfigError where ``stream`` is a key of another type.
-    """
+    """Raise UnsupportedServer for a server that is too old or forbids scripts."""
     link, key = client.link(), client.key(stream)
     try:
         version = _version(await link.call(key, "INFO", "server"))
@@ -33,20 +31,26 @@ async def check_server(client: StreamClient, stream: str) -> None:
             "Upgrade the server."
         )
     try:
-        kind = (await link.call(key, "TYPE", key)).decode()
-        if kind == "stream":
-            await client.command("XLEN", stream)
+        await client.script(RENEW, stream, "", "")
     except ResponseError as error:
-        raise forbidden(client, error) from None
+        if is_forbidden(error):
+            raise forbidden(client, error) from None
+
+
+async def check_stream(client: StreamClient, stream: str) -> None:
+    """Raise ConfigError where ``stream`` is a key of another type."""
+    key = client.key(stream)
+    kind = (await client.link().call(key, "TYPE", key)).decode()
     if kind not in ("none", "stream"):
         raise ConfigError(
             f"key {key!r} on {client.endpoint} is a {kind}, not a stream. Choose another stream "
             "name or a prefix, or remove that key."
         )
-    try:
-        await client.script(RENEW, stream, "", "")
-    except ResponseError as error:
-        raise forbidden(client, error) from None
+
+
+def is_forbidden(error: Exception) -> bool:
+    """Does an ACL refuse the command or the key?"""
+    return isinstance(error, NoPermissionError) or "permission" in str(error).lower()
 
 
 def forbidden(client: StreamClient, error: Exception) -> UnsupportedServer:

@@ -22,6 +22,7 @@ from ._clock import mono_ms
 from ._connections import Channel, Command, first_error
 from ._keys import worker_name
 from ._replies import entry_message
+from .backoff import Backoff
 from .burial import Burial
 from .client import StreamClient, read_command, read_entries, read_timeout_s
 from .config import ConsumerConfig
@@ -40,7 +41,6 @@ MAX_RENEW_INTERVAL_MS = 1000
 UNBLOCK_PAUSE_S = 0.002
 BLOCK_WITHOUT_UNBLOCK_MS = 250  # where an ACL forbids CLIENT ID or CLIENT UNBLOCK
 RESERVE_TRIES = 20
-BURY_AGAIN_MS = 1000
 
 ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
 RunPlain = Callable[[Callable[[], None]], Awaitable[None]]
@@ -114,6 +114,7 @@ class Session:
             dlq_stream=config.dlq_stream,
             dlq_max_len=config.dlq_max_len,
             dlq_handler=dlq_handler,
+            max_deliveries=config.max_deliveries,
             serializer=self.serializer if config.payload_field is not None else None,
         )
         self.held: dict[str, StreamMessage] = {}
@@ -128,7 +129,7 @@ class Session:
         self._unblocker: asyncio.Task[None] | None = None
         self._read_broken = False
         self._renewed_at_ms = 0
-        self._renew_interval_ms = min(config.min_idle_claim_ms // 3, MAX_RENEW_INTERVAL_MS)
+        self._keeper: asyncio.Task[None] | None = None
 
     # -- the name ------------------------------------------------------------------------------
 
@@ -147,6 +148,7 @@ class Session:
     async def leave(self) -> None:
         """Settle what is done, give the rest back uncounted, and remove the name."""
         if self.name:
+            await self._end_broken_read()
             await self.settle()
             await self.flush_acks()
             self.release(list(self.held.values()))
@@ -158,8 +160,9 @@ class Session:
 
     async def close(self) -> None:
         """Close the reading connection."""
-        if self._unblocker is not None:
-            self._unblocker.cancel()
+        for task in (self._unblocker, self._keeper):
+            if task is not None:
+                task.cancel()
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
@@ -173,11 +176,8 @@ class Session:
         first returns what the server delivered and this process never saw.
         """
         await self.settle()
-        if self._read_broken:
-            offers = (await self._stranded())[:count]
-            self._read_broken = len(offers) == count
-            if offers:
-                return await self.take(offers)
+        if self._read_broken and (stranded := await self._take_stranded(count)):
+            return stranded
         if self._channel is None:
             self._channel = self.client.channel(self.stream)
         if self._channel.connection is not None and self._channel.client_id is None:
@@ -226,7 +226,9 @@ class Session:
 
     async def take(self, offers: Sequence[Offer]) -> list[StreamMessage]:
         """Take over entries that are still as they were seen."""
+        self._read_broken = True  # until the reply is here, what it takes may be stranded
         messages, gone = await self.pending.take(self.name, offers)
+        self._read_broken = False
         if gone:
             log.warning(
                 "%d message(s) of %s were deleted before they were handled: %s",
@@ -236,13 +238,16 @@ class Session:
             )
         return self._hold(messages)
 
-    def _hold(self, messages: list[StreamMessage]) -> list[StreamMessage]:
+    def _hold(self, messages: list[StreamMessage], *, count: bool = True) -> list[StreamMessage]:
         if messages:
             if not self.held:
                 self._renewed_at_ms = mono_ms()
             for message in messages:
                 self.held[message.id] = message
-            self.meter.read.record(len(messages))
+            if count:
+                self.meter.read.record(len(messages))
+            if self._keeper is None or self._keeper.done():
+                self._keeper = asyncio.ensure_future(self._keep_leases())
         return messages
 
     async def _stranded(self) -> list[Offer]:
@@ -253,6 +258,26 @@ class Session:
             for e in entries
             if e.id not in self.held
         ]
+
+    async def _take_stranded(self, count: int) -> list[StreamMessage]:
+        """A batch of what is stranded; the last permitted delivery of a message comes alone."""
+        await self._end_broken_read()
+        offers = await self._stranded()
+        alone = [offer for offer in offers if self.config.policy.is_last(offer.new_count)]
+        chosen = alone[:1] or offers[:count]
+        messages = await self.take(chosen)
+        self._read_broken = len(chosen) < len(offers)
+        return messages
+
+    async def _end_broken_read(self) -> None:
+        """Make sure that the server no longer serves a read whose reply nobody waits for."""
+        channel = self._channel
+        if not self._read_broken or channel is None or channel.client_id is None:
+            return
+        with contextlib.suppress(ResponseError):  # gone already, or an ACL forbids it
+            link, key = self.client.link(), self.client.key(self.stream)
+            await link.call(key, "CLIENT", "KILL", "ID", channel.client_id)
+        await channel.close()
 
     # -- handling ------------------------------------------------------------------------------
 
@@ -313,24 +338,31 @@ class Session:
             await self._run_plain(lambda: run_batch(handler, work))
 
     async def _tend(self, task: asyncio.Task[None], work: Work) -> None:
-        """Until the handler ends: settle what is done, renew the rest, give back on request."""
+        """Until the handler ends: settle what is done, give back on request."""
+        backoff = Backoff()
         while True:
-            await asyncio.wait({task}, timeout=ACK_DELAY_S)
+            await asyncio.wait({task}, timeout=ACK_DELAY_S + backoff.pause_s)
             if task.done():
                 return
             self.release(self.hooks.tending(work))
             self._collect(work)
-            try:
-                if mono_ms() - self._renewed_at_ms >= self._renew_interval_ms:
-                    work.lost |= await self.renew()
-                await self.settle()
-                await self.flush_acks()
-            except (RedisError, OSError) as error:
+            await self._try_to_settle(backoff)
+
+    async def _try_to_settle(self, backoff: Backoff) -> None:
+        try:
+            await self.flush_acks()
+            await self.settle()
+            backoff.reset()
+        except (RedisError, OSError) as error:
+            backoff.next_s()
+            if backoff.worth_a_line():
                 log.warning("Redis did not answer while a handler ran: %s", error)
 
     async def _cancelled(self, task: asyncio.Task[None], work: Work) -> None:
         """The consumer is cancelled: start nothing more; a plain handler cannot be interrupted."""
         self.release(work.withdraw())
+        self._collect(work)
+        await self._try_to_settle(Backoff())
         if is_async(self.handler):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -341,13 +373,34 @@ class Session:
         if self._work is not None:
             self.release(self._work.withdraw())
 
+    async def _keep_leases(self) -> None:
+        """Renew what is held, whatever else goes on, as long as anything is held."""
+        interval_ms = min(max(self.config.min_idle_claim_ms // 3, 1), MAX_RENEW_INTERVAL_MS)
+        backoff = Backoff()
+        while self.held:
+            await asyncio.sleep(interval_ms / 1000)
+            if mono_ms() - self._renewed_at_ms < interval_ms // 2:
+                continue
+            try:
+                await self._renew_and_note()
+                backoff.reset()
+            except (RedisError, OSError) as error:
+                backoff.next_s()
+                if backoff.worth_a_line():
+                    log.warning("the leases could not be renewed: %s", error)
+
+    async def _renew_and_note(self) -> None:
+        lost = await self.renew()
+        if self._work is not None:
+            self._work.lost |= lost
+
     async def renew(self) -> set[str]:
         """Renew the leases of all that is held; returns the ids that others have taken."""
         lost = await self.pending.renew(self.name, list(self.held))
         self._renewed_at_ms = mono_ms()
         self.hooks.renewed()
         for entry_id in lost:
-            del self.held[entry_id]
+            self.held.pop(entry_id, None)
         lost -= self._to_ack.keys()
         if lost:
             log.warning("%d message(s) were taken over by others: %s", len(lost), sorted(lost)[:5])
@@ -424,17 +477,22 @@ class Session:
         """Take over dead entries and bury them; returns how many were buried."""
         before = self.meter.dlq
         owners = {offer.id: offer.owner for offer in offers}
+        self._read_broken = True
         messages, gone = await self.pending.take(self.name, offers)
         if gone:
             log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
+        self._read_broken = False
         for message in messages:
-            self.held[message.id] = message
-            self._to_bury[message.id] = _Dead(message, reason, error, owners[message.id])
+            why = self.burial.known_reason(message.id) or reason
+            self._to_bury[message.id] = _Dead(message, why, error, owners[message.id])
+        self._hold(messages, count=False)
         await self.settle()
         return self.meter.dlq - before
 
     async def settle(self) -> None:
-        """Park and bury what waits for it."""
+        """Park and bury what waits for it; a slow dlq_handler holds up no acknowledgement."""
+        if self._to_bury:
+            await self.flush_acks()
         if self._to_park:
             parked = dict(self._to_park)
             await self.pending.park(self.name, parked.values())
@@ -459,8 +517,7 @@ class Session:
             )
         except ResponseError as refused:  # OOM, NOPERM, wrong type: the letter waits
             log.error("message %s could not be buried, trying again: %s", message.id, refused)
-            self.burial.remember(message.id, dead.error)
-            await self.pending.park(self.name, [Parked(message.id, BURY_AGAIN_MS)])
+            await self.burial.put_off(message, dead.reason, dead.error, owner=self.name)
             return
         self.meter.dlq += buried
         self.hooks.counted(self.meter)

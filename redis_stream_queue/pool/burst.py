@@ -66,7 +66,10 @@ class Burst:
                     if group["pending"]:
                         return False
                     last = str(group["last-delivered-id"])
-                    return not await self._client.count_after(self._pending.stream, last, 1)
+                    newer = await self._client.command(
+                        "XRANGE", self._pending.stream, f"({last}", "+", "COUNT", 1
+                    )
+                    return not newer
         except (RedisError, OSError, TimeoutError) as error:
             log.debug("cannot look at the backlog: %s", error)
         return False

@@ -14,7 +14,7 @@ from ..backoff import Backoff
 from ..client import StreamClient
 from ..exceptions import ClusterSlotError, ConfigError, UnsupportedServer
 from ..group import ConsumerGroup
-from ..server_check import check_server, forbidden
+from ..server_check import check_server, check_stream, forbidden, is_forbidden
 from . import exits
 from .config import Settings
 from .exits import Failure
@@ -60,13 +60,16 @@ async def prepare(client: StreamClient, settings: Settings) -> ConsumerGroup:
     group = ConsumerGroup(client, settings.stream, consumer.group)
     try:
         await check_server(client, settings.stream)
+        await check_stream(client, settings.stream)
+        if consumer.dlq_stream is not None:
+            await check_stream(client, consumer.dlq_stream)
         await group.ensure(consumer.dlq_stream, consumer.dlq_group)
     except UnsupportedServer as error:
         raise Failure(exits.REDIS, str(error)) from None
     except (ConfigError, ClusterSlotError) as error:
         raise Failure(exits.USAGE, str(error)) from None
-    except NoPermissionError as error:
-        raise Failure(exits.REDIS, str(forbidden(client, error))) from None
     except ResponseError as error:
+        if is_forbidden(error):
+            raise Failure(exits.REDIS, str(forbidden(client, error))) from None
         raise Failure(exits.FAILURE, f"{client.endpoint} does not work: {error}.") from None
     return group

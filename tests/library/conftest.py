@@ -1,0 +1,83 @@
+"""Fixtures of the library's tests: a client and a stream name of one's own."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from redis_stream_queue import StreamClient
+from tests.conftest import SharedServers
+from tests.library.kit import Bench
+from tests.support.servers import Server
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def stream() -> str:
+    """A new name each time: the library remembers in a process which groups exist."""
+    return f"orders{next(_numbers)}"
+
+
+@pytest_asyncio.fixture
+async def client(client_url: str) -> AsyncIterator[StreamClient]:
+    """A client of fakeredis and of each real server in turn, empty."""
+    client = StreamClient.from_url(client_url)
+    yield client
+    await StreamClient.close_all()
+
+
+@pytest_asyncio.fixture
+async def real_client(redis_url: str) -> AsyncIterator[StreamClient]:
+    """A client of each real server in turn, for what fakeredis cannot do."""
+    client = StreamClient.from_url(redis_url)
+    yield client
+    await StreamClient.close_all()
+
+
+@pytest.fixture
+def server(shared_servers: SharedServers) -> Server:
+    """One real server (valkey-9.1), empty, for what does not depend on its version."""
+    server = shared_servers.get("valkey-9.1")
+    server.flush()
+    return server
+
+
+@pytest_asyncio.fixture
+async def server_client(server: Server) -> AsyncIterator[StreamClient]:
+    """A client of that one server."""
+    client = StreamClient.from_url(server.url)
+    yield client
+    await StreamClient.close_all()
+
+
+@pytest_asyncio.fixture
+async def bench(client: StreamClient, stream: str) -> AsyncIterator[Bench]:
+    """A stream with producers and consumers on fakeredis and on each real server."""
+    async with Bench(client, stream) as bench:
+        yield bench
+
+
+@pytest_asyncio.fixture
+async def real_bench(real_client: StreamClient, stream: str) -> AsyncIterator[Bench]:
+    """The same on each real server."""
+    async with Bench(real_client, stream) as bench:
+        yield bench
+
+
+@pytest_asyncio.fixture
+async def server_bench(server_client: StreamClient, stream: str) -> AsyncIterator[Bench]:
+    """The same on one real server."""
+    async with Bench(server_client, stream) as bench:
+        yield bench
+
+
+@pytest.fixture
+def warnings_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the library says at level WARNING and above."""
+    caplog.set_level(logging.WARNING, logger="redis_stream_queue")
+    return caplog
