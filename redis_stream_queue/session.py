@@ -108,6 +108,7 @@ class Session:
         self.hooks = hooks or Hooks()
         self.meter = ConsumerMeter()
         self.name = config.worker_name or ""
+        self._asked_for = ""
         self.pending = PendingList(client, stream, config.group, config.payload_field)
         self.burial = Burial(
             self.pending,
@@ -139,14 +140,16 @@ class Session:
             await self.pending.reserve(self.name)
             return
         for _ in range(RESERVE_TRIES):
-            name = worker_name(self.config.group, socket.gethostname())
+            name = self._asked_for = worker_name(self.config.group, socket.gethostname())
             if await self.pending.reserve(name):
-                self.name = name
+                self.name, self._asked_for = name, ""
                 return
         raise RuntimeError(f"no free consumer name in group {self.config.group!r}")
 
     async def leave(self) -> None:
         """Settle what is done, give the rest back uncounted, and remove the name."""
+        if self._asked_for:  # cancelled in between: it may be ours
+            await self.pending.prune(self._asked_for)
         if self.name:
             await self._end_broken_read()
             await self.settle()
