@@ -35,7 +35,7 @@ from .pool.loading import SERIALIZERS, LoadError, load_serializer
 from .serializers import Serializer
 
 READ_BYTES = 1 << 18
-ANSWER_S = 10.0
+ANSWER_S = 5.0
 PUSH_S = 60.0  # a chunk may be long and the line slow
 INTERRUPTED = 130  # as a shell reports SIGINT
 URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
@@ -116,8 +116,11 @@ class Redis:
         """Run to the end. Raises what the work raises, and TimeoutError."""
 
         async def limited() -> T:
-            async with asyncio.timeout(timeout_s):
-                return await work()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await work()
+            except TimeoutError:
+                raise TimeoutError(f"no answer within {timeout_s:g} s") from None
 
         return self._runner.run(limited())
 
@@ -126,7 +129,7 @@ class Redis:
 
         key: the key it is about. after: said at the end.
         """
-        why = " ".join(str(error).split()).rstrip(".") or "no answer in time"
+        why = " ".join(str(error).split()).rstrip(".")
         where = self.client.endpoint
         code = exits.REDIS
         if isinstance(error, NoPermissionError) or "NOPERM" in why:

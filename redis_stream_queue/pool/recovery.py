@@ -6,6 +6,7 @@ script. What no idle worker can take is parked as due now, and offered as soon a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -77,6 +78,8 @@ class Recovery:
         self._rows = rows
         self._workers = workers
         self._sweep = Sweep(self.pending, self.policy, self._owner)
+        self._sweeping = asyncio.Lock()
+        self._burying = asyncio.Lock()
         self._deaths: dict[str, Death] = {}
         self._offers: deque[Due] = deque()
         self._queued: set[str] = set()
@@ -134,6 +137,9 @@ class Recovery:
         left = [due for due in self._offers if due.offer.owner == death.consumer]
         if not left:
             return
+        for due in left:  # before anything is awaited: nobody may be offered them meanwhile
+            self._offers.remove(due)
+            self._queued.discard(due.offer.id)
         await self.pending.park(
             death.consumer,
             [
@@ -145,9 +151,6 @@ class Recovery:
                 for due in left
             ],
         )
-        for due in left:
-            self._offers.remove(due)
-            self._queued.discard(due.offer.id)
         await self.sweep()
 
     async def _remove_name(self, death: Death) -> None:
@@ -174,6 +177,10 @@ class Recovery:
 
         Bounded: a long list is continued by the next call (0 = call again at once).
         """
+        async with self._sweeping:
+            return await self._sweep_pages()
+
+    async def _sweep_pages(self) -> int | None:
         dead: list[Due] = []
         for _ in range(PAGES_PER_TICK):
             if len(self._offers) >= MOST_OFFERS:
@@ -231,12 +238,13 @@ class Recovery:
                 self._queue(due)
             return
         undertaker = self.undertaker
-        if not undertaker.name:
-            await undertaker.reserve_name()
-        for due in dead:
-            known = undertaker.burial.known_error(due.offer.id)
-            await undertaker.bury([due.offer], MAX_DELIVERIES, due.error or known)
-        await self.pending.prune(undertaker.name)
+        async with self._burying:
+            if not undertaker.name:
+                await undertaker.reserve_name()
+            for due in dead:
+                known = undertaker.burial.known_error(due.offer.id)
+                await undertaker.bury([due.offer], MAX_DELIVERIES, due.error or known)
+            await self.pending.prune(undertaker.name)
 
     # -- offers --------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -25,14 +24,15 @@ class Worker:
 
     slot: int
     life: int
+    row_number: int
     row: Row
-    sock: socket.socket
     channel: Channel | None = None
     pid: int = 0
     consumer: str = ""
     state: WorkerState = WorkerState.STARTING
     loaded: bool = False
     told_to_go: bool = False
+    retiring: bool = False  # a successor is on its way
     killed: str = ""  # why the master killed it
     offered_until_ms: int = 0
 
@@ -67,52 +67,43 @@ class Worker:
 
 @dataclass
 class Slot:
-    """A worker number over all its lives."""
+    """A worker number over all its lives; for a moment it may have two, an old and a new one.
+
+    failed_starts: lives in a row that ended before they were ready.
+    """
 
     number: int
-    row: Row
-    worker: Worker | None = None
-    lives: int = 0
+    lives: list[Worker] = field(default_factory=list)
+    lives_so_far: int = 0
     failed_starts: int = 0
-    not_before_ms: int = 0
     past: dict[Field, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
 
-    def total(self, counter: Field) -> int:
-        return self.past[counter] + self.row[counter]
+    @property
+    def active(self) -> Worker | None:
+        """The life that works or is about to; None while the slot needs a new one."""
+        for worker in reversed(self.lives):
+            if worker.state in (WorkerState.STARTING, WorkerState.READY):
+                return worker
+        return None
 
-    def bury_life(self) -> None:
-        """Keep the counters of the life that ended, and clear the row for the next one."""
+    def total(self, counter: Field) -> int:
+        return self.past[counter] + sum(worker.row[counter] for worker in self.lives)
+
+    def remove(self, worker: Worker) -> None:
+        """A life has ended: keep its counters, and clear its row for another one."""
         for counter in COUNTERS:
-            self.past[counter] += self.row[counter]
-        self.row.clear()
+            self.past[counter] += worker.row[counter]
+        worker.row.clear()
+        self.lives.remove(worker)
 
 
 def snapshot(
     slots: list[Slot], *, started_ms: int, replaced: int, buried: int, acked_per_s: float
 ) -> PoolMetrics:
     """PoolMetrics from the rows; ``buried``: dead letters that the master made itself."""
-    now = mono_ms()
-    workers = []
-    for slot in slots:
-        worker, row = slot.worker, slot.row
-        busy_since, read_at = row[Field.BUSY_SINCE], row[Field.READ_AT]
-        workers.append(
-            WorkerMetrics(
-                slot=slot.number,
-                pid=worker.pid if worker else 0,
-                state=worker.state.value if worker else WorkerState.GONE.value,
-                consumer=worker.consumer if worker else "",
-                busy_ms=max(now - busy_since, 1) if busy_since else 0,
-                poll_age_ms=now - read_at if read_at else 0,
-                read=slot.total(Field.READ),
-                acked=slot.total(Field.ACKED),
-                errors=slot.total(Field.ERRORS),
-                dead=slot.total(Field.DEAD),
-                batches=slot.total(Field.BATCHES),
-            )
-        )
+    workers = [_line(slot, mono_ms()) for slot in slots]
     return PoolMetrics(
-        uptime_s=(now - started_ms) / 1000,
+        uptime_s=(mono_ms() - started_ms) / 1000,
         read=sum(w.read for w in workers),
         acked=sum(w.acked for w in workers),
         errors=sum(w.errors for w in workers),
@@ -121,4 +112,23 @@ def snapshot(
         replaced=replaced,
         acked_per_s=acked_per_s,
         workers=workers,
+    )
+
+
+def _line(slot: Slot, now_ms: int) -> WorkerMetrics:
+    worker = slot.active or (slot.lives[-1] if slot.lives else None)
+    busy_since = worker.row[Field.BUSY_SINCE] if worker else 0
+    read_at = worker.row[Field.READ_AT] if worker else 0
+    return WorkerMetrics(
+        slot=slot.number,
+        pid=worker.pid if worker else 0,
+        state=worker.state.value if worker else WorkerState.GONE.value,
+        consumer=worker.consumer if worker else "",
+        busy_ms=max(now_ms - busy_since, 1) if busy_since else 0,
+        poll_age_ms=now_ms - read_at if read_at else 0,
+        read=slot.total(Field.READ),
+        acked=slot.total(Field.ACKED),
+        errors=slot.total(Field.ERRORS),
+        dead=slot.total(Field.DEAD),
+        batches=slot.total(Field.BATCHES),
     )

@@ -1,7 +1,8 @@
-"""Shared memory: one row per slot, written by the worker and read by the master, without system
-calls. It outlives the worker, so after a crash it still says what was running and what was counted.
+"""Shared memory: one row per worker life, written by the worker and read by the master.
 
-Every field is one aligned 64-bit word; times are milliseconds of _clock.mono_ms().
+Neither needs a system call for it. A row outlives its worker, so after a crash it still says what
+was running and what was counted. Every field is one aligned 64-bit word; times are milliseconds of
+_clock.mono_ms().
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from enum import IntEnum
 
 WORD = 8
 ROW_WORDS = 32
-MAX_SLOTS = 1024
+MAX_ROWS = 1024
+MAX_SLOTS = MAX_ROWS // 2  # a slot may have an old and a new life
 
 
 class Field(IntEnum):
@@ -38,13 +40,13 @@ COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES)
 
 
 class Row:
-    """The row of one slot."""
+    """The row of one life."""
 
     __slots__ = ("_base", "_words")
 
-    def __init__(self, words: memoryview, slot: int) -> None:
+    def __init__(self, words: memoryview, number: int) -> None:
         self._words = words
-        self._base = (slot + 1) * ROW_WORDS
+        self._base = (number + 1) * ROW_WORDS
 
     def __getitem__(self, field: Field) -> int:
         return int(self._words[self._base + field])
@@ -72,15 +74,15 @@ class Rows:
     """All rows, in memory that parent and children share through a file descriptor."""
 
     def __init__(self, fd: int | None = None) -> None:
-        size = (MAX_SLOTS + 1) * ROW_WORDS * WORD
+        size = (MAX_ROWS + 1) * ROW_WORDS * WORD
         if fd is None:
             fd = os.memfd_create("rsq-rows")
             os.ftruncate(fd, size)
         self.fd = fd
         self._words = memoryview(mmap.mmap(fd, size)).cast("Q")
 
-    def row(self, slot: int) -> Row:
-        return Row(self._words, slot)
+    def row(self, number: int) -> Row:
+        return Row(self._words, number)
 
     @property
     def offers_waiting(self) -> int:

@@ -66,7 +66,7 @@ class Upkeep:
             try:
                 await work()
                 backoff.reset()
-            except OUTAGES as error:
+            except Exception as error:  # whatever it was, the clock goes on
                 await self._survive(what, error, backoff)
 
     async def _survive(self, what: str, error: Exception, backoff: Backoff) -> None:
@@ -74,7 +74,12 @@ class Upkeep:
         if group_is_lost(error):
             await self.restore_group()
         elif backoff.worth_a_line():
-            log.error("%s: %s, trying again", what, str(error) or type(error).__name__)
+            log.error(
+                "%s: %s, trying again",
+                what,
+                str(error) or type(error).__name__,
+                exc_info=None if isinstance(error, OUTAGES) else error,
+            )
         await asyncio.sleep(pause_s)
 
     # -- sweeping ------------------------------------------------------------------------------
@@ -94,7 +99,7 @@ class Upkeep:
             try:
                 next_due_ms = await self._recovery.sweep()
                 backoff.reset()
-            except OUTAGES as error:
+            except Exception as error:  # whatever it was, the clock goes on
                 await self._survive("sweeping", error, backoff)
             else:
                 if next_due_ms is not None:
@@ -120,7 +125,7 @@ class Upkeep:
             try:
                 await self._recovery.look_at_deaths()
                 backoff.reset()
-            except OUTAGES as error:
+            except Exception as error:  # whatever it was, the clock goes on
                 await self._survive("recovering", error, backoff)
                 self._deaths.set()
             if self._recovery.has_deaths:

@@ -85,7 +85,7 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
     if not isinstance(start, Start):
         return EXIT_OK  # drained before it began, or the master is gone
     main_thread = MainThread()
-    worker = Worker(sock, rows, slot, start.settings, handler, main_thread.run)
+    worker = Worker(sock, rows, spec["row"], start.settings, handler, main_thread.run)
     if serializer is not None:
         worker.session.serializer = worker.session.burial.serializer = serializer
     elif declared is not None and declared.serializer is not None:
@@ -210,14 +210,14 @@ class Worker:
         self,
         sock: socket.socket,
         rows: Rows,
-        slot: int,
+        row_number: int,
         settings: dict[str, Any],
         handler: Handler,
         run_plain: Callable[[Callable[[], None]], Any],
     ) -> None:
         self._sock = sock
         self._rows = rows
-        self._row = rows.row(slot)
+        self._row = rows.row(row_number)
         fixed = settings["batch_size"]
         self._batch: AdaptiveBatch | FixedBatch = (
             AdaptiveBatch() if fixed is None else (FixedBatch(fixed))

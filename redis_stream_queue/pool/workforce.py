@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from .channel import Channel
 from .exits import Failure
 from .protocol import Drain, Message
 from .roster import Slot, Worker
-from .rows import Rows
+from .rows import MAX_ROWS, Rows
 from .spawner import Spawner, how_it_ended
 from .states import WorkerState
 
@@ -22,6 +23,7 @@ log = logging.getLogger("redis_stream_queue")
 RESTART_FIRST_S = 0.1
 RESTART_LONGEST_S = 10.0
 MOST_FAILED_STARTS = 5
+RETIRE_AGAIN_S = 1.0
 
 
 class Workforce:
@@ -32,20 +34,22 @@ class Workforce:
     """
 
     def __init__(self, count: int, rows: Rows, spawner: Spawner, spec: dict[str, Any]) -> None:
-        self.slots = [Slot(number, rows.row(number)) for number in range(count)]
+        self.slots = [Slot(number) for number in range(count)]
         self.replaced = 0
         self.ever_ready = False
         self.on_message: Callable[[Worker, Message], None] = lambda *_: None
         self.on_death: Callable[[Worker, str], None] = lambda *_: None
         self.on_failure: Callable[[RedisStreamError | Failure], None] = lambda _: None
+        self._rows = rows
+        self._free_rows = deque(range(MAX_ROWS))
         self._spawner = spawner
         self._spec = spec
-        self._by_pid: dict[int, Worker] = {}
         self._early_exits: dict[int, int] = {}
         self._leaving = False
         self._all_gone = asyncio.Event()
         self._changed = asyncio.Event()
-        self._replacing: asyncio.Task[None] | None = None
+        self._to_retire: deque[Worker] = deque()
+        self._retiring: asyncio.Task[None] | None = None
 
     # -- starting ------------------------------------------------------------------------------
 
@@ -56,33 +60,40 @@ class Workforce:
         self._spawner.on_template_death = self._template_died
         self._spawner.attach()
         for slot in self.slots:
-            self._start(slot)
+            self._fill(slot)
 
-    def _start(self, slot: Slot) -> None:
-        """Begin a new life in a slot."""
-        if self._leaving or slot.worker is not None:
-            return
-        slot.lives += 1
-        sock = self._spawner.fork(slot.number, slot.lives, self._spec)
+    def _fill(self, slot: Slot) -> None:
+        """Give a slot a worker unless it has one."""
+        if not self._leaving and slot.active is None:
+            self._begin_life(slot)
+
+    def _begin_life(self, slot: Slot) -> Worker | None:
+        slot.lives_so_far += 1
+        row_number = self._free_rows.popleft()
+        spec = {**self._spec, "row": row_number}
+        sock = self._spawner.fork(slot.number, slot.lives_so_far, spec)
         if sock is None:  # no template now: its successor will start us
-            return
-        worker = slot.worker = Worker(slot.number, slot.lives, slot.row, sock)
+            self._free_rows.append(row_number)
+            return None
+        row = self._rows.row(row_number)
+        worker = Worker(slot.number, slot.lives_so_far, row_number, row)
+        slot.lives.append(worker)
         worker.channel = Channel(
             sock,
             lambda message: self.on_message(worker, message),
             lambda: self._pipe_ended(worker),
         )
+        return worker
 
     def _forked(self, slot: int, life: int, pid: int) -> None:
-        worker = self.slots[slot].worker
-        if worker is None or worker.life != life:
-            return
-        worker.pid = pid
-        self._by_pid[pid] = worker
-        if pid in self._early_exits:
-            self._exited(pid, self._early_exits.pop(pid))
-        elif self._leaving:
-            self.send_away(worker)
+        for worker in self.slots[slot].lives:
+            if worker.life == life:
+                worker.pid = pid
+                if pid in self._early_exits:
+                    self._exited(pid, self._early_exits.pop(pid))
+                elif self._leaving:
+                    self.send_away(worker)
+                return
 
     def ready(self, worker: Worker) -> None:
         """A worker reads messages now."""
@@ -94,41 +105,44 @@ class Workforce:
     @property
     def all_ready(self) -> bool:
         """Does every slot have a worker that reads messages?"""
-        return all(s.worker and s.worker.state is WorkerState.READY for s in self.slots)
+        return all(s.active and s.active.state is WorkerState.READY for s in self.slots)
 
     def living(self) -> list[Worker]:
         """The workers there are, in any state but GONE."""
-        return [slot.worker for slot in self.slots if slot.worker is not None]
+        return [worker for slot in self.slots for worker in slot.lives]
 
     # -- ending --------------------------------------------------------------------------------
 
     def _exited(self, pid: int, status: int) -> None:
-        worker = self._by_pid.pop(pid, None)
+        worker = next((w for w in self.living() if w.pid == pid), None)
         if worker is None:
             if any(w.pid == 0 for w in self.living()):  # its Forked is still on its way
                 self._early_exits[pid] = status
             return
         was_starting = worker.state is WorkerState.STARTING
         why = worker.killed or how_it_ended(status)
+        if not worker.told_to_go and not self._leaving:
+            self.replaced += 1
+            log.warning("slot=%d pid=%d ended: %s", worker.slot, pid, why.partition("\n")[0])
+        slot = self._remove(worker, why)
+        if was_starting and not self._leaving:
+            self._fill_later(slot, why)
+        else:
+            self._fill(slot)
+        self._check_all_gone()
+
+    def _remove(self, worker: Worker, why: str) -> Slot:
         worker.go(WorkerState.GONE)
         if worker.channel is not None:
             worker.channel.close()
         self.on_death(worker, why)
         slot = self.slots[worker.slot]
-        slot.bury_life()
-        slot.worker = None
-        if self._leaving:
-            self._check_all_gone()
-            return
-        if not worker.told_to_go:
-            self.replaced += 1
-            log.warning("slot=%d pid=%d ended: %s", worker.slot, pid, why)
-        if was_starting:
-            self._start_later(slot, why)
-        else:
-            self._start(slot)
+        slot.remove(worker)
+        self._free_rows.append(worker.row_number)
+        self._changed.set()
+        return slot
 
-    def _start_later(self, slot: Slot, why: str) -> None:
+    def _fill_later(self, slot: Slot, why: str) -> None:
         """A worker that never got ready is replaced with backoff, or ends the pool."""
         slot.failed_starts += 1
         if not self.ever_ready and slot.failed_starts >= MOST_FAILED_STARTS:
@@ -137,20 +151,22 @@ class Workforce:
             self.on_failure(Failure(exits.LOAD_FAILED, text))
             return
         pause_s = min(RESTART_FIRST_S * 2 ** min(slot.failed_starts, 10), RESTART_LONGEST_S)
-        asyncio.get_running_loop().call_later(pause_s, self._start, slot)
+        asyncio.get_running_loop().call_later(pause_s, self._fill, slot)
 
     def _pipe_ended(self, worker: Worker) -> None:
         if worker.pid == 0 and not self._spawner.template_pid:
             self._never_forked(worker)
 
     def _never_forked(self, worker: Worker) -> None:
-        slot = self.slots[worker.slot]
-        if slot.worker is worker:
-            if worker.channel is not None:
-                worker.channel.close()
-            slot.worker = None
-            self._start(slot)
+        if worker in self.slots[worker.slot].lives:
+            self._fill(self._remove(worker, "never started"))
             self._check_all_gone()
+
+    def kill(self, worker: Worker, why: str) -> None:
+        """End a worker now; ``why`` becomes its cause of death."""
+        if not worker.killed and worker.pid:
+            worker.killed = why
+            self._spawner.kill(worker.pid)
 
     def send_away(self, worker: Worker) -> None:
         """Ask a worker to finish what it runs and leave."""
@@ -167,15 +183,17 @@ class Workforce:
         self._check_all_gone()
 
     async def until_all_gone(self) -> None:
+        """Wait for the last worker to be gone."""
         await self._all_gone.wait()
 
     async def kill_all(self) -> None:
         """End every worker now, and wait until the last one is gone."""
         self._leaving = True
-        if self._replacing is not None:
-            self._replacing.cancel()
-        for worker in list(self._by_pid.values()):
-            self._spawner.kill(worker.pid)
+        if self._retiring is not None:
+            self._retiring.cancel()
+        for worker in self.living():
+            if worker.pid:
+                self._spawner.kill(worker.pid)
         self._check_all_gone()
         await self._all_gone.wait()
 
@@ -183,38 +201,43 @@ class Workforce:
         if self._leaving and not self.living():
             self._all_gone.set()
 
-    # -- the template --------------------------------------------------------------------------
+    # -- replacing -----------------------------------------------------------------------------
+
+    def retire(self, worker: Worker) -> None:
+        """Replace a worker: first a new one gets ready, then this one drains; one at a time."""
+        if worker.retiring or self._leaving:
+            return
+        worker.retiring = True
+        self._to_retire.append(worker)
+        if self._retiring is None or self._retiring.done():
+            self._retiring = asyncio.ensure_future(self._retire_all())
+
+    async def _retire_all(self) -> None:
+        while self._to_retire:
+            old = self._to_retire.popleft()
+            slot = self.slots[old.slot]
+            while old in slot.lives and not self._leaving:
+                new = self._begin_life(slot) if slot.lives == [old] else slot.lives[-1]
+                while new and new.state is WorkerState.STARTING:
+                    self._changed.clear()
+                    await self._changed.wait()
+                if new and new is not old and new.state is WorkerState.READY:
+                    self.send_away(old)
+                    break
+                await asyncio.sleep(RETIRE_AGAIN_S)
 
     def _template_died(self) -> None:
         """Its workers live on; they finish what they run and are replaced one by one."""
         unborn = [worker for worker in self.living() if worker.pid == 0]
-        if self._leaving:
-            for worker in unborn:
-                self._never_forked(worker)
-            return
-        log.warning("the template process has ended; starting a new one and replacing its workers")
-        self._spawner.replace_template()
+        if not self._leaving:
+            log.warning(
+                "the template process has ended; starting a new one and replacing its workers"
+            )
+            self._spawner.replace_template()
         for worker in unborn:
             self._never_forked(worker)
-        orphans = list(self._by_pid.values())
         for slot in self.slots:
-            self._start(slot)
-        self._replacing = asyncio.ensure_future(self._replace(orphans))
-
-    async def _replace(self, workers: list[Worker]) -> None:
-        """Drain workers one by one, each after its predecessor's replacement is ready."""
-        for worker in workers:
-            if worker.state is WorkerState.GONE:
-                continue
-            self.send_away(worker)
-            while not self._leaving and not self._is_replaced(worker):
-                self._changed.clear()
-                await self._changed.wait()
-
-    def _is_replaced(self, worker: Worker) -> bool:
-        successor = self.slots[worker.slot].worker
-        return (
-            successor is not None
-            and successor is not worker
-            and successor.state is not WorkerState.STARTING
-        )
+            self._fill(slot)
+        for worker in self.living():
+            if worker.pid:
+                self.retire(worker)
