@@ -24,6 +24,7 @@ RESTART_FIRST_S = 0.1
 RESTART_LONGEST_S = 10.0
 MOST_FAILED_STARTS = 5
 RETIRE_AGAIN_S = 1.0
+REFILL_S = 0.02
 
 
 class Workforce:
@@ -127,8 +128,8 @@ class Workforce:
         slot = self._remove(worker, why)
         if was_starting and not self._leaving:
             self._fill_later(slot, why)
-        else:
-            self._fill(slot)
+        else:  # what it leaves is handed over first: booting takes more CPU than that
+            asyncio.get_running_loop().call_later(REFILL_S, self._fill, slot)
         self._check_all_gone()
 
     def _remove(self, worker: Worker, why: str) -> Slot:

@@ -10,11 +10,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
 from redis_stream_queue.pool import exits
+from redis_stream_queue.pool.rows import MAX_SLOTS
+from redis_stream_queue.server_check import NEEDED_ACL
 from tests.support.pool import PoolProcess
 from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
@@ -41,6 +43,15 @@ def handler(messages):
     return [m.id for m in messages]
 """
 
+PICKY = """
+from redis_stream_queue import per_message
+
+@per_message
+def handler(message):
+    if message.data == "bad":
+        raise ValueError("not today")
+"""
+
 SECRET = "s3cr3t-wOrd"
 SOON = ("--connect-timeout", "0.5")
 ENDS_WITHIN_S = 8.0
@@ -54,7 +65,7 @@ def start_pool(tmp_path: Path) -> Iterator[StartPool]:
     started: list[PoolProcess] = []
 
     def start(
-        *args: str, app: str = HANDLER, url: str | None = None, **options: str
+        *args: str, app: str = HANDLER, url: str | None = None, **options: Any
     ) -> PoolProcess:
         pool = PoolProcess(app, "--workers", "2", *args, url=url, cwd=tmp_path, **options)
         started.append(pool)
@@ -204,7 +215,7 @@ class TestUsage:
             (["--workers", "0"], "'--workers': 0 is not in the range x>=1"),
             (["--workers", "-3"], "'--workers': -3 is not in the range x>=1"),
             (["--workers", "many"], "'--workers': 'many' is not a valid integer"),
-            (["--workers", "100000"], "workers must be 1 to 1024, got 100000"),
+            (["--workers", "100000"], f"workers must be 1 to {MAX_SLOTS}, got 100000"),
             (["--batch-size", "x"], "a whole number of 1 or more, or 'auto', got 'x'"),
             (["--batch-size", "0"], "a whole number of 1 or more, or 'auto', got '0'"),
             (["--batch-size", "²"], "a whole number of 1 or more, or 'auto', got '²'"),
@@ -399,12 +410,22 @@ class TestRedis:
     def test_user_who_may_do_what_we_ask_for(
         self, start_pool: StartPool, guarded_server: Server
     ) -> None:
-        """The ACL line that the pool asks for is enough."""
-        needed = "+@stream +@connection +ping +type +eval +evalsha +info"
-        url = limited_user(guarded_server, *needed.split(), "~orders", "~orders_dlq")
-        pool = start_pool("--stream", "orders", url=url).wait_ready()
-        assert pool.drain() == exits.OK
+        """The ACL line that the pool asks for is enough to handle, to retry and to bury."""
+        rights = [word for word in NEEDED_ACL.split() if word.startswith("+")]
+        url = limited_user(guarded_server, *rights, "~orders", "~orders_dlq")
+        with guarded_server.client() as client:
+            for data in (b'"good"', b'"bad"'):
+                client.xadd("orders", {"data": data})
+
+        args = ["--stream", "orders", "--max-deliveries", "2", "--retry-delay-ms", "10", "--burst"]
+        pool = start_pool(*args, app=PICKY, url=url)
+
+        assert pool.wait() == exits.FAILURE  # because there are dead letters
         assert "NOPERM" not in pool.stderr
+        assert "permission" not in pool.stderr
+        with guarded_server.client() as client:
+            assert [group["pending"] for group in client.xinfo_groups("orders")] == [0]
+            assert client.xlen("orders_dlq") == 1
 
 
 class TestPassword:
@@ -511,9 +532,10 @@ class OldRedis:
                 stream.write(self._answer(words[0].upper()))
                 stream.flush()
 
-    def _word(self, stream: IO[bytes]) -> bytes:
+    def _word(self, stream: Any) -> bytes:
         length = int(stream.readline()[1:])
-        return stream.read(length + 2)[:-2]
+        word: bytes = stream.read(length + 2)[:-2]
+        return word
 
     def _answer(self, command: bytes) -> bytes:
         if command == b"PING":

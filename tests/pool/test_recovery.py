@@ -6,6 +6,7 @@ import os
 import signal
 import statistics
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -14,14 +15,16 @@ from tests.support.ledger import Ledger
 from tests.support.waiting import wait_until
 
 KILLS = 20
-FAST_MS = 50.0
+AT_ONCE_MS = 1000.0  # a tenth of min_idle_claim_ms
 
 
-def test_a_killed_workers_message_starts_on_an_idle_one_within_50_ms(
-    start_pool: StartPool, ledger: Ledger
+def test_a_killed_workers_message_starts_on_an_idle_one_at_once(
+    start_pool: StartPool, ledger: Ledger, record_property: Callable[[str, object], None]
 ) -> None:
-    """kill -9 of a busy worker: its message starts on the idle one (median of 20 kills below
-    50 ms), the worker is replaced, nothing is lost, and only that message runs twice."""
+    """kill -9 of a busy worker: its message starts on the idle one at once and not after an idle
+    timeout, the worker is replaced, nothing is lost, and only that message runs twice.
+
+    How many ms that takes depends on what else the machine does: scripts/bench measures it."""
     pool = start_pool("--workers", "2")
     delays_ms = []
     for kill in range(KILLS):
@@ -37,7 +40,8 @@ def test_a_killed_workers_message_starts_on_an_idle_one_within_50_ms(
         delays_ms.append((again.at_s - killed_at_s) * 1000)
         ledger.wait_ended(kill + 1)
 
-    assert statistics.median(delays_ms) < FAST_MS, delays_ms
+    record_property("median_recovery_ms", statistics.median(delays_ms))
+    assert statistics.median(delays_ms) < AT_ONCE_MS, delays_ms
     ledger.wait_nothing_pending()
     assert set(ledger.executions().values()) == {2}
     assert ledger.letters() == []
