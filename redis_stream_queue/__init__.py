@@ -25,7 +25,13 @@ from .message import ConsumerInfo, PendingEntry, StreamMessage, StreamStats
 from .metrics import ConsumerMetrics, ProducerMetrics
 from .producer import StreamProducer
 from .retry import RetryHandler
-from .serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
+from .serializers import (
+    JsonSerializer,
+    MsgpackSerializer,
+    PickleSerializer,
+    Serializer,
+    SignedSerializer,
+)
 
 __all__ = [
     "BacklogFull",
@@ -49,6 +55,7 @@ __all__ = [
     "RetryHandler",
     "SerializationError",
     "Serializer",
+    "SignedSerializer",
     "SoftTimeLimitExceeded",
     "StreamClient",
     "StreamConsumer",

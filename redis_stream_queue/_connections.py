@@ -8,11 +8,12 @@ callbacks, no automatic retry, and every exchange carries its own timeout.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, RedisCluster
@@ -30,6 +31,8 @@ from redis.exceptions import (
     ClusterDownError,
     MovedError,
     NoScriptError,
+    RedisClusterException,
+    RedisError,
     ResponseError,
     TryAgainError,
 )
@@ -40,6 +43,11 @@ from ._endpoint import Endpoint
 from ._scripts import Script
 
 Command = tuple[Any, ...]
+
+# What talking to a Redis that is down, unreachable or unwilling may raise. (UnicodeError: a host
+# name that no lookup accepts.)
+OUTAGES = (RedisError, RedisClusterException, OSError, TimeoutError, UnicodeError)
+
 REDIRECTS = 8  # most redirections followed for one command
 REDIRECT_PAUSE_S = 0.05
 
@@ -87,10 +95,22 @@ def first_error(replies: Sequence[Any]) -> list[Any]:
     return list(replies)
 
 
+@contextlib.asynccontextmanager
+async def connecting(endpoint: Endpoint) -> AsyncIterator[None]:
+    """Bounds a connect with its handshake, and the wait for a free connection."""
+    limit_s = endpoint.socket_connect_timeout
+    try:
+        async with asyncio.timeout(limit_s and limit_s + endpoint.pool_timeout):
+            yield
+    except TimeoutError:
+        raise RedisTimeoutError(f"{endpoint} accepts connections but does not answer") from None
+
+
 class Channel(ABC):
     """A connection of one's own, for reads that block. Connects by itself when needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
         self.client_id: int | None = None
         self.connection: AbstractConnection | None = None
 
@@ -111,8 +131,9 @@ class Channel(ABC):
 
     async def _connect(self) -> AbstractConnection:
         await self.close()
-        connection = self.connection = await self._open()
-        [reply] = await exchange(connection, [("CLIENT", "ID")], connection.socket_connect_timeout)
+        async with connecting(self.endpoint):
+            connection = self.connection = await self._open()
+            [reply] = await exchange(connection, [("CLIENT", "ID")], None)
         self.client_id = reply if isinstance(reply, int) else None  # an ACL may forbid it
         return connection
 
@@ -168,8 +189,8 @@ class Link(ABC):
 
 
 class _SingleChannel(Channel):
-    def __init__(self, pool: BlockingConnectionPool) -> None:
-        super().__init__()
+    def __init__(self, pool: BlockingConnectionPool, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
         self._pool = pool
 
     async def _open(self) -> AbstractConnection:
@@ -188,14 +209,15 @@ class SingleLink(Link):
     async def run(
         self, key: str, commands: Sequence[Command], timeout_s: float | None
     ) -> list[Any]:
-        connection = await self._pool.get_connection()
+        async with connecting(self.endpoint):
+            connection = await self._pool.get_connection()
         try:
             return await exchange(connection, commands, timeout_s)
         finally:
             await self._pool.release(connection)
 
     def _new_channel(self, key: str) -> Channel:
-        return _SingleChannel(self._pool)
+        return _SingleChannel(self._pool, self.endpoint)
 
     async def close(self) -> None:
         await self._pool.disconnect()
@@ -206,7 +228,7 @@ class SingleLink(Link):
 
 class _ClusterChannel(Channel):
     def __init__(self, link: ClusterLink, key: str) -> None:
-        super().__init__()
+        super().__init__(link.endpoint)
         self._link = link
         self._key = key
 
@@ -215,7 +237,7 @@ class _ClusterChannel(Channel):
         connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
         try:
             await connection.connect()
-        except (OSError, RedisConnectionError):
+        except (OSError, RedisError):
             await self._link.refresh()
             raise
         return connection
@@ -311,7 +333,7 @@ class ClusterLink(Link):
         connection = node.acquire_connection()
         try:
             replies = await exchange(connection, commands, timeout_s)
-        except (OSError, RedisConnectionError):
+        except (OSError, RedisError):
             self._ready = False  # the node may be gone: look where the slot went
             raise
         finally:

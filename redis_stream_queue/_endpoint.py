@@ -103,10 +103,18 @@ def make_endpoint(**settings: Any) -> Endpoint:
             raise ConfigError(f"host must be a non-empty text, got {host!r}.")
         if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
             raise ConfigError(f"port must be a whole number from 1 to 65535, got {port!r}.")
+    for name in ("username", "password", "client_name", "path"):
+        if not isinstance(settings.get(name), str | None):
+            raise ConfigError(f"{name} must be text, got a {type(settings[name]).__name__}.")
     for name in ("ssl", "socket_keepalive"):
         if not isinstance(settings.get(name, False), bool):
             raise ConfigError(f"{name} must be True or False, got {settings[name]!r}.")
     if (keepalive := settings.get("socket_keepalive_options")) is not None:
+        if not isinstance(keepalive, dict):
+            raise ConfigError(
+                "socket_keepalive_options must be a dict of socket options, as in "
+                f"{{socket.TCP_KEEPIDLE: 30}}, got {keepalive!r}."
+            )
         settings["socket_keepalive_options"] = tuple(sorted(keepalive.items()))
     known = {name: value for name, value in settings.items() if name in _FIELDS}
     extra = {name: value for name, value in settings.items() if name not in _FIELDS}
@@ -169,6 +177,14 @@ def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
             f"{scheme}://[user:password@]host:port/db, special characters in the password "
             "percent-encoded (an '@' is %40)."
         ) from None
+    if any(
+        name not in _OPTIONS | _FIELDS | {"host", "port", "path", "connection_class"}
+        for name in parsed
+    ):
+        raise ConfigError(
+            f"the Redis URL ({scheme}://...) has a query parameter that is no connection option. "
+            "If it is a part of the password, percent-encode it: '?' is %3F, '&' is %26."
+        )
     connection_class = parsed.pop("connection_class", None)
     if connection_class is SSLConnection:
         parsed["ssl"] = True
@@ -177,6 +193,12 @@ def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
         parsed["nodes"] = nodes or ((host, port),)
     elif "path" not in parsed:
         raise ConfigError("a unix:// URL must name the socket's path: unix:///run/redis.sock")
+    path = urlsplit(f"redis://{rest}").path.strip("/")
+    if scheme != "unix" and path and not path.isdecimal():
+        raise ConfigError(
+            f"the Redis URL ({scheme}://...) names database {path!r}, expected a number, as in "
+            "redis://localhost:6379/0."
+        )
     if cluster and parsed.get("db"):
         raise ConfigError(
             f"a Redis Cluster has only database 0, but the URL names {parsed['db']}. "
@@ -207,4 +229,5 @@ def _came(scheme: str, separator: str) -> str:
 
 def _reason(exc: Exception) -> str:
     """Why a URL was not understood, without quoting it (it may hold a password)."""
-    return "the port is not a number." if "port" in str(exc).lower() else "it is malformed."
+    in_port = "port" in str(exc).lower()
+    return "the port is no number from 1 to 65535." if in_port else "it is malformed."

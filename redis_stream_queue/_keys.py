@@ -35,19 +35,20 @@ def default_dlq(stream: str, prefix: str = "", *, cluster: bool = False) -> str:
 
 def _has_hash_tag(key: str) -> bool:
     start = key.find("{")
-    return start >= 0 and key.find("}", start + 2) > 0
+    return start >= 0 and key.find("}", start) > start + 1
 
 
 def check_same_slot(stream_key: str, dlq_key: str) -> None:
     """Raise ClusterSlotError unless a script may touch both keys."""
     if key_slot(stream_key.encode()) == key_slot(dlq_key.encode()):
         return
-    tag = stream_key if not _has_hash_tag(stream_key) else None
-    good = f"{{{tag}}}_dlq" if tag else f"{stream_key}_dlq"
+    good = f"{stream_key}_dlq" if _has_hash_tag(stream_key) else f"{{{stream_key}}}_dlq"
+    works = key_slot(good.encode()) == key_slot(stream_key.encode())
     raise ClusterSlotError(
         f"stream {stream_key!r} and dead-letter stream {dlq_key!r} are in different slots of the "
-        f"cluster, so a message cannot move between them in one step. Name the dead-letter stream "
-        f"{good!r}, or give both one hash tag, as in '{{orders}}_main' and '{{orders}}_dlq'."
+        "cluster, so a message cannot move between them in one step. "
+        + (f"Name the dead-letter stream {good!r}, or give" if works else "Give")
+        + " both one hash tag, as in '{orders}_main' and '{orders}_dlq'."
     )
 
 

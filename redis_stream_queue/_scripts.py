@@ -155,6 +155,33 @@ end
 return counted
 """)
 
+# ARGV: most to count where the server does not know a group's lag
+# Returns how many entries are unfinished in the group that is furthest behind; without any group
+# that is the whole stream.
+BACKLOG = Script("""
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+if groups.err then return 0 end
+if #groups == 0 then return redis.call('XLEN', KEYS[1]) end
+local worst = 0
+for _, flat in ipairs(groups) do
+  local g = {}
+  for i = 1, #flat, 2 do g[flat[i]] = flat[i + 1] end
+  local lag = g['lag']
+  if not lag then
+    lag = 0
+    local after = g['last-delivered-id']
+    while lag < tonumber(ARGV[1]) do
+      local page = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 200)
+      lag = lag + #page
+      if #page < 200 then break end
+      after = page[#page][1]
+    end
+  end
+  worst = math.max(worst, lag + g['pending'])
+end
+return worst
+""")
+
 # ARGV: field, payload...
 # Returns one id, or one error, for each payload.
 PUSH = Script("""

@@ -12,7 +12,7 @@ from redis.retry import Retry
 
 from ._endpoint import Endpoint
 from ._replies import text
-from ._scripts import PUSH, TRIM, Script
+from ._scripts import BACKLOG, PUSH, TRIM, Script
 from .client import chunks, forbids_scripts
 from .pending import TRIM_AT_ONCE
 
@@ -62,6 +62,14 @@ class SyncLink:
         except ResponseError as error:
             if not forbids_scripts(error):
                 raise
+
+    def cut(self, key: str, max_len: int) -> None:
+        """Remove the oldest entries beyond ``max_len``, finished or not."""
+        self._redis.xtrim(key, maxlen=max_len, approximate=True)
+
+    def backlog(self, key: str, most: int) -> int:
+        """How many entries are unfinished."""
+        return int(self._script(BACKLOG, key, most))
 
     def _script(self, script: Script, key: str, *args: Any) -> Any:
         try:

@@ -17,13 +17,13 @@ import click
 from redis.exceptions import (
     AuthenticationError,
     NoPermissionError,
-    RedisClusterException,
-    RedisError,
     ResponseError,
 )
 
 from ._cli_url import hide_password
+from ._connections import OUTAGES
 from ._keys import default_dlq, parking_due_ms
+from ._version import version
 from .client import PUSH_CHUNK, StreamClient
 from .exceptions import ConfigError, RedisStreamError
 from .group import ConsumerGroup
@@ -39,9 +39,6 @@ ANSWER_S = 5.0
 PUSH_S = 60.0  # a chunk may be long and the line slow
 INTERRUPTED = 130  # as a shell reports SIGINT
 URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
-
-# whatever talking to Redis may raise; UnicodeError: a host name that no lookup accepts
-OUTAGES = (RedisError, RedisClusterException, OSError, TimeoutError, UnicodeError)
 
 T = TypeVar("T")
 
@@ -78,7 +75,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 
 
 @click.group()
-@click.version_option(package_name="redis-stream-queue")
+@click.version_option(version())
 def main() -> None:
     """Put messages into streams, and see how the streams are doing.
 

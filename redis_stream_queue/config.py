@@ -47,10 +47,10 @@ class ConsumerConfig:
     payload_field: str | None = "data"
 
     def __post_init__(self) -> None:
-        _text("group", self.group)
+        check_text("group", self.group)
         for name in ("worker_name", "dlq_stream", "dlq_group", "payload_field"):
             if getattr(self, name) is not None:
-                _text(name, getattr(self, name))
+                check_text(name, getattr(self, name))
         for name in ("batch_size", "min_idle_claim_ms", "max_deliveries", "max_stream_size"):
             _number(name, getattr(self, name), 1)
         _number("block_ms", self.block_ms, 0)
@@ -62,13 +62,12 @@ class ConsumerConfig:
         ):
             if getattr(self, name) is not None:
                 _number(name, getattr(self, name), least)
-        if (
-            self.retry_delay_ms is not None
-            and self.retry_max_delay_ms is not None
-            and self.retry_max_delay_ms < self.retry_delay_ms
-        ):
+        if self.retry_max_delay_ms is not None and self.retry_max_delay_ms < self.first_retry_ms:
+            first = "retry_delay_ms"
+            if self.retry_delay_ms is None:
+                first = "min_idle_claim_ms, the first delay without retry_delay_ms"
             raise ConfigError(
-                f"retry_max_delay_ms must be at least retry_delay_ms ({self.retry_delay_ms}), "
+                f"retry_max_delay_ms must be at least {first} ({self.first_retry_ms}), "
                 f"got {self.retry_max_delay_ms}."
             )
 
@@ -77,12 +76,18 @@ class ConsumerConfig:
         return self.worker_name or worker_name(self.group, socket.gethostname())
 
     @property
+    def first_retry_ms(self) -> int:
+        """Delay before the first retry, in ms."""
+        return self.min_idle_claim_ms if self.retry_delay_ms is None else self.retry_delay_ms
+
+    @property
     def policy(self) -> Policy:
         """The limits that fate() needs."""
         return Policy(self.group, self.min_idle_claim_ms, self.max_deliveries)
 
 
-def _text(name: str, value: object) -> None:
+def check_text(name: str, value: object) -> None:
+    """Raise ConfigError unless ``value`` is a non-empty text."""
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{name} must be a non-empty text, got {value!r}.")
 

@@ -10,12 +10,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
+from ._connections import OUTAGES
 from .backoff import Backoff
 from .client import StreamClient
-from .config import ConsumerConfig
+from .config import ConsumerConfig, check_text
 from .exceptions import ConfigError, RedisStreamError
 from .fate import Fate, Owner
 from .group import ConsumerGroup, group_is_lost
@@ -48,7 +49,7 @@ class StreamConsumer:
         what was in hand when it raised, is delivered again after the retry delay.
     dlq_handler: ``async def f(message, reason)``, called with each dead message.
     serializer: how payloads are decoded; JSON by default.
-    error_hook: ``f(exception, messages)``, called when the handler raised.
+    error_hook: ``f(exception, messages)``, plain or async, called when the handler raised.
 
     A handler that blocks the event loop also stops the renewal of its leases.
     """
@@ -65,6 +66,7 @@ class StreamConsumer:
         serializer: Serializer | None = None,
         error_hook: Callable[[BaseException, list[StreamMessage]], Any] | None = None,
     ) -> None:
+        check_text("stream", stream)
         if not callable(handler):
             raise ConfigError(f"handler must be callable, got {handler!r}.")
         self.client = client
@@ -156,7 +158,11 @@ class StreamConsumer:
             await self._session.flush_acks()
 
     def _owner(self, entry: PendingEntry) -> Owner:
-        return Owner.ME_RUNNING if entry.id in self._session.held else Owner.STRANGER
+        if entry.id in self._session.held:
+            return Owner.ME_RUNNING
+        if entry.consumer == self._session.name and self.config.worker_name is None:
+            return Owner.ME_STRANDED  # the name is of this life alone, so nobody has seen it
+        return Owner.STRANGER
 
     async def _reclaim_page(self) -> list[Offer]:
         """Look at the next page of the pending list; claim and handle; returns what is dead."""
@@ -165,8 +171,11 @@ class StreamConsumer:
         alone: list[Offer] = []
         dead: list[Offer] = []
         for entry, decision in await self._sweep.page():
-            target = {Fate.BURY: dead, Fate.CLAIM_ALONE: alone}.get(decision, together)
-            target.append(offer(entry, decision, policy))
+            made = offer(entry, decision, policy)
+            if decision is Fate.BURY:
+                dead.append(made)
+            else:
+                (alone if policy.is_last(made.new_count) else together).append(made)
         size = self.config.batch_size
         for start in range(0, len(together), size):
             await self._claim(together[start : start + size])
@@ -195,6 +204,7 @@ class StreamConsumer:
                 try:
                     await self._turn()
                     backoff.reset()
+                    _heed_cancellation()
                 except RedisStreamError:
                     raise
                 except Exception as error:  # Redis, the network, a bug: the loop must go on
@@ -262,10 +272,10 @@ class StreamConsumer:
             await asyncio.sleep(min(pause_s, 0.1))
             try:
                 await self._restore_group()
-            except (RedisError, OSError) as again:
+            except OUTAGES as again:
                 log.warning("cannot create it yet: %s", again)
             return
-        known = isinstance(error, RedisError | OSError)
+        known = isinstance(error, OUTAGES)
         if backoff.worth_a_line():
             log.error(
                 "consumer %s: %s, trying again in %.1f s",
@@ -288,9 +298,16 @@ class StreamConsumer:
         try:
             async with asyncio.timeout(2):
                 await self._session.leave()
-        except (RedisError, OSError, TimeoutError) as error:
+        except OUTAGES as error:
             log.warning("could not give everything back, others take it later: %s", error)
             await self._session.close()
         self._named = False
         if self.config.worker_name is None:
             self._session.name = ""
+
+
+def _heed_cancellation() -> None:
+    """Raise a cancellation that something below has swallowed."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

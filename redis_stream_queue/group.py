@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from ._keys import check_same_slot, parking_due_ms
 from ._scripts import COUNT_AFTER
 from .client import StreamClient
+from .config import ConsumerConfig as ConsumerConfig  # 0.1.x had it here
 from .message import ConsumerInfo, PendingEntry, StreamStats, id_key
 from .pending import PendingList
 

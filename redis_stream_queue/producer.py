@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import weakref
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from redis.exceptions import RedisError
-
+from ._connections import OUTAGES
 from ._replies import text
+from ._scripts import BACKLOG
 from ._sync import SyncLink
+from .backlog import Backlog
 from .client import StreamClient
+from .config import check_text
 from .exceptions import ConfigError
 from .group import ConsumerGroup
 from .metrics import ProducerMeter, ProducerMetrics
@@ -34,6 +37,9 @@ class StreamProducer:
     group: consumer group that ``ensure_group()`` creates.
     max_len: approximate length the stream is kept at; only finished messages are removed.
     serializer: JSON by default.
+    trim: "finished", or "any" for a lossy ring buffer: the oldest go, handled or not.
+    max_backlog: most unfinished messages; a push beyond raises BacklogFull, or first waits up to
+        backlog_timeout_s seconds for room (None = for ever).
     """
 
     _instances: ClassVar[weakref.WeakSet[StreamProducer]] = weakref.WeakSet()
@@ -45,7 +51,16 @@ class StreamProducer:
         group: str | None = None,
         max_len: int = MAX_LEN,
         serializer: Serializer | None = None,
+        *,
+        trim: Literal["finished", "any"] = "finished",
+        max_backlog: int | None = None,
+        backlog_timeout_s: float | None = 0,
     ) -> None:
+        check_text("stream", stream)
+        if trim not in ("finished", "any"):
+            raise ConfigError(f"trim must be 'finished' or 'any', got {trim!r}.")
+        if max_backlog is not None and (not isinstance(max_backlog, int) or max_backlog < 1):
+            raise ConfigError(f"max_backlog must be 1 or more, or None, got {max_backlog!r}.")
         if isinstance(max_len, bool) or not isinstance(max_len, int) or max_len < 1:
             raise ConfigError(f"max_len must be a whole number of 1 or more, got {max_len!r}.")
         self._client = client
@@ -53,6 +68,8 @@ class StreamProducer:
         self.group = group
         self.max_len = max_len
         self.serializer = serializer or JsonSerializer()
+        self.trim = trim
+        self._backlog = Backlog(max_backlog, backlog_timeout_s)
         self._meter = ProducerMeter()
         self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[bytes, asyncio.Future[str]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,13 +130,19 @@ class StreamProducer:
         return [text(result) for result in results]
 
     async def _push_payloads(self, payloads: Sequence[bytes]) -> list[Any]:
+        while (pause_s := self._backlog.claim(len(payloads))) is not None:
+            if pause_s:
+                await asyncio.sleep(pause_s)
+            seen = await self._client.script(BACKLOG, self.stream, self._backlog.most)
+            self._backlog.saw(int(seen))
+        max_len = self.max_len if self.trim == "any" else None
         if len(payloads) == 1:
-            results = [await self._client.push(self.stream, payloads[0])]
+            results = [await self._client.push(self.stream, payloads[0], max_len)]
         else:
-            results = await self._client.push_payloads(self.stream, "data", payloads)
+            results = await self._client.push_payloads(self.stream, "data", payloads, max_len)
         self._meter.pushed.record(sum(not isinstance(r, Exception) for r in results))
         self._until_trim -= len(payloads)
-        if self._until_trim <= 0:
+        if self._until_trim <= 0 and self.trim == "finished":
             self._until_trim = TRIM_EVERY
             await self._trim()
         return results
@@ -127,7 +150,7 @@ class StreamProducer:
     async def _trim(self) -> None:
         try:
             await PendingList(self._client, self.stream, self.group or "").trim(self.max_len)
-        except (RedisError, OSError) as error:  # the messages are in; trimming can wait
+        except OUTAGES as error:  # the messages are in; trimming can wait
             log.warning("could not trim %s: %s", self.stream, error)
 
     def push_sync(self, data: Any) -> str:
@@ -140,12 +163,19 @@ class StreamProducer:
         payloads = [encode(item) for item in data]
         if self._sync is None:
             self._sync = SyncLink(self._client.endpoint)
-        ids = self._sync.push(self._client.key(self.stream), payloads)
+        sync, key = self._sync, self._client.key(self.stream)
+        while (pause_s := self._backlog.claim(len(payloads))) is not None:
+            if pause_s:
+                time.sleep(pause_s)
+            self._backlog.saw(sync.backlog(key, self._backlog.most))
+        ids = sync.push(key, payloads)
         self._meter.pushed.record(len(ids))
         self._until_trim -= len(payloads)
-        if self._until_trim <= 0:
+        if self.trim == "any":
+            sync.cut(key, self.max_len)
+        elif self._until_trim <= 0:
             self._until_trim = TRIM_EVERY
-            self._sync.trim(self._client.key(self.stream), self.max_len)
+            sync.trim(key, self.max_len)
         return ids
 
     async def ensure_group(self, group: str | None = None) -> None:

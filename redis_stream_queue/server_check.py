@@ -6,6 +6,7 @@ import re
 
 from redis.exceptions import NoPermissionError, ResponseError
 
+from ._connections import Command
 from ._scripts import RENEW
 from .client import StreamClient
 from .exceptions import ConfigError, UnsupportedServer
@@ -30,11 +31,28 @@ async def check_server(client: StreamClient, stream: str) -> None:
             "Valkey 7.2 or newer) is needed: consumer recovery relies on XAUTOCLAIM and friends. "
             "Upgrade the server."
         )
+    for reply in await link.run(key, _probes(key), client.endpoint.socket_timeout):
+        if isinstance(reply, Exception) and is_forbidden(reply):
+            raise forbidden(client, reply)
     try:
         await client.script(RENEW, stream, "", "")
     except ResponseError as error:
         if is_forbidden(error):
             raise forbidden(client, error) from None
+
+
+def _probes(key: str) -> list[Command]:
+    """Commands that change nothing: each has an id that is none, which an ACL looks at later."""
+    return [
+        ("XREADGROUP", "GROUP", "-", "-", "STREAMS", key, "no-id"),
+        ("XACK", key, "-", "no-id"),
+        ("XCLAIM", key, "-", "-", 0, "no-id"),
+        ("XPENDING", key, "-", "no-id", "+", 1),
+        ("XADD", key, "no-id", "f", "v"),
+        ("XRANGE", key, "no-id", "+"),
+        ("XTRIM", key, "MINID", "no-id"),
+        ("XGROUP", "CREATECONSUMER", key, "", ""),
+    ]
 
 
 async def check_stream(client: StreamClient, stream: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import random
 import socket
@@ -15,16 +16,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from . import burial as letters
 from ._clock import mono_ms
-from ._connections import Channel, Command, first_error
+from ._connections import OUTAGES, Channel, Command, first_error
 from ._keys import worker_name
 from ._replies import entry_message
 from .backoff import Backoff
 from .burial import Burial
-from .client import StreamClient, read_command, read_entries, read_timeout_s
+from .client import StreamClient, read_command, read_entries
 from .config import ConsumerConfig
 from .handlers import DLQHandler, Handler, PerMessage, is_async, run_batch, run_batch_async
 from .message import StreamMessage
@@ -32,10 +33,11 @@ from .metrics import ConsumerMeter
 from .pending import Offer, Parked, PendingList
 from .retry_delay import retry_delay_ms
 from .serializers import JsonSerializer, Serializer
-from .work import DONE, Outcome, Verdict, Work
+from .work import DONE, Outcome, Verdict, Work, one_line
 
 log = logging.getLogger("redis_stream_queue")
 
+READ_MARGIN_S = 1.0  # how much longer than its block a read may take before it counts as dead
 ACK_DELAY_S = 0.05  # longest that a finished message waits for its acknowledgement
 MAX_RENEW_INTERVAL_MS = 1000
 UNBLOCK_PAUSE_S = 0.002
@@ -54,6 +56,9 @@ class Hooks:
 
     def message_started(self, message: StreamMessage) -> None:
         """A message is about to be handled (in the handler's thread)."""
+
+    def message_finished(self, message: StreamMessage) -> None:
+        """Its verdict is known (in the handler's thread)."""
 
     def batch_finished(self) -> None:
         """Nothing is being handled any more."""
@@ -131,6 +136,7 @@ class Session:
         self._read_broken = False
         self._renewed_at_ms = 0
         self._keeper: asyncio.Task[None] | None = None
+        self._hooked: set[asyncio.Task[None]] = set()
 
     # -- the name ------------------------------------------------------------------------------
 
@@ -195,7 +201,7 @@ class Session:
             if acks and index == 0 and not isinstance(reply, Exception):
                 self._acked(acks)
 
-        timeout_s = read_timeout_s(self.client.endpoint.socket_timeout, block_ms)
+        timeout_s = block_ms / 1000 + READ_MARGIN_S
         self._reading = True
         try:
             replies = await self._channel.run(commands, timeout_s, on_reply)
@@ -221,7 +227,7 @@ class Session:
             try:
                 if client_id is not None and await link.call(key, "CLIENT", "UNBLOCK", client_id):
                     return
-            except (RedisError, OSError) as error:
+            except OUTAGES as error:
                 log.debug("CLIENT UNBLOCK failed: %s", error)
                 self._channel.client_id = None
                 return
@@ -229,9 +235,7 @@ class Session:
 
     async def take(self, offers: Sequence[Offer]) -> list[StreamMessage]:
         """Take over entries that are still as they were seen."""
-        self._read_broken = True  # until the reply is here, what it takes may be stranded
-        messages, gone = await self.pending.take(self.name, offers)
-        self._read_broken = False
+        messages, gone = await self._take_over(offers)
         if gone:
             log.warning(
                 "%d message(s) of %s were deleted before they were handled: %s",
@@ -240,6 +244,13 @@ class Session:
                 ", ".join(gone[:5]),
             )
         return self._hold(messages)
+
+    async def _take_over(self, offers: Sequence[Offer]) -> tuple[list[StreamMessage], list[str]]:
+        try:
+            return await self.pending.take(self.name, offers)
+        except BaseException:
+            self._read_broken = True  # it may have been carried out
+            raise
 
     def _hold(self, messages: list[StreamMessage], *, count: bool = True) -> list[StreamMessage]:
         if messages:
@@ -287,10 +298,16 @@ class Session:
     async def handle(self, messages: Sequence[StreamMessage]) -> None:
         """Decode, run the handler, settle. Acknowledgements wait for the next read or flush."""
         work = Work(
-            self._decode(messages), self.hooks.message_started, self._lease_is_old, self._verify
+            self._decode(messages),
+            self.hooks.message_started,
+            self.hooks.message_finished,
+            self._lease_is_old,
+            self._verify,
         )
         if work.messages:
             await self._run(work)
+        if self._hooked:
+            await asyncio.gather(*self._hooked)
         await self.settle()
 
     async def _run(self, work: Work) -> None:
@@ -320,8 +337,7 @@ class Session:
             try:
                 data = decode(message.data)
             except Exception as error:  # a serializer may raise anything: never retried
-                text = f"{type(error).__name__}: {error}"
-                self._to_bury[message.id] = _Dead(message, letters.DECODE_ERROR, text)
+                self._to_bury[message.id] = _Dead(message, letters.DECODE_ERROR, one_line(error))
             else:
                 decoded.append(
                     StreamMessage(message.id, data, message.delivery_count, message.headers)
@@ -356,7 +372,7 @@ class Session:
             await self.flush_acks()
             await self.settle()
             backoff.reset()
-        except (RedisError, OSError) as error:
+        except OUTAGES as error:
             backoff.next_s()
             if backoff.worth_a_line():
                 log.warning("Redis did not answer while a handler ran: %s", error)
@@ -387,7 +403,7 @@ class Session:
             try:
                 await self._renew_and_note()
                 backoff.reset()
-            except (RedisError, OSError) as error:
+            except OUTAGES as error:
                 backoff.next_s()
                 if backoff.worth_a_line():
                     log.warning("the leases could not be renewed: %s", error)
@@ -399,12 +415,18 @@ class Session:
 
     async def renew(self) -> set[str]:
         """Renew the leases of all that is held; returns the ids that others have taken."""
-        lost = await self.pending.renew(self.name, list(self.held))
+        asked = dict(self.held)
+        answer = await self.pending.renew(self.name, list(asked))
         self._renewed_at_ms = mono_ms()
         self.hooks.renewed()
+        # What was settled while the answer was on its way is not lost.
+        lost = {
+            entry_id
+            for entry_id in answer - self._to_ack.keys() - self._to_park.keys()
+            if self.held.get(entry_id) is asked[entry_id] and entry_id not in self._to_bury
+        }
         for entry_id in lost:
-            self.held.pop(entry_id, None)
-        lost -= self._to_ack.keys()
+            del self.held[entry_id]
         if lost:
             log.warning("%d message(s) were taken over by others: %s", len(lost), sorted(lost)[:5])
         return lost
@@ -445,21 +467,29 @@ class Session:
                 exc_info=error,
             )
             if self.error_hook is not None:
-                try:
-                    self.error_hook(error, messages)
-                except Exception:  # the hook is the user's; the loop goes on
-                    log.exception("error_hook failed")
+                hooked = asyncio.ensure_future(self._call_error_hook(error, messages))
+                self._hooked.add(hooked)
+                hooked.add_done_callback(self._hooked.discard)
         self.hooks.counted(self.meter)
+
+    async def _call_error_hook(self, error: BaseException, messages: list[StreamMessage]) -> None:
+        assert self.error_hook is not None
+        try:
+            result = self.error_hook(error, messages)
+            if inspect.isawaitable(result):
+                await result
+        except Exception:  # the hook is the user's; the loop goes on
+            log.exception("error_hook failed")
 
     def _retry(self, message: StreamMessage, verdict: Verdict) -> Parked:
         config = self.config
         delay_ms = verdict.delay_ms
         if delay_ms is None:
-            first_ms = config.retry_delay_ms
-            if first_ms is None:
-                first_ms = config.min_idle_claim_ms
             delay_ms = retry_delay_ms(
-                message.delivery_count, first_ms, config.retry_max_delay_ms, random.random()
+                message.delivery_count,
+                config.first_retry_ms,
+                config.retry_max_delay_ms,
+                random.random(),
             )
         self.burial.remember(message.id, verdict.error)
         due_ms = mono_ms() + delay_ms
@@ -480,11 +510,9 @@ class Session:
         """Take over dead entries and bury them; returns how many were buried."""
         before = self.meter.dlq
         owners = {offer.id: offer.owner for offer in offers}
-        self._read_broken = True
-        messages, gone = await self.pending.take(self.name, offers)
+        messages, gone = await self._take_over(offers)
         if gone:
             log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
-        self._read_broken = False
         for message in messages:
             why = self.burial.known_reason(message.id) or reason
             self._to_bury[message.id] = _Dead(message, why, error, owners[message.id])

@@ -45,15 +45,27 @@ DONE = Verdict(Outcome.ACK)
 def verdict_of(error: BaseException) -> Verdict:
     """The verdict that an exception in a handler stands for."""
     if isinstance(error, Retry):
-        return Verdict(Outcome.RETRY, str(error), error.delay_ms)
+        return Verdict(Outcome.RETRY, _text(error), error.delay_ms)
     if isinstance(error, Reject):
-        return Verdict(Outcome.REJECT, str(error))
+        return Verdict(Outcome.REJECT, _text(error))
     return Verdict(Outcome.RETRY, describe(error))
+
+
+def one_line(error: BaseException) -> str:
+    """Type and text of an error, at most 1,000 characters."""
+    return f"{type(error).__name__}: {_text(error)}"[: ERROR_TEXT // 2]
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a __str__ of the app's own may fail, too
+        return "(its text cannot be shown)"
 
 
 def describe(error: BaseException) -> str:
     """Type and text of an error and the end of its traceback, at most 2,000 characters."""
-    head = f"{type(error).__name__}: {error}"[: ERROR_TEXT // 2]
+    head = one_line(error)
     trace = "".join(traceback.format_tb(error.__traceback__))
     room = ERROR_TEXT - len(head) - 1
     return f"{head}\n{trace[-room:]}" if trace else head
@@ -64,6 +76,7 @@ class Work:
 
     on_start: called with each message (a batch handler: with the first one) just before it is
         handled, in the handler's thread.
+    on_finish: called with each message when its verdict is known, in the handler's thread.
     stale: is the lease so old that somebody may have taken the batch?
     verify: look who holds the batch now and fill ``lost``.
     """
@@ -72,6 +85,7 @@ class Work:
         self,
         messages: Sequence[StreamMessage],
         on_start: Callable[[StreamMessage], None] = lambda _: None,
+        on_finish: Callable[[StreamMessage], None] = lambda _: None,
         stale: Callable[[], bool] = lambda: False,
         verify: Callable[[Work], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
@@ -82,6 +96,7 @@ class Work:
         self._waiting = deque(self.messages)
         self._finished: deque[tuple[StreamMessage, Verdict]] = deque()
         self._on_start = on_start
+        self._on_finish = on_finish
         self._stale = stale
         self._verify = verify
         self._loop = asyncio.get_running_loop() if verify else None
@@ -118,6 +133,7 @@ class Work:
         return batch
 
     def finish(self, message: StreamMessage, verdict: Verdict) -> None:
+        self._on_finish(message)
         self._finished.append((message, verdict))
 
     def fail(self, messages: list[StreamMessage], error: BaseException) -> None:

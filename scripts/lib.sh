@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the scripts beside it: goes to the project's root and provides `setup`.
 #
-#   setup    make or refresh .venv with the package and its development tools, and put it on PATH
+#   setup [EXTRA]    make or refresh .venv with the package and one of its extras (dev: everything
+#                    that the checks and the tests need), and put it on PATH
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/.venv
@@ -57,18 +58,22 @@ make_venv() {
 }
 
 setup() {
-    local stamp=$VENV/.installed wanted
+    local extra=${1:-dev} stamp=$VENV/.installed wanted
     # an environment that was moved or whose Python is gone does not work any more
     "$VENV/bin/python" -c '' 2>/dev/null && [ "$(cat "$VENV/.root" 2>/dev/null)" = "$ROOT" ] || {
         make_venv
         printf '%s\n' "$ROOT" >"$VENV/.root"
     }
     wanted=$(cksum <pyproject.toml)
-    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    # dev holds all that the other extras of the scripts do
+    case "$(cat "$stamp" 2>/dev/null)" in
+    "$wanted $extra" | "$wanted dev") ;;
+    *)
         echo "installing into .venv" >&2
-        quietly "$VENV/bin/python" -m pip --disable-pip-version-check install -e '.[dev]' ||
+        quietly "$VENV/bin/python" -m pip --disable-pip-version-check install -e ".[$extra]" ||
             fail "pip could not install the package; see above."
-        printf '%s\n' "$wanted" >"$stamp"
-    fi
+        printf '%s\n' "$wanted $extra" >"$stamp"
+        ;;
+    esac
     export PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
 }

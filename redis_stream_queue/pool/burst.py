@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from redis.exceptions import RedisError
 
+from .._connections import OUTAGES
 from ..client import StreamClient
 from ..group import ConsumerGroup
 from ..pending import PendingList
@@ -70,6 +70,6 @@ class Burst:
                         "XRANGE", self._pending.stream, f"({last}", "+", "COUNT", 1
                     )
                     return not newer
-        except (RedisError, OSError, TimeoutError) as error:
+        except OUTAGES as error:
             log.debug("cannot look at the backlog: %s", error)
         return False

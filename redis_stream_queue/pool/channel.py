@@ -80,6 +80,11 @@ class Channel:
             if message is not None:
                 self._on_message(message)
 
+    def finish(self) -> None:
+        """The peer is gone: read what it still said, then close."""
+        self._readable()
+        self.close()
+
     def close(self) -> None:
         """Close this end; safe twice."""
         if self._open:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .._cli_url import hide_password
+from .._version import version
 from ..exceptions import RedisStreamError
 from . import exits
 from .config import DEFAULT_URL, PoolConfig, default_workers
@@ -17,7 +18,7 @@ from .pool import Pool
 def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None:
     if value == "auto":
         return None
-    if value.isdigit() and int(value) >= 1:
+    if value.isdecimal() and int(value) >= 1:
         return int(value)
     raise click.BadParameter(f"expected a whole number of 1 or more, or 'auto', got {value!r}.")
 
@@ -53,6 +54,26 @@ _AT_LEAST_0 = click.IntRange(min=0)
     help="The delay doubles up to this.  [default: 60000]",
 )
 @click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds a message may run; then its worker is killed.  [default: none]",
+)
+@click.option(
+    "--soft-time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds after which SoftTimeLimitExceeded is raised in the handler.  [default: none]",
+)
+@click.option(
+    "--max-messages-per-child",
+    type=_AT_LEAST_1,
+    help="Messages after which a worker is replaced.  [default: none]",
+)
+@click.option(
+    "--max-memory-per-child",
+    type=_AT_LEAST_1,
+    help="MB of memory above which a worker is replaced.  [default: none]",
+)
+@click.option(
     "--graceful-timeout",
     type=click.FloatRange(min=0),
     default=30.0,
@@ -78,7 +99,7 @@ _AT_LEAST_0 = click.IntRange(min=0)
     default="info",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
-@click.version_option(package_name="redis-stream-queue")
+@click.version_option(version())
 def main(**options: Any) -> None:
     """Run TARGET (module:function) in worker processes, fed from a Redis stream.
 
@@ -92,6 +113,9 @@ def main(**options: Any) -> None:
     """
     hide_password(options["url"], "redis_stream_queue.pool.cli")
     options["graceful_timeout_s"] = options.pop("graceful_timeout")
+    options["time_limit_s"] = options.pop("time_limit")
+    options["soft_time_limit_s"] = options.pop("soft_time_limit")
+    options["max_memory_per_child_mb"] = options.pop("max_memory_per_child")
     options["connect_timeout_s"] = options.pop("connect_timeout")
     try:
         code = Pool(PoolConfig(**options)).run()

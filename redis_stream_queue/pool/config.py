@@ -30,6 +30,10 @@ class PoolConfig:
 
     target: ``module:function``.
     batch_size: None = adaptive.
+    time_limit_s: the worker is killed and its message counts a delivery; soft_time_limit_s:
+        SoftTimeLimitExceeded is raised in the handler. Seconds for one message, or for one call of
+        a batch handler.
+    max_messages_per_child, max_memory_per_child_mb: the worker is replaced between two batches.
     graceful_timeout_s, connect_timeout_s: seconds.
 
     Raises ConfigError naming the option.
@@ -48,6 +52,10 @@ class PoolConfig:
     min_idle_claim_ms: int | None = None
     retry_delay_ms: int | None = None
     retry_max_delay_ms: int | None = None
+    time_limit_s: float | None = None
+    soft_time_limit_s: float | None = None
+    max_messages_per_child: int | None = None
+    max_memory_per_child_mb: int | None = None
     graceful_timeout_s: float = 30.0
     connect_timeout_s: float = 10.0
     burst: bool = False
@@ -67,6 +75,20 @@ class PoolConfig:
             )
         if not 1 <= self.workers <= MAX_SLOTS:
             raise ConfigError(f"workers must be 1 to {MAX_SLOTS}, got {self.workers}.")
+        for name in ("time_limit_s", "soft_time_limit_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be above 0 seconds, got {value}.")
+        soft, hard = self.soft_time_limit_s, self.time_limit_s
+        if soft is not None and hard is not None and soft >= hard:
+            raise ConfigError(
+                f"soft_time_limit_s ({soft:g}) must be below time_limit_s ({hard:g}), or the "
+                "handler would be killed before it is asked."
+            )
+        for name in ("max_messages_per_child", "max_memory_per_child_mb"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be 1 or more, got {value}.")
         for name in ("graceful_timeout_s", "connect_timeout_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}.")

@@ -57,11 +57,11 @@ def load_handler(target: str) -> Any:
     handler = load(target)
     if not callable(handler):
         raise LoadError(
-            f"{target!r} is a {type(handler).__name__}, not a function: a handler is called with "
+            f"it is of type {type(handler).__name__}, not a function: a handler is called with "
             "a list of messages (or decorated with @per_message)."
         )
     if isinstance(handler, type):
-        raise LoadError(f"{target!r} is a class, not a function: name an instance or a function.")
+        raise LoadError("it is a class, not a function: name an instance or a function.")
     return handler
 
 
@@ -88,6 +88,11 @@ def _last_lines(module_name: str, error: BaseException) -> str:
 def _did_you_mean(found: Any, name: str) -> str:
     import difflib
 
-    names = [n for n in dir(found) if not n.startswith("_") and callable(getattr(found, n, None))]
+    own = getattr(found, "__name__", None)
+    names = [
+        n
+        for n, value in vars(found).items()
+        if callable(value) and not n.startswith("_") and getattr(value, "__module__", None) == own
+    ]
     close = difflib.get_close_matches(name, names, 3)
     return f"Did you mean {', '.join(close)}?" if close else "Check the name after the colon."

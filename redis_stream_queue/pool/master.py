@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import signal
 import socket
+import time
 from collections.abc import Awaitable
 from dataclasses import asdict, replace
 from typing import Any
 
 from .._clock import mono_ms
+from .._connections import OUTAGES
 from .._keys import worker_name
 from ..backoff import Backoff
 from ..client import StreamClient
@@ -24,6 +27,7 @@ from . import exits
 from .burst import Burst
 from .config import PoolConfig, Settings, resolve
 from .exits import Failure
+from .limits import Limits
 from .metrics import PoolMetrics
 from .notify import notify, watchdog_interval_s
 from .protocol import (
@@ -36,6 +40,7 @@ from .protocol import (
     Message,
     Ready,
     Released,
+    Retire,
     Retrying,
     Start,
 )
@@ -45,7 +50,8 @@ from .rows import Field, Rows
 from .spawner import Spawner
 from .startup import connect, prepare
 from .states import WorkerState
-from .upkeep import OUTAGES, Upkeep
+from .upkeep import Upkeep
+from .watch import WATCH_S, Watch
 from .workforce import Workforce
 
 log = logging.getLogger("redis_stream_queue")
@@ -97,6 +103,7 @@ class Master:
             loop.add_signal_handler(number, self._terminate, signal.Signals(number).name)
         loop.add_signal_handler(signal.SIGQUIT, self._quit)
         loop.add_signal_handler(signal.SIGUSR1, self._say_status)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         self.workforce.on_message = self._heard
         self.workforce.on_death = self._died
         self.workforce.on_failure = self._fail
@@ -119,6 +126,7 @@ class Master:
 
     def _fail(self, error: BaseException) -> None:
         if not self._over.done():
+            self.workforce.freeze()
             self._over.set_exception(error)
 
     async def _finish(self) -> None:
@@ -172,6 +180,9 @@ class Master:
     def _start_clocks(self, upkeep: Upkeep) -> None:
         for clock in upkeep.clocks():
             self._task(clock)
+        limits = Limits(self.config.time_limit_s, self.config.max_memory_per_child_mb)
+        watch = Watch(self.workforce, limits, upkeep.redis_ok_ms)
+        self._task(upkeep.every(WATCH_S, "watching", watch.look))
         self._task(upkeep.every(STATUS_S, "status", self._status_tick))
         self._task(upkeep.every(METRICS_S, "metrics", self._metrics_tick))
         if (interval_s := watchdog_interval_s()) is not None:
@@ -206,9 +217,16 @@ class Master:
                     "stream": self.settings.stream,
                     "config": asdict(consumer),
                     "batch_size": self.settings.batch_size,
+                    "soft_time_limit_s": self.config.soft_time_limit_s,
+                    "most_messages": self._most_messages(),
                 }
             )
         )
+
+    def _most_messages(self) -> int | None:
+        """How many messages a new life may handle: up to 10 % fewer, lest all end at once."""
+        most = self.config.max_messages_per_child
+        return None if most is None else most - random.randint(0, most // 10)
 
     # -- what workers say ----------------------------------------------------------------------
 
@@ -219,6 +237,9 @@ class Master:
             self._load_failed(worker, message)
         elif isinstance(message, Ready):
             self._ready(worker)
+        elif isinstance(message, Retire):
+            log.debug("slot=%d pid=%d is replaced: %s", worker.slot, worker.pid, message.why)
+            self.workforce.retire(worker)
         elif isinstance(message, Fatal):
             self._fail(Failure(exits.REDIS, message.error))
         elif isinstance(message, GroupLost):
@@ -248,9 +269,9 @@ class Master:
             self._task(self._set_up(message))
 
     def _load_failed(self, worker: Worker, message: LoadFailed) -> None:
-        text = f"cannot load {self.config.target!r}: {message.error}"
+        text = f"cannot load {message.what!r}: {message.error}"
+        worker.told_to_go = True
         if self.workforce.ever_ready:
-            worker.killed = "could not load the app"
             log.error("slot=%d %s", worker.slot, text)
         else:
             self._fail(Failure(exits.LOAD_FAILED, text))
@@ -315,6 +336,15 @@ class Master:
         else:
             log.info("%s: draining, up to %g s", name, self.config.graceful_timeout_s)
             self.drain(exits.OK)
+
+    def _reload(self) -> None:
+        if self._draining or not self.workforce.ever_ready:
+            log.warning("SIGHUP: ignored, the pool is not running")
+            return
+        log.info("SIGHUP: replacing the workers one by one with fresh code")
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self.workforce.reload()
+        notify("READY=1")
 
     def _quit(self) -> None:
         log.warning("SIGQUIT: leaving at once")

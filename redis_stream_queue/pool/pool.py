@@ -48,7 +48,7 @@ class Pool:
             return asyncio.run(self._master.run())
         except Failure as failure:
             log.error("%s", failure)
-            notify("STOPPING=1", f"STATUS={failure}", f"ERRNO={failure.code}")
+            notify("STOPPING=1", f"STATUS={failure}")
             return failure.code
         except Exception:  # a defect of ours: say what it was, and let the service manager decide
             log.exception("the pool failed")

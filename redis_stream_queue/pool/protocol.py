@@ -28,8 +28,9 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The app could not be imported; the error's own last lines."""
+    """The app (or the serializer) could not be imported; the error's own last lines."""
 
+    what: str
     error: str
 
 
@@ -72,6 +73,13 @@ class GroupLost:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """This life has nearly used up what it may handle: start a successor, then drain me."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fatal:
     """This worker cannot go on, and neither could another one."""
 
@@ -92,11 +100,10 @@ class Start:
 class Take:
     """Offers to claim and handle: [id, owner, seen count, least idle ms, new count] each.
 
-    alone: each in a batch of its own. bury: reason to bury them for instead, with ``error``.
+    They are handled as one batch. bury: reason to bury them for instead, with ``error``.
     """
 
     offers: list[list[Any]]
-    alone: bool = False
     bury: str | None = None
     error: str = ""
 
@@ -147,6 +154,7 @@ Message = (
     | Free
     | Declined
     | GroupLost
+    | Retire
     | Fatal
     | Start
     | Take
@@ -176,6 +184,8 @@ def decode(raw: bytes) -> Message | None:
     """The message, or None for what is not one."""
     try:
         tag, *values = msgpack.unpackb(raw, unicode_errors="surrogateescape")
+        if type(tag) is not int:
+            return None
         message: Message = _TYPES[tag](*values)
     except Exception:  # whatever came, it was no message of ours
         return None

@@ -288,9 +288,9 @@ class Recovery:
 
     def _take_for(self, worker: Worker, now_ms: int) -> Take:
         first = self._offers[0]
-        most = 1 if first.decision in (Fate.CLAIM_ALONE, Fate.BURY) else worker.row[Field.BATCH]
+        most = 1 if self._comes_alone(first) else worker.row[Field.BATCH]
         chosen = [self._offers.popleft()]
-        while self._offers and len(chosen) < most and _together(first, self._offers[0]):
+        while self._offers and len(chosen) < most and not self._comes_alone(self._offers[0]):
             chosen.append(self._offers.popleft())
         for due in chosen:
             self._queued.discard(due.offer.id)
@@ -298,10 +298,12 @@ class Recovery:
         worker.offered_until_ms = now_ms + OFFER_MS
         return Take(
             [list(astuple(due.offer)) for due in chosen],
-            alone=first.decision is Fate.CLAIM_ALONE,
             bury=MAX_DELIVERIES if first.decision is Fate.BURY else None,
             error=first.error,
         )
+
+    def _comes_alone(self, due: Due) -> bool:
+        return due.decision is Fate.BURY or self.policy.is_last(due.offer.new_count)
 
     async def close(self) -> None:
         """Remove the names that this pool leaves behind, as far as they hold nothing."""
@@ -310,11 +312,6 @@ class Recovery:
             await self.pending.prune(f"{group}:retry:{1 << exponent}")
         if self.undertaker.name:
             await self.pending.prune(self.undertaker.name)
-
-
-def _together(first: Due, other: Due) -> bool:
-    alone = (Fate.CLAIM_ALONE, Fate.BURY)
-    return first.decision not in alone and other.decision not in alone
 
 
 def _no_handler(_: object) -> list[str]:

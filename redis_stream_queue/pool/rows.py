@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 from enum import IntEnum
 
 WORD = 8
+DUMP_SIGNAL = signal.SIGRTMIN + 8  # asks a worker to write its stacks to DUMP_FD
 ROW_WORDS = 32
 MAX_ROWS = 1024
 MAX_SLOTS = MAX_ROWS // 2  # a slot may have an old and a new life
@@ -34,6 +36,9 @@ class Field(IntEnum):
     ERRORS = 13
     DEAD = 14
     BATCHES = 15
+    MESSAGE_SINCE = 16  # start of the message that has been running longest, 0 = none
+    BUSY_UNTIL = 17  # end of the last batch
+    DUMP_FD = 18  # file descriptor, in the worker, that its stack dumps go to
 
 
 COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from .._clock import mono_ms
+from .._connections import OUTAGES
 from ..backoff import Backoff
 from ..client import StreamClient
 from ..exceptions import ClusterSlotError, ConfigError, UnsupportedServer
@@ -37,13 +38,13 @@ async def connect(client: StreamClient, timeout_s: float) -> None:
             if "NOAUTH" in str(error) or "NOPERM" in str(error):
                 raise _refused(client, error) from None
             last: Exception = error
-        except (RedisError, OSError, TimeoutError) as error:
+        except OUTAGES as error:
             last = error
         if mono_ms() >= deadline:
             raise Failure(
                 exits.REDIS,
                 f"cannot reach Redis at {client.endpoint} within {timeout_s:g} s: "
-                f"{str(last) or 'no answer'}. Is it running? Set --url or REDIS_URL.",
+                f"{str(last).rstrip('.') or 'no answer'}. Is it running? Set --url or REDIS_URL.",
             )
         await asyncio.sleep(min(backoff.next_s(), max(deadline - mono_ms(), 0) / 1000))
 

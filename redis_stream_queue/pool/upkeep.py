@@ -12,9 +12,8 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
-from redis.exceptions import RedisError
-
 from .._clock import mono_ms
+from .._connections import OUTAGES
 from ..backoff import Backoff
 from ..group import ConsumerGroup, group_is_lost
 from ..message import id_before
@@ -29,8 +28,6 @@ DEATHS_S = 0.1
 MAX_LEASE_INTERVAL_MS = 1000
 JITTER = 0.1
 
-OUTAGES = (RedisError, OSError, TimeoutError)
-
 
 class Upkeep:
     """What has to be done for a group again and again."""
@@ -40,6 +37,7 @@ class Upkeep:
         self._group = group
         self._recovery = recovery
         self._oldest_unfinished = ""
+        self._ok_since_ms: int | None = None
         self._sweep_at_ms = 0
         self._sweep_changed = asyncio.Event()
         self._deaths = asyncio.Event()
@@ -71,6 +69,7 @@ class Upkeep:
 
     async def _survive(self, what: str, error: Exception, backoff: Backoff) -> None:
         pause_s = backoff.next_s()
+        self._ok_since_ms = None
         if group_is_lost(error):
             await self.restore_group()
         elif backoff.worth_a_line():
@@ -81,6 +80,10 @@ class Upkeep:
                 exc_info=None if isinstance(error, OUTAGES) else error,
             )
         await asyncio.sleep(pause_s)
+
+    def redis_ok_ms(self) -> int:
+        """For how long Redis has answered without a break, in ms."""
+        return 0 if self._ok_since_ms is None else mono_ms() - self._ok_since_ms
 
     # -- sweeping ------------------------------------------------------------------------------
 
@@ -98,6 +101,7 @@ class Upkeep:
             self._sweep_at_ms = mono_ms() + int(_jittered(SWEEP_S) * 1000)
             try:
                 next_due_ms = await self._recovery.sweep()
+                self._ok_since_ms = self._ok_since_ms or mono_ms()
                 backoff.reset()
             except Exception as error:  # whatever it was, the clock goes on
                 await self._survive("sweeping", error, backoff)

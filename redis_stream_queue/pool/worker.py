@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
+import faulthandler
 import logging
+import os
 import queue
 import signal
 import socket
@@ -16,10 +19,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis.exceptions import RedisError
-
-from .. import burial
 from .._clock import mono_ms
+from .._connections import OUTAGES
 from ..backoff import Backoff
 from ..client import StreamClient
 from ..config import ConsumerConfig
@@ -34,7 +35,7 @@ from ..work import Verdict, Work
 from . import _linux, logs
 from .batch_size import AdaptiveBatch, FixedBatch
 from .channel import MAX_MESSAGE, Channel
-from .loading import LoadError, load_handler, load_serializer
+from .loading import load_handler, load_serializer
 from .protocol import (
     MAX_ERROR,
     Declined,
@@ -48,21 +49,24 @@ from .protocol import (
     Nothing,
     Ready,
     Released,
+    Retire,
     Retrying,
     Start,
     Take,
     decode,
     encode,
 )
-from .rows import Field, Row, Rows
+from .rows import DUMP_SIGNAL, Field, Row, Rows
+from .soft_limit import soft_limited
 
 log = logging.getLogger("redis_stream_queue")
 
 EXIT_OK = 0
 EXIT_LOAD_FAILED = 3
-BLOCK_MS = 5000
+BLOCK_MS = 700  # with the margin of a read: a dead connection is noticed within two seconds
 OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to others
 FREE_WAIT_S = 0.1
+RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor
 GROUP_PAUSE_S = 0.05
 
 
@@ -72,11 +76,13 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the master decides
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}")
+    loading = spec["target"]
     try:
-        handler = load_handler(spec["target"])
-        serializer = load_serializer(spec["serializer"]) if spec["serializer"] else None
-    except (LoadError, RedisStreamError) as error:
-        sock.send(encode(LoadFailed(str(error)[-MAX_ERROR:])))
+        handler = load_handler(loading)
+        loading = spec["serializer"] or ""
+        serializer = load_serializer(loading) if loading else None
+    except RedisStreamError as error:
+        sock.send(encode(LoadFailed(loading, str(error)[-MAX_ERROR:])))
         return EXIT_LOAD_FAILED
     declared = declaration_of(handler)
     sock.send(encode(_loaded(handler, declared)))
@@ -84,6 +90,8 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
     start = decode(raw) if raw else None
     if not isinstance(start, Start):
         return EXIT_OK  # drained before it began, or the master is gone
+    if start.settings["soft_time_limit_s"] is not None:
+        handler = soft_limited(handler, start.settings["soft_time_limit_s"])
     main_thread = MainThread()
     worker = Worker(sock, rows, spec["row"], start.settings, handler, main_thread.run)
     if serializer is not None:
@@ -92,6 +100,7 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
         worker.session.serializer = worker.session.burial.serializer = declared.serializer
     if declared is not None:
         worker.session.burial.dlq_handler = declared.dlq_handler
+    _answer_stack_dumps(rows.row(spec["row"]))
     signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
     if is_async(handler):
         asyncio.run(worker.run())
@@ -100,6 +109,13 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
         main_thread.serve()
     atexit._run_exitfuncs()
     return EXIT_OK
+
+
+def _answer_stack_dumps(row: Row) -> None:
+    """Let faulthandler write all stacks to a file in memory when the master asks for it."""
+    fd = os.memfd_create("rsq-stack")
+    faulthandler.register(DUMP_SIGNAL, file=fd, all_threads=True)
+    row[Field.DUMP_FD] = fd
 
 
 def _loaded(handler: Handler, declared: Declaration | None) -> Loaded:
@@ -162,6 +178,7 @@ class RowHooks(Hooks):
         self._send = send
         self._gives_back = gives_back
         self._message_since_ms = 0
+        self._running: dict[str, int] = {}  # when what runs was started, the oldest first
 
     def batch_started(self, messages: Sequence[StreamMessage]) -> None:
         row = self.row
@@ -170,14 +187,23 @@ class RowHooks(Hooks):
         row.set_id(Field.LAST_MS, ids[-1])
         row[Field.CURRENT_MS] = row[Field.CURRENT_SEQ] = 0
         row[Field.HELD] = len(ids)
+        row[Field.MESSAGE_SINCE] = 0
         row[Field.RENEWED_AT] = self._message_since_ms = mono_ms()
         row[Field.BUSY_SINCE] = row[Field.RENEWED_AT]
 
     def message_started(self, message: StreamMessage) -> None:
         self.row.set_id(Field.CURRENT_MS, message.id)
-        self._message_since_ms = mono_ms()
+        self._message_since_ms = self._running[message.id] = mono_ms()
+        if len(self._running) == 1:
+            self.row[Field.MESSAGE_SINCE] = self._message_since_ms
+
+    def message_finished(self, message: StreamMessage) -> None:
+        self._running.pop(message.id, None)
+        self.row[Field.MESSAGE_SINCE] = next(iter(self._running.values()), 0)
 
     def batch_finished(self) -> None:
+        self._running.clear()
+        self.row[Field.BUSY_UNTIL] = mono_ms()
         self.row[Field.BUSY_SINCE] = 0
         self.row[Field.BATCHES] += 1
 
@@ -238,6 +264,8 @@ class Worker:
         self._answered = asyncio.Event()
         self._draining = False
         self._handling = False
+        self._most_messages: int | None = settings["most_messages"]
+        self._asked_to_retire = False
 
     def _send(self, message: Message) -> None:
         if self._channel is not None:
@@ -301,10 +329,34 @@ class Worker:
             return
         if self._rows.offers_waiting and await self._ask_for_offers():
             return
-        messages = await self.session.read(self._batch.size, BLOCK_MS)
+        room = self._room()
+        if room <= 0:
+            await self._until_told()
+            return
+        messages = await self.session.read(min(self._batch.size, room), BLOCK_MS)
         self._row[Field.READ_AT] = mono_ms()
         if messages:
             await self._handle(messages)
+
+    def _room(self) -> int:
+        """How many more messages this life may handle; asks to be replaced a little before."""
+        if self._most_messages is None:
+            return self._batch.size
+        room = self._most_messages - self.session.meter.read.total
+        if room <= self._most_messages * RETIRE_SHARE and not self._asked_to_retire:
+            self._asked_to_retire = True
+            self._send(Retire(f"{self._most_messages} messages"))
+        return room
+
+    async def _until_told(self) -> None:
+        """This life is used up: acknowledge what is done, and wait for the successor."""
+        await self.session.flush_acks()
+        await self.session.settle()
+        self._row[Field.READ_AT] = mono_ms()
+        self._answered.clear()
+        if not self._takes and not self._draining:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._answered.wait(), BLOCK_MS / 1000)
 
     async def _ask_for_offers(self) -> bool:
         """Between two batches, while offers wait: ask the master; True if it sent some."""
@@ -319,10 +371,7 @@ class Worker:
     async def _carry_out(self, take: Take) -> None:
         offers = [Offer(*fields) for fields in take.offers]
         if take.bury is not None:
-            await self.session.bury(offers, take.bury or burial.MAX_DELIVERIES, take.error)
-        elif take.alone:
-            for offer in offers:
-                await self._handle(await self.session.take([offer]))
+            await self.session.bury(offers, take.bury, take.error)
         else:
             await self._handle(await self.session.take(offers))
 
@@ -347,7 +396,7 @@ class Worker:
             self._send(GroupLost())
             pause_s = GROUP_PAUSE_S
         if backoff.worth_a_line():
-            known = isinstance(error, RedisError | OSError)
+            known = isinstance(error, OUTAGES)
             log.error(
                 "%s, trying again in %.1f s",
                 error or type(error).__name__,
@@ -365,7 +414,7 @@ class Worker:
         try:
             async with asyncio.timeout(2):
                 await self.session.leave()
-        except (RedisError, OSError, TimeoutError) as error:
+        except OUTAGES as error:
             log.warning("could not give everything back, the master does: %s", error)
             await self.session.close()
         await self._client.close()

@@ -120,9 +120,13 @@ class Workforce:
             if any(w.pid == 0 for w in self.living()):  # its Forked is still on its way
                 self._early_exits[pid] = status
             return
+        if worker.channel is not None:
+            worker.channel.finish()
         was_starting = worker.state is WorkerState.STARTING
         why = worker.killed or how_it_ended(status)
-        if not worker.told_to_go and not self._leaving:
+        if status == 0 and not worker.told_to_go and not self._leaving:
+            log.info("slot=%d pid=%d has left", worker.slot, pid)
+        elif not worker.told_to_go and not self._leaving:
             self.replaced += 1
             log.warning("slot=%d pid=%d ended: %s", worker.slot, pid, why.partition("\n")[0])
         slot = self._remove(worker, why)
@@ -168,6 +172,10 @@ class Workforce:
         if not worker.killed and worker.pid:
             worker.killed = why
             self._spawner.kill(worker.pid)
+
+    def freeze(self) -> None:
+        """The pool ends: nothing is started or replaced any more."""
+        self._leaving = True
 
     def send_away(self, worker: Worker) -> None:
         """Ask a worker to finish what it runs and leave."""
@@ -226,6 +234,13 @@ class Workforce:
                     self.send_away(old)
                     break
                 await asyncio.sleep(RETIRE_AGAIN_S)
+
+    def reload(self) -> None:
+        """Fresh code: a new template, then all workers are replaced one by one."""
+        self._spawner.replace_template()
+        for worker in self.living():
+            if worker.pid:
+                self.retire(worker)
 
     def _template_died(self) -> None:
         """Its workers live on; they finish what they run and are replaced one by one."""

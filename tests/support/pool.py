@@ -58,7 +58,7 @@ class PoolProcess:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=cwd,
-                env={**_environment(url), **(env or {}), MARK: self._mark},
+                env={**plain_environment(url), **(env or {}), MARK: self._mark},
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -201,8 +201,8 @@ class PoolProcess:
             print(f"--- {' '.join(self.command)}{self._says()}")
 
 
-def _environment(url: str | None) -> dict[str, str]:
-    """Ours without what would change the pool's settings."""
+def plain_environment(url: str | None) -> dict[str, str]:
+    """Our environment variables without those that would change a command's settings."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("RSQ_") and k != "REDIS_URL"}
     if leaks.MARK in os.environ:  # the leak check finds processes by it
         env[leaks.MARK] = os.environ[leaks.MARK]

@@ -1,0 +1,128 @@
+"""The tables in README.md and docs/ say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from redis_stream_queue import fate
+from redis_stream_queue.pool import exits, states
+from redis_stream_queue.pool.cli import main
+from redis_stream_queue.pool.states import MOVES, WorkerState
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+
+OPTION = re.compile(r"^  (--[\w-]+)(.*?)(?=^  --|\Z)", re.MULTILINE | re.DOTALL)
+DEFAULT = re.compile(r"\[default: ((?:\([^)]*\)|[^\];])+)")
+
+# what --help cannot say in the README's words
+DEFAULTS_IN_WORDS = {"(dynamic)": "one per core", '""': "none"}
+
+
+def rows(page: Path, heading: str) -> list[list[str]]:
+    """Cells of the table whose first line begins with ``heading``, without code marks."""
+    lines = page.read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    found = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip().replace("`", "") for cell in line.strip("|").split("|")])
+    return found
+
+
+def table_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def options_of_help() -> dict[str, str]:
+    """Each option that rsq-pool --help shows, and its default as --help writes it."""
+    text = CliRunner().invoke(main, ["--help"]).output.partition("Options:\n")[2]
+    found = {}
+    for name, rest in OPTION.findall(text):
+        default = DEFAULT.search(" ".join(rest.split()))
+        found[name] = default[1].strip() if default else ""
+    return found
+
+
+# -- docs/states.md --------------------------------------------------------------------------------
+
+
+def test_states_page_has_every_state_and_its_moves() -> None:
+    """The table lists the states in their order, each with the moves that are legal."""
+    table = {
+        state: set(filter(None, nexts.split(", ")))
+        for state, _, nexts in rows(DOCS / "states.md", "state")
+    }
+
+    assert table == {s.name: {n.name for n in nexts} for s, nexts in MOVES.items()}
+    assert list(table) == [state.name for state in WorkerState]
+
+
+def test_states_page_shows_the_same_picture() -> None:
+    """The picture is the one in states.py."""
+    drawn = [line.strip() for line in (states.__doc__ or "").splitlines() if "─" in line]
+
+    assert [
+        line.strip() for line in (DOCS / "states.md").read_text().splitlines() if "─" in line
+    ] == drawn
+
+
+# -- docs/recovery.md ------------------------------------------------------------------------------
+
+
+def test_recovery_page_has_the_table_of_fate() -> None:
+    """The first table is the one on top of fate.py, word for word."""
+    table = table_lines(fate.__doc__ or "")
+
+    assert table
+    assert table_lines((DOCS / "recovery.md").read_text())[: len(table)] == table
+
+
+def test_recovery_page_explains_every_fate() -> None:
+    """Each fate has a line that says what it means."""
+    explained = re.findall(r"^- \*\*(\w+)\*\*", (DOCS / "recovery.md").read_text(), re.MULTILINE)
+
+    assert sorted(explained) == sorted(f.name for f in fate.Fate)
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+def test_readme_lists_the_options_of_help() -> None:
+    """The same options in the same order; --version and --help need no line."""
+    shown = [name for name in options_of_help() if name not in ("--version", "--help")]
+
+    assert [name for name, *_ in rows(README, "option")] == shown
+
+
+def test_readme_gives_the_defaults_of_help() -> None:
+    """Every default is the one that --help shows; an option without one is off."""
+    shown = options_of_help()
+    for name, default, _ in rows(README, "option"):
+        wanted = DEFAULTS_IN_WORDS.get(shown[name], shown[name]).strip("()") or "off"
+        assert default == wanted.removesuffix(".0"), name
+
+
+# -- exit codes and signals ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [README, DOCS / "signals.md"], ids=lambda page: page.name)
+def test_exit_codes_are_all_there(page: Path) -> None:
+    """One line for each exit code."""
+    codes = {value for value in vars(exits).values() if isinstance(value, int)}
+
+    assert {int(code) for code, _ in rows(page, "code")} == codes
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "QUIT", "USR1"])
+def test_signals_are_all_there(name: str) -> None:
+    """What --help names, both pages explain."""
+    assert name in CliRunner().invoke(main, ["--help"]).output
+    for page, heading in ((README, "signal to the master"), (DOCS / "signals.md", "signal")):
+        assert any(name in row[0] for row in rows(page, heading)), page.name

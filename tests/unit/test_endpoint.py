@@ -1,0 +1,178 @@
+"""Where Redis is: URLs and arguments are read exactly, and no error shows a secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redis_stream_queue import ConfigError
+from redis_stream_queue._endpoint import Endpoint, endpoint_from_url, make_endpoint
+
+SECRET = "s3cr3t"
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("redis://localhost:6379/0", {}),
+        ("redis://", {}),
+        ("redis://h", {"nodes": (("h", 6379),)}),
+        ("redis://h:1/5", {"nodes": (("h", 1),), "db": 5}),
+        ("redis://h:1?db=5", {"nodes": (("h", 1),), "db": 5}),
+        ("redis://:pw@h", {"nodes": (("h", 6379),), "password": "pw"}),
+        ("redis://u:p%40w@h", {"nodes": (("h", 6379),), "username": "u", "password": "p@w"}),
+        ("redis://[::1]:7", {"nodes": (("::1", 7),)}),
+        ("rediss://h:6380/0", {"nodes": (("h", 6380),), "ssl": True}),
+        ("unix:///run/r.sock", {"path": "/run/r.sock"}),
+        ("unix://:pw@/run/r.sock?db=2", {"path": "/run/r.sock", "password": "pw", "db": 2}),
+        ("redis+cluster://h:1", {"nodes": (("h", 1),), "cluster": True}),
+        ("redis+cluster://h1:1,h2:2", {"nodes": (("h1", 1), ("h2", 2)), "cluster": True}),
+        (
+            "rediss+cluster://u:pw@h1:1,h2",
+            {"nodes": (("h1", 1), ("h2", 6379)), "cluster": True, "ssl": True,
+             "username": "u", "password": "pw"},
+        ),
+    ],
+)  # fmt: skip
+def test_urls(url: str, wanted: dict[str, Any]) -> None:
+    assert endpoint_from_url(url) == Endpoint(**wanted)
+
+
+def test_options_come_on_top_of_the_url() -> None:
+    made = endpoint_from_url("redis://h/1", socket_timeout=2.0, client_name="me", password="pw")
+    assert (made.socket_timeout, made.client_name, made.password, made.db) == (2.0, "me", "pw", 1)
+
+
+def test_tls_options_reach_the_connection() -> None:
+    made = endpoint_from_url("rediss://h", ssl_ca_certs="/ca.pem")
+    assert made.connection_kwargs()["ssl_ca_certs"] == "/ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"db": -1}, "db"),
+        ({"db": "0"}, "db"),
+        ({"max_connections": 0}, "max_connections"),
+        ({"max_connections": True}, "max_connections"),
+        ({"pool_timeout": -1}, "pool_timeout"),
+        ({"pool_timeout": float("nan")}, "pool_timeout"),
+        ({"socket_timeout": 0}, "socket_timeout"),
+        ({"socket_timeout": "5"}, "socket_timeout"),
+        ({"socket_connect_timeout": -1}, "socket_connect_timeout"),
+        ({"ssl": "yes"}, "ssl"),
+        ({"socket_keepalive": 1}, "socket_keepalive"),
+        ({"socket_keepalive_options": 5}, "socket_keepalive_options"),
+        ({"nodes": (("", 1),)}, "host"),
+        ({"nodes": ((None, 1),)}, "host"),
+        ({"nodes": (("h", 0),)}, "port"),
+        ({"nodes": (("h", 65536),)}, "port"),
+        ({"nodes": (("h", "1"),)}, "port"),
+        ({"username": 5}, "username"),
+        ({"password": 5}, "password"),
+        ({"client_name": 5}, "client_name"),
+        ({"sockt_timeout": 5}, "sockt_timeout.*Did you mean 'socket_timeout'"),
+        ({"ssl_ca_certs": ["x"]}, "ssl_ca_certs"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_named(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        make_endpoint(**settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis:{SECRET}@h:1",
+        f"{SECRET}",
+        f"user:{SECRET}@host:6379",
+        f"{SECRET}://h",
+        f"redis://u:{SECRET}@h:port",
+        f"redis://u:{SECRET}@h:99999",
+        f"redis://u:{SECRET}@h:{SECRET}",
+        f"redis://u:{SECRET}#x@h:1",
+        f"redis://u:{SECRET}/x@h:1",
+        f"redis://u:{SECRET}@h/notanumber",
+        f"redis+cluster://u:{SECRET}@h:1/3",
+        f"redis+cluster://u:{SECRET}@h:port",
+        f"redis://u:{SECRET}@[::1",
+        f"redis://h?password={SECRET}&nonsense=1",
+        f"redis://h?db={SECRET}",
+        f"redis://h?socket_timeout={SECRET}",
+        f"redis://h?{SECRET}=1",
+        f"unix://u:{SECRET}@",
+        f"http://u:{SECRET}@h",
+    ],
+)
+def test_errors_about_a_url_never_show_its_secrets(url: str) -> None:
+    """A ConfigError without the password, and without a cause that holds it."""
+    try:
+        made = endpoint_from_url(url)
+    except ConfigError as error:
+        assert SECRET not in str(error)
+        assert error.__cause__ is None
+        assert error.__suppress_context__ or error.__context__ is None
+    else:
+        assert SECRET not in str(made)
+        assert SECRET not in repr(made)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        Endpoint(password=SECRET),
+        Endpoint(options=(("ssl_password", SECRET),)),
+        endpoint_from_url(f"redis://u:{SECRET}@h:1/0"),
+        endpoint_from_url("rediss://h", ssl_password=SECRET),
+    ],
+)
+def test_neither_str_nor_repr_shows_secrets(made: Endpoint) -> None:
+    assert SECRET not in f"{made} {made!r}"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ssl_password": [SECRET]},
+        {"password": [SECRET]},
+        {"username": "u", "password": SECRET, "db": -1},
+        {"ssl": f"{SECRET}x", "password": "other"},
+        {"pasword": SECRET},
+    ],
+    ids=["option", "password", "beside", "ssl", "misspelt"],
+)
+def test_errors_about_arguments_never_show_secrets(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_endpoint(**settings)
+    if "ssl" not in settings:
+        assert SECRET not in str(caught.value)
+
+
+def test_equal_endpoints_share_connections() -> None:
+    """An endpoint is a dictionary key: the same place, the same key."""
+    assert hash(endpoint_from_url("redis://h:1/0")) == hash(make_endpoint(nodes=(("h", 1),)))
+    assert endpoint_from_url("redis://h:1/0") != endpoint_from_url("redis://h:1/1")
+    assert endpoint_from_url("redis://u:a@h") != endpoint_from_url("redis://u:b@h")
+
+
+@given(st.text())
+def test_any_text_is_an_endpoint_or_a_config_error(url: str) -> None:
+    try:
+        endpoint_from_url(url)
+    except ConfigError:
+        pass
+
+
+@given(
+    scheme=st.sampled_from(["redis", "rediss", "unix", "redis+cluster", "rediss+cluster"]),
+    rest=st.text(alphabet="ab1:@/?&=%[],.# ", max_size=25),
+)
+def test_any_url_is_an_endpoint_or_a_config_error(scheme: str, rest: str) -> None:
+    try:
+        endpoint_from_url(f"{scheme}://{rest}")
+    except ConfigError:
+        pass

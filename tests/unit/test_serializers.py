@@ -1,0 +1,128 @@
+"""Payload <-> bytes: round trips, and SerializationError for everything else."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import redis_stream_queue
+from redis_stream_queue import (
+    JsonSerializer,
+    MsgpackSerializer,
+    PickleSerializer,
+    SerializationError,
+    Serializer,
+)
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False)
+JSON = st.recursive(
+    SCALARS | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    max_leaves=10,
+)
+KINDS = [JsonSerializer, MsgpackSerializer, PickleSerializer]
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("not me")
+
+
+@given(JSON)
+def test_json_round_trip(data: Any) -> None:
+    assert JsonSerializer().decode(JsonSerializer().encode(data)) == data
+
+
+@given(JSON | st.binary())
+def test_msgpack_round_trip(data: Any) -> None:
+    assert MsgpackSerializer().decode(MsgpackSerializer().encode(data)) == data
+
+
+@given(JSON | st.binary() | st.sets(st.integers()))
+def test_pickle_round_trip(data: Any) -> None:
+    assert PickleSerializer().decode(PickleSerializer().encode(data)) == data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(raw=st.binary())
+def test_any_bytes_are_data_or_a_serialization_error(kind: type[Serializer], raw: bytes) -> None:
+    if kind is PickleSerializer and raw[:1] in (b"c", b"(", b"i", b"\x80"):
+        return  # random pickles run code; the test does not
+    try:
+        kind().decode(raw)
+    except SerializationError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("serializer", "data"),
+    [
+        (JsonSerializer(), object()),
+        (JsonSerializer(), {1, 2}),
+        (JsonSerializer(), b"bytes"),
+        (JsonSerializer(), "\ud800"),
+        (MsgpackSerializer(), object()),
+        (MsgpackSerializer(), 2**64),
+        (MsgpackSerializer(), "\ud800"),
+        (PickleSerializer(), Unpicklable()),
+        (PickleSerializer(), lambda: 1),
+    ],
+)
+def test_what_cannot_be_encoded(serializer: Serializer, data: Any) -> None:
+    with pytest.raises(SerializationError, match="cannot"):
+        serializer.encode(data)
+
+
+@pytest.mark.parametrize("serializer", [JsonSerializer(), MsgpackSerializer()])
+def test_endless_structures_are_an_error(serializer: Serializer) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(SerializationError):
+        serializer.encode(endless)
+
+
+def test_json_is_compact_and_readable() -> None:
+    assert JsonSerializer().encode({"a": [1, "ü"]}) == '{"a":[1,"ü"]}'.encode()
+
+
+def test_pickle_warns(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "redis_stream_queue"):
+        PickleSerializer()
+    assert "trusted" in caplog.text
+
+
+def test_any_object_with_both_methods_is_a_serializer() -> None:
+    class Plain:
+        def encode(self, data: Any) -> bytes:
+            return str(data).encode()
+
+        def decode(self, raw: bytes) -> Any:
+            return raw.decode()
+
+    assert isinstance(Plain(), Serializer)
+    assert not isinstance(object(), Serializer)
+
+
+def test_signed_serializer() -> None:
+    """A wrong signature is a decode error, and the inner decoder is never called."""
+
+    class Inner(JsonSerializer):
+        decoded = 0
+
+        def decode(self, raw: bytes) -> Any:
+            Inner.decoded += 1
+            return super().decode(raw)
+
+    signed = redis_stream_queue.SignedSerializer(Inner(), b"key")
+    raw = signed.encode({"n": 1})
+    assert signed.decode(raw) == {"n": 1}
+    Inner.decoded = 0
+    other = redis_stream_queue.SignedSerializer(Inner(), b"other key")
+    for forged in (other.encode({"n": 1}), raw[:-1], b"", raw[::-1], raw + b"x"):
+        with pytest.raises(SerializationError):
+            signed.decode(forged)
+    assert Inner.decoded == 0

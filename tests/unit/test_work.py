@@ -1,0 +1,139 @@
+"""One batch between the handler's side and the loop's side: nothing twice, nothing forgotten."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redis_stream_queue import Reject, Retry, StreamMessage
+from redis_stream_queue.work import DONE, ERROR_TEXT, Outcome, Work, describe, verdict_of
+
+
+def batch(count: int) -> list[StreamMessage]:
+    return [StreamMessage(f"{n}-0", n) for n in range(count)]
+
+
+def test_messages_come_in_order_then_none() -> None:
+    work = Work(batch(3))
+    assert [work.next() for _ in range(4)] == [*work.messages, None]
+
+
+def test_each_start_is_told() -> None:
+    started: list[int] = []
+    work = Work(batch(2), on_start=lambda message: started.append(message.data))
+    work.next()
+    assert started == [0]
+    work.next()
+    assert started == [0, 1]
+
+
+def test_a_batch_handler_gets_all_at_once_and_tells_the_first() -> None:
+    started: list[int] = []
+    work = Work(batch(3), on_start=lambda message: started.append(message.data))
+    assert work.start_all() == work.messages
+    assert work.start_all() == []
+    assert started == [0]
+
+
+def test_what_was_lost_is_not_started() -> None:
+    work = Work(batch(3))
+    work.lost = {"0-0", "2-0"}
+    assert work.next() == work.messages[1]
+    assert work.next() is None
+    assert [m.id for m in work.unfinished()] == ["1-0"]
+
+
+def test_what_was_withdrawn_is_not_started() -> None:
+    work = Work(batch(3))
+    work.next()
+    assert [m.id for m in work.withdraw()] == ["1-0", "2-0"]
+    assert work.next() is None
+    assert work.withdraw() == []
+
+
+def test_finished_is_collected_once() -> None:
+    work = Work(batch(2))
+    work.finish(work.messages[0], DONE)
+    assert work.collect() == [(work.messages[0], DONE)]
+    assert work.collect() == []
+    assert work.unfinished() == [work.messages[1]]
+
+
+def test_failure_is_a_verdict_for_each_and_one_error() -> None:
+    work = Work(batch(2))
+    error = ValueError("no")
+    work.fail(work.messages, error)
+    assert work.errors == [(error, work.messages)]
+    assert [v.outcome for _, v in work.collect()] == [Outcome.RETRY, Outcome.RETRY]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "delay_ms"),
+    [
+        (Retry(delay_ms=5), Outcome.RETRY, 5),
+        (Retry(), Outcome.RETRY, None),
+        (Reject("why"), Outcome.REJECT, None),
+    ],
+)
+def test_wishes_of_the_handler_are_no_errors(
+    error: Exception, outcome: Outcome, delay_ms: int | None
+) -> None:
+    work = Work(batch(1))
+    work.fail(work.messages, error)
+    [(_, verdict)] = work.collect()
+    assert (verdict.outcome, verdict.delay_ms) == (outcome, delay_ms)
+    assert work.errors == []
+
+
+def test_error_text_keeps_the_type_the_words_and_the_end_of_the_traceback() -> None:
+    def deep(depth: int) -> None:
+        if depth:
+            deep(depth - 1)
+        raise KeyError("x" * 5000)
+
+    try:
+        deep(50)
+    except KeyError as error:
+        text = describe(error)
+    assert text.startswith("KeyError: 'xxx")
+    assert "in deep" in text
+    assert len(text) <= ERROR_TEXT
+    assert describe(ValueError("never raised")) == "ValueError: never raised"
+    assert verdict_of(ValueError("v")).error == "ValueError: v"
+
+
+def test_an_error_that_cannot_be_shown_is_still_a_verdict() -> None:
+    """An app's exception may raise in its own __str__."""
+
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("broken __str__")
+
+    assert verdict_of(Broken()).outcome is Outcome.RETRY
+
+
+@given(count=st.integers(0, 30), take=st.integers(0, 40))
+def test_started_and_withdrawn_are_the_whole_batch(count: int, take: int) -> None:
+    work = Work(batch(count))
+    started = [m for _ in range(take) if (m := work.next()) is not None]
+    assert started + work.withdraw() == work.messages
+
+
+def test_two_threads_share_a_batch_without_doubling() -> None:
+    """A handler's thread starts messages while the loop withdraws."""
+    for _ in range(20):
+        work = Work(batch(500))
+        started: list[StreamMessage] = []
+
+        def start(work: Work = work, started: list[StreamMessage] = started) -> None:
+            while (message := work.next()) is not None:
+                started.append(message)
+
+        thread = threading.Thread(target=start)
+        thread.start()
+        withdrawn = work.withdraw()
+        thread.join()
+        assert sorted(m.data for m in started + withdrawn) == list(range(500))
