@@ -192,7 +192,8 @@ return ids
 
 # ARGV: group ('' = none), length to keep, most entries to trim
 # Trims finished entries only: everything below the oldest entry that some group has not read or
-# not acknowledged. Returns {trimmed, length before, oldest unfinished id of ARGV[1] or ''}.
+# not acknowledged. Returns {trimmed, length before, oldest unfinished id of ARGV[1] or '', oldest
+# unfinished id of all, its group}.
 TRIM = Script("""
 local function below(a, b)
   local am, as = string.match(a, '(%d+)-(%d+)')
@@ -201,8 +202,8 @@ local function below(a, b)
   return #as < #bs or (#as == #bs and as < bs)
 end
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
-if groups.err then return {0, 0, ''} end
-local oldest, mine
+if groups.err then return {0, 0, '', '', ''} end
+local oldest, mine, blocker
 for _, flat in ipairs(groups) do
   local g = {}
   for i = 1, #flat, 2 do g[flat[i]] = flat[i + 1] end
@@ -217,7 +218,7 @@ for _, flat in ipairs(groups) do
       first = g['last-delivered-id']
     end
   end
-  if not oldest or below(first, oldest) then oldest = first end
+  if not oldest or below(first, oldest) then oldest, blocker = first, g['name'] end
   if g['name'] == ARGV[1] then mine = first end
 end
 local length = redis.call('XLEN', KEYS[1])
@@ -226,5 +227,5 @@ local trimmed = 0
 if oldest and surplus > 0 then
   trimmed = redis.call('XTRIM', KEYS[1], 'MINID', '~', oldest, 'LIMIT', surplus)
 end
-return {trimmed, length, mine or ''}
+return {trimmed, length, mine or '', oldest or '', blocker or ''}
 """)

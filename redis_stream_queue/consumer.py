@@ -19,11 +19,12 @@ from .client import StreamClient
 from .config import ConsumerConfig, check_text
 from .exceptions import ConfigError, RedisStreamError
 from .fate import Fate, Owner
-from .group import ConsumerGroup, group_is_lost
+from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from .handlers import DLQHandler, Handler
-from .message import PendingEntry, StreamMessage, id_before
+from .message import PendingEntry, StreamMessage
 from .metrics import ConsumerMetrics
 from .pending import Offer
+from .retention import TRIM_INTERVAL_S, Retention
 from .serializers import Serializer
 from .server_check import check_server
 from .session import Session
@@ -32,7 +33,6 @@ from .sweep import Sweep, offer
 log = logging.getLogger("redis_stream_queue")
 
 SWEEP_INTERVAL_MS = 1000
-TRIM_INTERVAL_MS = 5000
 JITTER = 0.1
 
 
@@ -90,7 +90,8 @@ class StreamConsumer:
         self._stopped = asyncio.Event()
         self._next_sweep_ms = 0
         self._next_trim_ms = 0
-        self._oldest_unfinished = ""
+        self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
+        self._retention = Retention(self._session.pending, config.max_stream_size)
         self._instances.add(self)
 
     # -- metrics -------------------------------------------------------------------------------
@@ -249,9 +250,11 @@ class StreamConsumer:
         if self._sweep.at_start:
             self._schedule_sweep()
         if mono_ms() >= self._next_trim_ms:
-            self._next_trim_ms = mono_ms() + TRIM_INTERVAL_MS
-            trimmed = await self._session.pending.trim(self.config.max_stream_size)
-            self._oldest_unfinished = trimmed.oldest_unfinished or self._oldest_unfinished
+            self._next_trim_ms = mono_ms() + int(TRIM_INTERVAL_S * 1000)
+            await self._retention.trim()
+        if mono_ms() >= self._next_prune_ms:
+            self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
+            await self.group.prune_consumers(GHOST_IDLE_MS)
 
     def _due_ms(self) -> int:
         retry_at = self._session.next_retry_at_ms
@@ -291,8 +294,7 @@ class StreamConsumer:
         """Create a lost group again behind what is known to be finished."""
         self.group.reset()
         self._named = False
-        if self._oldest_unfinished:
-            await self.group.recreate(id_before(self._oldest_unfinished))
+        await self.group.recreate(self._retention.restart_id)
 
     async def _leave(self) -> None:
         try:

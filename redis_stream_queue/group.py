@@ -15,6 +15,7 @@ from .config import ConsumerConfig as ConsumerConfig  # 0.1.x had it here
 from .message import ConsumerInfo, PendingEntry, StreamStats, id_key
 from .pending import PendingList
 
+GHOST_IDLE_MS = 60_000  # a consumer that holds nothing and was silent so long is gone
 COUNT_LIMIT = 20_000  # entries counted where the server does not know the lag; else all count
 
 

@@ -45,11 +45,18 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """Outcome of one trim: entries removed, length before, oldest unfinished id of the group."""
+    """Outcome of one trim.
+
+    removed, length: entries removed, and left.
+    oldest_unfinished: oldest unread or pending id of this group, "" if the group is unknown.
+    blocking_id, blocking_group: the same of the group that is furthest behind.
+    """
 
     removed: int
     length: int
     oldest_unfinished: str
+    blocking_id: str
+    blocking_group: str
 
 
 class PendingList:
@@ -169,12 +176,12 @@ class PendingList:
         """Remove finished entries while the stream is longer than ``max_len`` (approximately)."""
         removed = 0
         while True:
-            trimmed, length, oldest = await self.client.script(
+            trimmed, length, *ids = await self.client.script(
                 TRIM, self.stream, self.group, max_len, TRIM_AT_ONCE
             )
             removed += int(trimmed)
             if int(trimmed) < TRIM_AT_ONCE // 2:
-                return Trimmed(removed, int(length), text(oldest))
+                return Trimmed(removed, int(length) - int(trimmed), *map(text, ids))
 
     async def reserve(self, consumer: str) -> bool:
         """Create a consumer; False if the name is taken."""

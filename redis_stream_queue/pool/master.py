@@ -161,7 +161,7 @@ class Master:
         await self._connected.wait()
         group = await prepare(self.client, settings)
         self.recovery = Recovery(self.client, settings, self._rows, self.workforce.living)
-        self.upkeep = Upkeep(settings, group, self.recovery)
+        self.upkeep = Upkeep(settings, group, self.recovery, self.config.workers)
         self.settings = settings
         log.info(
             "%s reads stream %s as group %s from %s with %d worker(s), dead letters go to %s",

@@ -15,15 +15,15 @@ from typing import NoReturn
 from .._clock import mono_ms
 from .._connections import OUTAGES
 from ..backoff import Backoff
-from ..group import ConsumerGroup, group_is_lost
-from ..message import id_before
+from ..group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
+from ..retention import TRIM_INTERVAL_S, Retention
 from .config import Settings
 from .recovery import Recovery
 
 log = logging.getLogger("redis_stream_queue")
 
-SWEEP_S = 1.0
-TRIM_S = 5.0
+SWEEP_S = 0.17  # what another host gives back goes on here within 200 ms
+LONE_SWEEP_S = 0.3  # a pool of one worker asks less often
 DEATHS_S = 0.1
 MAX_LEASE_INTERVAL_MS = 1000
 JITTER = 0.1
@@ -32,11 +32,14 @@ JITTER = 0.1
 class Upkeep:
     """What has to be done for a group again and again."""
 
-    def __init__(self, settings: Settings, group: ConsumerGroup, recovery: Recovery) -> None:
+    def __init__(
+        self, settings: Settings, group: ConsumerGroup, recovery: Recovery, workers: int
+    ) -> None:
+        self._sweep_s = SWEEP_S if workers > 1 else LONE_SWEEP_S
         self._settings = settings
         self._group = group
         self._recovery = recovery
-        self._oldest_unfinished = ""
+        self._retention = Retention(recovery.pending, settings.consumer.max_stream_size)
         self._ok_since_ms: int | None = None
         self._sweep_at_ms = 0
         self._sweep_changed = asyncio.Event()
@@ -51,7 +54,8 @@ class Upkeep:
             self._sweeping(),
             self._recovering(),
             self.every(self._lease_interval_ms / 1000, "renewing leases", self._renew),
-            self.every(TRIM_S, "trimming", self._trim),
+            self.every(TRIM_INTERVAL_S, "trimming", self._retention.trim),
+            self.every(GHOST_IDLE_MS / 1000, "removing idle consumers", self._prune),
         ]
 
     async def every(
@@ -98,7 +102,7 @@ class Upkeep:
         backoff = Backoff()
         while True:
             await self._until_sweep_is_due()
-            self._sweep_at_ms = mono_ms() + int(_jittered(SWEEP_S) * 1000)
+            self._sweep_at_ms = mono_ms() + int(_jittered(self._sweep_s) * 1000)
             try:
                 next_due_ms = await self._recovery.sweep()
                 self._ok_since_ms = self._ok_since_ms or mono_ms()
@@ -140,15 +144,13 @@ class Upkeep:
     async def _renew(self) -> None:
         await self._recovery.renew_leases(self._lease_interval_ms)
 
-    async def _trim(self) -> None:
-        trimmed = await self._recovery.pending.trim(self._settings.consumer.max_stream_size)
-        self._oldest_unfinished = trimmed.oldest_unfinished or self._oldest_unfinished
+    async def _prune(self) -> None:
+        await self._group.prune_consumers(GHOST_IDLE_MS)
 
     async def restore_group(self) -> None:
         """Create a lost group again behind what is known to be finished."""
-        start_id = id_before(self._oldest_unfinished) if self._oldest_unfinished else "0"
         try:
-            await self._group.recreate(start_id)
+            await self._group.recreate(self._retention.restart_id)
         except OUTAGES as error:
             log.warning("cannot create the group again yet: %s", error)
 

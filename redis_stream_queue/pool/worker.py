@@ -63,7 +63,7 @@ log = logging.getLogger("redis_stream_queue")
 
 EXIT_OK = 0
 EXIT_LOAD_FAILED = 3
-BLOCK_MS = 700  # with the margin of a read: a dead connection is noticed within two seconds
+BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within two seconds
 OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to others
 FREE_WAIT_S = 0.1
 RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor

@@ -1,0 +1,59 @@
+"""Keep a stream at its length, remember what is unfinished, and say what stands in the way."""
+
+from __future__ import annotations
+
+import logging
+
+from ._clock import mono_ms
+from .client import StreamClient
+from .message import id_before
+from .pending import PendingList, Trimmed
+
+log = logging.getLogger("redis_stream_queue")
+
+TRIM_INTERVAL_S = 5.0
+TOLERANCE = 1.2  # trimming is approximate: so much over the limit is no news
+SAY_EVERY_MS = 600_000
+
+
+class Retention:
+    """Trims one stream on behalf of one group."""
+
+    def __init__(self, pending: PendingList, max_len: int) -> None:
+        self._pending = pending
+        self._max_len = max_len
+        self._oldest_unfinished = ""
+        self._say_next_ms = 0
+
+    @property
+    def restart_id(self) -> str:
+        """Where the group would have to begin again if it were lost: behind what is finished."""
+        return id_before(self._oldest_unfinished) if self._oldest_unfinished else "0"
+
+    async def trim(self) -> None:
+        """Remove finished entries beyond the limit; log what keeps the stream above it."""
+        trimmed = await self._pending.trim(self._max_len)
+        self._oldest_unfinished = trimmed.oldest_unfinished or self._oldest_unfinished
+        if trimmed.length > self._max_len * TOLERANCE and mono_ms() >= self._say_next_ms:
+            self._say_next_ms = mono_ms() + SAY_EVERY_MS
+            log.warning(
+                "stream %s holds %d entries, limit %d: %s",
+                self._pending.stream,
+                trimmed.length,
+                self._max_len,
+                await blocker(self._pending.client, self._pending.stream, trimmed),
+            )
+
+
+async def blocker(client: StreamClient, stream: str, trimmed: Trimmed) -> str:
+    """Which unfinished entry keeps the older ones, in words: its id, its holder, its age."""
+    group, oldest = trimmed.blocking_group, trimmed.blocking_id
+    if not group:
+        return "no group reads it, so nothing counts as finished"
+    held = await client.pending_range(stream, group, 1)
+    if held and held[0].id == oldest:
+        return (
+            f"group {group} has not finished {oldest}, held by {held[0].consumer or 'nobody'} "
+            f"for {held[0].idle_ms} ms"
+        )
+    return f"group {group} has not read {oldest} yet"
