@@ -1,0 +1,1 @@
+"""The subcommands of rsq, one a file."""

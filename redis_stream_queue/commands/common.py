@@ -1,0 +1,137 @@
+"""What the subcommands of rsq share: options, a connection with its loop, words for errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NoReturn, TypeVar
+
+import click
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+
+from .._cli_url import hide_password
+from .._connections import OUTAGES
+from ..client import StreamClient
+from ..exceptions import ConfigError, RedisStreamError
+from ..pool import exits
+from ..pool.config import DEFAULT_URL
+from ..pool.exits import Failure
+
+ANSWER_S = 5.0
+INTERRUPTED = 130  # as a shell reports SIGINT
+URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
+
+T = TypeVar("T")
+
+
+def name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """A name that a key or a group can have."""
+    if value is not None and (not value or not value.isprintable()):
+        raise click.BadParameter(f"expected a name, got {value!r}.")
+    return value
+
+
+def _hide(_: click.Context, __: click.Parameter, url: str) -> str:
+    hide_password(url, "redis_stream_queue.cli")
+    return url
+
+
+stream_argument = click.argument("stream", callback=name)
+prefix_option = click.option(
+    "--prefix",
+    envvar="RSQ_PREFIX",
+    default="",
+    help="Put before every stream name, with an underscore.",
+)
+url_option = click.option(
+    "--url",
+    envvar=["RSQ_URL", "REDIS_URL"],
+    default=DEFAULT_URL,
+    show_default="REDIS_URL or " + DEFAULT_URL,
+    is_eager=True,  # before --file opens a pipe, which can be opened only once
+    callback=_hide,
+    help="redis://, rediss://, unix://, redis+cluster:// or embedded://DIR.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@contextlib.contextmanager
+def complaints() -> Iterator[None]:
+    """Every error that a user can do something about, as one sentence and an exit code."""
+    try:
+        yield
+    except Failure as failure:
+        complain(str(failure), failure.code)
+    except ConfigError as error:
+        complain(str(error), exits.USAGE)
+    except (RedisStreamError, *OUTAGES) as error:  # embedded:// could not be started, say
+        complain(str(error), exits.REDIS)
+
+
+def complain(text: str, code: int) -> NoReturn:
+    """Say what is wrong and end."""
+    click.echo(f"rsq: {text}", err=True)
+    raise click.exceptions.Exit(code)
+
+
+class Redis:
+    """A client and the event loop it lives in, for code that also waits for files and terminals."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self.client = StreamClient.from_url(url, prefix=prefix)
+        self._runner = asyncio.Runner()
+
+    def run(self, work: Callable[[], Awaitable[T]], timeout_s: float = ANSWER_S) -> T:
+        """Run to the end. Raises what the work raises, and TimeoutError."""
+
+        async def limited() -> T:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await work()
+            except TimeoutError:
+                raise TimeoutError(f"no answer within {timeout_s:g} s") from None
+
+        return self._runner.run(limited())
+
+    def explained(self, error: BaseException, key: str = "", after: str = "") -> Failure:
+        """What this error of Redis means to a user.
+
+        key: the key it is about. after: said at the end.
+        """
+        why = " ".join(str(error).split()).rstrip(".")
+        where = self.client.endpoint
+        code = exits.REDIS
+        if isinstance(error, NoPermissionError) or "NOPERM" in why:
+            text = f"{where} does not let this user do that ({why})."
+        elif isinstance(error, AuthenticationError) or "NOAUTH" in why:
+            text = f"{where} refuses the user or password ({why}). {URL_FORM}"
+        elif "WRONGTYPE" in why:
+            code = exits.USAGE
+            text = f"key {key!r} on {where} is not a stream. Choose another name or a prefix."
+        elif isinstance(error, ResponseError):
+            text = f"{where} refuses: {why}."
+        else:
+            text = f"cannot reach Redis at {where}: {why}. Is it running? Set --url or REDIS_URL."
+        return Failure(code, f"{text} {after}".rstrip())
+
+    def __enter__(self) -> Redis:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(*OUTAGES):
+            self._runner.run(self.client.close())
+        self._runner.close()
+
+
+def ask(redis: Redis, stream: str, question: Callable[[], Awaitable[T]]) -> T:
+    """Ask Redis about a stream. Raises Failure."""
+    try:
+        return redis.run(question)
+    except OUTAGES as error:
+        raise redis.explained(error, redis.client.key(stream)) from None
+
+
+def messages(count: int) -> str:
+    """``1 message``, ``2 messages``."""
+    return f"{count} message" + ("" if count == 1 else "s")

@@ -1,0 +1,286 @@
+"""rsq dlq: look at dead letters, send them back, throw them away."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import click
+
+from .._keys import default_dlq
+from ..dlq import DeadLetterQueue
+from ..message import StreamMessage, id_key
+from ..pool import exits
+from ..pool.exits import Failure
+from .common import (
+    INTERRUPTED,
+    Redis,
+    ask,
+    complaints,
+    json_option,
+    name,
+    prefix_option,
+    stream_argument,
+    url_option,
+)
+
+PAGE = 100
+SHOWN_ERROR = 70  # characters of an error in a table
+AGE_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class _Age(click.ParamType[float]):
+    """``90s``, ``15m``, ``2h``, ``7d`` as seconds."""
+
+    name = "AGE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", str(value))
+        if found is None:
+            self.fail(f"expected a number and s, m, h or d, as in 15m, got {value!r}.", param, ctx)
+        return float(found[1]) * AGE_UNITS_S[found[2]]
+
+
+_dlq_option = click.option(
+    "--dlq-stream", callback=name, help="Where the letters are.  [default: <stream>_dlq]"
+)
+
+
+def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--reason", help="Only letters with this reason, such as max_deliveries."),
+        click.option("--error", help="Only letters whose last error contains this text."),
+        click.option("--older-than", type=_Age(), help="Only letters older than this (15m, 2h)."),
+        click.option("--newer-than", type=_Age(), help="Only letters newer than this."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def dlq() -> None:
+    """Look at the dead letters of a stream, send them back, throw them away.
+
+    \b
+      rsq dlq list orders
+      rsq dlq show orders 1700000000000-0
+      rsq dlq requeue orders --error Timeout --dry-run
+      rsq dlq purge orders --older-than 30d
+    """
+
+
+class _Letters:
+    """The dead letters of one stream, with what the filters leave of them."""
+
+    def __init__(
+        self, redis: Redis, stream: str, dlq_stream: str | None, filters: dict[str, Any]
+    ) -> None:
+        cluster = redis.client.endpoint.cluster
+        self.stream = dlq_stream or default_dlq(stream, redis.client.prefix, cluster=cluster)
+        self.key = redis.client.key(self.stream)
+        self._redis = redis
+        self._queue = DeadLetterQueue(redis.client, self.stream)
+        self._filters = filters
+
+    def pages(self, ids: tuple[str, ...] = ()) -> Iterator[list[StreamMessage]]:
+        """Matching letters, oldest first, as they are now (what comes later is left out)."""
+        if ids:
+            yield [self.one(entry_id) for entry_id in ids]
+            return
+        after, end = None, f"{int(time.time() * 1000)}"
+        while True:
+            page = self._ask(lambda start=after: self._queue.list(PAGE, start))  # type: ignore[misc]
+            if not page:
+                return
+            after = page[-1].id
+            yield [letter for letter in page if self._matches(letter)]
+            if id_key(after)[0] > int(end):
+                return
+
+    def one(self, entry_id: str) -> StreamMessage:
+        """Raises Failure for a letter that is not there."""
+        letter: StreamMessage | None = self._ask(lambda: self._queue.get(entry_id))
+        if letter is None:
+            raise Failure(exits.FAILURE, f"there is no letter {entry_id!r} in {self.key!r}.")
+        return letter
+
+    def requeue(self, ids: list[str], to: str | None) -> int:
+        return int(self._ask(lambda: self._queue.requeue(ids, to)))
+
+    def purge(self, ids: list[str]) -> int:
+        return int(self._ask(lambda: self._queue.purge(ids)))
+
+    def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
+        return ask(self._redis, self.stream, question)
+
+    def _matches(self, letter: StreamMessage) -> bool:
+        wanted, headers = self._filters, letter.headers
+        age_s = time.time() - id_key(letter.id)[0] / 1000
+        return (
+            wanted["reason"] in (None, headers.get("reason"))
+            and (wanted["error"] or "") in headers.get("last_error", "")
+            and age_s >= (wanted["older_than"] or 0)
+            and age_s <= (wanted["newer_than"] or float("inf"))
+        )
+
+
+@dlq.command("list")
+@stream_argument
+@_filters
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+@_dlq_option
+@prefix_option
+@url_option
+@json_option
+def list_(
+    stream: str,
+    limit: int,
+    dlq_stream: str | None,
+    prefix: str,
+    url: str,
+    as_json: bool,
+    **filters: Any,
+) -> None:
+    """List the dead letters of STREAM, oldest first."""
+    with complaints(), Redis(url, prefix) as redis:
+        letters: list[StreamMessage] = []
+        for page in _Letters(redis, stream, dlq_stream, filters).pages():
+            letters += page
+            if len(letters) >= limit:
+                break
+        for letter in letters[:limit]:
+            click.echo(json.dumps(_as_dict(letter)) if as_json else _line(letter))
+
+
+@dlq.command()
+@stream_argument
+@click.argument("letter_id", callback=name)
+@_dlq_option
+@prefix_option
+@url_option
+@json_option
+def show(
+    stream: str, letter_id: str, dlq_stream: str | None, prefix: str, url: str, as_json: bool
+) -> None:
+    """Show one dead letter of STREAM: where it came from, why it died, its payload."""
+    with complaints(), Redis(url, prefix) as redis:
+        fields = _as_dict(_Letters(redis, stream, dlq_stream, {}).one(letter_id))
+    if as_json:
+        click.echo(json.dumps(fields))
+        return
+    for field, value in fields.items():
+        text = str(value)
+        click.echo(f"{field:17} " + text.replace("\n", "\n" + " " * 18))
+
+
+def _changes(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.argument("ids", nargs=-1),
+        click.option("--all", "every", is_flag=True, help="All letters."),
+        click.option("--dry-run", is_flag=True, help="Only say how many there are."),
+    ):
+        command = option(command)
+    return _filters(command)
+
+
+@dlq.command()
+@stream_argument
+@_changes
+@click.option("--to", callback=name, help="Another stream.  [default: where each came from]")
+@_dlq_option
+@prefix_option
+@url_option
+def requeue(
+    stream: str,
+    ids: tuple[str, ...],
+    every: bool,
+    dry_run: bool,
+    to: str | None,
+    dlq_stream: str | None,
+    prefix: str,
+    url: str,
+    **filters: Any,
+) -> None:
+    """Send dead letters of STREAM back: IDS, those that match the filters, or --all.
+
+    Each one moves in one step: interrupting loses none and doubles none.
+    """
+    with complaints(), Redis(url, prefix) as redis:
+        letters = _Letters(redis, stream, dlq_stream, filters)
+        _change(letters, ids, every, dry_run, filters, "requeued", lambda i: letters.requeue(i, to))
+
+
+@dlq.command()
+@stream_argument
+@_changes
+@_dlq_option
+@prefix_option
+@url_option
+def purge(
+    stream: str,
+    ids: tuple[str, ...],
+    every: bool,
+    dry_run: bool,
+    dlq_stream: str | None,
+    prefix: str,
+    url: str,
+    **filters: Any,
+) -> None:
+    """Delete dead letters of STREAM for good: IDS, those that match the filters, or --all."""
+    with complaints(), Redis(url, prefix) as redis:
+        letters = _Letters(redis, stream, dlq_stream, filters)
+        _change(letters, ids, every, dry_run, filters, "purged", letters.purge)
+
+
+def _change(
+    letters: _Letters,
+    ids: tuple[str, ...],
+    every: bool,
+    dry_run: bool,
+    filters: dict[str, Any],
+    done: str,
+    carry_out: Callable[[list[str]], int],
+) -> None:
+    filtered = any(value is not None for value in filters.values())
+    if bool(ids) + filtered + every != 1:
+        raise Failure(exits.USAGE, "name letter ids, or a filter, or --all: exactly one of them.")
+    chosen = [letter.id for page in letters.pages(ids) for letter in page]
+    if dry_run:
+        click.echo(f"{len(chosen)} of the letters in {letters.key} would be {done}")
+        return
+    count = 0
+    try:
+        with _progress(chosen) as advance:
+            for start in range(0, len(chosen), PAGE):
+                part = chosen[start : start + PAGE]
+                count += carry_out(part)
+                advance(len(part))
+    except KeyboardInterrupt:
+        raise Failure(INTERRUPTED, f"interrupted. {count} letters were {done}.") from None
+    click.echo(f"{count} of the letters in {letters.key} were {done}")
+
+
+@contextlib.contextmanager
+def _progress(chosen: list[str]) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal when there are many."""
+    if len(chosen) <= PAGE or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with click.progressbar(length=len(chosen), file=sys.stderr) as bar:
+        yield bar.update
+
+
+def _as_dict(letter: StreamMessage) -> dict[str, Any]:
+    return {"id": letter.id, **letter.headers, "data": letter.data.decode(errors="replace")}
+
+
+def _line(letter: StreamMessage) -> str:
+    headers = letter.headers
+    error = headers.get("last_error", "").partition("\n")[0][:SHOWN_ERROR]
+    reason, count = headers.get("reason", "?"), headers.get("delivery_count", "?")
+    return f"{letter.id}  {reason}  deliveries {count}  {error}".rstrip()

@@ -1,0 +1,129 @@
+"""rsq stats: how a stream and its consumer groups are doing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from .._keys import default_dlq, parking_due_ms
+from ..group import ConsumerGroup
+from ..message import StreamStats
+from ..pool import exits
+from ..pool.exits import Failure
+from .common import (
+    Redis,
+    ask,
+    complaints,
+    json_option,
+    name,
+    prefix_option,
+    stream_argument,
+    url_option,
+)
+
+
+@click.command()
+@stream_argument
+@click.option("--group", callback=name, help="Only this consumer group.  [default: all]")
+@click.option("--dlq-stream", callback=name, help="Dead letters.  [default: <stream>_dlq]")
+@prefix_option
+@url_option
+@json_option
+def stats(
+    stream: str,
+    group: str | None,
+    dlq_stream: str | None,
+    prefix: str,
+    url: str,
+    as_json: bool,
+) -> None:
+    """Show how STREAM and its consumer groups are doing.
+
+    \b
+      lag                undelivered messages
+      pending            delivered and not acknowledged, those that wait for a retry included
+      waiting for retry  failed before, to be delivered again
+    """
+    with complaints(), Redis(url, prefix) as redis:
+        dlq = dlq_stream or default_dlq(stream, prefix, cluster=redis.client.endpoint.cluster)
+        groups = _stats(redis, stream, group)
+        report = {
+            "stream": redis.client.key(stream),
+            "length": groups[0].stream_length,
+            "dlq_stream": redis.client.key(dlq),
+            "dead_letters": ask(redis, dlq, lambda: redis.client.stream_len(dlq)),
+            "groups": [_group_report(found) for found in groups],
+        }
+    click.echo(json.dumps(report) if as_json else _table(report))
+
+
+def _stats(redis: Redis, stream: str, only: str | None) -> list[StreamStats]:
+    """Of the groups there are, or of the one that a pool would make."""
+    client, key = redis.client, redis.client.key(stream)
+
+    async def question() -> tuple[int, list[str]]:
+        groups = await client.group_info(stream)
+        return await client.stream_len(stream), [str(group["name"]) for group in groups]
+
+    length, names = ask(redis, stream, question)
+    if not length and not names:
+        raise Failure(exits.FAILURE, f"there is no stream {key!r} on {client.endpoint}.")
+    if only and only not in names:
+        have = f"It has {', '.join(names)}." if names else "It has none yet."
+        raise Failure(exits.FAILURE, f"stream {key!r} has no group {only!r}. {have}")
+    asked = [only] if only else names or [f"{stream}_workers"]
+
+    async def look() -> list[StreamStats]:
+        return [await ConsumerGroup(client, stream, name).stats() for name in asked]
+
+    return ask(redis, stream, look)
+
+
+def _group_report(found: StreamStats) -> dict[str, Any]:
+    parked = {
+        consumer.name: consumer.pending
+        for consumer in found.consumers
+        if parking_due_ms(found.group, consumer.name) is not None
+    }
+    return {
+        "group": found.group,
+        "lag": found.lag,
+        "pending": found.group_pel_size,
+        "waiting_for_retry": sum(parked.values()),
+        "last_delivered_id": found.last_delivered_id,
+        "consumers": [asdict(c) for c in found.consumers if c.name not in parked],
+    }
+
+
+def _table(report: dict[str, Any]) -> str:
+    rows = [
+        ("stream", report["stream"]),
+        ("length", report["length"]),
+        ("dead letters", f"{report['dead_letters']}  in {report['dlq_stream']}"),
+    ]
+    for group in report["groups"]:
+        rows += [
+            ("", ""),
+            ("group", group["group"]),
+            ("lag", group["lag"]),
+            ("pending", group["pending"]),
+            ("waiting for retry", group["waiting_for_retry"]),
+            ("consumers", len(group["consumers"])),
+        ]
+        width = max((len(c["name"]) for c in group["consumers"]), default=0)
+        for consumer in sorted(group["consumers"], key=lambda c: (-c["pending"], c["name"])):
+            idle = _duration(consumer["idle_ms"])
+            rows.append(
+                ("", f"{consumer['name']:{width}}  pending {consumer['pending']}, idle {idle}")
+            )
+    return "\n".join(f"{name:18} {value}".rstrip() for name, value in rows)
+
+
+def _duration(ms: int) -> str:
+    for size_ms, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")):
+        if ms >= size_ms:
+            return f"{ms / size_ms:.1f} {unit}"
+    return f"{ms} ms"
