@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import warnings
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -151,7 +149,8 @@ class Link(ABC):
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self.users = 0
-        self.channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+        self.channels: set[Channel] = set()
+        self.closed = False
 
     @abstractmethod
     async def run(
@@ -166,14 +165,23 @@ class Link(ABC):
     async def close(self) -> None: ...
 
     @abstractmethod
+    def _pooled(self) -> list[AbstractConnection]: ...
+
     def connections(self) -> list[AbstractConnection]:
         """Every connection there is, for cleaning up behind a loop that is closed already."""
+        own = [channel.connection for channel in self.channels if channel.connection]
+        return own + self._pooled()
 
     def channel(self, key: str) -> Channel:
         """A connection of one's own to the node that serves the key; closes with the link."""
         channel = self._new_channel(key)
         self.channels.add(channel)
         return channel
+
+    async def drop(self, channel: Channel) -> None:
+        """Close a channel for good."""
+        self.channels.discard(channel)
+        await channel.close()
 
     async def call(self, key: str, *command: Any) -> Any:
         """Run one command within the endpoint's ``socket_timeout``."""
@@ -195,7 +203,11 @@ class _SingleChannel(Channel):
 
     async def _open(self) -> AbstractConnection:
         connection: AbstractConnection = self._pool.make_connection()
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         return connection
 
 
@@ -222,7 +234,7 @@ class SingleLink(Link):
     async def close(self) -> None:
         await self._pool.disconnect()
 
-    def connections(self) -> list[AbstractConnection]:
+    def _pooled(self) -> list[AbstractConnection]:
         return [*self._pool._available_connections, *self._pool._in_use_connections]
 
 
@@ -234,11 +246,14 @@ class _ClusterChannel(Channel):
 
     async def _open(self) -> AbstractConnection:
         node = await self._link.node_of(self._key)
+        seen = self._link.version
         connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
         try:
             await connection.connect()
-        except (OSError, RedisError):
-            await self._link.refresh()
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            if isinstance(error, OSError | RedisError):
+                await self._link.refresh(seen)
             raise
         return connection
 
@@ -248,16 +263,17 @@ class _ClusterChannel(Channel):
         timeout_s: float | None,
         on_reply: Callable[[int, Any], None] | None = None,
     ) -> list[Any]:
+        seen = self._link.version
         replies = await super().run(commands, timeout_s, on_reply)
-        for _ in range(REDIRECTS):
-            redirected = [i for i, r in enumerate(replies) if isinstance(r, MovedError)]
-            if not redirected:
-                break
-            await self.close()
-            await self._link.refresh()
-            again = await super().run([commands[i] for i in redirected], timeout_s)
-            for index, reply in zip(redirected, again, strict=True):
-                replies[index] = reply
+        redirected = [i for i, r in enumerate(replies) if isinstance(r, _REDIRECTS)]
+        if not redirected:
+            return replies
+        if any(isinstance(replies[i], MovedError) for i in redirected):
+            await self.close()  # the next read goes to the slot's new node
+            await self._link.refresh(seen)
+        again = await self._link.run(self._key, [commands[i] for i in redirected], timeout_s)
+        for index, reply in zip(redirected, again, strict=True):
+            replies[index] = reply
         return replies
 
 
@@ -277,27 +293,37 @@ class ClusterLink(Link):
             require_full_coverage=False,
             **kwargs,
         )
-        self._ready = False
+        self.version = 0  # of the slot map; 0 = none yet
+        self._stale = True
         self._refreshing = asyncio.Lock()
 
     async def node_of(self, key: str) -> ClusterNode:
         """The master that serves the key's slot."""
-        if not self._ready:
-            await self.refresh()
+        if self._stale:
+            await self.refresh(self.version)
         node: ClusterNode | None = self._cluster.get_node_from_key(key)
         if node is None:
-            await self.refresh()
+            await self.refresh(self.version)
             node = self._cluster.get_node_from_key(key)
         if node is None:
             raise RedisConnectionError(f"no node of the cluster serves the slot of {key!r}")
         return node
 
-    async def refresh(self) -> None:
-        """Ask the cluster again which node serves which slot."""
+    async def refresh(self, seen: int) -> None:
+        """Ask the cluster again which node serves which slot.
+
+        seen: version of the map that turned out to be wrong; a newer one is not asked for again.
+        The connections of others stay as they are.
+        """
         async with self._refreshing, asyncio.timeout(self.endpoint.socket_timeout):
-            await self._cluster.aclose()
-            await self._cluster.initialize()
-            self._ready = True
+            if self.version != seen:
+                return
+            if self.version == 0:
+                await self._cluster.initialize()
+            else:
+                await self._cluster.nodes_manager.initialize()
+            self.version += 1
+            self._stale = False
 
     async def run(
         self, key: str, commands: Sequence[Command], timeout_s: float | None
@@ -306,6 +332,7 @@ class ClusterLink(Link):
         todo = list(range(len(commands)))
         asking: AskError | None = None
         for attempt in range(REDIRECTS + 1):
+            seen = self.version
             got = await self._run_on_node(key, [commands[i] for i in todo], timeout_s, asking)
             for index, reply in zip(todo, got, strict=True):
                 replies[index] = reply
@@ -314,7 +341,7 @@ class ClusterLink(Link):
                 break
             asking = next((replies[i] for i in todo if isinstance(replies[i], AskError)), None)
             if any(isinstance(replies[i], MovedError | ClusterDownError) for i in todo):
-                await self.refresh()
+                await self.refresh(seen)
             if asking is None and not isinstance(replies[todo[0]], MovedError):
                 await asyncio.sleep(REDIRECT_PAUSE_S)
         return replies
@@ -334,7 +361,7 @@ class ClusterLink(Link):
         try:
             replies = await exchange(connection, commands, timeout_s)
         except (OSError, RedisError):
-            self._ready = False  # the node may be gone: look where the slot went
+            self._stale = True  # the node may be gone: look where the slot went
             raise
         finally:
             node.release(connection)
@@ -346,7 +373,7 @@ class ClusterLink(Link):
     async def close(self) -> None:
         await self._cluster.aclose()
 
-    def connections(self) -> list[AbstractConnection]:
+    def _pooled(self) -> list[AbstractConnection]:
         nodes = list(self._cluster.nodes_manager.nodes_cache.values())
         return [connection for node in nodes for connection in node._connections]
 
@@ -397,6 +424,7 @@ async def discard(link: Link) -> None:
     """Close a link, whoever uses it."""
     if _links.get((link.endpoint, id(link.loop))) is link:
         del _links[link.endpoint, id(link.loop)]
+    link.closed = True
     for channel in list(link.channels):
         await channel.close()
     await link.close()
@@ -412,10 +440,22 @@ def _forget_closed_loops() -> None:
     for name, link in list(_links.items()):
         if link.loop.is_closed():
             del _links[name]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ResourceWarning)
-                for connection in link.connections():
-                    connection._writer = connection._reader = None
+            for connection in link.connections():
+                _close_without_loop(connection)
+
+
+def _close_without_loop(connection: AbstractConnection) -> None:
+    """Close the socket of a connection whose loop is closed: nothing can be awaited any more."""
+    writer, connection._writer, connection._reader = connection._writer, None, None
+    if writer is None:
+        return
+    transport: Any = getattr(writer, "transport", None)
+    with contextlib.suppress(RuntimeError, AttributeError):  # the loop is closed
+        transport.abort()
+    sock = getattr(transport, "_sock", None)
+    if sock is not None:
+        sock.close()
+        transport._sock = None  # or its __del__ warns
 
 
 def _after_fork_in_child() -> None:

@@ -106,6 +106,11 @@ def make_endpoint(**settings: Any) -> Endpoint:
     for name in ("username", "password", "client_name", "path"):
         if not isinstance(settings.get(name), str | None):
             raise ConfigError(f"{name} must be text, got a {type(settings[name]).__name__}.")
+    client_name = settings.get("client_name")
+    if client_name is not None and not re.fullmatch(r"[!-~]+", client_name):
+        raise ConfigError(
+            f"client_name must be visible ASCII characters without spaces, got {client_name!r}."
+        )
     for name in ("ssl", "socket_keepalive"):
         if not isinstance(settings.get(name, False), bool):
             raise ConfigError(f"{name} must be True or False, got {settings[name]!r}.")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
-from .exceptions import BacklogFull
+from .exceptions import BacklogFull, ConfigError
 
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.5
@@ -16,48 +17,56 @@ class Backlog:
     """The bound ``max_backlog`` of one producer.
 
     most: unfinished messages that are allowed; 0 = no bound.
-    timeout_s: how long to wait for room; 0 = not at all, None = for ever.
+    timeout_s: how long a push waits for room; 0 = not at all, None = for ever.
+
+    Raises ConfigError naming the setting.
     """
 
-    def __init__(
-        self,
-        most: int | None,
-        timeout_s: float | None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, most: int | None, timeout_s: float | None) -> None:
+        if most is not None and (type(most) is not int or most < 1):
+            raise ConfigError(f"max_backlog must be 1 or more, or None, got {most!r}.")
+        if timeout_s is not None and (
+            type(timeout_s) not in (int, float) or math.isnan(timeout_s) or timeout_s < 0
+        ):
+            raise ConfigError(f"backlog_timeout_s must be 0 or more, or None, got {timeout_s!r}.")
         self.most = most or 0
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
+        self.credit = 0
+
+
+class Claim:
+    """One push that wants room for ``count`` messages."""
+
+    def __init__(
+        self, backlog: Backlog, count: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._backlog = backlog
+        self._count = count
         self._clock = clock
-        self._credit = 0
+        self._since = clock()
         self._seen: int | None = None
-        self._full_since: float | None = None
         self._pause_s = FIRST_PAUSE_S
 
-    def claim(self, count: int) -> float | None:
-        """Room for ``count`` messages: None = go on; else wait so many seconds and look (saw()).
+    def wait_s(self) -> float | None:
+        """None = push now; else wait so many seconds, look at the backlog, and say saw().
 
         Raises BacklogFull when the time is up.
         """
-        if not self.most:
+        backlog, count = self._backlog, self._count
+        if not backlog.most:
             return None
-        if self._credit >= count:
-            self._credit -= count
+        if backlog.credit >= count:
+            backlog.credit -= count
             return None
-        seen, self._seen = self._seen, None
-        if seen is None:
+        if self._seen is None:
             return 0.0
-        if seen + count <= self.most:
-            self._credit = max((self.most - seen - count) // SHARE, 0)
-            self._full_since, self._pause_s = None, FIRST_PAUSE_S
+        if self._seen + count <= backlog.most:
+            backlog.credit = max((backlog.most - self._seen - count) // SHARE, 0)
             return None
-        now = self._clock()
-        if self._full_since is None:
-            self._full_since = now
-        if self._timeout_s is not None and now - self._full_since >= self._timeout_s:
-            self._full_since, self._pause_s = None, FIRST_PAUSE_S
+        if backlog.timeout_s is not None and self._clock() - self._since >= backlog.timeout_s:
             raise BacklogFull(
-                f"{seen} messages are unfinished, and {count} more would exceed max_backlog="
-                f"{self.most}. Add workers, push later, or wait with backlog_timeout_s."
+                f"{self._seen} messages are unfinished, and {count} more would exceed max_backlog="
+                f"{backlog.most}. Add workers, push later, or wait with backlog_timeout_s."
             )
         pause_s, self._pause_s = self._pause_s, min(self._pause_s * 2, LONGEST_PAUSE_S)
         return pause_s

@@ -31,5 +31,5 @@ class Backoff:
         return self.pause_s
 
     def worth_a_line(self) -> bool:
-        """Say so the 1st, 2nd, 4th, 8th, ... time: an outage of an hour is a dozen lines."""
-        return self.tries & (self.tries - 1) == 0
+        """Say so the 1st, 4th, 16th, ... time: an outage of an hour is a handful of lines."""
+        return self.tries & (self.tries - 1) == 0 and self.tries.bit_length() % 2 == 1

@@ -85,6 +85,8 @@ class StreamClient:
 
         Raises ConfigError for a URL that cannot be read.
         """
+        if not isinstance(url, str):
+            raise ConfigError(f"url must be text, got a {type(url).__name__}.")
         if url.startswith("embedded://"):
             from .embedded import start_or_join
 
@@ -138,9 +140,11 @@ class StreamClient:
         """This client's connections in the running event loop (shared with its likes)."""
         loop, pid = asyncio.get_running_loop(), os.getpid()
         for link in self._links:
-            if link.loop is loop and link.pid == pid:
+            if link.loop is loop and link.pid == pid and not link.closed:
                 return link
-        self._links = [k for k in self._links if k.pid == pid and not k.loop.is_closed()]
+        self._links = [
+            k for k in self._links if k.pid == pid and not k.closed and not k.loop.is_closed()
+        ]
         link = _connections.acquire(self.endpoint)
         self._links.append(link)
         return link

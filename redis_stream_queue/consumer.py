@@ -158,6 +158,13 @@ class StreamConsumer:
             await self._session.handle(messages)
             await self._session.flush_acks()
 
+    async def close(self) -> None:
+        """After the last ``run_once``: give back what is held and remove the consumer's name.
+
+        ``run()`` does so by itself.
+        """
+        await self._leave()
+
     def _owner(self, entry: PendingEntry) -> Owner:
         if entry.id in self._session.held:
             return Owner.ME_RUNNING
@@ -217,7 +224,8 @@ class StreamConsumer:
 
     def run_sync(self) -> None:
         """``run`` for code without an event loop; ends on Ctrl-C."""
-        asyncio.run(self._run_and_close())
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(self._run_and_close())
 
     async def _run_and_close(self) -> None:
         try:
@@ -226,7 +234,10 @@ class StreamConsumer:
             await self.client.close()
 
     def stop(self) -> None:
-        """End ``run()`` after the batch in hand; safe from any thread and from signal handlers."""
+        """End ``run()`` after the messages that run now; what has not started is given back.
+
+        Safe from any thread and from signal handlers.
+        """
         self._stopping = True
         loop = self._loop
         if loop is not None and not loop.is_closed():
@@ -234,6 +245,7 @@ class StreamConsumer:
 
     def _wake(self) -> None:
         self._stopped.set()
+        self._session.stop_starting()
         self._session.interrupt()
 
     async def _turn(self) -> None:
@@ -281,9 +293,9 @@ class StreamConsumer:
         known = isinstance(error, OUTAGES)
         if backoff.worth_a_line():
             log.error(
-                "consumer %s: %s, trying again in %.1f s",
+                "consumer %s: %s; trying again in %.1f s",
                 self._session.name or self.config.group,
-                error or type(error).__name__,
+                str(error).rstrip(".") or type(error).__name__,
                 pause_s,
                 exc_info=None if known else error,
             )

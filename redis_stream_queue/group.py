@@ -16,6 +16,7 @@ from .message import ConsumerInfo, PendingEntry, StreamStats, id_key
 from .pending import PendingList
 
 GHOST_IDLE_MS = 60_000  # a consumer that holds nothing and was silent so long is gone
+UNKNOWN = ""  # last_delivered_id of a group that does not exist
 COUNT_LIMIT = 20_000  # entries counted where the server does not know the lag; else all count
 
 
@@ -99,7 +100,7 @@ class ConsumerGroup:
             self._consumers(),
         )
         info = next((g for g in groups if g["name"] == self.group), None)
-        last_id = str(info["last-delivered-id"]) if info else "0-0"
+        last_id = str(info["last-delivered-id"]) if info else UNKNOWN
         lag = length
         if info is not None:
             known = info.get("lag")
@@ -142,6 +143,8 @@ class ConsumerGroup:
         """
         stats = await self.stats(dlq_stream)
         issues = []
+        if stats.last_delivered_id == UNKNOWN:
+            issues.append(f"stream {self.stream} has no group {self.group}")
         if stats.lag > max_lag:
             issues.append(f"lag {stats.lag} is above {max_lag}")
         for consumer in stats.consumers:

@@ -74,7 +74,7 @@ class PerMessage:
             try:
                 func(message)
             except (Exception, SystemExit) as error:  # the app's error is that message's verdict
-                work.fail([message], error)
+                work.fail(message, error)
             else:
                 work.finish(message, DONE)
 
@@ -95,7 +95,7 @@ class PerMessage:
             except (Exception, SystemExit, asyncio.CancelledError) as error:
                 if _is_cancelled(error):
                     raise
-                work.fail([message], error)
+                work.fail(message, error)
             else:
                 work.finish(message, DONE)
 
@@ -147,12 +147,12 @@ def run_batch(handler: Handler, work: Work) -> None:
     try:
         result = handler(list(batch))
     except (Exception, SystemExit) as error:  # the app's error is the batch's verdict
-        work.fail(batch, error)
+        work.fail_batch(batch, error)
         return
     try:
         _note_result(work, batch, result)
     except Exception as error:  # a generator's body runs only now
-        work.fail(batch, error)
+        work.fail_batch(batch, error)
 
 
 async def run_batch_async(handler: Handler, work: Work) -> None:
@@ -165,12 +165,12 @@ async def run_batch_async(handler: Handler, work: Work) -> None:
     except (Exception, SystemExit, asyncio.CancelledError) as error:
         if _is_cancelled(error):
             raise
-        work.fail(batch, error)
+        work.fail_batch(batch, error)
         return
     try:
         _note_result(work, batch, result)
     except Exception as error:  # a generator's body runs only now
-        work.fail(batch, error)
+        work.fail_batch(batch, error)
 
 
 def _is_cancelled(error: BaseException) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .metrics import ConsumerMetrics as ConsumerMetrics  # 0.1.x had them here
+from .metrics import ProducerMetrics as ProducerMetrics
+
 
 @dataclass(slots=True)
 class StreamMessage:
@@ -45,6 +48,7 @@ class ConsumerInfo:
 class StreamStats:
     """State of one stream and group.
 
+    last_delivered_id: "" for a group that does not exist.
     lag: entries not delivered to the group yet (counted where the server cannot tell).
     dlq_length: entries in the dead-letter stream; None if none was named.
     """

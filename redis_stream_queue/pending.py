@@ -141,6 +141,16 @@ class PendingList:
         reply = await self.client.script(PARK, self.stream, self.group, owner, *args)
         return [text(i) for i in reply]
 
+    async def condemn(self, owner: str, entry_id: str, count: int) -> bool:
+        """Mark an entry of ``owner`` as one that no handler gets again, whoever finds it.
+
+        count: a delivery count above the permitted ones. Returns False if it is not the owner's.
+        """
+        reply = await self.client.script(
+            PARK, self.stream, self.group, owner, entry_id, -1, owner, 0, count
+        )
+        return bool(reply)
+
     async def bury(
         self,
         owner: str,

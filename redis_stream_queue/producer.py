@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 import weakref
@@ -13,7 +14,7 @@ from ._connections import OUTAGES
 from ._replies import text
 from ._scripts import BACKLOG
 from ._sync import SyncLink
-from .backlog import Backlog
+from .backlog import Backlog, Claim
 from .client import StreamClient
 from .config import check_text
 from .exceptions import ConfigError
@@ -59,8 +60,6 @@ class StreamProducer:
         check_text("stream", stream)
         if trim not in ("finished", "any"):
             raise ConfigError(f"trim must be 'finished' or 'any', got {trim!r}.")
-        if max_backlog is not None and (not isinstance(max_backlog, int) or max_backlog < 1):
-            raise ConfigError(f"max_backlog must be 1 or more, or None, got {max_backlog!r}.")
         if isinstance(max_len, bool) or not isinstance(max_len, int) or max_len < 1:
             raise ConfigError(f"max_len must be a whole number of 1 or more, got {max_len!r}.")
         self._client = client
@@ -107,7 +106,7 @@ class StreamProducer:
         try:
             results = await self._push_payloads([payload for payload, _ in waiting])
         except Exception as error:  # each caller gets it as its own
-            results = [error] * len(waiting)
+            results = [copy.copy(error) for _ in waiting]
         for (_, future), result in zip(waiting, results, strict=True):
             if future.done():
                 continue
@@ -130,11 +129,11 @@ class StreamProducer:
         return [text(result) for result in results]
 
     async def _push_payloads(self, payloads: Sequence[bytes]) -> list[Any]:
-        while (pause_s := self._backlog.claim(len(payloads))) is not None:
+        claim = Claim(self._backlog, len(payloads))
+        while (pause_s := claim.wait_s()) is not None:
             if pause_s:
                 await asyncio.sleep(pause_s)
-            seen = await self._client.script(BACKLOG, self.stream, self._backlog.most)
-            self._backlog.saw(int(seen))
+            claim.saw(int(await self._client.script(BACKLOG, self.stream, self._backlog.most)))
         max_len = self.max_len if self.trim == "any" else None
         if len(payloads) == 1:
             results = [await self._client.push(self.stream, payloads[0], max_len)]
@@ -164,10 +163,11 @@ class StreamProducer:
         if self._sync is None:
             self._sync = SyncLink(self._client.endpoint)
         sync, key = self._sync, self._client.key(self.stream)
-        while (pause_s := self._backlog.claim(len(payloads))) is not None:
+        claim = Claim(self._backlog, len(payloads))
+        while (pause_s := claim.wait_s()) is not None:
             if pause_s:
                 time.sleep(pause_s)
-            self._backlog.saw(sync.backlog(key, self._backlog.most))
+            claim.saw(sync.backlog(key, self._backlog.most))
         ids = sync.push(key, payloads)
         self._meter.pushed.record(len(ids))
         self._until_trim -= len(payloads)

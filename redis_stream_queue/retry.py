@@ -8,7 +8,7 @@ import socket
 from ._keys import worker_name
 from .burial import MAX_DELIVERIES, Burial
 from .client import StreamClient
-from .config import ConsumerConfig
+from .config import ConsumerConfig, check_text
 from .fate import Fate, Owner
 from .handlers import DLQHandler
 from .message import PendingEntry, StreamMessage
@@ -35,6 +35,7 @@ class RetryHandler:
         batch_size: int = 100,
         serializer: Serializer | None = None,
     ) -> None:
+        check_text("stream", stream)
         self._config = ConsumerConfig(
             group=group, max_deliveries=max_deliveries, batch_size=batch_size
         )

@@ -13,7 +13,7 @@ import logging
 import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -173,7 +173,7 @@ class Session:
             if task is not None:
                 task.cancel()
         if self._channel is not None:
-            await self._channel.close()
+            await self.client.link().drop(self._channel)
             self._channel = None
 
     # -- reading -------------------------------------------------------------------------------
@@ -461,9 +461,11 @@ class Session:
         for error, messages in errors:
             self.meter.errors += 1
             log.error(
-                "handler failed for %s of %s",
+                "handler failed for %s of %s (delivery %d of %d)",
                 messages[0].id if len(messages) == 1 else f"{len(messages)} messages",
                 self.stream,
+                messages[0].delivery_count,
+                self.config.max_deliveries,
                 exc_info=error,
             )
             if self.error_hook is not None:
@@ -539,9 +541,12 @@ class Session:
 
     async def _bury(self, dead: _Dead) -> None:
         message = self.held.get(dead.message.id, dead.message)
-        if await self.pending.renew(self.name, [message.id]):
+        most = self.config.max_deliveries
+        if not await self.pending.condemn(self.name, message.id, most + 1):
             log.warning("message %s was taken over by others, not buried here", message.id)
             return
+        if message.delivery_count == most + 1:  # condemned before by somebody who died over it
+            message = replace(message, delivery_count=most)
         try:
             buried = await self.burial.bury(
                 message, dead.reason, owner=self.name, worker=dead.worker, error=dead.error

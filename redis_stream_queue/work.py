@@ -136,13 +136,19 @@ class Work:
         self._on_finish(message)
         self._finished.append((message, verdict))
 
-    def fail(self, messages: list[StreamMessage], error: BaseException) -> None:
-        """These messages ended with this exception."""
+    def fail(self, message: StreamMessage, error: BaseException) -> None:
+        """Its call ended with this exception."""
         if not isinstance(error, Retry | Reject):
-            self.errors.append((error, messages))
-        verdict = verdict_of(error)
-        for message in messages:
-            self.finish(message, verdict)
+            self.errors.append((error, [message]))
+        self.finish(message, verdict_of(error))
+
+    def fail_batch(self, batch: list[StreamMessage], error: BaseException) -> None:
+        """The call for a batch ended with it. Retry and Reject, meant for one message, are errors
+        like others here.
+        """
+        self.errors.append((error, batch))
+        for message in batch:
+            self.finish(message, Verdict(Outcome.RETRY, describe(error)))
 
     # -- the loop's side -------------------------------------------------------------------------
 

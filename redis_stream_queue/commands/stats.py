@@ -45,14 +45,14 @@ def stats(
     \b
       lag                undelivered messages
       pending            delivered and not acknowledged, those that wait for a retry included
-      waiting for retry  failed before, to be delivered again
+      waiting for retry  to be delivered again: failed before, or given back
     """
     with complaints(), Redis(url, prefix) as redis:
         dlq = dlq_stream or default_dlq(stream, prefix, cluster=redis.client.endpoint.cluster)
-        groups = _stats(redis, stream, group)
+        length, groups = _stats(redis, stream, group)
         report = {
             "stream": redis.client.key(stream),
-            "length": groups[0].stream_length,
+            "length": length,
             "dlq_stream": redis.client.key(dlq),
             "dead_letters": ask(redis, dlq, lambda: redis.client.stream_len(dlq)),
             "groups": [_group_report(found) for found in groups],
@@ -60,8 +60,8 @@ def stats(
     click.echo(json.dumps(report) if as_json else _table(report))
 
 
-def _stats(redis: Redis, stream: str, only: str | None) -> list[StreamStats]:
-    """Of the groups there are, or of the one that a pool would make."""
+def _stats(redis: Redis, stream: str, only: str | None) -> tuple[int, list[StreamStats]]:
+    """The stream's length, and its groups."""
     client, key = redis.client, redis.client.key(stream)
 
     async def question() -> tuple[int, list[str]]:
@@ -74,12 +74,12 @@ def _stats(redis: Redis, stream: str, only: str | None) -> list[StreamStats]:
     if only and only not in names:
         have = f"It has {', '.join(names)}." if names else "It has none yet."
         raise Failure(exits.FAILURE, f"stream {key!r} has no group {only!r}. {have}")
-    asked = [only] if only else names or [f"{stream}_workers"]
+    asked = [only] if only else names
 
     async def look() -> list[StreamStats]:
         return [await ConsumerGroup(client, stream, name).stats() for name in asked]
 
-    return ask(redis, stream, look)
+    return length, ask(redis, stream, look)
 
 
 def _group_report(found: StreamStats) -> dict[str, Any]:
@@ -104,6 +104,8 @@ def _table(report: dict[str, Any]) -> str:
         ("length", report["length"]),
         ("dead letters", f"{report['dead_letters']}  in {report['dlq_stream']}"),
     ]
+    if not report["groups"]:
+        rows.append(("groups", "none yet"))
     for group in report["groups"]:
         rows += [
             ("", ""),

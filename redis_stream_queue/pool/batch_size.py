@@ -32,6 +32,17 @@ class AdaptiveBatch:
         self.size = max(1, min(wanted, self.size * 2, self._largest))
 
 
+def batch_size(fixed: int | None, concurrency: int) -> AdaptiveBatch | FixedBatch:
+    """The rule for a worker.
+
+    fixed: what the user asked for. concurrency: messages that the handler runs side by side; more
+    than one are read as many at once as can be started.
+    """
+    if fixed is None and concurrency == 1:
+        return AdaptiveBatch()
+    return FixedBatch(fixed or concurrency)
+
+
 class FixedBatch:
     """Always the same size."""
 

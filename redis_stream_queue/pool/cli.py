@@ -29,7 +29,13 @@ _AT_LEAST_0 = click.IntRange(min=0)
 
 @click.command(context_settings={"auto_envvar_prefix": "RSQ", "show_default": True})
 @click.argument("target")
-@click.option("--workers", type=_AT_LEAST_1, default=default_workers, help="Worker processes.")
+@click.option(
+    "--workers",
+    type=_AT_LEAST_1,
+    default=default_workers,
+    show_default="one per core",
+    help="Worker processes.",
+)
 @click.option("--stream", help="Stream to read.  [default: as the handler declares]")
 @click.option("--group", help="Consumer group.  [default: <stream>_workers]")
 @click.option("--dlq-stream", help="Stream for dead letters.  [default: <stream>_dlq]")

@@ -7,8 +7,6 @@ import logging
 import sys
 import time
 
-LOGGER = "redis_stream_queue"
-
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
@@ -51,5 +49,4 @@ def set_up(level: str, style: str, who: str) -> None:
     handler.setFormatter(JsonFormatter(who) if style == "json" else TextFormatter(who))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger(LOGGER).setLevel(level.upper())
+    root.setLevel(level.upper())

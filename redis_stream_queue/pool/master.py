@@ -110,9 +110,11 @@ class Master:
         self.workforce.start()
         self._task(self._connect())
         try:
-            return await self._over
+            code = await self._over
         finally:
             await self._finish()
+        log.info("ended: %s", self.metrics())
+        return code
 
     def _task(self, work: Awaitable[Any]) -> None:
         task = asyncio.ensure_future(work)
@@ -303,6 +305,9 @@ class Master:
 
     def metrics(self) -> PoolMetrics:
         """What the pool has done so far; no Redis call."""
+        self._acked.record(
+            sum(slot.total(Field.ACKED) for slot in self.workforce.slots) - self._acked.total
+        )
         return snapshot(
             self.workforce.slots,
             started_ms=self._started_ms,
@@ -312,7 +317,7 @@ class Master:
         )
 
     async def _metrics_tick(self) -> None:
-        self._acked.record(self.metrics().acked - self._acked.total)
+        self.metrics()
 
     async def _status_tick(self) -> None:
         self._say_status()
@@ -383,5 +388,5 @@ class Master:
         assert self.recovery is not None
         burst = Burst(self.client, self.recovery.pending, self.metrics)
         await burst.until_done()
-        log.info("burst: all done: %s", self.metrics())
+        log.info("burst: all done")
         self.drain(exits.FAILURE if self.metrics().dead else exits.OK)

@@ -126,6 +126,13 @@ class Recovery:
                     self._queue(due)
                 if suspect:
                     self.remember(entry.id, death.why)
+                    log.warning(
+                        "message %s was running there (delivery %d of %d): %s",
+                        entry.id,
+                        entry.delivery_count,
+                        self.policy.max_deliveries,
+                        decision.value.replace("_", " "),
+                    )
             await self._bury(dead)
             self.dispatch()
             await self._park_unoffered(death)
@@ -182,6 +189,8 @@ class Recovery:
 
     async def _sweep_pages(self) -> int | None:
         dead: list[Due] = []
+        now = mono_ms()
+        self._in_flight = {i: until for i, until in self._in_flight.items() if until > now}
         for _ in range(PAGES_PER_TICK):
             if len(self._offers) >= MOST_OFFERS:
                 break
@@ -299,7 +308,7 @@ class Recovery:
         return Take(
             [list(astuple(due.offer)) for due in chosen],
             bury=MAX_DELIVERIES if first.decision is Fate.BURY else None,
-            error=first.error,
+            error=first.error or self.undertaker.burial.known_error(first.offer.id),
         )
 
     def _comes_alone(self, due: Due) -> bool:

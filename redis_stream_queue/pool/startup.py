@@ -6,6 +6,7 @@ Everything that is wrong here ends the pool with one sentence and its exit code.
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
@@ -20,12 +21,16 @@ from . import exits
 from .config import Settings
 from .exits import Failure
 
+log = logging.getLogger("redis_stream_queue")
+
+SAY_AFTER_MS = 1000  # a wait that is longer than this is worth a line
 URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
 
 
 async def connect(client: StreamClient, timeout_s: float) -> None:
     """Wait until Redis answers, at most ``timeout_s``. Raises Failure."""
-    deadline = mono_ms() + timeout_s * 1000
+    started, said = mono_ms(), False
+    deadline = started + timeout_s * 1000
     backoff = Backoff()
     while True:
         try:
@@ -40,6 +45,9 @@ async def connect(client: StreamClient, timeout_s: float) -> None:
             last: Exception = error
         except OUTAGES as error:
             last = error
+        if not said and mono_ms() >= started + SAY_AFTER_MS:
+            said = True
+            log.info("waiting up to %g s for Redis at %s", timeout_s, client.endpoint)
         if mono_ms() >= deadline:
             raise Failure(
                 exits.REDIS,

@@ -41,6 +41,7 @@ class Upkeep:
         self._recovery = recovery
         self._retention = Retention(recovery.pending, settings.consumer.max_stream_size)
         self._ok_since_ms: int | None = None
+        self._outage = Backoff()
         self._sweep_at_ms = 0
         self._sweep_changed = asyncio.Event()
         self._deaths = asyncio.Event()
@@ -76,14 +77,20 @@ class Upkeep:
         self._ok_since_ms = None
         if group_is_lost(error):
             await self.restore_group()
-        elif backoff.worth_a_line():
-            log.error(
-                "%s: %s, trying again",
-                what,
-                str(error) or type(error).__name__,
-                exc_info=None if isinstance(error, OUTAGES) else error,
-            )
+        elif not isinstance(error, OUTAGES):
+            log.exception("%s failed; trying again", what, exc_info=error)
+        else:
+            self._outage.next_s()  # one outage hits all clocks: it is said once for all of them
+            if self._outage.worth_a_line():
+                why = str(error).rstrip(".") or type(error).__name__
+                log.error("%s: %s; trying again until Redis is back", what, why)
         await asyncio.sleep(pause_s)
+
+    def _note_success(self) -> None:
+        self._ok_since_ms = self._ok_since_ms or mono_ms()
+        if self._outage.tries:
+            self._outage.reset()
+            log.info("Redis answers again")
 
     def redis_ok_ms(self) -> int:
         """For how long Redis has answered without a break, in ms."""
@@ -105,7 +112,7 @@ class Upkeep:
             self._sweep_at_ms = mono_ms() + int(_jittered(self._sweep_s) * 1000)
             try:
                 next_due_ms = await self._recovery.sweep()
-                self._ok_since_ms = self._ok_since_ms or mono_ms()
+                self._note_success()
                 backoff.reset()
             except Exception as error:  # whatever it was, the clock goes on
                 await self._survive("sweeping", error, backoff)

@@ -10,11 +10,13 @@ import asyncio
 import atexit
 import contextlib
 import faulthandler
+import io
 import logging
 import os
 import queue
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,7 +35,7 @@ from ..pending import Offer
 from ..session import Hooks, Session
 from ..work import Verdict, Work
 from . import _linux, logs
-from .batch_size import AdaptiveBatch, FixedBatch
+from .batch_size import batch_size
 from .channel import MAX_MESSAGE, Channel
 from .loading import load_handler, load_serializer
 from .protocol import (
@@ -76,6 +78,9 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the master decides
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}")
+    for stream in (sys.stdout, sys.stderr):  # or a print would show only when the worker ends
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
     loading = spec["target"]
     try:
         handler = load_handler(loading)
@@ -114,7 +119,7 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
 def _answer_stack_dumps(row: Row) -> None:
     """Let faulthandler write all stacks to a file in memory when the master asks for it."""
     fd = os.memfd_create("rsq-stack")
-    faulthandler.register(DUMP_SIGNAL, file=fd, all_threads=True)
+    faulthandler.register(DUMP_SIGNAL, file=fd, all_threads=False)  # the handler's thread
     row[Field.DUMP_FD] = fd
 
 
@@ -245,9 +250,8 @@ class Worker:
         self._rows = rows
         self._row = rows.row(row_number)
         fixed = settings["batch_size"]
-        self._batch: AdaptiveBatch | FixedBatch = (
-            AdaptiveBatch() if fixed is None else (FixedBatch(fixed))
-        )
+        concurrency = handler.concurrency if isinstance(handler, PerMessage) else 1
+        self._batch = batch_size(fixed, concurrency)
         self._hooks = RowHooks(self._row, self._send, gives_back=fixed is None)
         self._client = StreamClient.from_url(settings["url"], prefix=settings["prefix"])
         self.session = Session(
@@ -398,8 +402,8 @@ class Worker:
         if backoff.worth_a_line():
             known = isinstance(error, OUTAGES)
             log.error(
-                "%s, trying again in %.1f s",
-                error or type(error).__name__,
+                "%s; trying again in %.1f s",
+                str(error).rstrip(".") or type(error).__name__,
                 pause_s,
                 exc_info=None if known else error,
             )

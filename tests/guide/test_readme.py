@@ -95,7 +95,7 @@ def test_a_shell_pushes_and_looks(reader: Shell) -> None:
     """rsq push makes a message that rsq stats counts and a pool handles."""
     said = run_section(reader, "From a shell")
 
-    assert re.search(r"^lag +1$", said, re.MULTILINE)
+    assert re.search(r"^length +1$", said, re.MULTILINE)
     assert "order 7" in reader.run("rsq-pool --url embedded://./data --burst app:handle")
 
 

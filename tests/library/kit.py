@@ -1,4 +1,4 @@
-"""A workbench for the library's tests: one stream, its consumers, and a look at the facts in Redis."""
+"""A workbench for the library's tests: one stream, its consumers, and the facts in Redis."""
 
 from __future__ import annotations
 
@@ -139,7 +139,8 @@ class Bench:
         try:
             entries = await self.client.pending_range(self.stream, GROUP, 10_000)
         except ResponseError as error:
-            assert "NOGROUP" in str(error)
+            if "NOGROUP" not in str(error):
+                raise
             return {}
         return {entry.id: (entry.consumer, entry.delivery_count) for entry in entries}
 
@@ -147,8 +148,13 @@ class Bench:
         """Everything in the stream was delivered, and nothing is pending."""
         groups = [g for g in await self.client.group_info(self.stream) if g["name"] == GROUP]
         newest = await self.client.command("XREVRANGE", self.stream, "+", "-", "COUNT", 1)
-        return bool(groups) and groups[0]["pending"] == 0 and (
-            not newest or id_key(newest[0][0].decode()) <= id_key(groups[0]["last-delivered-id"])
+        return (
+            bool(groups)
+            and groups[0]["pending"] == 0
+            and (
+                not newest
+                or id_key(newest[0][0].decode()) <= id_key(groups[0]["last-delivered-id"])
+            )
         )
 
     async def entry_ids(self, stream: str | None = None) -> list[str]:

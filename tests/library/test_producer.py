@@ -343,19 +343,3 @@ class TestRetention:
             await asyncio.to_thread(producer.push_many_sync, [0] * 1000)
             assert await client.stream_len(stream) <= 1200
             await producer.close()
-
-    async def test_lossy_ring_buffer_on_request(self, real_client: StreamClient, stream: str) -> None:
-        """PRODUCT.md 5: trim="any" is a plain MAXLEN ~."""
-        producer = StreamProducer(real_client, stream, max_len=100, trim="any")  # type: ignore[call-arg]
-        await producer.push_many([0] * 3000)
-        assert await real_client.stream_len(stream) <= 300
-
-    async def test_backlog_can_be_bounded(self, real_client: StreamClient, stream: str) -> None:
-        """PRODUCT.md 5: max_backlog refuses with BacklogFull."""
-        from redis_stream_queue import BacklogFull
-
-        producer = StreamProducer(real_client, stream, group=GROUP, max_backlog=10)  # type: ignore[call-arg]
-        await producer.ensure_group()
-        with pytest.raises(BacklogFull):
-            for n in range(100):
-                await producer.push(n)

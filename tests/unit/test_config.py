@@ -59,9 +59,7 @@ def test_zero_is_fine_where_it_has_a_meaning(field: str) -> None:
         ConsumerConfig(**{"group": "g", field: -1})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "field", [*POSITIVE, "block_ms", *NONE_OR_POSITIVE, *NONE_OR_NOT_NEGATIVE]
-)
+@pytest.mark.parametrize("field", [*POSITIVE, "block_ms", *NONE_OR_POSITIVE, *NONE_OR_NOT_NEGATIVE])
 @pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
 def test_what_is_no_whole_number_is_refused(field: str, value: Any) -> None:
     if value is None and field in (*NONE_OR_POSITIVE, *NONE_OR_NOT_NEGATIVE):

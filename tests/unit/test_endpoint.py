@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -110,15 +111,17 @@ def test_bad_arguments_are_named(settings: dict[str, Any], named: str) -> None:
 )
 def test_errors_about_a_url_never_show_its_secrets(url: str) -> None:
     """A ConfigError without the password, and without a cause that holds it."""
+    said: ConfigError | None = None
     try:
         made = endpoint_from_url(url)
     except ConfigError as error:
-        assert SECRET not in str(error)
-        assert error.__cause__ is None
-        assert error.__suppress_context__ or error.__context__ is None
+        said = error
     else:
-        assert SECRET not in str(made)
-        assert SECRET not in repr(made)
+        assert SECRET not in f"{made} {made!r}"
+    if said is not None:
+        assert SECRET not in str(said)
+        assert said.__cause__ is None
+        assert said.__suppress_context__ or said.__context__ is None
 
 
 @pytest.mark.parametrize(
@@ -161,10 +164,8 @@ def test_equal_endpoints_share_connections() -> None:
 
 @given(st.text())
 def test_any_text_is_an_endpoint_or_a_config_error(url: str) -> None:
-    try:
+    with contextlib.suppress(ConfigError):
         endpoint_from_url(url)
-    except ConfigError:
-        pass
 
 
 @given(
@@ -172,7 +173,5 @@ def test_any_text_is_an_endpoint_or_a_config_error(url: str) -> None:
     rest=st.text(alphabet="ab1:@/?&=%[],.# ", max_size=25),
 )
 def test_any_url_is_an_endpoint_or_a_config_error(scheme: str, rest: str) -> None:
-    try:
+    with contextlib.suppress(ConfigError):
         endpoint_from_url(f"{scheme}://{rest}")
-    except ConfigError:
-        pass

@@ -19,8 +19,12 @@ from redis_stream_queue._keys import (
     worker_name,
 )
 
-NAME = st.text(st.characters(codec="ascii", categories=["L", "N"], include_characters="_-.:"), min_size=1)
-HOST = st.text(st.characters(codec="ascii", categories=["L", "N"], include_characters="-."), min_size=1)
+NAME = st.text(
+    st.characters(codec="ascii", categories=["L", "N"], include_characters="_-.:"), min_size=1
+)
+HOST = st.text(
+    st.characters(codec="ascii", categories=["L", "N"], include_characters="-."), min_size=1
+)
 KEY = st.text(alphabet="ab{}_:", min_size=1, max_size=12)
 
 

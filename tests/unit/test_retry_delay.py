@@ -14,7 +14,8 @@ SHARE = st.floats(0, 1)
 
 
 @pytest.mark.parametrize(
-    ("failures", "wanted"), [(1, 1000), (2, 2000), (3, 4000), (6, 32_000), (7, 60_000), (99, 60_000)]
+    ("failures", "wanted"),
+    [(1, 1000), (2, 2000), (3, 4000), (6, 32_000), (7, 60_000), (99, 60_000)],
 )
 def test_doubles_up_to_the_ceiling(failures: int, wanted: int) -> None:
     assert retry_delay_ms(failures, 1000, 60_000, 0.0) == wanted
@@ -30,7 +31,9 @@ def test_jitter_takes_off_a_quarter_at_most(
     failures: int, first_ms: int, extra_ms: int, share: float
 ) -> None:
     whole = retry_delay_ms(failures, first_ms, first_ms + extra_ms, 0.0)
-    assert whole * 0.75 - 1 <= retry_delay_ms(failures, first_ms, first_ms + extra_ms, share) <= whole
+    assert (
+        whole * 0.75 - 1 <= retry_delay_ms(failures, first_ms, first_ms + extra_ms, share) <= whole
+    )
 
 
 @given(failures=FAILURES, first_ms=MS, extra_ms=MS)

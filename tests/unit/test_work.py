@@ -65,7 +65,7 @@ def test_finished_is_collected_once() -> None:
 def test_failure_is_a_verdict_for_each_and_one_error() -> None:
     work = Work(batch(2))
     error = ValueError("no")
-    work.fail(work.messages, error)
+    work.fail_batch(work.messages, error)
     assert work.errors == [(error, work.messages)]
     assert [v.outcome for _, v in work.collect()] == [Outcome.RETRY, Outcome.RETRY]
 
@@ -82,7 +82,7 @@ def test_wishes_of_the_handler_are_no_errors(
     error: Exception, outcome: Outcome, delay_ms: int | None
 ) -> None:
     work = Work(batch(1))
-    work.fail(work.messages, error)
+    work.fail(work.messages[0], error)
     [(_, verdict)] = work.collect()
     assert (verdict.outcome, verdict.delay_ms) == (outcome, delay_ms)
     assert work.errors == []
