@@ -1,0 +1,273 @@
+"""What can be done to the world. Each action records its fault before it does it.
+
+An action holds the locks of what it works on, so that no two do opposite things to one pool; all
+else may overlap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+import redis
+
+from tests.support.pool import PoolProcess
+
+from .world import GRACEFUL_S, READY_S, Host, World
+
+Run = Callable[[World, Host, random.Random], None]
+Lock = threading.Lock
+
+LEAVE_S = GRACEFUL_S + 5
+STOP_S = (0.2, 3.0)  # how long something is stopped or stalled
+
+
+@dataclass(frozen=True)
+class Action:
+    """weight: how often it is chosen; locks: what it must have for itself."""
+
+    name: str
+    weight: float
+    run: Run
+    locks: Callable[[World, Host], list[Lock]]
+
+
+def _pool(_: World, host: Host) -> list[Lock]:
+    return [host.pool_busy]
+
+
+def _workers(_: World, host: Host) -> list[Lock]:
+    return [host.workers_busy]
+
+
+def _whole_host(_: World, host: Host) -> list[Lock]:
+    return [host.pool_busy, host.workers_busy]
+
+
+def _network(_: World, host: Host) -> list[Lock]:
+    return [host.network_busy]
+
+
+def _redis(world: World, _: Host) -> list[Lock]:
+    return [world.redis_busy]
+
+
+# -- processes -----------------------------------------------------------------------------------
+
+
+def kill_worker(world: World, host: Host, rng: random.Random) -> None:
+    if workers := host.workers():
+        _kill(world, host.life, rng.choice(workers))
+
+
+def stop_worker(world: World, host: Host, rng: random.Random) -> None:
+    if not (workers := host.workers()):
+        return
+    worker = rng.choice(workers)
+    with world.faults.during("stop", host=host.name, pool=host.life, pid=worker.pid):
+        _stopped([worker], world, rng)
+
+
+def kill_template(world: World, host: Host, _: random.Random) -> None:
+    template = host.pool.template()
+    if template is not None and host.is_ready():
+        world.faults.moment("kill template", host=host.name, pool=host.life, pid=template)
+        _signal(psutil.Process(template), signal.SIGKILL)
+
+
+def kill_master(world: World, host: Host, rng: random.Random) -> None:
+    world.faults.moment("kill master", host=host.name, pool=host.life, pid=host.pool.pid)
+    host.pool.send(signal.SIGKILL)
+    host.pool.process.wait()
+    _start_again(world, host, rng)
+
+
+def stop_master(world: World, host: Host, rng: random.Random) -> None:
+    master = psutil.Process(host.pool.pid)
+    with world.faults.during("stop master", host=host.name, pool=host.life, pid=master.pid):
+        _stopped([master], world, rng)
+
+
+def kill_host(world: World, host: Host, rng: random.Random) -> None:
+    """The machine dies: everything at once."""
+    world.faults.moment("kill master", host=host.name, pool=host.life, pid=host.pool.pid)
+    host.pool.send(signal.SIGKILL)
+    for life, pool in _lives(host):
+        while living := pool.processes():
+            for process in living:
+                _kill(world, life, process)
+    host.pool.process.wait()
+    _start_again(world, host, rng)
+
+
+def stop_host(world: World, host: Host, rng: random.Random) -> None:
+    """The machine sleeps: everything stands still, and goes on as if nothing had happened."""
+    with world.faults.during("stop host", host=host.name, severs=True):
+        _stopped([p for _, pool in _lives(host) for p in pool.processes()], world, rng)
+
+
+def terminate(world: World, host: Host, rng: random.Random) -> None:
+    if not host.is_ready():
+        return
+    with world.faults.during("terminate", host=host.name, pool=host.life):
+        host.pool.send(signal.SIGTERM)
+        deadline = time.monotonic() + LEAVE_S
+        while host.pool.alive and time.monotonic() < deadline:
+            time.sleep(0.02)
+    code = host.pool.process.poll()
+    if code != 0:
+        said = "did not leave" if code is None else f"left with exit code {code}"
+        world.complain(f"SIGTERM: pool {host.life} {said}")
+        host.pool.close()
+    _start_again(world, host, rng)
+
+
+def reload(world: World, host: Host, _: random.Random) -> None:
+    if host.is_ready():
+        world.faults.moment("reload", host=host.name, pool=host.life)
+        host.pool.send(signal.SIGHUP)
+
+
+def _kill(world: World, life: str, process: psutil.Process) -> None:
+    world.faults.moment("kill", host=life[0], pool=life, pid=process.pid)
+    _signal(process, signal.SIGKILL)
+    with contextlib.suppress(psutil.Error):
+        process.wait(1)
+
+
+def _stopped(processes: list[psutil.Process], world: World, rng: random.Random) -> None:
+    try:
+        for process in processes:
+            _signal(process, signal.SIGSTOP)
+        world.pause(rng.uniform(*STOP_S))
+    finally:
+        for process in processes:
+            _signal(process, signal.SIGCONT)
+
+
+def _start_again(world: World, host: Host, rng: random.Random) -> None:
+    world.pause(rng.uniform(0.0, 2.0))
+    host.start_pool()
+    deadline = time.monotonic() + READY_S
+    while not world.over.is_set() and not host.is_ready():
+        if not host.pool.alive:
+            return  # the run sees that it has ended
+        if time.monotonic() > deadline:
+            world.complain(f"pool {host.life} was not ready within {READY_S:g} s")
+            return
+        world.pause(0.05)
+
+
+def _lives(host: Host) -> list[tuple[str, PoolProcess]]:
+    """The pool of now, and the one before: its workers may still finish what they run."""
+    return [(f"{host.name}{n}", pool) for n, pool in enumerate(host.pools, 1)][-2:]
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+# -- the network of one host ---------------------------------------------------------------------
+
+
+def cut(world: World, host: Host, _: random.Random) -> None:
+    with world.faults.during("cut", host=host.name, severs=True):
+        host.proxy.reset_all()
+
+
+def isolate(world: World, host: Host, rng: random.Random) -> None:
+    with world.faults.during("isolate", host=host.name, severs=True):
+        host.proxy.set(refuse=True)
+        host.proxy.reset_all()
+        world.pause(rng.uniform(*STOP_S))
+        host.proxy.set(refuse=False)
+
+
+def stall(world: World, host: Host, rng: random.Random) -> None:
+    with world.faults.during("stall", host=host.name, severs=True):
+        host.proxy.stall()
+        world.pause(rng.uniform(*STOP_S))
+        host.proxy.resume()
+
+
+def cut_replies(world: World, host: Host, rng: random.Random) -> None:
+    """Every reply that comes is cut somewhere, and its connection too."""
+    with world.faults.during("cut replies", host=host.name, severs=True):
+        host.proxy.set(cut_after=rng.randint(0, 400))
+        world.pause(rng.uniform(0.02, 0.4))
+        host.proxy.heal()
+
+
+def slow_network(world: World, host: Host, rng: random.Random) -> None:
+    with world.faults.during("slow network", host=host.name):
+        host.proxy.set(latency_s=rng.uniform(0.005, 0.08))
+        world.pause(rng.uniform(*STOP_S))
+        host.proxy.set(latency_s=0.0)
+
+
+# -- Redis ---------------------------------------------------------------------------------------
+
+
+def client_kill(world: World, _: Host, __: random.Random) -> None:
+    with world.faults.during("client kill", severs=True), world.server.client() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+
+
+def client_pause(world: World, _: Host, rng: random.Random) -> None:
+    pause_s, what = rng.uniform(*STOP_S), rng.choice(["ALL", "WRITE"])
+    with world.faults.during("client pause", severs=True), world.server.client() as client:
+        client.execute_command("CLIENT", "PAUSE", int(pause_s * 1000), what)
+        world.pause(pause_s)
+
+
+def kill_redis(world: World, _: Host, rng: random.Random) -> None:
+    with world.faults.during("kill redis", severs=True):
+        world.server.kill()
+        world.pause(rng.uniform(0.0, 2.0))
+        world.server.restart()
+
+
+def stop_redis(world: World, _: Host, rng: random.Random) -> None:
+    with world.faults.during("stop redis", severs=True):
+        world.server.pause()
+        world.pause(rng.uniform(*STOP_S))
+        world.server.resume()
+
+
+def debug_sleep(world: World, _: Host, rng: random.Random) -> None:
+    with (
+        world.faults.during("debug sleep", severs=True),
+        world.server.client() as client,
+        contextlib.suppress(redis.RedisError),
+    ):
+        client.execute_command("DEBUG", "SLEEP", f"{rng.uniform(*STOP_S):.2f}")
+
+
+ACTIONS = [
+    Action("kill worker", 3, kill_worker, _workers),
+    Action("stop worker", 3, stop_worker, _workers),
+    Action("kill template", 1, kill_template, _pool),
+    Action("kill master", 2, kill_master, _pool),
+    Action("stop master", 2, stop_master, _pool),
+    Action("kill host", 1, kill_host, _whole_host),
+    Action("stop host", 2, stop_host, _whole_host),
+    Action("terminate", 2, terminate, _pool),
+    Action("reload", 2, reload, _pool),
+    Action("cut", 3, cut, _network),
+    Action("isolate", 1, isolate, _network),
+    Action("stall", 3, stall, _network),
+    Action("cut replies", 3, cut_replies, _network),
+    Action("slow network", 1, slow_network, _network),
+    Action("client kill", 2, client_kill, _redis),
+    Action("client pause", 2, client_pause, _redis),
+    Action("kill redis", 2, kill_redis, _redis),
+    Action("stop redis", 1, stop_redis, _redis),
+    Action("debug sleep", 1, debug_sleep, _redis),
+]

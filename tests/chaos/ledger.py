@@ -1,0 +1,214 @@
+"""The verdict: what became of each message, judged from the notes, the letters and the faults.
+
+Pure: values in, values out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from .app import DOOMED, MAX_DELIVERIES
+from .faults import Fault, Faults, longest_span_s
+from .notes import KILLED_ITSELF, Execution
+
+MOMENT_S = 0.15  # after its end a message is acknowledged within this time (50 ms), if all is well
+MIN_IDLE_S = 1.0  # the pools' min_idle_claim_ms
+RENEWAL_S = 0.4  # a lease may be that old when a fault begins
+SEVERED_S = MIN_IDLE_S - RENEWAL_S  # long enough for others to take over what runs
+CHAIN_GAP_S = RENEWAL_S  # faults in such short succession leave no time to renew a lease
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A message whose push returned its id."""
+
+    n: int
+    id: str
+    do: str
+    at_s: float
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A dead letter; n, do: of the payload."""
+
+    id: str
+    original_id: str
+    n: int
+    do: str
+    reason: str
+    last_error: str
+    delivery_count: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that must not happen. id: of the message, "" = none."""
+
+    what: str
+    id: str = ""
+    detail: str = ""
+
+
+@dataclass
+class Verdict:
+    """findings: what is wrong; twice: why messages ran again, by cause; overlaps: likewise.
+
+    unlucky: innocents among the dead whose every permitted execution was killed by a fault.
+    """
+
+    pushed: int = 0
+    unconfirmed: int = 0
+    handled: int = 0
+    dead: int = 0
+    unlucky: int = 0
+    executions: int = 0
+    lost: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    twice: Counter[str] = field(default_factory=Counter)
+    overlaps: Counter[str] = field(default_factory=Counter)
+
+
+def judge(
+    pushed: list[Pushed],
+    unconfirmed: set[int],
+    executions: list[Execution],
+    letters: list[Letter],
+    faults: Faults,
+) -> Verdict:
+    """The verdict on a run.
+
+    unconfirmed: numbers of messages whose push failed; they may be in the stream or not.
+    executions: in the order of their start.
+    """
+    faults = _with_self_kills(faults, executions)
+    verdict = Verdict(len(pushed), len(unconfirmed), executions=len(executions))
+    of: dict[str, list[Execution]] = defaultdict(list)
+    for execution in executions:
+        of[execution.id].append(execution)
+    known = {p.id for p in pushed}
+    ended = {i for i, runs in of.items() if any(e.how == "ended" for e in runs)}
+    verdict.handled, verdict.dead = len(ended), len(letters)
+    _judge_losses(verdict, pushed, of, ended, letters)
+    _judge_letters(verdict, pushed, of, letters, faults)
+    for entry_id, runs in of.items():
+        if entry_id not in known and runs[0].n not in unconfirmed:
+            verdict.findings.append(Finding("executed, never pushed", entry_id))
+        _judge_runs(verdict, runs, faults)
+    return verdict
+
+
+def _judge_losses(
+    verdict: Verdict,
+    pushed: list[Pushed],
+    of: dict[str, list[Execution]],
+    ended: set[str],
+    letters: list[Letter],
+) -> None:
+    """Also of messages whose push failed: what was begun must come to an end."""
+    settled = ended | {letter.original_id for letter in letters}
+    for message in pushed:
+        if message.id not in settled:
+            runs = len(of.get(message.id, []))
+            detail = f"{message.do}, pushed {message.at_s:.3f}, {runs} execution(s)"
+            verdict.findings.append(Finding("LOST", message.id, detail))
+            verdict.lost += 1
+    for entry_id in of.keys() - settled - {p.id for p in pushed}:
+        verdict.findings.append(Finding("LOST (its push was not confirmed)", entry_id))
+        verdict.lost += 1
+
+
+def _judge_letters(
+    verdict: Verdict,
+    pushed: list[Pushed],
+    of: dict[str, list[Execution]],
+    letters: list[Letter],
+    faults: Faults,
+) -> None:
+    """The dead are the doomed, each once."""
+    buried = Counter(letter.original_id for letter in letters)
+    for entry_id, times in buried.items():
+        if times > 1:
+            verdict.findings.append(Finding(f"buried {times} times", entry_id))
+    for letter in letters:
+        if letter.do in DOOMED:
+            continue
+        killed = sum(_death_s(e, faults) is not None for e in of.get(letter.original_id, []))
+        if killed >= MAX_DELIVERIES:
+            verdict.unlucky += 1
+            continue
+        detail = f"{letter.do}, {letter.reason}, {killed} of its executions were killed"
+        verdict.findings.append(Finding("innocent buried", letter.original_id, detail))
+    for message in pushed:
+        if message.do in DOOMED and message.id not in buried and message.id in of:
+            verdict.findings.append(Finding("doomed, not buried", message.id, message.do))
+
+
+def _judge_runs(verdict: Verdict, runs: list[Execution], faults: Faults) -> None:
+    """Every execution after the first needs a reason."""
+    for run in runs:
+        if run.end_s is None and _death_s(run, faults) is None:
+            detail = f"pool {run.pool} pid {run.pid} at {run.begin_s:.3f}"
+            verdict.findings.append(Finding("begun, not ended, not killed", run.id, detail))
+    for first, second in pairwise(runs):
+        why = _why_again(first, second, faults)
+        verdict.twice[why or "UNEXPLAINED"] += 1
+        if not why:
+            detail = f"{first.pool}/{first.pid} then {second.pool}/{second.pid}"
+            verdict.findings.append(Finding("unexplained double execution", first.id, detail))
+        until_s = first.end_s or _death_s(first, faults)
+        if until_s is not None and second.begin_s < until_s:
+            cut_s = _severed_s(first, second, faults)
+            if cut_s >= SEVERED_S:
+                verdict.overlaps["severed long enough"] += 1
+                continue
+            verdict.overlaps["UNEXPLAINED"] += 1
+            detail = (
+                f"{first.pool}/{first.pid} until {until_s:.3f}, {second.pool}/{second.pid} from "
+                f"{second.begin_s:.3f}; the first was severed for {cut_s:.2f} s"
+            )
+            verdict.findings.append(Finding("unexplained overlap", first.id, detail))
+
+
+def _with_self_kills(faults: Faults, executions: list[Execution]) -> Faults:
+    """A message that kills its process is a fault for the others that this process ran."""
+    own = [
+        Fault("kill", e.end_s, e.end_s, e.host, e.pool, e.pid)
+        for e in executions
+        if e.how == KILLED_ITSELF and e.end_s is not None
+    ]
+    return Faults([*faults.all, *own])
+
+
+def _death_s(run: Execution, faults: Faults) -> float | None:
+    """When the process that ran it was killed in the midst of it, by us or by the message."""
+    if run.how == KILLED_ITSELF:
+        return run.end_s
+    if run.end_s is not None:
+        return None
+    return faults.killed_at(run.pid, run.pool)
+
+
+def _why_again(first: Execution, second: Execution, faults: Faults) -> str:
+    """Why a message may run again after this execution; "" = no reason is known."""
+    if first.how == "raised":
+        return "raised"
+    if first.end_s is None or first.how == KILLED_ITSELF:
+        return "killed" if _death_s(first, faults) is not None else ""
+    until_s = first.end_s + MOMENT_S
+    killed_s = faults.killed_at(first.pid, first.pool)
+    if killed_s is not None and first.begin_s <= killed_s <= until_s:
+        return "killed before its ack"
+    severed = faults.severed(first.host, first.pool, first.pid)
+    causes = [f.kind for f in severed if f.overlaps(first.begin_s, until_s)]
+    if not causes:
+        return ""
+    span_s = longest_span_s(severed, first.begin_s, second.begin_s, CHAIN_GAP_S)
+    return causes[0] if span_s >= SEVERED_S else f"short {causes[0]}"
+
+
+def _severed_s(first: Execution, second: Execution, faults: Faults) -> float:
+    severed = faults.severed(first.host, first.pool, first.pid)
+    return longest_span_s(severed, first.begin_s, second.begin_s, CHAIN_GAP_S)

@@ -1,0 +1,143 @@
+"""The driver: ``python -m tests.chaos.run [--seed N] [--seconds S] [--soak] [--keep]``."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from .feeder import Feeder
+from .history import history, odd_tracebacks
+from .ledger import Verdict, judge
+from .notes import read_notes
+from .outcome import check_exits, drain, letters, pending_lines
+from .recorder import Recorder
+from .storm import Storm
+from .world import READY_S, World
+
+SOAK_S = 600
+DRAIN_S = 90.0
+MOST_SHOWN = 8  # findings with their whole history
+INTERRUPTED = 130
+
+
+def main() -> int:
+    options = _options()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # end like after Ctrl-C
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # messages that segfault leave no core files
+    directory = Path(tempfile.mkdtemp(prefix="rsq-chaos-"))
+    print(f"chaos: seed {options.seed}, {options.seconds:g} s", flush=True)
+    try:
+        return _run(directory, options.seed, options.seconds)
+    except KeyboardInterrupt:
+        print("interrupted, all is stopped", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        if options.keep:
+            print(f"logs, notes and commands are in {directory}")
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
+    seed = random.randrange(1_000_000)
+    parser.add_argument("--seed", type=int, default=seed, help="default: a random one")
+    parser.add_argument("--seconds", type=float, default=30, help="of faults; default 30")
+    parser.add_argument("--soak", action="store_true", help=f"--seconds {SOAK_S}")
+    parser.add_argument("--keep", action="store_true", help="keep the directory with the logs")
+    options = parser.parse_args()
+    if options.soak:
+        options.seconds = SOAK_S
+    return options
+
+
+def _run(directory: Path, seed: int, seconds: float) -> int:
+    world = World(directory)
+    storm, feeder = Storm(world, seed), Feeder(world.server.url, seed)
+    recorder = Recorder(world.server.socket_path or "", directory / "commands")
+    try:
+        recorder.start()
+        for host in world.hosts:
+            host.start_pool()
+        for host in world.hosts:
+            host.pool.wait_ready(READY_S)
+        feeder.start()
+        storm.rage(seconds)
+        feeder.stop()
+        world.heal()
+        drained_s = drain(world, DRAIN_S)
+        with world.server.client() as client:
+            pending, dead = pending_lines(client), letters(client)
+        check_exits(world)
+    finally:
+        _calmly(world, feeder, recorder)
+    executions = read_notes(directory / "notes")
+    verdict = judge(feeder.pushed, feeder.unconfirmed, executions, dead, world.faults)
+    _print_table(verdict, storm, world, drained_s)
+    for finding in verdict.findings[:MOST_SHOWN]:
+        print(f"\n{finding.what} {finding.id} {finding.detail}")
+        if finding.id:
+            story = history(
+                finding.id,
+                directory=directory,
+                pushed=feeder.pushed,
+                executions=executions,
+                letters=dead,
+                faults=world.faults.all,
+                pending=pending,
+            )
+            print("\n".join(story))
+    for complaint in world.complaints:
+        print(f"\n{complaint}")
+    return 1 if verdict.findings or world.complaints else 0
+
+
+def _calmly(world: World, feeder: Feeder, recorder: Recorder) -> None:
+    """Stop everything, and let no second Ctrl-C come in between."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    world.over.set()
+    world.server.resume()
+    feeder.stop()
+    recorder.stop()
+    world.stop()
+
+
+def _print_table(verdict: Verdict, storm: Storm, world: World, drained_s: float) -> None:
+    odd = odd_tracebacks(world.directory)
+    unexplained = verdict.twice.pop("UNEXPLAINED", 0)
+    overlapping = verdict.overlaps.pop("UNEXPLAINED", 0)
+    rows = {
+        "faults": f"{storm.counts.total()}: {_counted(storm.counts)}",
+        "pushed": f"{verdict.pushed}, and {verdict.unconfirmed} without an answer",
+        "handled": verdict.handled,
+        "dead": f"{verdict.dead}, {verdict.unlucky} of them by mere bad luck",
+        "lost": verdict.lost,
+        "executions": verdict.executions,
+        "executed again": f"{verdict.twice.total()}: {_counted(verdict.twice)}",
+        "  unexplained": unexplained,
+        "overlapping": f"{verdict.overlaps.total()}: {_counted(verdict.overlaps)}",
+        "  unexplained ": overlapping,
+        "pools": ", ".join(f"{h.name}: {len(h.pools)}" for h in world.hosts),
+        "drained": f"{drained_s:.1f} s after the storm",
+        "odd tracebacks": f"{len(odd)} {odd[:3] if odd else ''}",
+        "findings": len(verdict.findings) + len(world.complaints),
+    }
+    for name, value in rows.items():
+        print(f"  {name:16} {value}")
+
+
+def _counted(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count} {name}" for name, count in ordered) or "-"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
