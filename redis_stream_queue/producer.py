@@ -175,7 +175,10 @@ class StreamProducer:
             sync.cut(key, self.max_len)
         elif self._until_trim <= 0:
             self._until_trim = TRIM_EVERY
-            sync.trim(key, self.max_len)
+            try:
+                sync.trim(key, self.max_len)
+            except OUTAGES as error:  # the messages are in; trimming can wait
+                log.warning("could not trim %s: %s", self.stream, error)
         return ids
 
     async def ensure_group(self, group: str | None = None) -> None:

@@ -202,6 +202,7 @@ class Session:
                 self._acked(acks)
 
         timeout_s = block_ms / 1000 + READ_MARGIN_S
+        asked_ms = mono_ms()
         self._reading = True
         try:
             replies = await self._channel.run(commands, timeout_s, on_reply)
@@ -212,7 +213,8 @@ class Session:
             self._reading = False
         first_error(replies)
         payload_field = self.config.payload_field
-        return self._hold([entry_message(e, payload_field, 1) for e in read_entries(replies[-1])])
+        messages = [entry_message(e, payload_field, 1) for e in read_entries(replies[-1])]
+        return self._hold(messages, asked_ms)
 
     def interrupt(self) -> None:
         """End a blocked read at once, with an empty result. Call it in the loop's thread."""
@@ -235,6 +237,7 @@ class Session:
 
     async def take(self, offers: Sequence[Offer]) -> list[StreamMessage]:
         """Take over entries that are still as they were seen."""
+        asked_ms = mono_ms()
         messages, gone = await self._take_over(offers)
         if gone:
             log.warning(
@@ -243,7 +246,7 @@ class Session:
                 self.stream,
                 ", ".join(gone[:5]),
             )
-        return self._hold(messages)
+        return self._hold(messages, asked_ms)
 
     async def _take_over(self, offers: Sequence[Offer]) -> tuple[list[StreamMessage], list[str]]:
         try:
@@ -252,10 +255,16 @@ class Session:
             self._read_broken = True  # it may have been carried out
             raise
 
-    def _hold(self, messages: list[StreamMessage], *, count: bool = True) -> list[StreamMessage]:
+    def _hold(
+        self, messages: list[StreamMessage], asked_ms: int, *, count: bool = True
+    ) -> list[StreamMessage]:
+        """Note what is ours now.
+
+        asked_ms: when the server was asked. The lease began no earlier; an answer that lay around
+        (a stopped process) may be so old that somebody else has the messages by now.
+        """
         if messages:
-            if not self.held:
-                self._renewed_at_ms = mono_ms()
+            self._renewed_at_ms = min(self._renewed_at_ms, asked_ms) if self.held else asked_ms
             for message in messages:
                 self.held[message.id] = message
             if count:
@@ -512,13 +521,14 @@ class Session:
         """Take over dead entries and bury them; returns how many were buried."""
         before = self.meter.dlq
         owners = {offer.id: offer.owner for offer in offers}
+        asked_ms = mono_ms()
         messages, gone = await self._take_over(offers)
         if gone:
             log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
         for message in messages:
             why = self.burial.known_reason(message.id) or reason
             self._to_bury[message.id] = _Dead(message, why, error, owners[message.id])
-        self._hold(messages, count=False)
+        self._hold(messages, asked_ms, count=False)
         await self.settle()
         return self.meter.dlq - before
 

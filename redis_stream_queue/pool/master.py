@@ -161,7 +161,7 @@ class Master:
         except ConfigError as error:
             raise Failure(exits.USAGE, str(error)) from None
         await self._connected.wait()
-        group = await prepare(self.client, settings)
+        group = await prepare(self.client, settings, self.config.connect_timeout_s)
         self.recovery = Recovery(self.client, settings, self._rows, self.workforce.living)
         self.upkeep = Upkeep(settings, group, self.recovery, self.config.workers)
         self.settings = settings

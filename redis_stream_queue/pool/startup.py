@@ -8,7 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    MasterDownError,
+    NoPermissionError,
+    ReadOnlyError,
+    ResponseError,
+)
 
 from .._clock import mono_ms
 from .._connections import OUTAGES
@@ -63,8 +69,25 @@ def _refused(client: StreamClient, error: Exception) -> Failure:
     )
 
 
-async def prepare(client: StreamClient, settings: Settings) -> ConsumerGroup:
-    """Check the server and create what is missing. Raises Failure."""
+async def prepare(client: StreamClient, settings: Settings, timeout_s: float) -> ConsumerGroup:
+    """Check the server and create what is missing, at most ``timeout_s`` through an outage.
+
+    Raises Failure.
+    """
+    deadline = mono_ms() + timeout_s * 1000
+    backoff = Backoff()
+    while True:
+        try:
+            return await _prepare(client, settings)
+        except OUTAGES as error:
+            if mono_ms() >= deadline:
+                raise Failure(
+                    exits.REDIS, f"{client.endpoint} does not answer: {str(error).rstrip('.')}."
+                ) from None
+            await asyncio.sleep(backoff.next_s())
+
+
+async def _prepare(client: StreamClient, settings: Settings) -> ConsumerGroup:
     consumer = settings.consumer
     group = ConsumerGroup(client, settings.stream, consumer.group)
     try:
@@ -80,5 +103,7 @@ async def prepare(client: StreamClient, settings: Settings) -> ConsumerGroup:
     except ResponseError as error:
         if is_forbidden(error):
             raise Failure(exits.REDIS, str(forbidden(client, error))) from None
+        if isinstance(error, ReadOnlyError | MasterDownError):  # a failover under way
+            raise
         raise Failure(exits.FAILURE, f"{client.endpoint} does not work: {error}.") from None
     return group

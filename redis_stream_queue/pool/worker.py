@@ -68,6 +68,7 @@ EXIT_LOAD_FAILED = 3
 BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within two seconds
 OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to others
 FREE_WAIT_S = 0.1
+LEAVE_S = 5.0  # how long a leaving worker tries to settle through an outage
 RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor
 GROUP_PAUSE_S = 0.05
 
@@ -87,12 +88,10 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
         loading = spec["serializer"] or ""
         serializer = load_serializer(loading) if loading else None
     except RedisStreamError as error:
-        sock.send(encode(LoadFailed(loading, str(error)[-MAX_ERROR:])))
+        _converse(sock, LoadFailed(loading, str(error)[-MAX_ERROR:]), wait=False)
         return EXIT_LOAD_FAILED
     declared = declaration_of(handler)
-    sock.send(encode(_loaded(handler, declared)))
-    raw = sock.recv(MAX_MESSAGE)
-    start = decode(raw) if raw else None
+    start = _converse(sock, _loaded(handler, declared))
     if not isinstance(start, Start):
         return EXIT_OK  # drained before it began, or the master is gone
     if start.settings["soft_time_limit_s"] is not None:
@@ -114,6 +113,16 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
         main_thread.serve()
     atexit._run_exitfuncs()
     return EXIT_OK
+
+
+def _converse(sock: socket.socket, message: Message, *, wait: bool = True) -> Message | None:
+    """Tell the master something before the loop runs; returns its answer, None if it is gone."""
+    try:
+        sock.send(encode(message))
+        raw = sock.recv(MAX_MESSAGE) if wait else b""
+    except OSError:
+        return None
+    return decode(raw) if raw else None
 
 
 def _answer_stack_dumps(row: Row) -> None:
@@ -318,8 +327,8 @@ class Worker:
                     named = True
                     self._row[Field.READ_AT] = mono_ms()
                     self._send(Ready())
-                await self._turn()
-                backoff.reset()
+                if await self._turn():
+                    backoff.reset()
             except RedisStreamError as error:
                 self._send(Fatal(str(error)))
                 break
@@ -327,20 +336,22 @@ class Worker:
                 await self._survive(error, backoff)
         await self._leave()
 
-    async def _turn(self) -> None:
+    async def _turn(self) -> bool:
+        """One step; True if Redis has been read."""
         if self._takes:
             await self._carry_out(self._takes.pop(0))
-            return
+            return False
         if self._rows.offers_waiting and await self._ask_for_offers():
-            return
+            return False
         room = self._room()
         if room <= 0:
             await self._until_told()
-            return
+            return False
         messages = await self.session.read(min(self._batch.size, room), BLOCK_MS)
         self._row[Field.READ_AT] = mono_ms()
         if messages:
             await self._handle(messages)
+        return True
 
     def _room(self) -> int:
         """How many more messages this life may handle; asks to be replaced a little before."""
@@ -364,6 +375,7 @@ class Worker:
 
     async def _ask_for_offers(self) -> bool:
         """Between two batches, while offers wait: ask the master; True if it sent some."""
+        await self.session.flush_acks()  # no read follows that would carry them
         self._answered.clear()
         self._send(Free())
         try:
@@ -373,6 +385,7 @@ class Worker:
         return bool(self._takes)
 
     async def _carry_out(self, take: Take) -> None:
+        await self.session.flush_acks()
         offers = [Offer(*fields) for fields in take.offers]
         if take.bury is not None:
             await self.session.bury(offers, take.bury, take.error)
@@ -414,12 +427,22 @@ class Worker:
             except TimeoutError:
                 return
 
+    async def _try_to_leave(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                await self.session.leave()
+                return
+            except OUTAGES as error:
+                log.debug("cannot leave yet: %s", error)
+                await asyncio.sleep(backoff.next_s())
+
     async def _leave(self) -> None:
         try:
-            async with asyncio.timeout(2):
-                await self.session.leave()
-        except OUTAGES as error:
-            log.warning("could not give everything back, the master does: %s", error)
+            async with asyncio.timeout(LEAVE_S):
+                await self._try_to_leave()
+        except TimeoutError:
+            log.warning("could not give everything back, others take it over later")
             await self.session.close()
         await self._client.close()
         if self._channel is not None:
