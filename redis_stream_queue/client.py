@@ -10,9 +10,9 @@ from typing import Any, Self
 from redis.exceptions import ResponseError
 
 from . import _connections
-from ._connections import Channel, Command, Link, first_error
 from ._endpoint import Endpoint, endpoint_from_url, make_endpoint
 from ._keys import prefixed
+from ._link import Channel, Command, Link, first_error
 from ._replies import entry_message, mapping, text
 from ._scripts import AUTOCLAIM, PUSH, Script
 from .exceptions import ConfigError

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
-from ._connections import OUTAGES
+from ._link import OUTAGES
 from .backoff import Backoff
 from .client import StreamClient
 from .config import ConsumerConfig, check_text

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from ._connections import OUTAGES
+from ._link import OUTAGES
 from ._replies import text
 from ._scripts import BACKLOG
 from ._sync import SyncLink

@@ -6,7 +6,7 @@ import re
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from ._connections import Command
+from ._link import Command
 from ._scripts import RENEW
 from .client import StreamClient
 from .exceptions import ConfigError, UnsupportedServer

@@ -20,14 +20,15 @@ from redis.exceptions import ResponseError
 
 from . import burial as letters
 from ._clock import mono_ms
-from ._connections import OUTAGES, Channel, Command, first_error
 from ._keys import worker_name
+from ._link import OUTAGES, Channel, Command, first_error
 from ._replies import entry_message
 from .backoff import Backoff
 from .burial import Burial
 from .client import StreamClient, read_command, read_entries
 from .config import ConsumerConfig
 from .handlers import DLQHandler, Handler, PerMessage, is_async, run_batch, run_batch_async
+from .hooks import Hooks
 from .message import StreamMessage
 from .metrics import ConsumerMeter
 from .pending import Offer, Parked, PendingList
@@ -46,38 +47,6 @@ RESERVE_TRIES = 20
 
 ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
 RunPlain = Callable[[Callable[[], None]], Awaitable[None]]
-
-
-class Hooks:
-    """What a session tells its surroundings; every method may be left out."""
-
-    def batch_started(self, messages: Sequence[StreamMessage]) -> None:
-        """A batch is about to be handled (in the loop's thread)."""
-
-    def message_started(self, message: StreamMessage) -> None:
-        """A message is about to be handled (in the handler's thread)."""
-
-    def message_finished(self, message: StreamMessage) -> None:
-        """Its verdict is known (in the handler's thread)."""
-
-    def batch_finished(self) -> None:
-        """Nothing is being handled any more."""
-
-    def tending(self, work: Work) -> list[StreamMessage]:
-        """Called every 50 ms while a handler runs; returns messages to give back unstarted."""
-        return []
-
-    def renewed(self) -> None:
-        """The leases are fresh."""
-
-    def counted(self, meter: ConsumerMeter) -> None:
-        """Counters moved."""
-
-    def retrying(self, message: StreamMessage, verdict: Verdict, delay_ms: int) -> None:
-        """A message failed and waits for its next delivery."""
-
-    def released(self, count: int) -> None:
-        """So many messages were given back unstarted."""
 
 
 async def run_in_thread(call: Callable[[], None]) -> None:

@@ -11,7 +11,7 @@ import click
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from .._cli_url import hide_password
-from .._connections import OUTAGES
+from .._link import OUTAGES
 from ..client import StreamClient
 from ..exceptions import ConfigError, RedisStreamError
 from ..pool import exits

@@ -14,7 +14,7 @@ from typing import IO, Any
 import click
 from redis.exceptions import NoPermissionError, ResponseError
 
-from .._connections import OUTAGES
+from .._link import OUTAGES
 from ..client import PUSH_CHUNK
 from ..pool import exits
 from ..pool.config import TARGET

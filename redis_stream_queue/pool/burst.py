@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .._connections import OUTAGES
+from .._link import OUTAGES
 from ..client import StreamClient
 from ..group import ConsumerGroup
 from ..pending import PendingList

@@ -17,8 +17,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from .._clock import mono_ms
-from .._connections import OUTAGES
 from .._keys import worker_name
+from .._link import OUTAGES
 from ..backoff import Backoff
 from ..client import StreamClient
 from ..exceptions import ConfigError

@@ -17,7 +17,7 @@ from redis.exceptions import (
 )
 
 from .._clock import mono_ms
-from .._connections import OUTAGES
+from .._link import OUTAGES
 from ..backoff import Backoff
 from ..client import StreamClient
 from ..exceptions import ClusterSlotError, ConfigError, UnsupportedServer

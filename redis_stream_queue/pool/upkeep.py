@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from .._clock import mono_ms
-from .._connections import OUTAGES
+from .._link import OUTAGES
 from ..backoff import Backoff
 from ..group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from ..retention import TRIM_INTERVAL_S, Retention

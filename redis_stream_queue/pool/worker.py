@@ -13,31 +13,29 @@ import faulthandler
 import io
 import logging
 import os
-import queue
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from .._clock import mono_ms
-from .._connections import OUTAGES
+from .._link import OUTAGES
 from ..backoff import Backoff
 from ..client import StreamClient
 from ..config import ConsumerConfig
 from ..exceptions import RedisStreamError
 from ..group import group_is_lost
 from ..handlers import Declaration, Handler, PerMessage, declaration_of, is_async
-from ..message import StreamMessage, id_key
-from ..metrics import ConsumerMeter
+from ..message import StreamMessage
 from ..pending import Offer
-from ..session import Hooks, Session
-from ..work import Verdict, Work
+from ..session import Session
 from . import _linux, logs
 from .batch_size import batch_size
 from .channel import MAX_MESSAGE, Channel
 from .loading import load_handler, load_serializer
+from .main_thread import MainThread
 from .protocol import (
     MAX_ERROR,
     Declined,
@@ -50,14 +48,13 @@ from .protocol import (
     Message,
     Nothing,
     Ready,
-    Released,
     Retire,
-    Retrying,
     Start,
     Take,
     decode,
     encode,
 )
+from .row_hooks import RowHooks
 from .rows import DUMP_SIGNAL, Field, Row, Rows
 from .soft_limit import soft_limited
 
@@ -66,7 +63,6 @@ log = logging.getLogger("redis_stream_queue")
 EXIT_OK = 0
 EXIT_LOAD_FAILED = 3
 BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within two seconds
-OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to others
 FREE_WAIT_S = 0.1
 LEAVE_S = 5.0  # how long a leaving worker tries to settle through an outage
 RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor
@@ -140,107 +136,6 @@ def _loaded(handler: Handler, declared: Declaration | None) -> Loaded:
         dlq_handler=bool(declared and declared.dlq_handler),
         one_at_a_time=isinstance(handler, PerMessage) and handler.concurrency == 1,
     )
-
-
-class MainThread:
-    """Runs calls of the loop's thread in the main thread."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[tuple[Callable[[], None], asyncio.Future[None]] | None] = (
-            queue.SimpleQueue()
-        )
-
-    async def run(self, call: Callable[[], None]) -> None:
-        """Run a call there and wait for it."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._calls.put((call, done))
-        await done
-
-    def around(self, main: Callable[[], Any]) -> None:
-        """Body of the loop's thread: run the loop, then let the main thread go."""
-        try:
-            asyncio.run(main())
-        finally:
-            self._calls.put(None)
-
-    def serve(self) -> None:
-        """Body of the main thread."""
-        while (item := self._calls.get()) is not None:
-            call, done = item
-            error: BaseException | None = None
-            try:
-                call()
-            except BaseException as caught:  # it belongs to whoever waits for the call
-                error = caught
-            done.get_loop().call_soon_threadsafe(_resolve, done, error)
-
-
-def _resolve(done: asyncio.Future[None], error: BaseException | None) -> None:
-    if done.cancelled():
-        return
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
-
-
-class RowHooks(Hooks):
-    """Keeps this worker's shared row, and tells the master what it should know at once."""
-
-    def __init__(self, row: Row, send: Callable[[Message], None], *, gives_back: bool) -> None:
-        self.row = row
-        self._send = send
-        self._gives_back = gives_back
-        self._message_since_ms = 0
-        self._running: dict[str, int] = {}  # when what runs was started, the oldest first
-
-    def batch_started(self, messages: Sequence[StreamMessage]) -> None:
-        row = self.row
-        ids = sorted((m.id for m in messages), key=id_key)
-        row.set_id(Field.FIRST_MS, ids[0])
-        row.set_id(Field.LAST_MS, ids[-1])
-        row[Field.CURRENT_MS] = row[Field.CURRENT_SEQ] = 0
-        row[Field.HELD] = len(ids)
-        row[Field.MESSAGE_SINCE] = 0
-        row[Field.RENEWED_AT] = self._message_since_ms = mono_ms()
-        row[Field.BUSY_SINCE] = row[Field.RENEWED_AT]
-
-    def message_started(self, message: StreamMessage) -> None:
-        self.row.set_id(Field.CURRENT_MS, message.id)
-        self._message_since_ms = self._running[message.id] = mono_ms()
-        if len(self._running) == 1:
-            self.row[Field.MESSAGE_SINCE] = self._message_since_ms
-
-    def message_finished(self, message: StreamMessage) -> None:
-        self._running.pop(message.id, None)
-        self.row[Field.MESSAGE_SINCE] = next(iter(self._running.values()), 0)
-
-    def batch_finished(self) -> None:
-        self._running.clear()
-        self.row[Field.BUSY_UNTIL] = mono_ms()
-        self.row[Field.BUSY_SINCE] = 0
-        self.row[Field.BATCHES] += 1
-
-    def tending(self, work: Work) -> list[StreamMessage]:
-        if not self._gives_back or mono_ms() - self._message_since_ms < OVERRUN_MS:
-            return []
-        return work.withdraw()
-
-    def renewed(self) -> None:
-        self.row[Field.RENEWED_AT] = mono_ms()
-
-    def counted(self, meter: ConsumerMeter) -> None:
-        row = self.row
-        row[Field.READ] = meter.read.total
-        row[Field.ACKED] = meter.acked.total
-        row[Field.ERRORS] = meter.errors
-        row[Field.DEAD] = meter.dlq
-
-    def retrying(self, message: StreamMessage, verdict: Verdict, delay_ms: int) -> None:
-        self._send(Retrying(message.id, verdict.error[:MAX_ERROR], delay_ms))
-
-    def released(self, count: int) -> None:
-        self._send(Released(count))
 
 
 class Worker:

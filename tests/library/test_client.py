@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from redis_stream_queue import (
     StreamClient,
 )
-from redis_stream_queue._connections import OUTAGES
+from redis_stream_queue._link import OUTAGES
 from tests.library.kit import GROUP, Bench
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server

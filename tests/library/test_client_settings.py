@@ -11,7 +11,7 @@ from redis_stream_queue import (
     ConfigError,
     StreamClient,
 )
-from redis_stream_queue._connections import OUTAGES
+from redis_stream_queue._link import OUTAGES
 from tests.support.servers import Server
 
 SECRET = "p4ss:w@rd/?#%"

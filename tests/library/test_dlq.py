@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from redis_stream_queue import DeadLetterQueue, DLQError, StreamClient
-from redis_stream_queue._connections import OUTAGES
+from redis_stream_queue._link import OUTAGES
 from redis_stream_queue.burial import LETTER_FIELDS
 from tests.library.kit import GROUP, Bench, Ledger
 from tests.support.faultproxy import FaultProxy

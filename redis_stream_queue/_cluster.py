@@ -1,0 +1,168 @@
+"""A link to a Redis Cluster: each key's node is looked up, redirected commands are sent again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.asyncio import RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    RedisError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from ._endpoint import Endpoint
+from ._link import Channel, Command, Link, exchange
+
+MOST_REDIRECTS = 8  # followed for one command
+REDIRECT_PAUSE_S = 0.05
+REDIRECTS = (MovedError, AskError, TryAgainError, ClusterDownError)
+
+
+class _ClusterChannel(Channel):
+    def __init__(self, link: ClusterLink, key: str) -> None:
+        super().__init__(link.endpoint)
+        self._link = link
+        self._key = key
+
+    async def _open(self) -> AbstractConnection:
+        node = await self._link.node_of(self._key)
+        seen = self._link.version
+        connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
+        try:
+            await connection.connect()
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            if isinstance(error, OSError | RedisError):
+                await self._link.refresh(seen)
+            raise
+        return connection
+
+    async def run(
+        self,
+        commands: Sequence[Command],
+        timeout_s: float | None,
+        on_reply: Callable[[int, Any], None] | None = None,
+    ) -> list[Any]:
+        seen = self._link.version
+        replies = await super().run(commands, timeout_s, on_reply)
+        redirected = [i for i, r in enumerate(replies) if isinstance(r, REDIRECTS)]
+        if not redirected:
+            return replies
+        if any(isinstance(replies[i], MovedError) for i in redirected):
+            await self.close()  # the next read goes to the slot's new node
+            await self._link.refresh(seen)
+        again = await self._link.run(self._key, [commands[i] for i in redirected], timeout_s)
+        for index, reply in zip(redirected, again, strict=True):
+            replies[index] = reply
+        return replies
+
+
+class ClusterLink(Link):
+    """Connections to the nodes of a Redis Cluster; a redirected command is sent again."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        kwargs = endpoint.connection_kwargs()
+        kwargs.pop("db")
+        nodes = [ClusterNode(host, port) for host, port in endpoint.nodes]
+        self._cluster = RedisCluster(
+            startup_nodes=nodes,
+            ssl=endpoint.ssl,
+            max_connections=endpoint.max_connections,
+            retry=Retry(NoBackoff(), 0),
+            require_full_coverage=False,
+            **kwargs,
+        )
+        self.version = 0  # of the slot map; 0 = none yet
+        self._stale = True
+        self._refreshing = asyncio.Lock()
+
+    async def node_of(self, key: str) -> ClusterNode:
+        """The master that serves the key's slot."""
+        if self._stale:
+            await self.refresh(self.version)
+        node: ClusterNode | None = self._cluster.get_node_from_key(key)
+        if node is None:
+            await self.refresh(self.version)
+            node = self._cluster.get_node_from_key(key)
+        if node is None:
+            raise RedisConnectionError(f"no node of the cluster serves the slot of {key!r}")
+        return node
+
+    async def refresh(self, seen: int) -> None:
+        """Ask the cluster again which node serves which slot.
+
+        seen: version of the map that turned out to be wrong; a newer one is not asked for again.
+        The connections of others stay as they are.
+        """
+        async with self._refreshing, asyncio.timeout(self.endpoint.socket_timeout):
+            if self.version != seen:
+                return
+            if self.version == 0:
+                await self._cluster.initialize()
+            else:
+                await self._cluster.nodes_manager.initialize()
+            self.version += 1
+            self._stale = False
+
+    async def run(
+        self, key: str, commands: Sequence[Command], timeout_s: float | None
+    ) -> list[Any]:
+        replies: list[Any] = [None] * len(commands)
+        todo = list(range(len(commands)))
+        asking: AskError | None = None
+        for attempt in range(MOST_REDIRECTS + 1):
+            seen = self.version
+            got = await self._run_on_node(key, [commands[i] for i in todo], timeout_s, asking)
+            for index, reply in zip(todo, got, strict=True):
+                replies[index] = reply
+            todo = [i for i in todo if isinstance(replies[i], REDIRECTS)]
+            if not todo or attempt == MOST_REDIRECTS:
+                break
+            asking = next((replies[i] for i in todo if isinstance(replies[i], AskError)), None)
+            if any(isinstance(replies[i], MovedError | ClusterDownError) for i in todo):
+                await self.refresh(seen)
+            if asking is None and not isinstance(replies[todo[0]], MovedError):
+                await asyncio.sleep(REDIRECT_PAUSE_S)
+        return replies
+
+    async def _run_on_node(
+        self,
+        key: str,
+        commands: Sequence[Command],
+        timeout_s: float | None,
+        asking: AskError | None,
+    ) -> list[Any]:
+        node = await self.node_of(key)
+        if asking is not None:
+            node = self._cluster.get_node(host=asking.host, port=asking.port) or node
+            commands = [c for command in commands for c in (("ASKING",), command)]
+        connection = node.acquire_connection()
+        try:
+            replies = await exchange(connection, commands, timeout_s)
+        except (OSError, RedisError):
+            self._stale = True  # the node may be gone: look where the slot went
+            raise
+        finally:
+            node.release(connection)
+        return replies[1::2] if asking is not None else replies
+
+    def _new_channel(self, key: str) -> Channel:
+        return _ClusterChannel(self, key)
+
+    async def close(self) -> None:
+        await self._cluster.aclose()
+
+    def _pooled(self) -> list[AbstractConnection]:
+        nodes = list(self._cluster.nodes_manager.nodes_cache.values())
+        return [connection for node in nodes for connection in node._connections]

@@ -1,0 +1,41 @@
+"""What a session tells its surroundings: a pool's worker listens, a StreamConsumer need not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .message import StreamMessage
+from .metrics import ConsumerMeter
+from .work import Verdict, Work
+
+
+class Hooks:
+    """What a session tells its surroundings; every method may be left out."""
+
+    def batch_started(self, messages: Sequence[StreamMessage]) -> None:
+        """A batch is about to be handled (in the loop's thread)."""
+
+    def message_started(self, message: StreamMessage) -> None:
+        """A message is about to be handled (in the handler's thread)."""
+
+    def message_finished(self, message: StreamMessage) -> None:
+        """Its verdict is known (in the handler's thread)."""
+
+    def batch_finished(self) -> None:
+        """Nothing is being handled any more."""
+
+    def tending(self, work: Work) -> list[StreamMessage]:
+        """Called every 50 ms while a handler runs; returns messages to give back unstarted."""
+        return []
+
+    def renewed(self) -> None:
+        """The leases are fresh."""
+
+    def counted(self, meter: ConsumerMeter) -> None:
+        """Counters moved."""
+
+    def retrying(self, message: StreamMessage, verdict: Verdict, delay_ms: int) -> None:
+        """A message failed and waits for its next delivery."""
+
+    def released(self, count: int) -> None:
+        """So many messages were given back unstarted."""
