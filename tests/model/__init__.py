@@ -1,0 +1,1 @@
+"""Model test: every message is in exactly one place, whatever happens in whatever order."""

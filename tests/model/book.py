@@ -1,0 +1,347 @@
+"""What must be true: the model's record of every message, compared with Redis after each step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import redis
+
+from redis_stream_queue.message import id_key
+
+STREAM, GROUP, SLOW, DLQ = "orders", "workers", "slow", "orders_dlq"
+
+# ARGV: group, ms. Lets every pending entry grow older, and changes nothing else.
+AGE = """
+local aged = redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000)
+if aged.err then return 0 end
+for _, p in ipairs(aged) do
+  redis.call('XCLAIM', KEYS[1], ARGV[1], p[2], 0, p[1],
+             'IDLE', p[3] + ARGV[2], 'RETRYCOUNT', p[4], 'JUSTID')
+end
+return #aged
+"""
+
+
+class Holder(Protocol):
+    """A consumer as the book knows it."""
+
+    label: str
+    min_idle_ms: int
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def alive(self) -> bool: ...
+    @property
+    def excused(self) -> bool:
+        """Could it not renew its leases in the time that has just passed?"""
+
+
+@dataclass
+class Pending:
+    consumer: str
+    idle_ms: int
+    count: int
+
+
+@dataclass
+class Facts:
+    """Redis as it is now."""
+
+    stream: dict[str, str]  # id -> payload
+    delivered: dict[str, str]  # group -> last delivered id
+    pending: dict[str, dict[str, Pending]]  # group -> id -> line
+    letters: list[tuple[str, dict[str, str]]]
+
+    def unread(self, group: str, entry_id: str) -> bool:
+        return id_key(entry_id) > id_key(self.delivered[group]) and entry_id in self.stream
+
+
+def look(server: redis.Redis) -> Facts:
+    with server.pipeline(transaction=False) as pipe:
+        pipe.xrange(STREAM)
+        pipe.xinfo_groups(STREAM)
+        pipe.xpending_range(STREAM, GROUP, "-", "+", 10_000)
+        pipe.xpending_range(STREAM, SLOW, "-", "+", 10_000)
+        pipe.xrange(DLQ)
+        entries, groups, mine, slow, letters = pipe.execute(raise_on_error=False)
+
+    def lines(reply: Any) -> dict[str, Pending]:
+        if isinstance(reply, Exception):
+            return {}
+        return {
+            line["message_id"]: Pending(
+                line["consumer"], line["time_since_delivered"], line["times_delivered"]
+            )
+            for line in reply
+        }
+
+    infos = [] if isinstance(groups, Exception) else groups
+    return Facts(
+        {entry_id: fields["data"] for entry_id, fields in entries},
+        {info["name"]: info["last-delivered-id"] for info in infos},
+        {GROUP: lines(mine), SLOW: lines(slow)},
+        letters,
+    )
+
+
+def uid_of(payload: str) -> int:
+    return int(payload.removeprefix("bad:"))
+
+
+@dataclass(eq=False)
+class Execution:
+    """One start of a handler with one entry."""
+
+    holder: Any
+    entry: Entry
+    count: int
+    outcome: str = "running"
+
+
+@dataclass(eq=False)
+class Entry:
+    """One stream entry. A requeued letter is a new one with the same uid.
+
+    charged: executions that have to be counted; slack: deliveries that may have been counted
+    although no handler saw them.
+    """
+
+    id: str
+    uid: int
+    bad: bool
+    charged: int = 0
+    slack: int = 0
+    finished: bool = False
+    forgiven: bool = False  # its group was destroyed: only its place is looked at
+    executions: list[Execution] = field(default_factory=list)
+
+    def running(self) -> list[Execution]:
+        return [e for e in self.executions if e.outcome == "running"]
+
+
+class Book:
+    """All entries, and the invariant."""
+
+    def __init__(self, server: redis.Redis, max_deliveries: int, least_idle_ms: int) -> None:
+        self.server = server
+        self.max_deliveries = max_deliveries
+        self.least_idle_ms = least_idle_ms
+        self.entries: dict[str, Entry] = {}
+        self.pushed: set[int] = set()
+        self.wrong: list[str] = []
+        self.step = 0
+        self.lapsed: set[tuple[Any, str]] = set()
+        self.lost_at: dict[tuple[Any, str], int] = {}
+        self.slow_exists = False
+        self.slow_has: set[str] = set()
+        self.slow_done: set[str] = set()
+        self.doubled: set[int] = set()  # uids that a restored group may have in two places
+        self.holders: list[Any] = []
+        self.letters_seen: set[str] = set()
+        self.facts = Facts({}, {}, {GROUP: {}, SLOW: {}}, [])
+
+    def complain(self, text: str) -> None:
+        self.wrong.append(text)
+
+    def name_of(self, entry_id: str) -> str:
+        entry = self.entries.get(entry_id)
+        return f"message {entry.uid} ({entry_id})" if entry else entry_id
+
+    # -- executions ------------------------------------------------------------------------------
+
+    def begin(self, holder: Holder, entry_id: str, count: int, *, stale: bool) -> Execution:
+        """A handler starts with an entry. stale: it was told that it lost it, or could know."""
+        if entry_id not in self.entries:
+            self.learn(look(self.server))
+        entry = self.entries[entry_id]
+        what = f"{holder.label} starts {self.name_of(entry_id)}, delivery {count}"
+        line = self.server.xpending_range(STREAM, GROUP, entry_id, entry_id, 1)[0:1]
+        owner = line[0]["consumer"] if line else None
+        key = (holder, entry_id)
+        if not entry.forgiven:
+            if owner != holder.name:
+                if key not in self.lapsed:
+                    self.complain(f"{what}: it is held by {owner!r}, and the lease never lapsed")
+                elif stale:
+                    self.complain(f"{what}: it is held by {owner!r}, and it could know")
+            for other in entry.executions:
+                if other.outcome == "running" and other.holder.alive:
+                    if (other.holder, entry_id) not in self.lapsed:
+                        self.complain(f"{what}: {other.holder.label} runs it, and kept its lease")
+                elif other.outcome == "ok":
+                    spared = (
+                        not other.holder.alive
+                        or other.holder.faulty
+                        or (other.holder, entry_id) in self.lapsed
+                    )
+                    if not spared:
+                        self.complain(f"{what}: {other.holder.label} has done it, undisturbed")
+            if count > self.max_deliveries:
+                self.complain(f"{what}: more than {self.max_deliveries}")
+            low, high = entry.charged + 1, entry.charged + 1 + entry.slack
+            if not low <= count <= high and key not in self.lapsed:
+                self.complain(f"{what}: should be {low}..{high}")
+        execution = Execution(holder, entry, count)
+        entry.executions.append(execution)
+        entry.charged += 1
+        return execution
+
+    def batch(self, holder: Holder, counts: dict[str, int]) -> None:
+        """A batch goes to a handler: the last permitted delivery is alone."""
+        if len(counts) > 1 and self.max_deliveries > 1:
+            for entry_id, count in counts.items():
+                if count >= self.max_deliveries and not self.entries[entry_id].forgiven:
+                    self.complain(
+                        f"{holder.label}: the last delivery of {self.name_of(entry_id)} is not "
+                        f"alone but one of {len(counts)}"
+                    )
+
+    # -- the group lost and found -----------------------------------------------------------------
+
+    def group_created(self, start_id: str) -> None:
+        """The group is new: what lies behind start_id is unread again, finished or not.
+
+        What else is known of these entries says nothing any more.
+        """
+        requeued = Counter(entry.uid for entry in self.entries.values())
+        dead = {fields["original_id"] for _, fields in self.facts.letters}
+        for entry in self.entries.values():
+            entry.forgiven = True
+            if id_key(entry.id) > id_key(start_id):
+                entry.finished = False
+                if entry.id in dead or requeued[entry.uid] > 1:
+                    self.doubled.add(entry.uid)
+
+    # -- comparing ---------------------------------------------------------------------------------
+
+    def learn(self, facts: Facts) -> None:
+        for entry_id, payload in facts.stream.items():
+            if entry_id not in self.entries:
+                uid = uid_of(payload)
+                self.entries[entry_id] = Entry(entry_id, uid, payload.startswith("bad:"))
+                self.pushed.add(uid)
+                if self.slow_exists:
+                    self.slow_has.add(entry_id)
+
+    def check(self, disturbed: set[Any], *, late: bool = False, aged: bool = False) -> None:
+        """Compare everything; disturbed: holders that a fault has hit in this step."""
+        self.step += 1
+        before, facts = self.facts, look(self.server)
+        self.learn(facts)
+        self.facts = facts
+        if GROUP in facts.delivered:
+            self._check_places(facts)
+            self._check_holders(facts, aged=aged)
+        self._check_nothing_vanished(facts)
+        self._check_letters(facts)
+        self._note_slack(before, facts, disturbed, late=late)
+
+    def _check_places(self, facts: Facts) -> None:
+        pending = facts.pending[GROUP]
+        places: dict[int, list[str]] = {uid: [] for uid in self.pushed}
+        done: set[int] = set()
+        for entry in self.entries.values():
+            is_pending = entry.id in pending
+            is_unread = facts.unread(GROUP, entry.id)
+            if is_pending:
+                places[entry.uid].append(f"pending as {entry.id} by {pending[entry.id].consumer}")
+            if is_unread:
+                places[entry.uid].append(f"unread as {entry.id}")
+            if (is_pending or is_unread) and entry.finished:
+                self.complain(f"{self.name_of(entry.id)} was finished and is back")
+            entry.finished = not (is_pending or is_unread)
+            if any(e.outcome == "ok" for e in entry.executions):
+                done.add(entry.uid)
+        for letter_id, fields in facts.letters:
+            places[uid_of(fields["data"])].append(f"dead as {letter_id}")
+        for uid, found in places.items():
+            if len(found) > 1 and uid not in self.doubled:
+                self.complain(f"message {uid} is in {len(found)} places: {'; '.join(found)}")
+            if not found and uid not in done:
+                self.complain(f"message {uid} is lost")
+
+    def _check_holders(self, facts: Facts, *, aged: bool) -> None:
+        pending = facts.pending[GROUP]
+        names = {holder.name: holder for holder in self.holders if holder.alive}
+        for entry_id, line in pending.items():
+            if line.consumer in names and line.idle_ms >= self.least_idle_ms:
+                self.lapsed.add((names[line.consumer], entry_id))
+        for holder in names.values():
+            running = {e.entry.id for e in holder.running()}
+            for entry_id in holder.held() | running:
+                key, line = (holder, entry_id), pending.get(entry_id)
+                entry = self.entries[entry_id]
+                if line is None or line.consumer != holder.name:
+                    self.lost_at.setdefault(key, self.step)
+                    if entry_id in running and key not in self.lapsed and not entry.forgiven:
+                        now = f"held by {line.consumer}" if line else "not pending"
+                        self.complain(
+                            f"{holder.label} runs {self.name_of(entry_id)}, its lease never "
+                            f"lapsed, and it is {now}"
+                        )
+                elif (
+                    aged
+                    and line.idle_ms >= self.least_idle_ms
+                    and not holder.excused
+                    and entry_id in running
+                ):
+                    self.complain(
+                        f"{holder.label} runs {self.name_of(entry_id)}, and nobody has "
+                        f"renewed its lease for {line.idle_ms} ms"
+                    )
+
+    def _check_nothing_vanished(self, facts: Facts) -> None:
+        for entry_id, line in facts.pending[GROUP].items():
+            if entry_id not in facts.stream:
+                self.complain(
+                    f"{self.name_of(entry_id)} is pending by {line.consumer} and was trimmed"
+                )
+        if self.slow_exists:
+            for entry_id in self.slow_has - self.slow_done - facts.stream.keys():
+                self.complain(f"{self.name_of(entry_id)} was trimmed, group {SLOW} needs it")
+
+    def _check_letters(self, facts: Facts) -> None:
+        for letter_id, fields in facts.letters:
+            if letter_id in self.letters_seen:
+                continue
+            self.letters_seen.add(letter_id)
+            entry = self.entries[fields["original_id"]]
+            if entry.forgiven:
+                continue
+            count, reason = int(fields["delivery_count"]), fields["reason"]
+            attempts = entry.charged + (reason == "decode_error")
+            low, high = max(attempts, 1), attempts + entry.slack
+            what = f"the letter of {self.name_of(entry.id)} ({reason})"
+            if not low <= count <= high:
+                self.complain(f"{what} says {count} deliveries, should be {low}..{high}")
+            if reason == "max_deliveries" and count < self.max_deliveries:
+                self.complain(f"{what} says {count} deliveries of {self.max_deliveries}")
+            if (reason == "decode_error") != entry.bad and reason != "max_deliveries":
+                self.complain(f"{what}: wrong reason")
+            if entry.bad and entry.charged:
+                self.complain(f"{what}: undecodable, but a handler got it")
+            for execution in entry.running():
+                holder = execution.holder
+                if holder.alive and (holder, entry.id) not in self.lapsed:
+                    self.complain(f"{what}: {holder.label} still runs it")
+
+    def _note_slack(self, before: Facts, facts: Facts, disturbed: set[Any], *, late: bool) -> None:
+        """Deliveries that a fault kept from any handler, or may have."""
+        names = {holder.name: holder for holder in disturbed}
+        old = before.pending[GROUP]
+        for entry_id, line in facts.pending[GROUP].items():
+            holder = names.get(line.consumer)
+            was = old.get(entry_id)
+            moved = was is None or (was.consumer, was.count) != (line.consumer, line.count)
+            runs = holder is not None and entry_id in {e.entry.id for e in holder.running()}
+            if (holder is not None and not runs) or (late and moved):
+                self.entries[entry_id].slack += 1
+
+    def unfinished(self) -> list[str]:
+        return [self.name_of(e.id) for e in self.entries.values() if not e.finished]
+
+    def all_finished(self) -> bool:
+        return not self.unfinished()
