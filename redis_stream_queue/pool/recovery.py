@@ -184,6 +184,8 @@ class Recovery:
 
         Bounded: a long list is continued by the next call (0 = call again at once).
         """
+        async with self._burying:
+            await self.undertaker.settle()  # a burial that an outage interrupted
         async with self._sweeping:
             return await self._sweep_pages()
 

@@ -48,14 +48,13 @@ class Worker:
         return self.state is WorkerState.READY and not self.busy and self.offered_until_ms <= now_ms
 
     def suspects(self, *, one_at_a_time: bool) -> Callable[[str], bool]:
-        """Which messages are in its handler's hands now; stays true when the row is cleared.
+        """Which messages may be the cause of its death; stays true when the row is cleared.
 
-        one_at_a_time: the row names the one message that runs; else it is the whole batch.
+        one_at_a_time: the row names the one message that runs; else it is the whole batch. Between
+        two batches it is the last one: it ended, and Redis does not know of it yet.
         """
-        if not self.busy:
-            return nobody
         first, last = self.row.id(Field.FIRST_MS), self.row.id(Field.LAST_MS)
-        if one_at_a_time:
+        if one_at_a_time and self.busy:
             first = last = self.row.id(Field.CURRENT_MS)
         return lambda entry_id: first <= id_key(entry_id) <= last
 

@@ -150,6 +150,11 @@ class Book:
         entry = self.entries.get(entry_id)
         return f"message {entry.uid} ({entry_id})" if entry else entry_id
 
+    def now_pending(self) -> dict[str, str]:
+        """Who holds what, by id."""
+        lines = look(self.server).pending[GROUP]
+        return {entry_id: line.consumer for entry_id, line in lines.items()}
+
     # -- executions ------------------------------------------------------------------------------
 
     def begin(self, holder: Holder, entry_id: str, count: int, *, stale: bool) -> Execution:

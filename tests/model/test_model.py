@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterator
 
@@ -56,7 +55,7 @@ def _run(machine: type[Messages], examples: int) -> None:
             max_examples=examples,
             stateful_step_count=50,
             deadline=None,
-            derandomize=False,
+            derandomize=True,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
         ),
@@ -73,4 +72,3 @@ def test_model_soak(machine: type[Messages]) -> None:
     _run(machine, 500)
 
 
-assert inspect
