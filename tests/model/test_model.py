@@ -70,5 +70,3 @@ def test_model(machine: type[Messages]) -> None:
 @pytest.mark.timeout(3600)
 def test_model_soak(machine: type[Messages]) -> None:
     _run(machine, 500)
-
-
