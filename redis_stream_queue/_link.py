@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -43,9 +44,8 @@ async def exchange(
     replies: list[Any] = []
     try:
         async with asyncio.timeout(timeout_s):
-            await connection.send_packed_command(
-                connection.pack_commands(commands), check_health=False
-            )
+            packed = b"".join(map(hiredis.pack_command, commands))
+            await connection.send_packed_command(packed, check_health=False)
             for _ in commands:
                 try:
                     replies.append(await connection.read_response(disable_decoding=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .message import StreamMessage
@@ -23,6 +24,19 @@ def mapping(flat: Any) -> dict[str, Any]:
     return {text(flat[i]): _value(flat[i + 1]) for i in range(0, len(flat), 2)}
 
 
+def entry_messages(
+    entries: Sequence[Any], payload_field: str | None, delivery_count: int
+) -> list[StreamMessage]:
+    """``entry_message`` of many, most of which are expected to hold nothing but their payload."""
+    name = payload_field and payload_field.encode()
+    return [
+        StreamMessage(entry[0].decode(), fields[1], delivery_count)
+        if (fields := entry[1]) and len(fields) == 2 and fields[0] == name
+        else entry_message(entry, payload_field, delivery_count)
+        for entry in entries
+    ]
+
+
 def entry_message(entry: Any, payload_field: str | None, delivery_count: int) -> StreamMessage:
     """Message of an entry ``[id, [field, value, ...]]``; its data is the raw payload.
 
@@ -30,10 +44,6 @@ def entry_message(entry: Any, payload_field: str | None, delivery_count: int) ->
     whole entry as ``dict[str, str]``.
     """
     entry_id, fields = entry
-    if fields and len(fields) == 2 and payload_field is not None:
-        name, payload = fields
-        if name == payload_field.encode():
-            return StreamMessage(entry_id.decode(), payload, delivery_count)
     values = {fields[i]: fields[i + 1] for i in range(0, len(fields or ()), 2)}
     if payload_field is None:
         data: Any = {text(k): text(v) for k, v in values.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ._clock import wall_ms
@@ -76,9 +77,11 @@ class Burial:
         """Why a burial that was put off had begun; "" if none was."""
         return self._known.get(entry_id, ("", ""))[1]
 
-    def forget(self, entry_id: str) -> None:
+    def forget(self, ids: Sequence[str]) -> None:
+        """These are finished."""
         if self._known:
-            self._known.pop(entry_id, None)
+            for entry_id in ids:
+                self._known.pop(entry_id, None)
 
     async def put_off(
         self, message: StreamMessage, reason: str, error: str, *, owner: str, delay_ms: int = 1000
@@ -116,7 +119,7 @@ class Burial:
                     reason,
                 )
             await self.pending.ack([message.id])
-            self.forget(message.id)
+            self.forget([message.id])
             return True
         known = error or self.known_error(message.id)
         letter = {
@@ -132,7 +135,7 @@ class Burial:
         buried = await self.pending.bury(
             owner, message.id, self.dlq_stream, self.dlq_max_len, letter
         )
-        self.forget(message.id)
+        self.forget([message.id])
         if buried == "":
             log.warning(
                 "dead message %s was already deleted from %s; acknowledged",

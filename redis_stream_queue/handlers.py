@@ -56,7 +56,7 @@ class PerMessage:
         def succeeded() -> list[str]:
             for error, _ in work.errors:
                 log.error("message handler failed", exc_info=error)
-            return [m.id for m, verdict in work.collect() if verdict is DONE]
+            return [m.id for done, verdict in work.collect() if verdict is DONE for m in done]
 
         async def run() -> list[str]:
             await self.run_async(work)
@@ -76,7 +76,7 @@ class PerMessage:
             except (Exception, SystemExit) as error:  # the app's error is that message's verdict
                 work.fail(message, error)
             else:
-                work.finish(message, DONE)
+                work.done(message)
 
     async def run_async(self, work: Work) -> None:
         """Handle up to ``concurrency`` messages side by side."""
@@ -84,9 +84,12 @@ class PerMessage:
         if lanes <= 1:
             await self._lane(work)
             return
-        async with asyncio.TaskGroup() as group:
-            for _ in range(lanes):
-                group.create_task(self._lane(work))
+        ended = await asyncio.gather(
+            *(self._lane(work) for _ in range(lanes)),
+            return_exceptions=True,  # a lane that could not ask Redis must not cut off the others
+        )
+        for error in filter(None, ended):
+            raise error
 
     async def _lane(self, work: Work) -> None:
         while (message := await work.next_async()) is not None:
@@ -97,7 +100,7 @@ class PerMessage:
                     raise
                 work.fail(message, error)
             else:
-                work.finish(message, DONE)
+                work.done(message)
 
 
 @overload
@@ -201,8 +204,8 @@ def _note_result(work: Work, batch: list[StreamMessage], result: Any) -> None:
                 len(foreign),
                 ", ".join(repr(item)[:80] for item in foreign[:5]),
             )
-    for message in batch:
-        work.finish(message, DONE if message.id in ids else NOT_ACKNOWLEDGED)
+    done = batch if len(ids) == len(batch) else [m for m in batch if m.id in ids]
+    work.finish_batch(batch, done, NOT_ACKNOWLEDGED)
 
 
 @dataclass(frozen=True)

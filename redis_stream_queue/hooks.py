@@ -13,13 +13,13 @@ class Hooks:
     """What a session tells its surroundings; every method may be left out."""
 
     def batch_started(self, messages: Sequence[StreamMessage]) -> None:
-        """A batch is about to be handled (in the loop's thread)."""
+        """A batch, in the order of the ids, is about to be handled (in the loop's thread)."""
 
-    def message_started(self, message: StreamMessage) -> None:
+    def message_started(self, message: StreamMessage, now_ms: int) -> None:
         """A message is about to be handled (in the handler's thread)."""
 
     def message_finished(self, message: StreamMessage) -> None:
-        """Its verdict is known (in the handler's thread)."""
+        """Its verdict is known (in the handler's thread); only where several run side by side."""
 
     def batch_finished(self) -> None:
         """Nothing is being handled any more."""

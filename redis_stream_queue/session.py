@@ -22,14 +22,14 @@ from . import burial as letters
 from ._clock import mono_ms
 from ._keys import worker_name
 from ._link import OUTAGES, Channel, Command, first_error
-from ._replies import entry_message
+from ._replies import entry_messages
 from .backoff import Backoff
 from .burial import Burial
 from .client import StreamClient, read_command, read_entries
 from .config import ConsumerConfig
 from .handlers import DLQHandler, Handler, PerMessage, is_async, run_batch, run_batch_async
 from .hooks import Hooks
-from .message import StreamMessage
+from .message import StreamMessage, id_key
 from .metrics import ConsumerMeter
 from .pending import Offer, Parked, PendingList
 from .retry_delay import retry_delay_ms
@@ -46,6 +46,7 @@ BLOCK_WITHOUT_UNBLOCK_MS = 250  # where an ACL forbids CLIENT ID or CLIENT UNBLO
 RESERVE_TRIES = 20
 
 ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
+Held = tuple[StreamMessage, Any]  # and its raw payload
 RunPlain = Callable[[Callable[[], None]], Awaitable[None]]
 
 
@@ -92,12 +93,13 @@ class Session:
             max_deliveries=config.max_deliveries,
             serializer=self.serializer if config.payload_field is not None else None,
         )
-        self.held: dict[str, StreamMessage] = {}
+        self.held: dict[str, Held] = {}
         self.next_retry_at_ms: int | None = None
         self._to_ack: dict[str, None] = {}
         self._to_park: dict[str, Parked] = {}
         self._to_bury: dict[str, _Dead] = {}
         self._run_plain = run_plain
+        self._side_by_side = isinstance(handler, PerMessage) and handler.concurrency > 1
         self._work: Work | None = None
         self._channel: Channel | None = None
         self._reading = False
@@ -129,7 +131,7 @@ class Session:
             await self._end_broken_read()
             await self.settle()
             await self.flush_acks()
-            self.release(list(self.held.values()))
+            self.release([message for message, _ in self.held.values()])
             await self.settle()
             stranded = await self._stranded()
             await self.pending.park(self.name, [_uncounted(o.id, o.seen_count) for o in stranded])
@@ -181,9 +183,8 @@ class Session:
         finally:
             self._reading = False
         first_error(replies)
-        payload_field = self.config.payload_field
-        messages = [entry_message(e, payload_field, 1) for e in read_entries(replies[-1])]
-        return self._hold(messages, asked_ms)
+        entries = read_entries(replies[-1])
+        return self._hold(entry_messages(entries, self.config.payload_field, 1), asked_ms)
 
     def interrupt(self) -> None:
         """End a blocked read at once, with an empty result. Call it in the loop's thread."""
@@ -207,7 +208,7 @@ class Session:
     async def take(self, offers: Sequence[Offer]) -> list[StreamMessage]:
         """Take over entries that are still as they were seen."""
         asked_ms = mono_ms()
-        messages, gone = await self._take_over(offers)
+        messages, gone = await self._take_over(sorted(offers, key=lambda o: id_key(o.id)))
         if gone:
             log.warning(
                 "%d message(s) of %s were deleted before they were handled: %s",
@@ -235,7 +236,7 @@ class Session:
         if messages:
             self._renewed_at_ms = min(self._renewed_at_ms, asked_ms) if self.held else asked_ms
             for message in messages:
-                self.held[message.id] = message
+                self.held[message.id] = (message, message.data)
             if count:
                 self.meter.read.record(len(messages))
             if self._keeper is None or self._keeper.done():
@@ -278,7 +279,7 @@ class Session:
         work = Work(
             self._decode(messages),
             self.hooks.message_started,
-            self.hooks.message_finished,
+            self.hooks.message_finished if self._side_by_side else None,
             self._lease_is_old,
             self._verify,
         )
@@ -289,7 +290,7 @@ class Session:
         await self.settle()
 
     async def _run(self, work: Work) -> None:
-        if self._lease_is_old():
+        if self._lease_is_old(mono_ms()):
             await self._verify(work)
         self._work = work
         self.hooks.batch_started(work.messages)
@@ -313,13 +314,11 @@ class Session:
         decoded = []
         for message in messages:
             try:
-                data = decode(message.data)
+                message.data = decode(message.data)
             except Exception as error:  # a serializer may raise anything: never retried
                 self._to_bury[message.id] = _Dead(message, letters.DECODE_ERROR, one_line(error))
             else:
-                decoded.append(
-                    StreamMessage(message.id, data, message.delivery_count, message.headers)
-                )
+                decoded.append(message)
         return decoded
 
     async def _call(self, work: Work) -> None:
@@ -393,9 +392,9 @@ class Session:
 
     async def renew(self) -> set[str]:
         """Renew the leases of all that is held; returns the ids that others have taken."""
-        asked = dict(self.held)
+        asked, asked_ms = dict(self.held), mono_ms()
         answer = await self.pending.renew(self.name, list(asked))
-        self._renewed_at_ms = mono_ms()
+        self._renewed_at_ms = asked_ms  # the answer itself may have lain around
         self.hooks.renewed()
         # What was settled while the answer was on its way is not lost.
         lost = {
@@ -409,12 +408,12 @@ class Session:
             log.warning("%d message(s) were taken over by others: %s", len(lost), sorted(lost)[:5])
         return lost
 
-    def _lease_is_old(self) -> bool:
+    def _lease_is_old(self, now_ms: int) -> bool:
         """Was this process stopped for so long that others may have taken what it holds?"""
-        return mono_ms() - self._renewed_at_ms > self.config.min_idle_claim_ms
+        return now_ms - self._renewed_at_ms > self.config.min_idle_claim_ms
 
     async def _verify(self, work: Work) -> None:
-        if self._lease_is_old():
+        if self._lease_is_old(mono_ms()):
             work.lost |= await self.renew()
 
     # -- settling ------------------------------------------------------------------------------
@@ -422,17 +421,22 @@ class Session:
     # so that an outage in between loses nothing.
 
     def _collect(self, work: Work) -> None:
-        for message, verdict in work.collect():
+        for messages, verdict in work.collect():
             if verdict is DONE:
-                self._to_ack[message.id] = None
-            elif verdict.outcome is Outcome.REJECT:
-                self._to_bury[message.id] = _Dead(message, letters.REJECTED, verdict.error)
-            elif message.delivery_count >= self.config.max_deliveries:
-                self._to_bury[message.id] = _Dead(message, letters.MAX_DELIVERIES, verdict.error)
+                self._to_ack.update(dict.fromkeys([message.id for message in messages]))
             else:
-                self._to_park[message.id] = self._retry(message, verdict)
+                for message in messages:
+                    self._failed(message, verdict)
         if work.errors:
             self._report(work)
+
+    def _failed(self, message: StreamMessage, verdict: Verdict) -> None:
+        if verdict.outcome is Outcome.REJECT:
+            self._to_bury[message.id] = _Dead(message, letters.REJECTED, verdict.error)
+        elif message.delivery_count >= self.config.max_deliveries:
+            self._to_bury[message.id] = _Dead(message, letters.MAX_DELIVERIES, verdict.error)
+        else:
+            self._to_park[message.id] = self._retry(message, verdict)
 
     def _report(self, work: Work) -> None:
         errors, work.errors = work.errors, []
@@ -519,11 +523,12 @@ class Session:
             self.held.pop(entry_id, None)
 
     async def _bury(self, dead: _Dead) -> None:
-        message = self.held.get(dead.message.id, dead.message)
-        most = self.config.max_deliveries
+        message, most = dead.message, self.config.max_deliveries
         if not await self.pending.condemn(self.name, message.id, most + 1):
             log.warning("message %s was taken over by others, not buried here", message.id)
             return
+        if held := self.held.get(message.id):
+            message = replace(message, data=held[1])
         if message.delivery_count == most + 1:  # condemned before by somebody who died over it
             message = replace(message, delivery_count=most)
         try:
@@ -545,10 +550,11 @@ class Session:
             self._acked(acks)
 
     def _acked(self, ids: list[str]) -> None:
+        done, release = self._to_ack.pop, self.held.pop
         for entry_id in ids:
-            self._to_ack.pop(entry_id, None)
-            self.held.pop(entry_id, None)
-            self.burial.forget(entry_id)
+            done(entry_id, None)
+            release(entry_id, None)
+        self.burial.forget(ids)
         self.meter.acked.record(len(ids))
         self.hooks.counted(self.meter)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from ._clock import mono_ms
 from .exceptions import Reject, Retry
 from .message import StreamMessage
 
@@ -74,27 +75,31 @@ def describe(error: BaseException) -> str:
 class Work:
     """A batch in the hands of a handler.
 
-    on_start: called with each message (a batch handler: with the first one) just before it is
-        handled, in the handler's thread.
-    on_finish: called with each message when its verdict is known, in the handler's thread.
-    stale: is the lease so old that somebody may have taken the batch?
+    on_start: called with each message (a batch handler: with the first one) and the time just
+        before it is handled, in the handler's thread.
+    on_finish: called with each message when its verdict is known, in the handler's thread; not for
+        a batch handler.
+    stale: is the lease, at this time, so old that somebody may have taken the batch?
     verify: look who holds the batch now and fill ``lost``.
+
+    Times are ms of mono_ms().
     """
 
     def __init__(
         self,
         messages: Sequence[StreamMessage],
-        on_start: Callable[[StreamMessage], None] = lambda _: None,
-        on_finish: Callable[[StreamMessage], None] = lambda _: None,
-        stale: Callable[[], bool] = lambda: False,
+        on_start: Callable[[StreamMessage, int], None] = lambda *_: None,
+        on_finish: Callable[[StreamMessage], None] | None = None,
+        stale: Callable[[int], bool] = lambda _: False,
         verify: Callable[[Work], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.messages = list(messages)
         self.lost: set[str] = set()
         self.errors: list[tuple[BaseException, list[StreamMessage]]] = []
-        self._unfinished = {m.id: m for m in self.messages}
         self._waiting = deque(self.messages)
-        self._finished: deque[tuple[StreamMessage, Verdict]] = deque()
+        self._done: deque[StreamMessage] = deque()
+        self._finished: deque[tuple[Sequence[StreamMessage], Verdict]] = deque()
+        self._collected: set[str] = set()
         self._on_start = on_start
         self._on_finish = on_finish
         self._stale = stale
@@ -105,71 +110,99 @@ class Work:
 
     def next(self) -> StreamMessage | None:
         """The next message to handle, None when there is no more to start. In a thread only."""
-        if self._verify and self._loop and self._stale():
+        now = mono_ms()
+        if self._stale(now) and self._verify and self._loop:
             asyncio.run_coroutine_threadsafe(self._verify(self), self._loop).result()
-        return self._start_one()
+            now = mono_ms()
+        return self._start_one(now)
 
     async def next_async(self) -> StreamMessage | None:
         """The same in the loop's thread."""
-        if self._verify and self._stale():
+        now = mono_ms()
+        if self._stale(now) and self._verify:
             await self._verify(self)
-        return self._start_one()
+            now = mono_ms()
+        return self._start_one(now)
 
-    def _start_one(self) -> StreamMessage | None:
+    def _start_one(self, now_ms: int) -> StreamMessage | None:
         while True:
             try:
                 message = self._waiting.popleft()
             except IndexError:
                 return None
             if message.id not in self.lost:
-                self._on_start(message)
+                self._on_start(message, now_ms)
                 return message
 
     def start_all(self) -> list[StreamMessage]:
         """Every message that has not started, at once (for a batch handler)."""
         batch = [m for m in self.withdraw() if m.id not in self.lost]
         if batch:
-            self._on_start(batch[0])
+            self._on_start(batch[0], mono_ms())
         return batch
 
-    def finish(self, message: StreamMessage, verdict: Verdict) -> None:
-        self._on_finish(message)
-        self._finished.append((message, verdict))
+    def done(self, message: StreamMessage) -> None:
+        """Its call ended well."""
+        if self._on_finish:
+            self._on_finish(message)
+        self._done.append(message)
+
+    def finish_batch(
+        self, batch: list[StreamMessage], done: list[StreamMessage], others: Verdict
+    ) -> None:
+        """The call for a batch ended: some are done, and what became of the others."""
+        if done:
+            self._finished.append((done, DONE))
+        if len(done) < len(batch):
+            ids = {message.id for message in done}
+            self._finished.append(([m for m in batch if m.id not in ids], others))
 
     def fail(self, message: StreamMessage, error: BaseException) -> None:
         """Its call ended with this exception."""
         if not isinstance(error, Retry | Reject):
             self.errors.append((error, [message]))
-        self.finish(message, verdict_of(error))
+        if self._on_finish:
+            self._on_finish(message)
+        self._finished.append(((message,), verdict_of(error)))
 
     def fail_batch(self, batch: list[StreamMessage], error: BaseException) -> None:
         """The call for a batch ended with it. Retry and Reject, meant for one message, are errors
         like others here.
         """
         self.errors.append((error, batch))
-        for message in batch:
-            self.finish(message, Verdict(Outcome.RETRY, describe(error)))
+        self.finish_batch(batch, [], Verdict(Outcome.RETRY, describe(error)))
 
     # -- the loop's side -------------------------------------------------------------------------
 
     def withdraw(self) -> list[StreamMessage]:
         """Take back everything that has not started."""
-        withdrawn = []
-        while True:
-            try:
-                withdrawn.append(self._waiting.popleft())
-            except IndexError:
-                return withdrawn
+        return _popped(self._waiting)
 
-    def collect(self) -> list[tuple[StreamMessage, Verdict]]:
+    def collect(self) -> list[tuple[Sequence[StreamMessage], Verdict]]:
         """What has finished since the last call."""
-        finished = []
+        finished: list[tuple[Sequence[StreamMessage], Verdict]] = []
+        if done := _popped(self._done):
+            self._collected.update([message.id for message in done])
+            finished.append((done, DONE))
         while self._finished:
-            message, verdict = self._finished.popleft()
-            self._unfinished.pop(message.id, None)
-            finished.append((message, verdict))
+            group = self._finished.popleft()
+            self._collected.update([message.id for message in group[0]])
+            finished.append(group)
         return finished
 
     def unfinished(self) -> list[StreamMessage]:
         """What has no verdict (as of the last collect) and still belongs to this consumer."""
-        return [m for m in self._unfinished.values() if m.id not in self.lost]
+        if len(self._collected) == len(self.messages):
+            return []
+        gone = self._collected | self.lost
+        return [m for m in self.messages if m.id not in gone]
+
+
+def _popped(messages: deque[StreamMessage]) -> list[StreamMessage]:
+    """Everything in it, taken out; the other side may go on meanwhile."""
+    popped = []
+    while True:
+        try:
+            popped.append(messages.popleft())
+        except IndexError:
+            return popped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import fakeredis
@@ -19,6 +20,8 @@ FAKE = "fakeredis"
 LEAK_TIMEOUT_S = 10.0
 
 mark_session()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background: inherited by all
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class SharedServers:

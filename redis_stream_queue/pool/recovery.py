@@ -113,6 +113,7 @@ class Recovery:
             now = mono_ms()
             held = await self.pending.held_by(death.consumer)
             dead: list[Due] = []
+            blamed: list[str] = []
             for entry in held:
                 if self._is_offered(entry.id, now):
                     continue
@@ -126,13 +127,11 @@ class Recovery:
                     self._queue(due)
                 if suspect:
                     self.remember(entry.id, death.why)
-                    log.warning(
-                        "message %s was running there (delivery %d of %d): %s",
-                        entry.id,
-                        entry.delivery_count,
-                        self.policy.max_deliveries,
-                        decision.value.replace("_", " "),
-                    )
+                    fate_text = decision.value.replace("_", " ")
+                    blamed.append(f"{entry.id} (delivery {entry.delivery_count}): {fate_text}")
+            if blamed:
+                shown = ", ".join(blamed[:5])
+                log.warning("%d message(s) were running there: %s", len(blamed), shown)
             await self._bury(dead)
             self.dispatch()
             await self._park_unoffered(death)

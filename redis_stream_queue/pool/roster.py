@@ -50,12 +50,13 @@ class Worker:
     def suspects(self, *, one_at_a_time: bool) -> Callable[[str], bool]:
         """Which messages may be the cause of its death; stays true when the row is cleared.
 
-        one_at_a_time: the row names the one message that runs; else it is the whole batch. Between
-        two batches it is the last one: it ended, and Redis does not know of it yet.
+        one_at_a_time: of the batch, what was started: the row names the message that runs, and
+        those before it may have ended without Redis knowing; else it is the whole batch. Between
+        two batches it is the last one, which Redis may not know of yet either.
         """
         first, last = self.row.id(Field.FIRST_MS), self.row.id(Field.LAST_MS)
         if one_at_a_time and self.busy:
-            first = last = self.row.id(Field.CURRENT_MS)
+            last = self.row.id(Field.CURRENT_MS)
         return lambda entry_id: first <= id_key(entry_id) <= last
 
     def holds(self, entry_id: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from .._clock import mono_ms
 from ..hooks import Hooks
-from ..message import StreamMessage, id_key
+from ..message import StreamMessage
 from ..metrics import ConsumerMeter
 from ..work import Verdict, Work
 from .protocol import MAX_ERROR, Message, Released, Retrying
@@ -16,31 +16,44 @@ OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to 
 
 
 class RowHooks(Hooks):
-    """Keeps this worker's shared row, and tells the master what it should know at once."""
+    """Keeps this worker's shared row, and tells the master what it should know at once.
 
-    def __init__(self, row: Row, send: Callable[[Message], None], *, gives_back: bool) -> None:
+    gives_back: a message that overruns lets the rest of its batch go. side_by_side: several
+    messages run at a time.
+    """
+
+    def __init__(
+        self,
+        row: Row,
+        send: Callable[[Message], None],
+        *,
+        gives_back: bool,
+        side_by_side: bool = False,
+    ) -> None:
         self.row = row
         self._send = send
         self._gives_back = gives_back
+        self._side_by_side = side_by_side
         self._message_since_ms = 0
         self._running: dict[str, int] = {}  # when what runs was started, the oldest first
 
     def batch_started(self, messages: Sequence[StreamMessage]) -> None:
         row = self.row
-        ids = sorted((m.id for m in messages), key=id_key)
-        row.set_id(Field.FIRST_MS, ids[0])
-        row.set_id(Field.LAST_MS, ids[-1])
+        row.set_id(Field.FIRST_MS, messages[0].id)
+        row.set_id(Field.LAST_MS, messages[-1].id)
         row[Field.CURRENT_MS] = row[Field.CURRENT_SEQ] = 0
-        row[Field.HELD] = len(ids)
+        row[Field.HELD] = len(messages)
         row[Field.MESSAGE_SINCE] = 0
         row[Field.RENEWED_AT] = self._message_since_ms = mono_ms()
         row[Field.BUSY_SINCE] = row[Field.RENEWED_AT]
 
-    def message_started(self, message: StreamMessage) -> None:
+    def message_started(self, message: StreamMessage, now_ms: int) -> None:
         self.row.set_id(Field.CURRENT_MS, message.id)
-        self._message_since_ms = self._running[message.id] = mono_ms()
-        if len(self._running) == 1:
-            self.row[Field.MESSAGE_SINCE] = self._message_since_ms
+        self._message_since_ms = now_ms
+        if self._side_by_side:
+            self._running[message.id] = now_ms
+            now_ms = next(iter(self._running.values()))
+        self.row[Field.MESSAGE_SINCE] = now_ms
 
     def message_finished(self, message: StreamMessage) -> None:
         self._running.pop(message.id, None)
@@ -48,6 +61,7 @@ class RowHooks(Hooks):
 
     def batch_finished(self) -> None:
         self._running.clear()
+        self.row[Field.MESSAGE_SINCE] = 0
         self.row[Field.BUSY_UNTIL] = mono_ms()
         self.row[Field.BUSY_SINCE] = 0
         self.row[Field.BATCHES] += 1

@@ -156,7 +156,9 @@ class Worker:
         fixed = settings["batch_size"]
         concurrency = handler.concurrency if isinstance(handler, PerMessage) else 1
         self._batch = batch_size(fixed, concurrency)
-        self._hooks = RowHooks(self._row, self._send, gives_back=fixed is None)
+        self._hooks = RowHooks(
+            self._row, self._send, gives_back=fixed is None, side_by_side=concurrency > 1
+        )
         self._client = StreamClient.from_url(settings["url"], prefix=settings["prefix"])
         self.session = Session(
             self._client,

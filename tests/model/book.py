@@ -176,14 +176,8 @@ class Book:
                 if other.outcome == "running" and other.holder.alive:
                     if (other.holder, entry_id) not in self.lapsed:
                         self.complain(f"{what}: {other.holder.label} runs it, and kept its lease")
-                elif other.outcome == "ok":
-                    spared = (
-                        not other.holder.alive
-                        or other.holder.faulty
-                        or (other.holder, entry_id) in self.lapsed
-                    )
-                    if not spared:
-                        self.complain(f"{what}: {other.holder.label} has done it, undisturbed")
+                elif other.outcome == "ok" and not self._may_be_repeated(other):
+                    self.complain(f"{what}: {other.holder.label} has done it, undisturbed")
             if count > self.max_deliveries:
                 self.complain(f"{what}: more than {self.max_deliveries}")
             low, high = entry.charged + 1, entry.charged + 1 + entry.slack
@@ -193,6 +187,12 @@ class Book:
         entry.executions.append(execution)
         entry.charged += 1
         return execution
+
+    def _may_be_repeated(self, execution: Execution) -> bool:
+        """May somebody else have the message by now, although this execution ended well?"""
+        holder = execution.holder
+        lapsed = (holder, execution.entry.id) in self.lapsed
+        return not holder.alive or holder.faulty or lapsed
 
     def batch(self, holder: Holder, counts: dict[str, int]) -> None:
         """A batch goes to a handler: the last permitted delivery is alone."""
@@ -281,6 +281,10 @@ class Book:
                 entry = self.entries[entry_id]
                 if line is None or line.consumer != holder.name:
                     self.lost_at.setdefault(key, self.step)
+                    if line is None and any(
+                        e.outcome == "ok" and self._may_be_repeated(e) for e in entry.executions
+                    ):
+                        continue  # done is done: an earlier holder's acknowledgement is not fenced
                     if entry_id in running and key not in self.lapsed and not entry.forgiven:
                         now = f"held by {line.consumer}" if line else "not pending"
                         self.complain(

@@ -159,8 +159,7 @@ class Process:
         except asyncio.CancelledError:
             return None
         except BaseException as error:
-            if not (isinstance(error, ExceptionGroup) and error.split(OUTAGES)[1] is None):
-                self.errors.append(error)
+            self.errors.append(error)
             return error
 
     async def _until_quiet(self) -> None:

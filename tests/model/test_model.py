@@ -55,7 +55,6 @@ def _run(machine: type[Messages], examples: int) -> None:
             max_examples=examples,
             stateful_step_count=50,
             deadline=None,
-            derandomize=True,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
         ),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_stream_queue import Reject, Retry, StreamMessage
-from redis_stream_queue.work import DONE, ERROR_TEXT, Outcome, Work, describe, verdict_of
+from redis_stream_queue.work import DONE, ERROR_TEXT, Outcome, Verdict, Work, describe, verdict_of
 
 
 def batch(count: int) -> list[StreamMessage]:
@@ -23,7 +23,7 @@ def test_messages_come_in_order_then_none() -> None:
 
 def test_each_start_is_told() -> None:
     started: list[int] = []
-    work = Work(batch(2), on_start=lambda message: started.append(message.data))
+    work = Work(batch(2), on_start=lambda message, _: started.append(message.data))
     work.next()
     assert started == [0]
     work.next()
@@ -32,7 +32,7 @@ def test_each_start_is_told() -> None:
 
 def test_a_batch_handler_gets_all_at_once_and_tells_the_first() -> None:
     started: list[int] = []
-    work = Work(batch(3), on_start=lambda message: started.append(message.data))
+    work = Work(batch(3), on_start=lambda message, _: started.append(message.data))
     assert work.start_all() == work.messages
     assert work.start_all() == []
     assert started == [0]
@@ -56,8 +56,8 @@ def test_what_was_withdrawn_is_not_started() -> None:
 
 def test_finished_is_collected_once() -> None:
     work = Work(batch(2))
-    work.finish(work.messages[0], DONE)
-    assert work.collect() == [(work.messages[0], DONE)]
+    work.done(work.messages[0])
+    assert work.collect() == [([work.messages[0]], DONE)]
     assert work.collect() == []
     assert work.unfinished() == [work.messages[1]]
 
@@ -67,7 +67,20 @@ def test_failure_is_a_verdict_for_each_and_one_error() -> None:
     error = ValueError("no")
     work.fail_batch(work.messages, error)
     assert work.errors == [(error, work.messages)]
-    assert [v.outcome for _, v in work.collect()] == [Outcome.RETRY, Outcome.RETRY]
+    [(failed, verdict)] = work.collect()
+    assert failed == work.messages
+    assert verdict.outcome is Outcome.RETRY
+    assert work.unfinished() == []
+
+
+def test_a_batch_may_be_done_in_part() -> None:
+    work = Work(batch(3))
+    started = work.start_all()
+    work.finish_batch(started, started[1:2], Verdict(Outcome.RETRY))
+    assert [([m.data for m in messages], v.outcome) for messages, v in work.collect()] == [
+        ([1], Outcome.ACK),
+        ([0, 2], Outcome.RETRY),
+    ]
 
 
 @pytest.mark.parametrize(
