@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ._clock import wall_ms
+from ._keys import parking_due_ms
 from .handlers import DLQHandler
 from .message import StreamMessage
 from .pending import Parked, PendingList
@@ -121,7 +122,7 @@ class Burial:
             await self.pending.ack([message.id])
             self.forget([message.id])
             return True
-        known = error or self.known_error(message.id)
+        known = error or self.known_error(message.id) or self._vanished(worker)
         letter = {
             "original_stream": self.pending.client.key(self.pending.stream),
             "original_id": message.id,
@@ -153,6 +154,13 @@ class Burial:
                 known.partition("\n")[0] or "no error known",
             )
         return bool(buried)
+
+    def _vanished(self, worker: str | None) -> str:
+        """What is known of a message that another consumer held to its own end."""
+        group = self.pending.group
+        if not worker or parking_due_ms(group, worker) is not None:
+            return ""
+        return f"its consumer {worker} vanished while it held the message"
 
     async def tell_handler(self, message: StreamMessage, reason: str) -> bool:
         """Call the dlq_handler, if any; returns False if it raised (never raises)."""

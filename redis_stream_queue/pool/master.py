@@ -250,10 +250,9 @@ class Master:
         elif self.recovery is None or self.upkeep is None:
             return
         elif isinstance(message, Free):
-            worker.offered_until_ms = 0
-            self.recovery.answer(worker)
+            self.recovery.offers.answer(worker, message.taken)
         elif isinstance(message, Declined):
-            self.recovery.declined(worker, message.ids)
+            self.recovery.offers.declined(worker, message.ids)
             self.upkeep.sweep_soon(0)
             self.upkeep.look_at_deaths()
         elif isinstance(message, Retrying):
@@ -289,7 +288,7 @@ class Master:
             log.info("ready after %.2f s", (mono_ms() - self._started_ms) / 1000)
             notify("READY=1", f"STATUS={self.metrics()}")
         if self.recovery is not None:
-            self.recovery.dispatch()
+            self.recovery.offers.dispatch()
 
     def _died(self, worker: Worker, why: str) -> None:
         """Note what was in its handler's hands while the row still says so."""

@@ -57,7 +57,12 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """Finished a batch while offers wait: asks for some before it reads new messages."""
+    """Finished a batch while offers wait: asks for some before it reads new messages.
+
+    taken: how many offers (Take) have reached it so far.
+    """
+
+    taken: int
 
 
 @dataclass(frozen=True, slots=True)

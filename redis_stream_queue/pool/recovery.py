@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from .._clock import mono_ms
+from .._keys import parking_due_ms
 from ..burial import MAX_DELIVERIES
 from ..client import StreamClient
 from ..fate import Fate, Owner, fate
 from ..message import PendingEntry
-from ..pending import Offer, Parked, PendingList
+from ..pending import Parked, PendingList
 from ..session import Session
 from ..sweep import Sweep, offer
 from .config import Settings
-from .protocol import Nothing, Take
+from .offers import Due, Offers
 from .roster import Worker
 from .rows import Field, Rows
 
 log = logging.getLogger("redis_stream_queue")
 
-OFFER_MS = 250  # how long a worker has to take what it was offered
 PAGES_PER_TICK = 4
+REST = 4  # times as long as looking at them took
+MOST_EXCLUSIVE = 10  # they run one after the other: a few are enough
 MOST_OFFERS = 2000  # enough to keep all workers busy; the rest stays in Redis until then
 NAME_LINGERS_MS = 1000  # a dead worker's last read may still be on its way to Redis
 
@@ -45,15 +46,6 @@ class Death:
     at_ms: int
     suspects: Callable[[str], bool]
     why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """An entry that somebody should take now."""
-
-    offer: Offer
-    decision: Fate
-    error: str = ""
 
 
 class Recovery:
@@ -75,15 +67,12 @@ class Recovery:
             client, settings.stream, settings.consumer.group, settings.consumer.payload_field
         )
         self.undertaker = Session(client, settings.stream, settings.consumer, _no_handler)
-        self._rows = rows
+        self.offers = Offers(self.policy, rows, workers, self.undertaker.burial.known_error)
         self._workers = workers
         self._sweep = Sweep(self.pending, self.policy, self._owner)
         self._sweeping = asyncio.Lock()
         self._burying = asyncio.Lock()
         self._deaths: dict[str, Death] = {}
-        self._offers: deque[Due] = deque()
-        self._queued: set[str] = set()
-        self._in_flight: dict[str, int] = {}  # id -> until when its worker may still take it
 
     # -- what the master asks ------------------------------------------------------------------
 
@@ -115,7 +104,7 @@ class Recovery:
             dead: list[Due] = []
             blamed: list[str] = []
             for entry in held:
-                if self._is_offered(entry.id, now):
+                if self.offers.has(entry.id):
                     continue
                 suspect = death.suspects(entry.id)
                 owner = Owner.DEAD_RUNNING if suspect else Owner.DEAD_WAITING
@@ -124,7 +113,7 @@ class Recovery:
                 if decision is Fate.BURY:
                     dead.append(due)
                 else:
-                    self._queue(due)
+                    self.offers.add(due)
                 if suspect:
                     self.remember(entry.id, death.why)
                     fate_text = decision.value.replace("_", " ")
@@ -133,28 +122,22 @@ class Recovery:
                 shown = ", ".join(blamed[:5])
                 log.warning("%d message(s) were running there: %s", len(blamed), shown)
             await self._bury(dead)
-            self.dispatch()
+            self.offers.dispatch()
             await self._park_unoffered(death)
             if now - death.at_ms >= NAME_LINGERS_MS or not held:
                 await self._remove_name(death)
 
     async def _park_unoffered(self, death: Death) -> None:
         """No idle worker: put it where every pool finds it, and tell ours to ask for it."""
-        left = [due for due in self._offers if due.offer.owner == death.consumer]
+        # Taken back before anything is awaited: nobody may be offered them meanwhile.
+        left = self.offers.withdraw(death.consumer)
         if not left:
             return
-        for due in left:  # before anything is awaited: nobody may be offered them meanwhile
-            self._offers.remove(due)
-            self._queued.discard(due.offer.id)
         await self.pending.park(
             death.consumer,
             [
-                Parked(
-                    due.offer.id,
-                    count=max(due.offer.new_count - 1, 0),
-                    seen_count=due.offer.seen_count,
-                )
-                for due in left
+                Parked(offer.id, count=max(offer.new_count - 1, 0), seen_count=offer.seen_count)
+                for offer in left
             ],
         )
         await self.sweep()
@@ -181,7 +164,7 @@ class Recovery:
     async def sweep(self) -> int | None:
         """Look through the pending list for what is due; returns ms until the next known one.
 
-        Bounded: a long list is continued by the next call (0 = call again at once).
+        Bounded: a long list is continued by the next call, after a rest.
         """
         async with self._burying:
             await self.undertaker.settle()  # a burial that an outage interrupted
@@ -190,27 +173,32 @@ class Recovery:
 
     async def _sweep_pages(self) -> int | None:
         dead: list[Due] = []
-        now = mono_ms()
-        self._in_flight = {i: until for i, until in self._in_flight.items() if until > now}
+        began_ms = mono_ms()
+        self.offers.forget_old()
         for _ in range(PAGES_PER_TICK):
-            if len(self._offers) >= MOST_OFFERS:
+            if len(self.offers) >= MOST_OFFERS:
                 break
-            now = mono_ms()
             for entry, decision in await self._sweep.page():
-                if self._is_offered(entry.id, now):
+                if self.offers.has(entry.id):
                     continue
-                due = Due(offer(entry, decision, self.policy), decision)
+                exclusive = decision is Fate.CLAIM_ALONE and self._was_running(entry)
+                due = Due(offer(entry, decision, self.policy), decision, exclusive=exclusive)
                 if decision is Fate.BURY:
                     dead.append(due)
-                else:
-                    self._queue(due)
+                elif not exclusive or self.offers.exclusive < MOST_EXCLUSIVE:
+                    self.offers.add(due)
             if self._sweep.at_start:
                 break
         await self._bury(dead)
-        self.dispatch()
+        self.offers.dispatch()
         if self._sweep.at_start:
             return self._sweep.next_due_ms
-        return None if self._offers else 0
+        return None if self.offers else REST * (mono_ms() - began_ms)
+
+    def _was_running(self, entry: PendingEntry) -> bool:
+        """Is it still held by a consumer that vanished, not parked by one that lived?"""
+        parked = parking_due_ms(self.policy.group, entry.consumer) is not None
+        return bool(entry.consumer) and not parked
 
     def _owner(self, entry: PendingEntry) -> Owner:
         if entry.consumer in self._deaths:
@@ -245,7 +233,7 @@ class Recovery:
             return
         if self.settings.dlq_handler:
             for due in dead:  # the dlq_handler lives in the workers
-                self._queue(due)
+                self.offers.add(due)
             return
         undertaker = self.undertaker
         async with self._burying:
@@ -255,65 +243,6 @@ class Recovery:
                 known = undertaker.burial.known_error(due.offer.id)
                 await undertaker.bury([due.offer], MAX_DELIVERIES, due.error or known)
             await self.pending.prune(undertaker.name)
-
-    # -- offers --------------------------------------------------------------------------------
-
-    def _queue(self, due: Due) -> None:
-        self._offers.append(due)
-        self._queued.add(due.offer.id)
-
-    def _is_offered(self, entry_id: str, now_ms: int) -> bool:
-        if entry_id in self._queued:
-            return True
-        until_ms = self._in_flight.get(entry_id)
-        if until_ms is None:
-            return False
-        if until_ms > now_ms:
-            return True
-        del self._in_flight[entry_id]
-        return False
-
-    def dispatch(self) -> None:
-        """Offer what is due to idle workers, and note how much is left for those who ask."""
-        now = mono_ms()
-        for worker in self._workers():
-            if not self._offers:
-                break
-            if worker.idle_now(now) and worker.channel is not None:
-                worker.channel.send(self._take_for(worker, now))
-        self._rows.offers_waiting = len(self._offers)
-
-    def answer(self, worker: Worker) -> None:
-        """A worker asks for offers before it reads."""
-        if worker.channel is not None:
-            now = mono_ms()
-            worker.channel.send(self._take_for(worker, now) if self._offers else Nothing())
-        self._rows.offers_waiting = len(self._offers)
-
-    def declined(self, worker: Worker, ids: list[str]) -> None:
-        """A worker had begun something else: what it was offered is free again."""
-        worker.offered_until_ms = 0
-        for entry_id in ids:
-            self._in_flight.pop(entry_id, None)
-
-    def _take_for(self, worker: Worker, now_ms: int) -> Take:
-        first = self._offers[0]
-        most = 1 if self._comes_alone(first) else worker.row[Field.BATCH]
-        chosen = [self._offers.popleft()]
-        while self._offers and len(chosen) < most and not self._comes_alone(self._offers[0]):
-            chosen.append(self._offers.popleft())
-        for due in chosen:
-            self._queued.discard(due.offer.id)
-            self._in_flight[due.offer.id] = now_ms + OFFER_MS
-        worker.offered_until_ms = now_ms + OFFER_MS
-        return Take(
-            [list(astuple(due.offer)) for due in chosen],
-            bury=MAX_DELIVERIES if first.decision is Fate.BURY else None,
-            error=first.error or self.undertaker.burial.known_error(first.offer.id),
-        )
-
-    def _comes_alone(self, due: Due) -> bool:
-        return due.decision is Fate.BURY or self.policy.is_last(due.offer.new_count)
 
     async def close(self) -> None:
         """Remove the names that this pool leaves behind, as far as they hold nothing."""

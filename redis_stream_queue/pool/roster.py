@@ -34,6 +34,7 @@ class Worker:
     told_to_go: bool = False
     retiring: bool = False  # a successor is on its way
     killed: str = ""  # why the master killed it
+    offers: int = 0  # how many were sent to it
     offered_until_ms: int = 0
 
     def go(self, state: WorkerState) -> None:

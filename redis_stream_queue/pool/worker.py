@@ -171,6 +171,7 @@ class Worker:
         self._channel: Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._takes: list[Take] = []
+        self._taken = 0
         self._answered = asyncio.Event()
         self._draining = False
         self._handling = False
@@ -197,6 +198,7 @@ class Worker:
 
     def _ordered(self, message: Message) -> None:
         if isinstance(message, Take):
+            self._taken += 1
             if self._handling or self._draining:
                 self._send(Declined([offer[0] for offer in message.offers]))
             else:
@@ -274,7 +276,7 @@ class Worker:
         """Between two batches, while offers wait: ask the master; True if it sent some."""
         await self.session.flush_acks()  # no read follows that would carry them
         self._answered.clear()
-        self._send(Free())
+        self._send(Free(self._taken))
         try:
             await asyncio.wait_for(self._answered.wait(), FREE_WAIT_S)
         except TimeoutError:

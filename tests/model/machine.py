@@ -392,10 +392,9 @@ class Pool:
 
     def heard(self, record: Record, message: Any) -> None:
         if isinstance(message, Free):
-            record.offered_until_ms = 0
-            self.recovery.answer(record)
+            self.recovery.offers.answer(record, message.taken)
         elif isinstance(message, Declined):
-            self.recovery.declined(record, message.ids)
+            self.recovery.offers.declined(record, message.ids)
         elif isinstance(message, Retrying):
             self.recovery.remember(message.id, message.error)
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 class FaultProxy:
     """Between clients and one server; set the attributes at any time.
 
-    target: (host, port), or the path of a unix socket.
+    target: (host, port), or the path of a unix socket; of new connections.
     latency_s: delay of everything that passes, in each direction.
     refuse: new connections are reset at once.
     cut_after: bytes of replies that still pass, over all connections; the reply that would pass
@@ -38,6 +38,8 @@ class FaultProxy:
         self.port = 0
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._reachable = asyncio.Event()  # cleared for good where strand_all() found a connection
+        self._reachable.set()
         self._links: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
 
@@ -80,6 +82,12 @@ class FaultProxy:
     def resume(self) -> None:
         self._flowing.set()
 
+    def strand_all(self) -> None:
+        """Nothing passes on the connections there are, not even their end; new ones work."""
+        self._reachable.clear()
+        self._reachable = asyncio.Event()
+        self._reachable.set()
+
     def reset_all(self) -> None:
         """Reset (RST) every connection there is."""
         for task, client in list(self._links.items()):
@@ -116,15 +124,17 @@ class FaultProxy:
             for pump in done:
                 pump.result()
         finally:
+            server.close()  # first: another reset may cut the wait short
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            server.close()
 
     async def _pump(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_reply: bool = False
     ) -> None:
+        reachable = self._reachable
         while data := await source.read(CHUNK):
+            await reachable.wait()
             if self.latency_s:
                 await asyncio.sleep(self.latency_s)
             await self._flowing.wait()
@@ -137,6 +147,7 @@ class FaultProxy:
             await sink.drain()
             if is_cut:
                 raise ConnectionResetError("cut on purpose")
+        await reachable.wait()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
@@ -166,12 +177,18 @@ class ThreadedFaultProxy:
     def set(
         self,
         *,
+        target: tuple[str, int] | str | None = None,
         latency_s: float | None = None,
         refuse: bool | None = None,
         cut_after: int | None = None,
     ) -> None:
         """Change what the FaultProxy attributes of these names say; None leaves one as it is."""
-        given = {"latency_s": latency_s, "refuse": refuse, "cut_after": cut_after}
+        given = {
+            "target": target,
+            "latency_s": latency_s,
+            "refuse": refuse,
+            "cut_after": cut_after,
+        }
         for name, value in given.items():
             if value is not None:
                 self._call(partial(setattr, self._proxy, name, value))
@@ -190,6 +207,9 @@ class ThreadedFaultProxy:
 
     def resume(self) -> None:
         self._call(self._proxy.resume)
+
+    def strand_all(self) -> None:
+        self._call(self._proxy.strand_all)
 
     def reset_all(self) -> None:
         self._call(self._proxy.reset_all)
