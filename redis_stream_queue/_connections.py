@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool
@@ -40,6 +40,25 @@ class _SingleChannel(Channel):
             raise
         return connection
 
+    async def run(
+        self,
+        commands: Sequence[Command],
+        timeout_s: float | None,
+        on_reply: Callable[[int, Any], None] | None = None,
+    ) -> list[Any]:
+        try:
+            return await super().run(commands, timeout_s, on_reply)
+        finally:
+            if self.connection is not None:
+                await _drop_idle_after(self.connection, self._pool)
+
+
+async def _drop_idle_after(connection: AbstractConnection, pool: BlockingConnectionPool) -> None:
+    """If this one broke, so have those that nobody uses: they would cost a timeout each."""
+    if not connection.is_connected:
+        for idle in pool._available_connections:
+            await idle.disconnect(nowait=True)
+
 
 class SingleLink(Link):
     """Connections to one server."""
@@ -56,6 +75,7 @@ class SingleLink(Link):
         try:
             return await exchange(connection, commands, timeout_s)
         finally:
+            await _drop_idle_after(connection, self._pool)
             await self._pool.release(connection)
 
     def _new_channel(self, key: str) -> Channel:

@@ -15,7 +15,13 @@ from typing import Any
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import (
+    NoScriptError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ._endpoint import Endpoint
@@ -39,9 +45,11 @@ async def exchange(
     on_reply: called with the index and the value of each reply as it comes in.
 
     Whatever interrupts it (timeout, cut, cancellation) closes the connection, since a reply that
-    was not read would be taken for the answer to the next command.
+    was not read would be taken for the answer to the next command. So does READONLY: behind the
+    address is another server by now, and this connection leads to one that was demoted.
     """
     replies: list[Any] = []
+    demoted = False
     try:
         async with asyncio.timeout(timeout_s):
             packed = b"".join(map(hiredis.pack_command, commands))
@@ -51,6 +59,8 @@ async def exchange(
                     replies.append(await connection.read_response(disable_decoding=True))
                 except ResponseError as error:
                     replies.append(error)
+                    # (Redis 6.2 passes it on from a script as another error's text.)
+                    demoted |= isinstance(error, ReadOnlyError) or "READONLY" in str(error)
                 if on_reply is not None:
                     on_reply(len(replies) - 1, replies[-1])
     except TimeoutError:
@@ -59,6 +69,8 @@ async def exchange(
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
+    if demoted:
+        await connection.disconnect(nowait=True)
     return replies
 
 

@@ -34,8 +34,9 @@ for i = 3, #ARGV do
     lost[#lost + 1] = ARGV[i]
   end
 end
-for _, id in ipairs(mine) do
-  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'JUSTID')
+if #mine > 0 then
+  mine[#mine + 1] = 'JUSTID'
+  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(mine))
 end
 return lost
 """)
@@ -44,8 +45,11 @@ return lost
 # Renews what the consumer holds between two ids. Returns how many.
 RENEW_RANGE = Script("""
 local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[4], ARGV[5], ARGV[2])
-for _, p in ipairs(held) do
-  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, p[1], 'JUSTID')
+local ids = {}
+for i, p in ipairs(held) do ids[i] = p[1] end
+if #held > 0 then
+  ids[#ids + 1] = 'JUSTID'
+  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(ids))
 end
 return #held
 """)

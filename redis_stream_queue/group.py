@@ -31,7 +31,7 @@ class Health(TypedDict):
 def group_is_lost(error: BaseException) -> bool:
     """Does this error say that the stream or the group is gone (FLUSHALL, XGROUP DESTROY, DEL)?"""
     return isinstance(error, ResponseError) and (
-        "NOGROUP" in str(error) or "UNBLOCKED" in str(error)
+        "NOGROUP" in str(error) or "UNBLOCKED the stream key" in str(error)
     )
 
 

@@ -5,7 +5,7 @@ Nothing here decides anything (see fate.py); each method is one script or comman
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from .client import StreamClient
 from .message import PendingEntry, StreamMessage
 
 RENEW_CHUNK = 1000
+WRITE_CHUNK = 100  # entries that a script takes over or gives back: a few ms of Redis's time
 TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
 
 
@@ -115,31 +116,35 @@ class PendingList:
         Returns (messages with raw data and their new delivery count, ids that exist no more and
         were acknowledged). Source: https://redis.io/docs/latest/commands/xclaim/
         """
-        if not offers:
-            return [], []
-        args: list[Any] = []
-        for o in offers:
-            args += (o.id, o.owner, o.seen_count, o.min_idle_ms, o.new_count)
-        taken, gone = await self.client.script(TAKE, self.stream, self.group, consumer, *args)
-        counts = {o.id: o.new_count for o in offers}
-        messages = [
-            entry_message(entry, self.payload_field, counts[text(entry[0])]) for entry in taken
-        ]
-        return messages, [text(i) for i in gone]
+        messages: list[StreamMessage] = []
+        deleted: list[str] = []
+        for start in range(0, len(offers), WRITE_CHUNK):
+            chunk = offers[start : start + WRITE_CHUNK]
+            args: list[Any] = []
+            for o in chunk:
+                args += (o.id, o.owner, o.seen_count, o.min_idle_ms, o.new_count)
+            taken, gone = await self.client.script(TAKE, self.stream, self.group, consumer, *args)
+            counts = {o.id: o.new_count for o in chunk}
+            messages += [
+                entry_message(entry, self.payload_field, counts[text(entry[0])]) for entry in taken
+            ]
+            deleted += [text(i) for i in gone]
+        return messages, deleted
 
-    async def park(self, owner: str, entries: Iterable[Parked]) -> list[str]:
+    async def park(self, owner: str, entries: Sequence[Parked]) -> list[str]:
         """Give entries of ``owner`` back, each due after its delay; returns the ids that were its.
 
         A parked entry is pending under ``<group>:retry:<D>`` and due once idle >= D ms.
         """
-        args: list[Any] = []
-        for entry in entries:
-            name, idle_ms = parking_name(self.group, entry.delay_ms)
-            args += (entry.id, entry.seen_count, name, idle_ms, entry.count)
-        if not args:
-            return []
-        reply = await self.client.script(PARK, self.stream, self.group, owner, *args)
-        return [text(i) for i in reply]
+        parked: list[str] = []
+        for start in range(0, len(entries), WRITE_CHUNK):
+            args: list[Any] = []
+            for entry in entries[start : start + WRITE_CHUNK]:
+                name, idle_ms = parking_name(self.group, entry.delay_ms)
+                args += (entry.id, entry.seen_count, name, idle_ms, entry.count)
+            reply = await self.client.script(PARK, self.stream, self.group, owner, *args)
+            parked += [text(i) for i in reply]
+        return parked
 
     async def condemn(self, owner: str, entry_id: str, count: int) -> bool:
         """Mark an entry of ``owner`` as one that no handler gets again, whoever finds it.

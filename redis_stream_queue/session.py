@@ -38,7 +38,7 @@ from .work import DONE, Outcome, Verdict, Work, one_line
 
 log = logging.getLogger("redis_stream_queue")
 
-READ_MARGIN_S = 1.0  # how much longer than its block a read may take before it counts as dead
+READ_MARGIN_S = 0.7  # how much longer than its block a read may take before it counts as dead
 ACK_DELAY_S = 0.05  # longest that a finished message waits for its acknowledgement
 MAX_RENEW_INTERVAL_MS = 1000
 UNBLOCK_PAUSE_S = 0.002
@@ -102,6 +102,8 @@ class Session:
         self._side_by_side = isinstance(handler, PerMessage) and handler.concurrency > 1
         self._work: Work | None = None
         self._channel: Channel | None = None
+        self._acks_refused = False
+        self._settling = Backoff()
         self._reading = False
         self._unblocker: asyncio.Task[None] | None = None
         self._read_broken = False
@@ -156,6 +158,9 @@ class Session:
         first returns what the server delivered and this process never saw.
         """
         await self.settle()
+        if self._acks_refused:  # no more messages than can be acknowledged
+            await self.flush_acks()
+            self._acks_refused = False
         if self._read_broken and (stranded := await self._take_stranded(count)):
             return stranded
         if self._channel is None:
@@ -182,8 +187,11 @@ class Session:
             raise
         finally:
             self._reading = False
-        first_error(replies)
+        first_error(replies[-1:])
         entries = read_entries(replies[-1])
+        self._acks_refused = isinstance(replies[0], Exception)
+        if not entries:
+            first_error(replies)
         return self._hold(entry_messages(entries, self.config.payload_field, 1), asked_ms)
 
     def interrupt(self) -> None:
@@ -335,30 +343,29 @@ class Session:
 
     async def _tend(self, task: asyncio.Task[None], work: Work) -> None:
         """Until the handler ends: settle what is done, give back on request."""
-        backoff = Backoff()
         while True:
-            await asyncio.wait({task}, timeout=ACK_DELAY_S + backoff.pause_s)
+            await asyncio.wait({task}, timeout=ACK_DELAY_S + self._settling.pause_s)
             if task.done():
                 return
             self.release(self.hooks.tending(work))
             self._collect(work)
-            await self._try_to_settle(backoff)
+            await self._try_to_settle()
 
-    async def _try_to_settle(self, backoff: Backoff) -> None:
+    async def _try_to_settle(self) -> None:
         try:
             await self.flush_acks()
             await self.settle()
-            backoff.reset()
+            self._settling.reset()
         except OUTAGES as error:
-            backoff.next_s()
-            if backoff.worth_a_line():
+            self._settling.next_s()
+            if self._settling.worth_a_line():
                 log.warning("Redis did not answer while a handler ran: %s", error)
 
     async def _cancelled(self, task: asyncio.Task[None], work: Work) -> None:
         """The consumer is cancelled: start nothing more; a plain handler cannot be interrupted."""
         self.release(work.withdraw())
         self._collect(work)
-        await self._try_to_settle(Backoff())
+        await self._try_to_settle()
         if is_async(self.handler):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -511,7 +518,7 @@ class Session:
             await self.flush_acks()
         if self._to_park:
             parked = dict(self._to_park)
-            await self.pending.park(self.name, parked.values())
+            await self.pending.park(self.name, list(parked.values()))
             for entry_id in parked:
                 del self._to_park[entry_id]
                 self.held.pop(entry_id, None)

@@ -14,6 +14,7 @@ from .protocol import Loaded
 from .rows import MAX_SLOTS
 
 DEFAULT_URL = "redis://localhost:6379/0"
+COMMAND_TIMEOUT_S = 1.2  # where the URL sets no socket_timeout: a dead connection is left behind
 RETRY_DELAY_MS = 1000
 RETRY_MAX_DELAY_MS = 60_000
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")

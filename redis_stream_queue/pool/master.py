@@ -25,7 +25,7 @@ from ..exceptions import ConfigError
 from ..metrics import RateWindow
 from . import exits
 from .burst import Burst
-from .config import PoolConfig, Settings, resolve
+from .config import COMMAND_TIMEOUT_S, PoolConfig, Settings, resolve
 from .exits import Failure
 from .limits import Limits
 from .metrics import PoolMetrics
@@ -66,7 +66,9 @@ class Master:
 
     def __init__(self, config: PoolConfig, spawner: Spawner, rows: Rows) -> None:
         self.config = config
-        self.client = StreamClient.from_url(config.url, prefix=config.prefix)
+        self.client = StreamClient.from_url(
+            config.url, prefix=config.prefix, socket_timeout=COMMAND_TIMEOUT_S
+        )
         self.workforce = Workforce(
             config.workers,
             rows,

@@ -91,8 +91,10 @@ class Offers:
     def dispatch(self) -> None:
         """Offer what is due to idle workers, and note how much is left for those who ask."""
         now = mono_ms()
-        for worker in self._workers():
-            if worker.idle_now(now) and worker.channel is not None:
+        idle = [w for w in self._workers() if w.idle_now(now) and w.channel is not None]
+        # One that let an offer pass may hang: the others come first.
+        for worker in sorted(idle, key=lambda w: w.offered_until_ms):
+            if worker.channel is not None:
                 if (take := self._take_for(worker, now)) is None:
                     break
                 worker.channel.send(take)

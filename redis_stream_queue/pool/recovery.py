@@ -34,18 +34,20 @@ MOST_OFFERS = 2000  # enough to keep all workers busy; the rest stays in Redis u
 NAME_LINGERS_MS = 1000  # a dead worker's last read may still be on its way to Redis
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Death:
     """How a worker ended, and what was in its handler's hands then.
 
     suspects: tells for an entry id whether it was running.
     why: for ``last_error``.
+    said: the log names what was running.
     """
 
     consumer: str
     at_ms: int
     suspects: Callable[[str], bool]
     why: str
+    said: bool = False
 
 
 class Recovery:
@@ -118,7 +120,8 @@ class Recovery:
                     self.remember(entry.id, death.why)
                     fate_text = decision.value.replace("_", " ")
                     blamed.append(f"{entry.id} (delivery {entry.delivery_count}): {fate_text}")
-            if blamed:
+            if blamed and not death.said:
+                death.said = True
                 shown = ", ".join(blamed[:5])
                 log.warning("%d message(s) were running there: %s", len(blamed), shown)
             await self._bury(dead)
@@ -213,7 +216,7 @@ class Recovery:
         now = mono_ms()
         for worker in self._workers():
             row = worker.row
-            if not worker.busy or now - row[Field.RENEWED_AT] <= interval_ms * 3 // 2:
+            if not worker.holding or now - row[Field.RENEWED_AT] <= interval_ms * 3 // 2:
                 continue
             (first_ms, first_seq), (last_ms, last_seq) = (
                 row.id(Field.FIRST_MS),

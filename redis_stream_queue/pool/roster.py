@@ -44,6 +44,11 @@ class Worker:
     def busy(self) -> bool:
         return self.row[Field.BUSY_SINCE] > 0
 
+    @property
+    def holding(self) -> bool:
+        """Is it busy, or may Redis not know yet that its last batch is done?"""
+        return self.busy or self.row[Field.BUSY_UNTIL] >= self.row[Field.READ_AT] > 0
+
     def idle_now(self, now_ms: int) -> bool:
         """Can it take an offer at once?"""
         return self.state is WorkerState.READY and not self.busy and self.offered_until_ms <= now_ms

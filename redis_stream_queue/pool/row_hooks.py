@@ -48,12 +48,11 @@ class RowHooks(Hooks):
         row[Field.BUSY_SINCE] = row[Field.RENEWED_AT]
 
     def message_started(self, message: StreamMessage, now_ms: int) -> None:
-        self.row.set_id(Field.CURRENT_MS, message.id)
         self._message_since_ms = now_ms
         if self._side_by_side:
             self._running[message.id] = now_ms
             now_ms = next(iter(self._running.values()))
-        self.row[Field.MESSAGE_SINCE] = now_ms
+        self.row.start(message.id, now_ms)
 
     def message_finished(self, message: StreamMessage) -> None:
         self._running.pop(message.id, None)

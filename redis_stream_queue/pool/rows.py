@@ -47,11 +47,13 @@ COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES)
 class Row:
     """The row of one life."""
 
-    __slots__ = ("_base", "_words")
+    __slots__ = ("_base", "_current", "_since", "_words")
 
     def __init__(self, words: memoryview, number: int) -> None:
         self._words = words
         self._base = (number + 1) * ROW_WORDS
+        self._current = self._base + Field.CURRENT_MS
+        self._since = self._base + Field.MESSAGE_SINCE
 
     def __getitem__(self, field: Field) -> int:
         return int(self._words[self._base + field])
@@ -64,6 +66,14 @@ class Row:
         ms, _, seq = entry_id.partition("-")
         self._words[self._base + field] = int(ms)
         self._words[self._base + field + 1] = int(seq or 0)
+
+    def start(self, entry_id: str, since_ms: int) -> None:
+        """Write what runs, and since when."""
+        ms, _, seq = entry_id.partition("-")
+        words, current = self._words, self._current
+        words[current] = int(ms)
+        words[current + 1] = int(seq or 0)
+        words[self._since] = since_ms
 
     def id(self, field: Field) -> tuple[int, int]:
         """The id at ``field``, as a pair that sorts as Redis sorts it."""

@@ -42,6 +42,7 @@ class Upkeep:
         self._retention = Retention(recovery.pending, settings.consumer.max_stream_size)
         self._ok_since_ms: int | None = None
         self._outage = Backoff()
+        self._failing: set[str] = set()  # clocks whose last try failed
         self._sweep_at_ms = 0
         self._sweep_changed = asyncio.Event()
         self._deaths = asyncio.Event()
@@ -65,20 +66,24 @@ class Upkeep:
         """Do something on a clock of its own."""
         backoff = Backoff()
         while True:
-            await asyncio.sleep(_jittered(interval_s))
+            if what not in self._failing:
+                await asyncio.sleep(_jittered(interval_s))
             try:
                 await work()
-                backoff.reset()
             except Exception as error:  # whatever it was, the clock goes on
                 await self._survive(what, error, backoff)
+            else:
+                self._worked(what, backoff)
 
     async def _survive(self, what: str, error: Exception, backoff: Backoff) -> None:
         pause_s = backoff.next_s()
         self._ok_since_ms = None
+        self._failing.add(what)
         if group_is_lost(error):
             await self.restore_group()
         elif not isinstance(error, OUTAGES):
-            log.exception("%s failed; trying again", what, exc_info=error)
+            if backoff.worth_a_line():
+                log.exception("%s failed; trying again", what, exc_info=error)
         else:
             self._outage.next_s()  # one outage hits all clocks: it is said once for all of them
             if self._outage.worth_a_line():
@@ -86,9 +91,10 @@ class Upkeep:
                 log.error("%s: %s; trying again until Redis is back", what, why)
         await asyncio.sleep(pause_s)
 
-    def _note_success(self) -> None:
-        self._ok_since_ms = self._ok_since_ms or mono_ms()
-        if self._outage.tries:
+    def _worked(self, what: str, backoff: Backoff) -> None:
+        backoff.reset()
+        self._failing.discard(what)
+        if not self._failing and self._outage.tries:
             self._outage.reset()
             log.info("Redis answers again")
 
@@ -112,8 +118,8 @@ class Upkeep:
             self._sweep_at_ms = mono_ms() + int(_jittered(self._sweep_s) * 1000)
             try:
                 next_due_ms = await self._recovery.sweep()
-                self._note_success()
-                backoff.reset()
+                self._ok_since_ms = self._ok_since_ms or mono_ms()
+                self._worked("sweeping", backoff)
             except Exception as error:  # whatever it was, the clock goes on
                 await self._survive("sweeping", error, backoff)
             else:
@@ -139,7 +145,7 @@ class Upkeep:
             self._deaths.clear()
             try:
                 await self._recovery.look_at_deaths()
-                backoff.reset()
+                self._worked("recovering", backoff)
             except Exception as error:  # whatever it was, the clock goes on
                 await self._survive("recovering", error, backoff)
                 self._deaths.set()

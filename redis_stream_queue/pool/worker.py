@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,7 @@ from ..session import Session
 from . import _linux, logs
 from .batch_size import batch_size
 from .channel import MAX_MESSAGE, Channel
+from .config import COMMAND_TIMEOUT_S
 from .loading import load_handler, load_serializer
 from .main_thread import MainThread
 from .protocol import (
@@ -67,6 +69,7 @@ FREE_WAIT_S = 0.1
 LEAVE_S = 5.0  # how long a leaving worker tries to settle through an outage
 RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor
 GROUP_PAUSE_S = 0.05
+NEW_ONES_SHARE = 6  # times as long as a take-over took
 
 
 def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]) -> int:
@@ -159,7 +162,9 @@ class Worker:
         self._hooks = RowHooks(
             self._row, self._send, gives_back=fixed is None, side_by_side=concurrency > 1
         )
-        self._client = StreamClient.from_url(settings["url"], prefix=settings["prefix"])
+        self._client = StreamClient.from_url(
+            settings["url"], prefix=settings["prefix"], socket_timeout=COMMAND_TIMEOUT_S
+        )
         self.session = Session(
             self._client,
             settings["stream"],
@@ -177,6 +182,7 @@ class Worker:
         self._handling = False
         self._most_messages: int | None = settings["most_messages"]
         self._asked_to_retire = False
+        self._new_ones_until_s = 0.0
 
     def _send(self, message: Message) -> None:
         if self._channel is not None:
@@ -240,17 +246,27 @@ class Worker:
         if self._takes:
             await self._carry_out(self._takes.pop(0))
             return False
-        if self._rows.offers_waiting and await self._ask_for_offers():
-            return False
+        block_ms = BLOCK_MS
+        if self._rows.offers_waiting:
+            if not self._is_turn_of_offers():
+                block_ms = 0
+            elif await self._ask_for_offers():
+                return False
         room = self._room()
         if room <= 0:
             await self._until_told()
             return False
-        messages = await self.session.read(min(self._batch.size, room), BLOCK_MS)
+        messages = await self.session.read(min(self._batch.size, room), block_ms)
         self._row[Field.READ_AT] = mono_ms()
         if messages:
             await self._handle(messages)
+        else:
+            self._new_ones_until_s = 0.0
         return True
+
+    def _is_turn_of_offers(self) -> bool:
+        """Taking over costs Redis much more than reading: new messages keep their share."""
+        return time.monotonic() >= self._new_ones_until_s
 
     def _room(self) -> int:
         """How many more messages this life may handle; asks to be replaced a little before."""
@@ -289,7 +305,11 @@ class Worker:
         if take.bury is not None:
             await self.session.bury(offers, take.bury, take.error)
         else:
-            await self._handle(await self.session.take(offers))
+            began_s = time.monotonic()
+            messages = await self.session.take(offers)
+            took_s = time.monotonic() - began_s
+            await self._handle(messages)
+            self._new_ones_until_s = time.monotonic() + NEW_ONES_SHARE * took_s
 
     async def _handle(self, messages: list[StreamMessage]) -> None:
         if not messages:

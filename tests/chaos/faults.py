@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import time
 
+MASTER_LAG_S = 0.84  # a master renews at the latest so long after its worker did (min_idle: 1 s)
 TAIL_S = 0.05  # how long a fault's effects may outlast it
 
 
@@ -71,6 +72,12 @@ class Faults:
                 return fault.begin_s
         return None
 
+    def stopped_until(self, pid: int, pool: str, at_s: float) -> float:
+        """When a process went on that was stopped at this moment; the moment itself if not."""
+        ends = [f.end_s for f in self.all if f.kind == "stop" and (f.pid, f.pool) == (pid, pool)
+                and f.overlaps(at_s, at_s)]  # fmt: skip
+        return max([at_s, *ends])
+
     def severed(self, host: str, pool: str, pid: int) -> list[Fault]:
         """When a process was separated from Redis, or stopped with nobody to keep its leases.
 
@@ -84,7 +91,9 @@ class Faults:
         ]
         for one in stopped:
             for other in helpless:
-                begin_s, end_s = max(one.begin_s, other.begin_s), min(one.end_s, other.end_s)
+                # The master may not yet have renewed what its worker no longer did.
+                begin_s = max(one.begin_s, other.begin_s - MASTER_LAG_S)
+                end_s = min(one.end_s, other.end_s)
                 if other.kind != "stop master":
                     end_s = one.end_s
                 if begin_s < end_s:

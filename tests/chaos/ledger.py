@@ -197,7 +197,7 @@ def _why_again(first: Execution, second: Execution, faults: Faults) -> str:
         return "raised"
     if first.end_s is None or first.how == KILLED_ITSELF:
         return "killed" if _death_s(first, faults) is not None else ""
-    until_s = first.end_s + MOMENT_S
+    until_s = faults.stopped_until(first.pid, first.pool, first.end_s + MOMENT_S)
     killed_s = faults.killed_at(first.pid, first.pool)
     if killed_s is not None and first.begin_s <= killed_s <= until_s:
         return "killed before its ack"

@@ -19,7 +19,7 @@ def run(batch: AdaptiveBatch, ms_per_message: float, batches: int) -> list[int]:
 
 
 def test_starts_at_one_and_doubles_while_messages_are_tiny() -> None:
-    assert run(AdaptiveBatch(), 0.001, 11) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, LARGEST]
+    assert run(AdaptiveBatch(), 0.001, 11) == [1, 2, 4, 8, 16, 32, 64, 128, 256, LARGEST, LARGEST]
 
 
 def test_settles_at_what_takes_the_target_time() -> None:
