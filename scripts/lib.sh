@@ -76,4 +76,6 @@ setup() {
         ;;
     esac
     export PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
+    # as pip does it for an installed package; else every process would compile it anew
+    unset PYTHONDONTWRITEBYTECODE
 }

@@ -11,8 +11,10 @@ import click
 from .._keys import default_dlq, parking_due_ms
 from ..group import ConsumerGroup
 from ..message import StreamStats
+from ..pending import PendingList
 from ..pool import exits
 from ..pool.exits import Failure
+from ..retention import blocker
 from .common import (
     Redis,
     ask,
@@ -23,6 +25,8 @@ from .common import (
     stream_argument,
     url_option,
 )
+
+NOTHING_TO_TRIM = 2**53  # a length that no stream has
 
 
 @click.command()
@@ -46,6 +50,7 @@ def stats(
       lag                undelivered messages
       pending            delivered and not acknowledged, those that wait for a retry included
       waiting for retry  to be delivered again: failed before, or given back
+      oldest unfinished  what keeps finished messages before it in the stream
     """
     with complaints(), Redis(url, prefix) as redis:
         dlq = dlq_stream or default_dlq(stream, prefix, cluster=redis.client.endpoint.cluster)
@@ -55,6 +60,7 @@ def stats(
             "length": length,
             "dlq_stream": redis.client.key(dlq),
             "dead_letters": ask(redis, dlq, lambda: redis.client.stream_len(dlq)),
+            "oldest_unfinished": ask(redis, stream, lambda: _oldest(redis, stream, groups)),
             "groups": [_group_report(found) for found in groups],
         }
     click.echo(json.dumps(report) if as_json else _table(report))
@@ -82,6 +88,14 @@ def _stats(redis: Redis, stream: str, only: str | None) -> tuple[int, list[Strea
     return length, ask(redis, stream, look)
 
 
+async def _oldest(redis: Redis, stream: str, groups: list[StreamStats]) -> str | None:
+    """What keeps finished entries from being trimmed: which entry, who holds it, for how long."""
+    if not any(found.lag or found.group_pel_size for found in groups):
+        return None
+    looked = await PendingList(redis.client, stream, "").trim(NOTHING_TO_TRIM)
+    return await blocker(redis.client, stream, looked)
+
+
 def _group_report(found: StreamStats) -> dict[str, Any]:
     parked = {
         consumer.name: consumer.pending
@@ -104,6 +118,8 @@ def _table(report: dict[str, Any]) -> str:
         ("length", report["length"]),
         ("dead letters", f"{report['dead_letters']}  in {report['dlq_stream']}"),
     ]
+    if report["oldest_unfinished"]:
+        rows.append(("oldest unfinished", report["oldest_unfinished"]))
     if not report["groups"]:
         rows.append(("groups", "none yet"))
     for group in report["groups"]:

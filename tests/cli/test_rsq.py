@@ -582,10 +582,12 @@ class TestStats:
 
         assert done.returncode == exits.OK, done.stderr
         shown = re.sub(r"idle .*", "idle T", done.stdout)
+        shown = re.sub(r"\d+-\d+, held by g:retry:\d+ for \d+ ms", "ID, held by H", shown)
         assert shown == (
             "stream             orders\n"
             "length             6\n"
             "dead letters       2  in orders_dlq\n"
+            "oldest unfinished  group g has not finished ID, held by H\n"
             "\n"
             "group              g\n"
             "lag                2\n"
@@ -600,6 +602,7 @@ class TestStats:
         report = json.loads(rsq("stats", "orders", "--json", url=busy_stream).stdout)
 
         [group] = report.pop("groups")
+        assert "group g has not finished" in report.pop("oldest_unfinished")
         assert report == {
             "stream": "orders", "length": 6, "dlq_stream": "orders_dlq", "dead_letters": 2
         }  # fmt: skip

@@ -1,0 +1,66 @@
+"""The handlers that pools and consumers run here; their memory is a worker's without an app."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from redis_stream_queue import per_message
+
+from .busywork import WORKS
+from .notes import note
+
+HELD_S = 60.0
+
+
+def batch(messages: list[Any]) -> list[str]:
+    """Nothing, a batch at a time."""
+    return [message.id for message in messages]
+
+
+async def batch_async(messages: list[Any]) -> list[str]:
+    return [message.id for message in messages]
+
+
+@per_message
+def each(message: Any) -> None:
+    """Nothing, one by one."""
+
+
+@per_message
+async def each_async(message: Any) -> None:
+    pass
+
+
+@per_message
+def noted(message: Any) -> None:
+    """Nothing, but note that it was done."""
+    now = time.monotonic_ns()
+    note(now, now)
+
+
+@per_message
+def stamp(message: Any) -> None:
+    """Note when the message was pushed and when it got here."""
+    note(message.data["at"], time.monotonic_ns())
+
+
+@per_message
+async def stamp_async(message: Any) -> None:
+    note(message.data["at"], time.monotonic_ns())
+
+
+@per_message
+def work(message: Any) -> None:
+    """Do so much of that work; note begin and end."""
+    begin = time.monotonic_ns()
+    WORKS[message.data["do"]](message.data["n"])
+    note(begin, time.monotonic_ns())
+
+
+@per_message
+def hold(message: Any) -> None:
+    """Hang at the first delivery: whoever runs it is to be killed."""
+    note(time.monotonic_ns(), message.delivery_count)
+    if message.delivery_count == 1:
+        time.sleep(HELD_S)
