@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+from . import loop
 
 
 class MainThread:
@@ -25,10 +27,10 @@ class MainThread:
         self._calls.put((call, done))
         await done
 
-    def around(self, main: Callable[[], Any]) -> None:
+    def around(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Body of the loop's thread: run the loop, then let the main thread go."""
         try:
-            asyncio.run(main())
+            loop.run(main())
         finally:
             self._calls.put(None)
 

@@ -32,7 +32,7 @@ from ..handlers import Declaration, Handler, PerMessage, declaration_of, is_asyn
 from ..message import StreamMessage
 from ..pending import Offer
 from ..session import Session
-from . import _linux, logs
+from . import _linux, logs, loop
 from .batch_size import batch_size
 from .channel import MAX_MESSAGE, Channel
 from .config import COMMAND_TIMEOUT_S
@@ -106,7 +106,7 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
     _answer_stack_dumps(rows.row(spec["row"]))
     signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
     if is_async(handler):
-        asyncio.run(worker.run())
+        loop.run(worker.run())
     else:
         threading.Thread(target=main_thread.around, args=(worker.run,), name="rsq-loop").start()
         main_thread.serve()
