@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+from pathlib import Path
 
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
@@ -19,6 +21,22 @@ def become_subreaper() -> None:
 def set_process_name(name: str) -> None:
     """Name shown by ps and top, at most 15 characters."""
     _prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]))
+
+
+def cpu_limit(
+    cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float | None:
+    """Cores that the container or the unit may use (cgroup v2), None = no limit is known.
+
+    Source: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max)
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for line in own.read_text().splitlines():
+            number, _, path = line.split(":", 2)
+            if number == "0":
+                quota, period = (cgroups / path.lstrip("/") / "cpu.max").read_text().split()
+                return int(quota) / int(period)  # quota "max" is no number: no limit
+    return None
 
 
 def _prctl(option: int, value: object) -> None:

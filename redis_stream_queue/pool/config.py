@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 from .._keys import default_dlq
 from ..config import ConsumerConfig
 from ..exceptions import ConfigError
+from ._linux import cpu_limit
 from .protocol import Loaded
 from .rows import MAX_SLOTS
 
@@ -21,8 +23,10 @@ TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
 
 def default_workers() -> int:
-    """One worker per core that this process may use."""
-    return len(os.sched_getaffinity(0)) or 1
+    """One worker per core that this process may use, a CPU limit of its container included."""
+    cores = len(os.sched_getaffinity(0)) or 1
+    limit = cpu_limit()
+    return cores if limit is None else max(min(cores, math.ceil(limit)), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
