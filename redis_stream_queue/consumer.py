@@ -300,7 +300,8 @@ class StreamConsumer:
                 exc_info=None if known else error,
             )
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopped.wait(), pause_s)
+            async with asyncio.timeout(pause_s):
+                await self._stopped.wait()
 
     async def _restore_group(self) -> None:
         """Create a lost group again behind what is known to be finished."""

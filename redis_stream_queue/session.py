@@ -215,6 +215,7 @@ class Session:
 
     async def take(self, offers: Sequence[Offer]) -> list[StreamMessage]:
         """Take over entries that are still as they were seen."""
+        await self.settle()  # or what waits to be given back would be, while it runs here again
         asked_ms = mono_ms()
         messages, gone = await self._take_over(sorted(offers, key=lambda o: id_key(o.id)))
         if gone:
@@ -224,7 +225,8 @@ class Session:
                 self.stream,
                 ", ".join(gone[:5]),
             )
-        return self._hold(messages, asked_ms)
+        self._hold(messages, asked_ms)
+        return [message for message in messages if message.id not in self._to_ack]
 
     async def _take_over(self, offers: Sequence[Offer]) -> tuple[list[StreamMessage], list[str]]:
         try:
@@ -245,6 +247,7 @@ class Session:
             self._renewed_at_ms = min(self._renewed_at_ms, asked_ms) if self.held else asked_ms
             for message in messages:
                 self.held[message.id] = (message, message.data)
+                self._to_park.pop(message.id, None)
             if count:
                 self.meter.read.record(len(messages))
             if self._keeper is None or self._keeper.done():
@@ -520,7 +523,7 @@ class Session:
             parked = dict(self._to_park)
             await self.pending.park(self.name, list(parked.values()))
             for entry_id in parked:
-                del self._to_park[entry_id]
+                self._to_park.pop(entry_id, None)
                 self.held.pop(entry_id, None)
             if released := sum(entry.count >= 0 for entry in parked.values()):
                 self.hooks.released(released)

@@ -59,6 +59,7 @@ log = logging.getLogger("redis_stream_queue")
 STATUS_S = 60.0
 METRICS_S = 1.0
 LAST_WORDS_S = 2.0
+CANCEL_AGAIN_S = 0.5
 
 
 class Master:
@@ -135,10 +136,11 @@ class Master:
 
     async def _finish(self) -> None:
         """The order matters: no more clocks, no more workers, then the last words to Redis."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = set(self._tasks)
+        while tasks:  # again, should a library swallow a cancellation
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
         self._draining = True
         await self.workforce.kill_all()
         if self.recovery is not None and not self._quits:

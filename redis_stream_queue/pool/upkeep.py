@@ -130,7 +130,8 @@ class Upkeep:
         while (wait_ms := self._sweep_at_ms - mono_ms()) > 0:
             self._sweep_changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._sweep_changed.wait(), wait_ms / 1000)
+                async with asyncio.timeout(wait_ms / 1000):  # wait_for may lose a cancellation
+                    await self._sweep_changed.wait()
 
     # -- the dead ------------------------------------------------------------------------------
 

@@ -286,7 +286,8 @@ class Worker:
         self._answered.clear()
         if not self._takes and not self._draining:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._answered.wait(), BLOCK_MS / 1000)
+                async with asyncio.timeout(BLOCK_MS / 1000):
+                    await self._answered.wait()
 
     async def _ask_for_offers(self) -> bool:
         """Between two batches, while offers wait: ask the master; True if it sent some."""
@@ -294,7 +295,8 @@ class Worker:
         self._answered.clear()
         self._send(Free(self._taken))
         try:
-            await asyncio.wait_for(self._answered.wait(), FREE_WAIT_S)
+            async with asyncio.timeout(FREE_WAIT_S):
+                await self._answered.wait()
         except TimeoutError:
             return False
         return bool(self._takes)
@@ -342,7 +344,8 @@ class Worker:
         self._answered.clear()
         if not self._draining:
             try:
-                await asyncio.wait_for(self._answered.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._answered.wait()
             except TimeoutError:
                 return
 

@@ -80,13 +80,18 @@ def _log_lines(directory: Path, entry_id: str) -> list[tuple[float, str]]:
 
 
 def odd_tracebacks(directory: Path) -> list[str]:
-    """Log lines followed by a traceback, other than those of handlers that fail on purpose."""
+    """Tracebacks other than those of handlers that fail on purpose: the line before each, the last
+    line of code, and the error."""
     odd = []
     for path in directory.glob("*/*/*.stderr"):
-        before = ""
+        before, code, inside = "", "", False
         for line in path.read_text(errors="replace").splitlines():
-            if line.startswith("Traceback") and "handler failed for" not in before:
-                odd.append(f"{path.parent.name}: {before[:300]}")
-            if not line.startswith((" ", "Traceback")):
-                before = line
+            if line.startswith("Traceback"):
+                inside = "handler failed for" not in before
+            elif line.startswith(" "):
+                code = f"{code[-200:]} {line.strip()}"
+            else:
+                if inside:
+                    odd.append(f"{path.parent.name}: {before[:200]} |{code} | {line[:200]}")
+                before, code, inside = line, "", False
     return odd
