@@ -72,6 +72,12 @@ class Faults:
                 return fault.begin_s
         return None
 
+    def slow(self, host: str, at_s: float) -> bool:
+        """Was the network of this host slow at this moment?"""
+        return any(
+            f.kind == "slow network" and f.host == host and f.overlaps(at_s, at_s) for f in self.all
+        )
+
     def stopped_until(self, pid: int, pool: str, at_s: float) -> float:
         """When a process went on that was stopped at this moment; the moment itself if not."""
         ends = [f.end_s for f in self.all if f.kind == "stop" and (f.pid, f.pool) == (pid, pool)

@@ -14,6 +14,7 @@ from .faults import Fault, Faults, longest_span_s
 from .notes import KILLED_ITSELF, Execution
 
 MOMENT_S = 0.15  # after its end a message is acknowledged within this time (50 ms), if all is well
+SLOW_MOMENT_S = 0.5  # the same through a slow network: up to 80 ms each way
 MIN_IDLE_S = 1.0  # the pools' min_idle_claim_ms
 RENEWAL_S = 0.4  # a lease may be that old when a fault begins
 SEVERED_S = MIN_IDLE_S - RENEWAL_S  # long enough for others to take over what runs
@@ -197,7 +198,8 @@ def _why_again(first: Execution, second: Execution, faults: Faults) -> str:
         return "raised"
     if first.end_s is None or first.how == KILLED_ITSELF:
         return "killed" if _death_s(first, faults) is not None else ""
-    until_s = faults.stopped_until(first.pid, first.pool, first.end_s + MOMENT_S)
+    moment_s = SLOW_MOMENT_S if faults.slow(first.host, first.end_s) else MOMENT_S
+    until_s = faults.stopped_until(first.pid, first.pool, first.end_s + moment_s)
     killed_s = faults.killed_at(first.pid, first.pool)
     if killed_s is not None and first.begin_s <= killed_s <= until_s:
         return "killed before its ack"
