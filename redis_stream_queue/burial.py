@@ -100,13 +100,14 @@ class Burial:
         owner: str,
         worker: str | None = None,
         error: str = "",
+        tell: bool = True,
     ) -> bool:
         """Bury a message that ``owner`` (this process) holds; its data is the raw payload.
 
-        worker: who had it last, if not the owner. Returns whether it is buried; if not, it is
-        given back and offered again at the next sweep.
+        worker: who had it last, if not the owner. tell: call the dlq_handler.
+        Returns whether it is buried; if not, it is given back and offered again at the next sweep.
         """
-        handled = await self.tell_handler(message, reason)
+        handled = await self.tell_handler(message, reason) if tell else True
         if self.dlq_stream is None:
             if not handled:
                 await self.put_off(message, reason, error, owner=owner, delay_ms=0)
@@ -168,7 +169,7 @@ class Burial:
             return True
         try:
             await self.dlq_handler(self._decoded(message), reason)
-        except Exception:  # the handler is the user's; its failure must not lose the letter
+        except (Exception, SystemExit):  # its failure must not lose the letter
             log.exception("dlq_handler failed for message %s (%s)", message.id, reason)
             return False
         return True

@@ -13,7 +13,8 @@ class Hooks:
     """What a session tells its surroundings; every method may be left out."""
 
     def batch_started(self, messages: Sequence[StreamMessage]) -> None:
-        """A batch, in the order of the ids, is about to be handled (in the loop's thread)."""
+        """A batch, in the order of the ids, is about to be decoded and handled (in the loop's
+        thread)."""
 
     def message_started(self, message: StreamMessage, now_ms: int) -> None:
         """A message is about to be handled (in the handler's thread)."""

@@ -103,10 +103,18 @@ class StreamProducer:
 
     async def _send(self, waiting: list[tuple[bytes, asyncio.Future[str]]]) -> None:
         results: Sequence[Any]
-        try:
-            results = await self._push_payloads([payload for payload, _ in waiting])
-        except Exception as error:  # each caller gets it as its own
-            results = [copy.copy(error) for _ in waiting]
+        payloads = [payload for payload, _ in waiting]
+        if self._backlog.most:  # each waits for its own room, in turn
+            claims = [Claim(self._backlog, 1) for _ in payloads]
+            results = [
+                await self._push_or_error([payload], claim)
+                for payload, claim in zip(payloads, claims, strict=True)
+            ]
+        else:
+            try:
+                results = await self._push_payloads(payloads)
+            except Exception as error:  # each caller gets it as its own
+                results = [copy.copy(error) for _ in waiting]
         for (_, future), result in zip(waiting, results, strict=True):
             if future.done():
                 continue
@@ -114,6 +122,13 @@ class StreamProducer:
                 future.set_exception(result)
             else:
                 future.set_result(text(result))
+
+    async def _push_or_error(self, payloads: list[bytes], claim: Claim) -> Any:
+        try:
+            [result] = await self._push_payloads(payloads, claim)
+        except Exception as error:  # its caller gets it
+            return error
+        return result
 
     async def push_many(self, data: Sequence[Any]) -> list[str]:
         """Add many messages, a thousand in one round trip; returns their ids in order.
@@ -128,8 +143,10 @@ class StreamProducer:
                 raise result
         return [text(result) for result in results]
 
-    async def _push_payloads(self, payloads: Sequence[bytes]) -> list[Any]:
-        claim = Claim(self._backlog, len(payloads))
+    async def _push_payloads(
+        self, payloads: Sequence[bytes], claim: Claim | None = None
+    ) -> list[Any]:
+        claim = claim or Claim(self._backlog, len(payloads))
         while (pause_s := claim.wait_s()) is not None:
             if pause_s:
                 await asyncio.sleep(pause_s)

@@ -56,4 +56,6 @@ async def blocker(client: StreamClient, stream: str, trimmed: Trimmed) -> str:
             f"group {group} has not finished {oldest}, held by {held[0].consumer or 'nobody'} "
             f"for {held[0].idle_ms} ms"
         )
+    if oldest == "0-1":
+        return f"group {group} has not read anything yet"
     return f"group {group} has not read {oldest} yet"

@@ -44,6 +44,7 @@ MAX_RENEW_INTERVAL_MS = 1000
 UNBLOCK_PAUSE_S = 0.002
 BLOCK_WITHOUT_UNBLOCK_MS = 250  # where an ACL forbids CLIENT ID or CLIENT UNBLOCK
 RESERVE_TRIES = 20
+DLQ_HANDLER_TRIES = 3  # a dlq_handler that ends the process so often is passed over
 
 ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
 Held = tuple[StreamMessage, Any]  # and its raw payload
@@ -287,6 +288,7 @@ class Session:
 
     async def handle(self, messages: Sequence[StreamMessage]) -> None:
         """Decode, run the handler, settle. Acknowledgements wait for the next read or flush."""
+        self.hooks.batch_started(messages)  # first: what kills us may be the decoding
         work = Work(
             self._decode(messages),
             self.hooks.message_started,
@@ -296,22 +298,24 @@ class Session:
         )
         if work.messages:
             await self._run(work)
+        else:
+            self.hooks.batch_finished()
         if self._hooked:
             await asyncio.gather(*self._hooked)
         await self.settle()
 
     async def _run(self, work: Work) -> None:
-        if self._lease_is_old(mono_ms()):
-            await self._verify(work)
         self._work = work
-        self.hooks.batch_started(work.messages)
-        task = asyncio.ensure_future(self._call(work))
         try:
-            await self._tend(task, work)
-            await task
-        except asyncio.CancelledError:
-            await self._cancelled(task, work)
-            raise
+            if self._lease_is_old(mono_ms()):
+                await self._verify(work)
+            task = asyncio.ensure_future(self._call(work))
+            try:
+                await self._tend(task, work)
+                await task
+            except asyncio.CancelledError:
+                await self._cancelled(task, work)
+                raise
         finally:
             self._work = None
             self.hooks.batch_finished()
@@ -534,16 +538,22 @@ class Session:
 
     async def _bury(self, dead: _Dead) -> None:
         message, most = dead.message, self.config.max_deliveries
-        if not await self.pending.condemn(self.name, message.id, most + 1):
+        tries = max(message.delivery_count - most, 0)
+        if not await self.pending.condemn(self.name, message.id, most + tries + 1):
             log.warning("message %s was taken over by others, not buried here", message.id)
             return
         if held := self.held.get(message.id):
             message = replace(message, data=held[1])
-        if message.delivery_count == most + 1:  # condemned before by somebody who died over it
+        if tries:  # condemned before by somebody who died over it
             message = replace(message, delivery_count=most)
         try:
             buried = await self.burial.bury(
-                message, dead.reason, owner=self.name, worker=dead.worker, error=dead.error
+                message,
+                dead.reason,
+                owner=self.name,
+                worker=dead.worker,
+                error=dead.error,
+                tell=tries < DLQ_HANDLER_TRIES,
             )
         except ResponseError as refused:  # OOM, NOPERM, wrong type: the letter waits
             log.error("message %s could not be buried, trying again: %s", message.id, refused)

@@ -57,9 +57,14 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {_text(error)}"[: ERROR_TEXT // 2]
 
 
+def sendable(text: str) -> str:
+    """The same where UTF-8 can express it; half an emoji (a lone surrogate) is escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return sendable(str(error))
     except Exception:  # a __str__ of the app's own may fail, too
         return "(its text cannot be shown)"
 
@@ -67,7 +72,7 @@ def _text(error: BaseException) -> str:
 def describe(error: BaseException) -> str:
     """Type and text of an error and the end of its traceback, at most 2,000 characters."""
     head = one_line(error)
-    trace = "".join(traceback.format_tb(error.__traceback__))
+    trace = sendable("".join(traceback.format_tb(error.__traceback__)))
     room = ERROR_TEXT - len(head) - 1
     return f"{head}\n{trace[-room:]}" if trace else head
 

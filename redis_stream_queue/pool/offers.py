@@ -6,18 +6,22 @@ twice, does no harm.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
+from itertools import islice, takewhile
 
 from .._clock import mono_ms
 from ..burial import MAX_DELIVERIES
-from ..fate import Fate, Policy
+from ..fate import Fate
 from ..pending import Offer
 from .protocol import Nothing, Take
 from .roster import Worker
 from .rows import Field, Rows
 
+LATE_MS = 3000  # so late a worker may still carry out what it was offered
+PATIENCE_MS = 60_000  # a last delivery waits no longer for others to end
+MOST_LASTS = 50
 OFFER_MS = 250  # how long a worker has to take what it was offered
 
 
@@ -25,14 +29,26 @@ OFFER_MS = 250  # how long a worker has to take what it was offered
 class Due:
     """An entry that somebody should take now.
 
-    exclusive: its last permitted delivery, after one that ended with its whole pool. It may be what
-    killed the pool, so no other message has its last delivery meanwhile: that one would die, too.
+    alone: it comes in a batch of its own. last: this is its last permitted delivery. suspect: its
+    last delivery ended with its whole pool, and it may be what killed the pool.
     """
 
     offer: Offer
     decision: Fate
     error: str = ""
-    exclusive: bool = False
+    alone: bool = False
+    last: bool = False
+    suspect: bool = False
+    since_ms: int = field(default_factory=mono_ms)
+
+    @property
+    def exclusive(self) -> bool:
+        """Does no suspect and no other last delivery run beside it? One of them would die, too."""
+        return self.last and self.suspect
+
+    @property
+    def risky(self) -> bool:
+        return self.last or self.suspect
 
 
 class Offers:
@@ -43,38 +59,42 @@ class Offers:
 
     def __init__(
         self,
-        policy: Policy,
         rows: Rows,
         workers: Callable[[], Iterable[Worker]],
         known_error: Callable[[str], str],
     ) -> None:
-        self._policy = policy
         self._rows = rows
         self._workers = workers
         self._known_error = known_error
         self._waiting: deque[Due] = deque()
         self._ids: set[str] = set()  # of what waits
         self._under_way: dict[str, int] = {}  # id -> until when its worker may still take it
-        self._lasts: dict[Worker, Due] = {}  # last permitted deliveries that workers have
+        self._risky: dict[Worker, list[Due]] = {}  # what workers have of these
+        self._counts: Counter[bool] = Counter()  # waiting last deliveries, by exclusive
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    @property
-    def exclusive(self) -> int:
-        """How many of those that wait are exclusive."""
-        return sum(due.exclusive for due in self._waiting)
-
     def add(self, due: Due) -> None:
+        """Queue it; of last deliveries, which may have to wait for each other, only a few."""
+        if due.last:
+            if self._counts[due.exclusive] >= MOST_LASTS:
+                return  # it stays in Redis, and the next walk finds it
+            self._counts[due.exclusive] += 1
         self._waiting.append(due)
         self._ids.add(due.offer.id)
+
+    def _remove(self, due: Due) -> None:
+        self._waiting.remove(due)
+        self._ids.discard(due.offer.id)
+        if due.last:
+            self._counts[due.exclusive] -= 1
 
     def withdraw(self, owner: str) -> list[Offer]:
         """Take back what waits and was seen under this consumer's name."""
         withdrawn = [due for due in self._waiting if due.offer.owner == owner]
         for due in withdrawn:
-            self._waiting.remove(due)
-            self._ids.discard(due.offer.id)
+            self._remove(due)
         return [due.offer for due in withdrawn]
 
     def has(self, entry_id: str) -> bool:
@@ -105,6 +125,7 @@ class Offers:
         if taken < worker.offers:
             return  # one is on its way: that is the answer
         worker.offered_until_ms = 0
+        self._risky.pop(worker, None)
         if worker.channel is not None:
             worker.channel.send(self._take_for(worker, mono_ms()) or Nothing())
         self._rows.offers_waiting = len(self._waiting)
@@ -112,6 +133,7 @@ class Offers:
     def declined(self, worker: Worker, ids: list[str]) -> None:
         """A worker had begun something else: what it was offered is free again."""
         worker.offered_until_ms = 0
+        self._risky.pop(worker, None)
         for entry_id in ids:
             self._under_way.pop(entry_id, None)
 
@@ -120,19 +142,16 @@ class Offers:
         if index is None:
             return None
         first = self._waiting[index]
-        alone = self._comes_alone(first)
-        most = 1 if alone else worker.row[Field.BATCH]
-        chosen: list[Due] = []
-        while index < len(self._waiting) and len(chosen) < most:
-            if chosen and self._comes_alone(self._waiting[index]):
-                break
-            chosen.append(self._waiting[index])
-            del self._waiting[index]
-        if alone and first.decision is not Fate.BURY:
-            self._lasts[worker] = first
+        chosen = [first]
+        if not first.alone:
+            following = islice(self._waiting, index + 1, index + worker.row[Field.BATCH])
+            alike = takewhile(lambda d: not d.alone and d.suspect == first.suspect, following)
+            chosen += alike
         for due in chosen:
-            self._ids.discard(due.offer.id)
+            self._remove(due)
             self._under_way[due.offer.id] = now_ms + OFFER_MS
+        if first.risky:
+            self._risky[worker] = chosen
         worker.offers += 1
         worker.offered_until_ms = now_ms + OFFER_MS
         return Take(
@@ -146,19 +165,20 @@ class Offers:
         if not self._waiting:
             return None
         living = set(self._workers())
-        self._lasts = {
-            worker: due
-            for worker, due in self._lasts.items()
-            if worker in living and (worker.offered_until_ms > now_ms or worker.holds(due.offer.id))
+        self._risky = {
+            worker: dues
+            for worker, dues in self._risky.items()
+            if worker in living and _may_run(worker, dues, now_ms)
         }
-        one_waits = any(due.exclusive for due in self._lasts.values())
+        exclusive_runs = any(due.exclusive for dues in self._risky.values() for due in dues)
         for index, due in enumerate(self._waiting):
-            if due.decision is Fate.BURY or not self._comes_alone(due):
+            in_the_way = bool(self._risky) if due.exclusive else exclusive_runs
+            if not due.risky or not in_the_way or now_ms - due.since_ms > PATIENCE_MS:
                 return index
-            if not one_waits and not (due.exclusive and self._lasts):
-                return index
-            one_waits = one_waits or due.exclusive
         return None
 
-    def _comes_alone(self, due: Due) -> bool:
-        return due.decision is Fate.BURY or self._policy.is_last(due.offer.new_count)
+
+def _may_run(worker: Worker, dues: list[Due], now_ms: int) -> bool:
+    """Does this worker have them in hand, or may it still take them?"""
+    on_its_way = now_ms < worker.offered_until_ms + LATE_MS
+    return on_its_way or any(worker.holds(due.offer.id) for due in dues)

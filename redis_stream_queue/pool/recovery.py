@@ -29,7 +29,6 @@ log = logging.getLogger("redis_stream_queue")
 
 PAGES_PER_TICK = 4
 REST = 4  # times as long as looking at them took
-MOST_EXCLUSIVE = 10  # they run one after the other: a few are enough
 MOST_OFFERS = 2000  # enough to keep all workers busy; the rest stays in Redis until then
 NAME_LINGERS_MS = 1000  # a dead worker's last read may still be on its way to Redis
 
@@ -69,7 +68,7 @@ class Recovery:
             client, settings.stream, settings.consumer.group, settings.consumer.payload_field
         )
         self.undertaker = Session(client, settings.stream, settings.consumer, _no_handler)
-        self.offers = Offers(self.policy, rows, workers, self.undertaker.burial.known_error)
+        self.offers = Offers(rows, workers, self.undertaker.burial.known_error)
         self._workers = workers
         self._sweep = Sweep(self.pending, self.policy, self._owner)
         self._sweeping = asyncio.Lock()
@@ -111,7 +110,7 @@ class Recovery:
                 suspect = death.suspects(entry.id)
                 owner = Owner.DEAD_RUNNING if suspect else Owner.DEAD_WAITING
                 decision = fate(entry, owner, self.policy)
-                due = Due(offer(entry, decision, self.policy), decision, death.why)
+                due = self._due(entry, decision, death.why)
                 if decision is Fate.BURY:
                     dead.append(due)
                 else:
@@ -184,11 +183,10 @@ class Recovery:
             for entry, decision in await self._sweep.page():
                 if self.offers.has(entry.id):
                     continue
-                exclusive = decision is Fate.CLAIM_ALONE and self._was_running(entry)
-                due = Due(offer(entry, decision, self.policy), decision, exclusive=exclusive)
+                due = self._due(entry, decision, suspect=self._was_running(entry))
                 if decision is Fate.BURY:
                     dead.append(due)
-                elif not exclusive or self.offers.exclusive < MOST_EXCLUSIVE:
+                else:
                     self.offers.add(due)
             if self._sweep.at_start:
                 break
@@ -197,6 +195,14 @@ class Recovery:
         if self._sweep.at_start:
             return self._sweep.next_due_ms
         return None if self.offers else REST * (mono_ms() - began_ms)
+
+    def _due(
+        self, entry: PendingEntry, decision: Fate, error: str = "", *, suspect: bool = False
+    ) -> Due:
+        made = offer(entry, decision, self.policy)
+        last = decision is not Fate.BURY and self.policy.is_last(made.new_count)
+        alone = last or decision is Fate.BURY
+        return Due(made, decision, error, alone, last, suspect and decision is not Fate.BURY)
 
     def _was_running(self, entry: PendingEntry) -> bool:
         """Is it still held by a consumer that vanished, not parked by one that lived?"""

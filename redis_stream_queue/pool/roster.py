@@ -58,11 +58,13 @@ class Worker:
 
         one_at_a_time: of the batch, what was started: the row names the message that runs, and
         those before it may have ended without Redis knowing; else it is the whole batch. Between
-        two batches it is the last one, which Redis may not know of yet either.
+        two batches it is the last one, which Redis may not know of yet either. Before the first
+        message is started all are being decoded.
         """
         first, last = self.row.id(Field.FIRST_MS), self.row.id(Field.LAST_MS)
-        if one_at_a_time and self.busy:
-            last = self.row.id(Field.CURRENT_MS)
+        current = self.row.id(Field.CURRENT_MS)
+        if one_at_a_time and self.busy and current > (0, 0):
+            last = current
         return lambda entry_id: first <= id_key(entry_id) <= last
 
     def holds(self, entry_id: str) -> bool:

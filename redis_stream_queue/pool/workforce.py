@@ -24,6 +24,7 @@ RESTART_FIRST_S = 0.1
 RESTART_LONGEST_S = 10.0
 MOST_FAILED_STARTS = 5
 RETIRE_AGAIN_S = 1.0
+MOST_LIVES = 4  # of one slot: old ones that finish long jobs, and a new one
 REFILL_S = 0.02
 
 
@@ -226,7 +227,12 @@ class Workforce:
             old = self._to_retire.popleft()
             slot = self.slots[old.slot]
             while old in slot.lives and not self._leaving:
-                new = self._begin_life(slot) if slot.lives == [old] else slot.lives[-1]
+                scarce = len(self._free_rows) < len(self.slots)
+                if slot.lives[-1] is old and len(slot.lives) >= (2 if scarce else MOST_LIVES):
+                    self._to_retire.append(old)  # long jobs still end there: the others first
+                    await asyncio.sleep(RETIRE_AGAIN_S)
+                    break
+                new = self._begin_life(slot) if slot.lives[-1] is old else slot.lives[-1]
                 while new and new.state is WorkerState.STARTING:
                     self._changed.clear()
                     await self._changed.wait()
