@@ -347,6 +347,15 @@ def forbids_scripts(error: Exception) -> bool:
     return "eval" in words and ("noperm" in words or "permission" in words or "unknown" in words)
 
 
+def check_client(client: Any) -> None:
+    """Raise ConfigError for what is no StreamClient (a URL, say)."""
+    if not isinstance(client, StreamClient):
+        raise ConfigError(
+            f"client must be a StreamClient, got a {type(client).__name__}. "
+            "Make one with StreamClient.from_url('redis://localhost:6379/0')."
+        )
+
+
 def read_command(key: str, group: str, consumer: str, count: int, block_ms: int) -> Command:
     """XREADGROUP for new entries. Redis takes BLOCK 0 as 'for ever', so 0 leaves it out."""
     block = ("BLOCK", block_ms) if block_ms > 0 else ()

@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from ._clock import mono_ms
 from ._link import OUTAGES
 from .backoff import Backoff
-from .client import StreamClient
+from .client import StreamClient, check_client
 from .config import ConsumerConfig, check_text
 from .exceptions import ConfigError, RedisStreamError
 from .fate import Fate, Owner
@@ -67,6 +67,7 @@ class StreamConsumer:
         error_hook: Callable[[BaseException, list[StreamMessage]], Any] | None = None,
     ) -> None:
         check_text("stream", stream)
+        check_client(client)
         if not callable(handler):
             raise ConfigError(f"handler must be callable, got {handler!r}.")
         self.client = client

@@ -72,7 +72,9 @@ class PerMessage:
         func = self.func
         while (message := work.next()) is not None:
             try:
-                func(message)
+                result = func(message)
+                if result is not None and inspect.isawaitable(result):
+                    raise _never_awaited(result)
             except (Exception, SystemExit) as error:  # the app's error is that message's verdict
                 work.fail(message, error)
             else:
@@ -101,6 +103,15 @@ class PerMessage:
                 work.fail(message, error)
             else:
                 work.done(message)
+
+
+def _never_awaited(result: Any) -> TypeError:
+    if inspect.iscoroutine(result):
+        result.close()
+    return TypeError(
+        "the handler is a plain function but returned an awaitable, so nothing has run: make it "
+        "'async def', or let its decorator use functools.wraps"
+    )
 
 
 @overload

@@ -7,7 +7,7 @@ import copy
 import logging
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from ._link import OUTAGES
@@ -15,7 +15,7 @@ from ._replies import text
 from ._scripts import BACKLOG
 from ._sync import SyncLink
 from .backlog import Backlog, Claim
-from .client import StreamClient
+from .client import StreamClient, check_client
 from .config import check_text
 from .exceptions import ConfigError
 from .group import ConsumerGroup
@@ -58,6 +58,7 @@ class StreamProducer:
         backlog_timeout_s: float | None = 0,
     ) -> None:
         check_text("stream", stream)
+        check_client(client)
         if trim not in ("finished", "any"):
             raise ConfigError(f"trim must be 'finished' or 'any', got {trim!r}.")
         if isinstance(max_len, bool) or not isinstance(max_len, int) or max_len < 1:
@@ -136,12 +137,20 @@ class StreamProducer:
         Everything is encoded first: a message that cannot be encoded stops the call before any is
         added. On an error of Redis some may have been added.
         """
-        encode = self.serializer.encode
-        results = await self._push_payloads([encode(item) for item in data])
+        results = await self._push_payloads(self._encoded(data))
         for result in results:
             if isinstance(result, Exception):
                 raise result
         return [text(result) for result in results]
+
+    def _encoded(self, data: Sequence[Any]) -> list[bytes]:
+        if isinstance(data, str | bytes | Mapping):
+            raise TypeError(
+                f"push_many wants a list of messages, got a {type(data).__name__}; for one message "
+                "use push"
+            )
+        encode = self.serializer.encode
+        return [encode(item) for item in data]
 
     async def _push_payloads(
         self, payloads: Sequence[bytes], claim: Claim | None = None
@@ -175,8 +184,7 @@ class StreamProducer:
 
     def push_many_sync(self, data: Sequence[Any]) -> list[str]:
         """``push_many`` for code without an event loop; safe in threads and after a fork."""
-        encode = self.serializer.encode
-        payloads = [encode(item) for item in data]
+        payloads = self._encoded(data)
         if self._sync is None:
             self._sync = SyncLink(self._client.endpoint)
         sync, key = self._sync, self._client.key(self.stream)

@@ -58,4 +58,4 @@ async def blocker(client: StreamClient, stream: str, trimmed: Trimmed) -> str:
         )
     if oldest == "0-1":
         return f"group {group} has not read anything yet"
-    return f"group {group} has not read {oldest} yet"
+    return f"group {group} has read nothing after {id_before(oldest)}"

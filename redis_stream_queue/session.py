@@ -350,13 +350,15 @@ class Session:
 
     async def _tend(self, task: asyncio.Task[None], work: Work) -> None:
         """Until the handler ends: settle what is done, give back on request."""
+        pause_s = 0.0
         while True:
-            await asyncio.wait({task}, timeout=ACK_DELAY_S + self._settling.pause_s)
+            await asyncio.wait({task}, timeout=ACK_DELAY_S + pause_s)
             if task.done():
                 return
             self.release(self.hooks.tending(work))
             self._collect(work)
             await self._try_to_settle()
+            pause_s = self._settling.pause_s
 
     async def _try_to_settle(self) -> None:
         try:

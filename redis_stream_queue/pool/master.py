@@ -267,6 +267,7 @@ class Master:
 
     def _loaded(self, worker: Worker, message: Loaded) -> None:
         worker.loaded = True
+        self.workforce.introduced(worker, message.pid)
         if self.settings is not None:
             self._task(self._let_start(worker))
         elif not self._setting_up:
@@ -375,9 +376,8 @@ class Master:
                 await self.workforce.until_all_gone()
         except TimeoutError:
             busy = [str(w.slot) for w in self.workforce.living() if w.busy]
-            log.warning(
-                "graceful timeout: giving back what slots %s still run", ", ".join(busy) or "-"
-            )
+            if busy:
+                log.warning("graceful timeout: giving back what slots %s run", ", ".join(busy))
         self._end()
 
     def _end(self) -> None:

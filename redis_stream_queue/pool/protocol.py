@@ -19,6 +19,7 @@ MAX_ERROR = 2000  # characters of an error text
 class Loaded:
     """The app is imported; this is what its handler declares (see handlers.stream_handler)."""
 
+    pid: int
     stream: str | None
     settings: dict[str, Any]
     serializer: bool

@@ -50,7 +50,7 @@ def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:
                 else:
                     os.read(wake_r, 4096)
                     _reap(sock)
-    except BrokenPipeError:  # the master is gone
+    except ConnectionError:  # the master is gone
         os._exit(0)
 
 

@@ -133,6 +133,7 @@ def _answer_stack_dumps(row: Row) -> None:
 
 def _loaded(handler: Handler, declared: Declaration | None) -> Loaded:
     return Loaded(
+        pid=os.getpid(),
         stream=declared.stream if declared else None,
         settings=declared.settings if declared else {},
         serializer=bool(declared and declared.serializer),

@@ -24,6 +24,7 @@ RESTART_FIRST_S = 0.1
 RESTART_LONGEST_S = 10.0
 MOST_FAILED_STARTS = 5
 RETIRE_AGAIN_S = 1.0
+FORKED_WAIT_S = 1.0
 MOST_LIVES = 4  # of one slot: old ones that finish long jobs, and a new one
 REFILL_S = 0.02
 
@@ -52,6 +53,7 @@ class Workforce:
         self._changed = asyncio.Event()
         self._to_retire: deque[Worker] = deque()
         self._retiring: asyncio.Task[None] | None = None
+        self._reloading = False
 
     # -- starting ------------------------------------------------------------------------------
 
@@ -96,6 +98,11 @@ class Workforce:
                 elif self._leaving:
                     self.send_away(worker)
                 return
+
+    def introduced(self, worker: Worker, pid: int) -> None:
+        """A worker says who it is; a template that was replaced may not have told."""
+        if worker.pid == 0:
+            self._forked(worker.slot, worker.life, pid)
 
     def ready(self, worker: Worker) -> None:
         """A worker reads messages now."""
@@ -162,9 +169,11 @@ class Workforce:
     def _pipe_ended(self, worker: Worker) -> None:
         if worker.pid == 0 and not self._spawner.template_pid:
             self._never_forked(worker)
+        elif worker.pid == 0:  # its Forked may be on its way, or went to a template that is gone
+            asyncio.get_running_loop().call_later(FORKED_WAIT_S, self._never_forked, worker)
 
     def _never_forked(self, worker: Worker) -> None:
-        if worker in self.slots[worker.slot].lives:
+        if worker.pid == 0 and worker in self.slots[worker.slot].lives:
             self._fill(self._remove(worker, "never started"))
             self._check_all_gone()
 
@@ -204,6 +213,7 @@ class Workforce:
         for worker in self.living():
             if worker.pid:
                 self._spawner.kill(worker.pid)
+            self._never_forked(worker)
         self._check_all_gone()
         await self._all_gone.wait()
 
@@ -226,6 +236,7 @@ class Workforce:
         while self._to_retire:
             old = self._to_retire.popleft()
             slot = self.slots[old.slot]
+            pause_s = RETIRE_AGAIN_S
             while old in slot.lives and not self._leaving:
                 scarce = len(self._free_rows) < len(self.slots)
                 if slot.lives[-1] is old and len(slot.lives) >= (2 if scarce else MOST_LIVES):
@@ -239,11 +250,16 @@ class Workforce:
                 if new and new is not old and new.state is WorkerState.READY:
                     self.send_away(old)
                     break
-                await asyncio.sleep(RETIRE_AGAIN_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, RESTART_LONGEST_S)
+        if self._reloading and not self._leaving:
+            self._reloading = False
+            log.info("all workers have been replaced")
 
     def reload(self) -> None:
         """Fresh code: a new template, then all workers are replaced one by one."""
         self._spawner.replace_template()
+        self._reloading = True
         for worker in self.living():
             if worker.pid:
                 self.retire(worker)
