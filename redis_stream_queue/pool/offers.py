@@ -90,12 +90,12 @@ class Offers:
         if due.last:
             self._counts[due.exclusive] -= 1
 
-    def withdraw(self, owner: str) -> list[Offer]:
+    def withdraw(self, owner: str) -> list[Due]:
         """Take back what waits and was seen under this consumer's name."""
         withdrawn = [due for due in self._waiting if due.offer.owner == owner]
         for due in withdrawn:
             self._remove(due)
-        return [due.offer for due in withdrawn]
+        return withdrawn
 
     def has(self, entry_id: str) -> bool:
         """Does it wait, or is it on its way to a worker?"""

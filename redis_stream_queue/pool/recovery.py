@@ -138,8 +138,12 @@ class Recovery:
         await self.pending.park(
             death.consumer,
             [
-                Parked(offer.id, count=max(offer.new_count - 1, 0), seen_count=offer.seen_count)
-                for offer in left
+                Parked(
+                    due.offer.id,
+                    count=-1 if due.decision is Fate.BURY else max(due.offer.new_count - 1, 0),
+                    seen_count=due.offer.seen_count,
+                )
+                for due in left
             ],
         )
         await self.sweep()

@@ -264,3 +264,23 @@ class TestWaits:
             await pushing
             assert worst <= 20 + 3 * 5
         await StreamClient.close_all()
+
+
+class TestPushesTogether:
+    async def test_each_of_many_concurrent_pushes_is_judged_by_itself(self, bench: Bench) -> None:
+        """Twenty at once, room for ten: ten are in, ten are refused."""
+        producer = producer_of(bench, max_backlog=10)
+        await producer.ensure_group()
+        results = await asyncio.gather(*map(producer.push, range(20)), return_exceptions=True)
+        assert sum(isinstance(result, str) for result in results) == 10
+        assert sum(isinstance(result, BacklogFull) for result in results) == 10
+
+    async def test_many_concurrent_pushes_wait_for_room_one_by_one(self, bench: Bench) -> None:
+        producer = producer_of(bench, max_backlog=5, backlog_timeout_s=None)
+        await producer.ensure_group()
+        pushes = asyncio.gather(*map(producer.push, range(20)))
+        handled = 0
+        async with asyncio.timeout(WAIT_S):
+            while handled < 20:
+                handled += await finish(bench)
+        assert len(set(await pushes)) == 20

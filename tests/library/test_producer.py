@@ -343,3 +343,19 @@ class TestRetention:
             await asyncio.to_thread(producer.push_many_sync, [0] * 1000)
             assert await client.stream_len(stream) <= 1200
             await producer.close()
+
+
+class TestWrongArguments:
+    @pytest.mark.parametrize("data", [{"a": 1, "b": 2}, "text", b"bytes"])
+    async def test_push_many_of_a_single_message_is_refused(self, bench: Bench, data: Any) -> None:
+        """Its keys or characters would be pushed one by one."""
+        producer = StreamProducer(bench.client, bench.stream)
+        with pytest.raises(TypeError, match="push_many wants a list of messages"):
+            await producer.push_many(data)
+        with pytest.raises(TypeError, match="push_many wants a list of messages"):
+            producer.push_many_sync(data)
+        assert await bench.client.stream_len(bench.stream) == 0
+
+    def test_a_url_is_no_client(self) -> None:
+        with pytest.raises(ConfigError, match="client must be a StreamClient, got a str"):
+            StreamProducer("redis://localhost", "orders")  # type: ignore[arg-type]

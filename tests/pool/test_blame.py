@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.pool.conftest import StartPool
-from tests.support.ledger import APP, STREAM, Ledger
+from tests.support.ledger import APP, Ledger
 from tests.support.pool import PoolProcess, plain_environment
 from tests.support.waiting import wait_until
 
@@ -90,7 +90,7 @@ def test_of_100_messages_one_segfaults_and_99_are_handled_within_10_s(
     began_s = time.monotonic()
     start_pool("--workers", workers, target=target, ready=False)
 
-    wait_until(lambda: _is_settled(ledger, ids), MOST_S, "100 messages are handled or dead")
+    ledger.wait_settled(ids, MOST_S)
     took_s = time.monotonic() - began_s
 
     print(f"{target}, {workers} worker(s): {took_s:.2f} s")
@@ -124,7 +124,7 @@ def test_four_guilty_of_four_kinds_in_one_batch_are_told_from_96_innocents(
     ids = _push(ledger, guilty)
     args = ("--workers", "2", "--batch-size", str(MANY), "--time-limit", str(TIME_LIMIT_S))
     with PoolProcess(DEADLY_APP, *args, url=pool_url, cwd=tmp_path, target=target):
-        wait_until(lambda: _is_settled(ledger, ids), 30, "100 messages are handled or dead")
+        ledger.wait_settled(ids, 30)
 
     _only_these_are_dead(ledger, ids, guilty)
     said = {letter["original_id"]: letter["last_error"] for letter in ledger.letters()}
@@ -214,16 +214,8 @@ def _push(ledger: Ledger, guilty: dict[int, dict[str, Any]]) -> list[str]:
     return ledger.push(*(guilty.get(number, {}) for number in range(MANY)))
 
 
-def _is_settled(ledger: Ledger, ids: list[str]) -> bool:
-    """Is everything read, and nothing left to do?"""
-    groups = ledger.redis.xinfo_groups(STREAM)
-    return bool(groups) and (
-        groups[0]["last-delivered-id"].decode() == ids[-1] and groups[0]["pending"] == 0
-    )
-
-
 def _is_over(alive: Alive, ledger: Ledger, ids: list[str]) -> bool:
-    return not alive() or _is_settled(ledger, ids)
+    return not alive() or ledger.is_settled(ids)
 
 
 def _restart_until_settled(start: StartLife, ledger: Ledger, ids: list[str]) -> int:

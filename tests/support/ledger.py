@@ -124,6 +124,17 @@ class Ledger:
     def wait_nothing_pending(self, timeout_s: float = 15) -> None:
         wait_until(lambda: self.pending() == 0, timeout_s, "nothing is pending")
 
+    def is_settled(self, ids: list[str]) -> bool:
+        """Is everything read, and nothing left to do?"""
+        groups = self.redis.xinfo_groups(STREAM)
+        return bool(groups) and (
+            groups[0]["last-delivered-id"].decode() == ids[-1] and groups[0]["pending"] == 0
+        )
+
+    def wait_settled(self, ids: list[str], timeout_s: float = 15) -> None:
+        """Wait until all of these are handled or dead."""
+        self.wait(lambda: self.is_settled(ids), "all is handled or dead", timeout_s)
+
     def consumers(self) -> list[str]:
         """Names in the group, parking names included."""
         return [c["name"].decode() for c in self.redis.xinfo_consumers(STREAM, GROUP)]

@@ -128,6 +128,13 @@ def test_an_error_that_cannot_be_shown_is_still_a_verdict() -> None:
     assert verdict_of(Broken()).outcome is Outcome.RETRY
 
 
+@given(st.text(alphabet=st.characters(exclude_categories=()), max_size=50))
+def test_any_error_text_can_be_sent(text: str) -> None:
+    """A lone surrogate, half of an emoji, is no UTF-8."""
+    describe(ValueError(text)).encode()
+    verdict_of(Reject(text)).error.encode()
+
+
 @given(count=st.integers(0, 30), take=st.integers(0, 40))
 def test_started_and_withdrawn_are_the_whole_batch(count: int, take: int) -> None:
     work = Work(batch(count))
