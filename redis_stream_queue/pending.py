@@ -16,7 +16,7 @@ from .client import StreamClient
 from .message import PendingEntry, StreamMessage
 
 RENEW_CHUNK = 1000
-WRITE_CHUNK = 100  # entries that a script takes over or gives back: a few ms of Redis's time
+WRITE_CHUNK = 50  # entries that a script takes over or gives back: a few ms of Redis's time
 TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
 
 

@@ -135,26 +135,26 @@ class BenchServer:
 
         self.wait(all_blocked, timeout_s, f"{consumers} consumers wait for messages")
 
-    def wait_done(self, timeout_s: float = 300) -> int:
+    def wait_done(self, timeout_s: float = 300, poll_s: float = POLL_S) -> int:
         """Wait until everything is read and acknowledged; returns when (monotonic clock, ns)."""
 
         def done() -> bool:
             group = self.group()
             return not group["pending"] and not group["lag"]
 
-        return self.wait(done, timeout_s, "everything is acknowledged")
+        return self.wait(done, timeout_s, "everything is acknowledged", poll_s)
 
     def wait_read(self, timeout_s: float = 300) -> int:
         """Wait until everything is read; returns when (monotonic clock, ns)."""
         return self.wait(lambda: not self.group()["lag"], timeout_s, "everything is read")
 
-    def wait(self, condition: Any, timeout_s: float, what: str) -> int:
-        """Look every 5 ms; returns when it was true (monotonic clock, ns)."""
+    def wait(self, condition: Any, timeout_s: float, what: str, poll_s: float = POLL_S) -> int:
+        """Look again and again; returns when it was true (monotonic clock, ns)."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {timeout_s:g} s: {what}")
-            time.sleep(POLL_S)
+            time.sleep(poll_s)
         return time.monotonic_ns()
 
     # -- counting ------------------------------------------------------------------------------
