@@ -291,9 +291,12 @@ class TestPushLines:
             process.send_signal(signal.SIGINT)
             process.wait(WAIT_S)
             assert process.stderr is not None
-            assert process.stderr.read() == b"rsq: interrupted. 1 message was pushed.\n"
+            said = process.stderr.read()
         assert process.returncode == 130
         assert length(pool_server) == 1
+        # Redis has it; whether the answer had come back yet is a matter of microseconds.
+        assert said.startswith(b"rsq: interrupted. ")
+        assert b"1 message was pushed." in said or b"perhaps some of the next 1." in said, said
 
     def test_a_file_is_never_whole_in_memory(
         self, pool_server: Server, pool_url: str, tmp_path: Path
