@@ -78,9 +78,9 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the master decides
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}")
-    for stream in (sys.stdout, sys.stderr):  # or a print would show only when the worker ends
+    for stream in (sys.stdout, sys.stderr):  # whole lines, and each at once
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)
+            stream.reconfigure(line_buffering=True, write_through=False)
     loading = spec["target"]
     try:
         handler = load_handler(loading)
