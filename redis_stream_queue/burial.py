@@ -104,9 +104,11 @@ class Burial:
     ) -> bool:
         """Bury a message that ``owner`` (this process) holds; its data is the raw payload.
 
-        worker: who had it last, if not the owner. tell: call the dlq_handler.
+        worker: who had it last, if not the owner. tell: call the dlq_handler (it is called anyway
+        where the letter has nowhere else to go).
         Returns whether it is buried; if not, it is given back and offered again at the next sweep.
         """
+        tell = tell or self.dlq_stream is None
         handled = await self.tell_handler(message, reason) if tell else True
         if self.dlq_stream is None:
             if not handled:

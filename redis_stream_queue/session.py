@@ -44,6 +44,7 @@ MAX_RENEW_INTERVAL_MS = 1000
 UNBLOCK_PAUSE_S = 0.002
 BLOCK_WITHOUT_UNBLOCK_MS = 250  # where an ACL forbids CLIENT ID or CLIENT UNBLOCK
 RESERVE_TRIES = 20
+CONDEMNED = 10**9  # delivery counts above it: dead, whatever max_deliveries says; and burials begun
 DLQ_HANDLER_TRIES = 3  # a dlq_handler that ends the process so often is passed over
 
 ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
@@ -540,8 +541,8 @@ class Session:
 
     async def _bury(self, dead: _Dead) -> None:
         message, most = dead.message, self.config.max_deliveries
-        tries = max(message.delivery_count - most, 0)
-        if not await self.pending.condemn(self.name, message.id, most + tries + 1):
+        tries = max(message.delivery_count - CONDEMNED, 0)
+        if not await self.pending.condemn(self.name, message.id, CONDEMNED + tries + 1):
             log.warning("message %s was taken over by others, not buried here", message.id)
             return
         if held := self.held.get(message.id):

@@ -29,17 +29,21 @@ OFFER_MS = 250  # how long a worker has to take what it was offered
 class Due:
     """An entry that somebody should take now.
 
-    alone: it comes in a batch of its own. last: this is its last permitted delivery. suspect: its
-    last delivery ended with its whole pool, and it may be what killed the pool.
+    last: this is its last permitted delivery. suspect: its delivery before ended with its whole
+    pool, and it may be what killed the pool.
     """
 
     offer: Offer
     decision: Fate
     error: str = ""
-    alone: bool = False
     last: bool = False
     suspect: bool = False
     since_ms: int = field(default_factory=mono_ms)
+
+    @property
+    def alone(self) -> bool:
+        """Does it come in a batch of its own?"""
+        return self.last or self.decision is Fate.BURY
 
     @property
     def exclusive(self) -> bool:
@@ -48,6 +52,7 @@ class Due:
 
     @property
     def risky(self) -> bool:
+        """May it be kept waiting by an exclusive one?"""
         return self.last or self.suspect
 
 
@@ -111,7 +116,7 @@ class Offers:
     def dispatch(self) -> None:
         """Offer what is due to idle workers, and note how much is left for those who ask."""
         now = mono_ms()
-        idle = [w for w in self._workers() if w.idle_now(now) and w.channel is not None]
+        idle = [worker for worker in self._workers() if worker.idle_now(now)]
         # One that let an offer pass may hang: the others come first.
         for worker in sorted(idle, key=lambda w: w.offered_until_ms):
             if worker.channel is not None:

@@ -204,9 +204,9 @@ class Recovery:
         self, entry: PendingEntry, decision: Fate, error: str = "", *, suspect: bool = False
     ) -> Due:
         made = offer(entry, decision, self.policy)
-        last = decision is not Fate.BURY and self.policy.is_last(made.new_count)
-        alone = last or decision is Fate.BURY
-        return Due(made, decision, error, alone, last, suspect and decision is not Fate.BURY)
+        if decision is Fate.BURY:
+            return Due(made, decision, error)
+        return Due(made, decision, error, self.policy.is_last(made.new_count), suspect)
 
     def _was_running(self, entry: PendingEntry) -> bool:
         """Is it still held by a consumer that vanished, not parked by one that lived?"""

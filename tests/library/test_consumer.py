@@ -758,6 +758,29 @@ class TestDeadLetters:
         assert ledger.runs == {entry_id: 2}
         assert consumer.metrics().total_dlq == 1
 
+    @pytest.mark.parametrize("count", [10, 10**9 + 10])
+    async def test_dlq_handler_is_passed_over_only_if_it_died_and_a_stream_takes_the_letter(
+        self, bench: Bench, count: int
+    ) -> None:
+        """A count above max_deliveries, which may have been lowered, is not yet a sign of that."""
+        told: list[str] = []
+
+        async def on_dead(message: StreamMessage, reason: str) -> None:
+            told.append(message.id)
+
+        await bench.client.create_group(bench.stream, GROUP)
+        ids: list[str] = []
+        for options in ({"dlq_stream": bench.dlq}, {}):
+            ids += await bench.push("a")
+            await bench.client.read(bench.stream, GROUP, "gone", 1, 0)
+            await bench.client.command(
+                "XCLAIM", bench.stream, GROUP, "gone", 0, ids[-1],
+                "IDLE", 100_000, "RETRYCOUNT", count,
+            )  # fmt: skip
+            await bench.consumer(Ledger(), dlq_handler=on_dead, **options).run_once()
+        assert told == (ids if count == 10 else ids[1:])
+        assert [letter["original_id"] for letter in await bench.letters()] == ids[:1]
+
     @pytest.mark.parametrize("kind", ["undecodable", "rejected"])
     async def test_dlq_handler_that_raises_is_offered_other_kinds_again_too(
         self, bench: Bench, kind: str

@@ -45,7 +45,7 @@ class Scene:
     def add(self, entry_id: str, *, last: bool = False, suspect: bool = False) -> None:
         offer = Offer(entry_id, "gone", 2, 0, 3)
         decision = Fate.CLAIM_ALONE if last else Fate.CLAIM
-        due = Due(offer, decision, "", last, last, suspect, self.now_ms)
+        due = Due(offer, decision, "", last, suspect, self.now_ms)
         self.offers.add(due)
 
     def taken(self) -> list[list[str]]:
