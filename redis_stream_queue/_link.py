@@ -39,9 +39,11 @@ async def exchange(
     commands: Sequence[Command],
     timeout_s: float | None,
     on_reply: Callable[[int, Any], None] | None = None,
+    block_s: float = 0.0,
 ) -> list[Any]:
     """Send the commands in one write and read all replies; an error reply stays in its place.
 
+    block_s: how much longer the last one may take, counted from the reply before.
     on_reply: called with the index and the value of each reply as it comes in.
 
     Whatever interrupts it (timeout, cut, cancellation) closes the connection, since a reply that
@@ -51,10 +53,13 @@ async def exchange(
     replies: list[Any] = []
     demoted = False
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(timeout_s) as limit:
             packed = b"".join(map(hiredis.pack_command, commands))
             await connection.send_packed_command(packed, check_health=False)
             for _ in commands:
+                if block_s and timeout_s and len(replies) == len(commands) - 1:
+                    timeout_s += block_s
+                    limit.reschedule(asyncio.get_running_loop().time() + timeout_s)
                 try:
                     replies.append(await connection.read_response(disable_decoding=True))
                 except ResponseError as error:
@@ -109,12 +114,13 @@ class Channel(ABC):
         commands: Sequence[Command],
         timeout_s: float | None,
         on_reply: Callable[[int, Any], None] | None = None,
+        block_s: float = 0.0,
     ) -> list[Any]:
-        """Exchange commands; error replies are returned in place."""
+        """Exchange commands; error replies are returned in place. block_s: see exchange()."""
         connection = self.connection
         if connection is None or not connection.is_connected:
             connection = await self._connect()
-        return await exchange(connection, commands, timeout_s, on_reply)
+        return await exchange(connection, commands, timeout_s, on_reply, block_s)
 
     async def _connect(self) -> AbstractConnection:
         await self.close()

@@ -38,7 +38,7 @@ from .work import DONE, Outcome, Verdict, Work, one_line
 
 log = logging.getLogger("redis_stream_queue")
 
-READ_MARGIN_S = 0.7  # how much longer than its block a read may take before it counts as dead
+ANSWER_S = 0.7  # longest time to an answer, besides a read's block; then the connection is dead
 ACK_DELAY_S = 0.05  # longest that a finished message waits for its acknowledgement
 MAX_RENEW_INTERVAL_MS = 1000
 UNBLOCK_PAUSE_S = 0.002
@@ -179,11 +179,10 @@ class Session:
             if acks and index == 0 and not isinstance(reply, Exception):
                 self._acked(acks)
 
-        timeout_s = block_ms / 1000 + READ_MARGIN_S
         asked_ms = mono_ms()
         self._reading = True
         try:
-            replies = await self._channel.run(commands, timeout_s, on_reply)
+            replies = await self._channel.run(commands, ANSWER_S, on_reply, block_s=block_ms / 1000)
         except BaseException:
             self._read_broken = True
             raise

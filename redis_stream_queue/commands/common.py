@@ -132,6 +132,6 @@ def ask(redis: Redis, stream: str, question: Callable[[], Awaitable[T]]) -> T:
         raise redis.explained(error, redis.client.key(stream)) from None
 
 
-def messages(count: int) -> str:
+def counted(count: int, what: str) -> str:
     """``1 message``, ``2 messages``."""
-    return f"{count} message" + ("" if count == 1 else "s")
+    return f"{count} {what}" + ("" if count == 1 else "s")

@@ -22,6 +22,7 @@ from .common import (
     Redis,
     ask,
     complaints,
+    counted,
     json_option,
     name,
     prefix_option,
@@ -29,6 +30,7 @@ from .common import (
     url_option,
 )
 
+LETTER = "dead letter"
 PAGE = 100
 SHOWN_ERROR = 70  # characters of an error in a table
 AGE_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -44,6 +46,16 @@ class _Age(click.ParamType[float]):
         if found is None:
             self.fail(f"expected a number and s, m, h or d, as in 15m, got {value!r}.", param, ctx)
         return float(found[1]) * AGE_UNITS_S[found[2]]
+
+
+def _letter_ids(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    """One id, or a tuple of them."""
+    for entry_id in [value] if isinstance(value, str) else value:
+        if not re.fullmatch(r"\d+-\d+", entry_id):
+            raise click.BadParameter(
+                f"expected a letter's id, as in 1700000000000-0, got {entry_id!r}."
+            )
+    return value
 
 
 _dlq_option = click.option(
@@ -148,18 +160,20 @@ def list_(
 ) -> None:
     """List the dead letters of STREAM, oldest first."""
     with complaints(), Redis(url, prefix) as redis:
-        letters: list[StreamMessage] = []
-        for page in _Letters(redis, stream, dlq_stream, filters).pages():
+        found, letters = _Letters(redis, stream, dlq_stream, filters), list[StreamMessage]()
+        for page in found.pages():
             letters += page
             if len(letters) >= limit:
                 break
+        if not letters and not as_json:
+            click.echo(f"no such letters in {found.key}", err=True)
         for letter in letters[:limit]:
             click.echo(json.dumps(_as_dict(letter)) if as_json else _line(letter))
 
 
 @dlq.command()
 @stream_argument
-@click.argument("letter_id", callback=name)
+@click.argument("letter_id", callback=_letter_ids)
 @_dlq_option
 @prefix_option
 @url_option
@@ -180,7 +194,7 @@ def show(
 
 def _changes(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.argument("ids", nargs=-1),
+        click.argument("ids", nargs=-1, callback=_letter_ids),
         click.option("--all", "every", is_flag=True, help="All letters."),
         click.option("--dry-run", is_flag=True, help="Only say how many there are."),
     ):
@@ -251,7 +265,7 @@ def _change(
         raise Failure(exits.USAGE, "name letter ids, or a filter, or --all: exactly one of them.")
     chosen = [letter.id for page in letters.pages(ids) for letter in page]
     if dry_run:
-        click.echo(f"{len(chosen)} of the letters in {letters.key} would be {done}")
+        click.echo(f"{counted(len(chosen), LETTER)} in {letters.key} would be {done}")
         return
     count = 0
     try:
@@ -261,8 +275,10 @@ def _change(
                 count += carry_out(part)
                 advance(len(part))
     except KeyboardInterrupt:
-        raise Failure(INTERRUPTED, f"interrupted. {count} letters were {done}.") from None
-    click.echo(f"{count} of the letters in {letters.key} were {done}")
+        raise Failure(
+            INTERRUPTED, f"interrupted; {done} so far: {counted(count, LETTER)}."
+        ) from None
+    click.echo(f"{done}: {counted(count, LETTER)} in {letters.key}")
 
 
 @contextlib.contextmanager

@@ -25,8 +25,8 @@ from .common import (
     INTERRUPTED,
     Redis,
     complaints,
+    counted,
     json_option,
-    messages,
     name,
     prefix_option,
     stream_argument,
@@ -214,7 +214,9 @@ class _Pusher:
 
     def so_far(self, unknown: int = 0) -> str:
         """How many are in. unknown: how many of the next may be, because no answer came."""
-        text = messages(self.pushed) + (" was" if self.pushed == 1 else " were") + " pushed"
+        text = (
+            counted(self.pushed, "message") + (" was" if self.pushed == 1 else " were") + " pushed"
+        )
         if unknown:
             text += f", and perhaps some of the next {unknown}"
         return text + "."
@@ -296,4 +298,4 @@ def _report(pusher: _Pusher, *, as_json: bool, with_ids: bool) -> None:
     elif with_ids:
         click.echo("\n".join(pusher.ids))
     else:
-        click.echo(f"pushed {messages(pusher.pushed)} to {pusher.key}")
+        click.echo(f"pushed {counted(pusher.pushed, 'message')} to {pusher.key}")

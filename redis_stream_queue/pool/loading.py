@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exceptions import RedisStreamError
+from ..handlers import PerMessage
 from ..serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
 
 LAST_LINES = 12
@@ -62,7 +64,24 @@ def load_handler(target: str) -> Any:
         )
     if isinstance(handler, type):
         raise LoadError("it is a class, not a function: name an instance or a function.")
+    _check_signature(handler)
     return handler
+
+
+def _check_signature(handler: Callable[..., Any]) -> None:
+    """Can it be called with one argument? Found out now, not by every message."""
+    called = handler.func if isinstance(handler, PerMessage) else handler
+    try:
+        signature = inspect.signature(called, follow_wrapped=False)
+    except (TypeError, ValueError):  # it does not tell
+        return
+    try:
+        signature.bind(object())
+    except TypeError:
+        what = "the message" if isinstance(handler, PerMessage) else "the list of messages"
+        raise LoadError(
+            f"its arguments are {signature}, but it is called with one, {what}."
+        ) from None
 
 
 def load_serializer(name: str) -> Serializer:
@@ -81,7 +100,13 @@ def load_serializer(name: str) -> Serializer:
 
 
 def _last_lines(module_name: str, error: BaseException) -> str:
-    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    trace = error.__traceback__
+    while trace and (
+        "importlib" in (path := trace.tb_frame.f_code.co_filename) or path == __file__
+    ):
+        trace = trace.tb_next
+    shown = traceback.format_exception(type(error), error, trace)
+    lines = "".join(shown).rstrip().splitlines()
     return f"importing {module_name!r} failed:\n" + "\n".join(lines[-LAST_LINES:])
 
 

@@ -117,8 +117,8 @@ class Offers:
         """Offer what is due to idle workers, and note how much is left for those who ask."""
         now = mono_ms()
         idle = [worker for worker in self._workers() if worker.idle_now(now)]
-        # One that let an offer pass may hang: the others come first.
-        for worker in sorted(idle, key=lambda w: w.offered_until_ms):
+        # Last come those that let an offer pass, or have not been heard of for longest.
+        for worker in sorted(idle, key=lambda w: (w.passive, -w.row[Field.READ_AT])):
             if worker.channel is not None:
                 if (take := self._take_for(worker, now)) is None:
                     break
@@ -156,9 +156,10 @@ class Offers:
             self._remove(due)
             self._under_way[due.offer.id] = now_ms + OFFER_MS
         if first.risky:
-            self._risky[worker] = chosen
+            self._risky[worker] = self._risky.get(worker, []) + chosen
         worker.offers += 1
         worker.offered_until_ms = now_ms + OFFER_MS
+        worker.batches_before = worker.row[Field.BATCHES]
         return Take(
             [list(astuple(due.offer)) for due in chosen],
             bury=MAX_DELIVERIES if first.decision is Fate.BURY else None,

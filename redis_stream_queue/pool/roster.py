@@ -35,7 +35,8 @@ class Worker:
     retiring: bool = False  # a successor is on its way
     killed: str = ""  # why the master killed it
     offers: int = 0  # how many were sent to it
-    offered_until_ms: int = 0
+    offered_until_ms: int = 0  # how long it has to take the newest one; 0 = it has taken it
+    batches_before: int = 0  # how many it had handled when it was offered that
 
     def go(self, state: WorkerState) -> None:
         self.state = move(self.state, state)
@@ -49,9 +50,15 @@ class Worker:
         """Is it busy, or may Redis not know yet that its last batch is done?"""
         return self.busy or self.row[Field.BUSY_UNTIL] >= self.row[Field.READ_AT] > 0
 
+    @property
+    def passive(self) -> bool:
+        """Has it done nothing since it was offered something? It may hang."""
+        return self.offered_until_ms > 0 and self.row[Field.BATCHES] == self.batches_before
+
     def idle_now(self, now_ms: int) -> bool:
         """Can it take an offer at once?"""
-        return self.state is WorkerState.READY and not self.busy and self.offered_until_ms <= now_ms
+        waiting = self.passive and self.offered_until_ms > now_ms
+        return self.state is WorkerState.READY and not self.busy and not waiting
 
     def suspects(self, *, one_at_a_time: bool) -> Callable[[str], bool]:
         """Which messages may be the cause of its death; stays true when the row is cleared.

@@ -80,12 +80,15 @@ def test_show_prints_all_there_is_to_know(rsq: Rsq) -> None:
     assert "File x" in shown
     assert json.loads(rsq("show", "orders", entry_id, "--json"))["reason"] == "max_deliveries"
     assert "no letter '9-9'" in rsq("show", "orders", "9-9", code=1)
+    for wrong in ("9", "yesterday", "9-9-9"):
+        assert "expected a letter's id" in rsq("show", "orders", wrong, code=2)
+        assert "expected a letter's id" in rsq("purge", "orders", wrong, code=2)
 
 
 def test_requeue_sends_the_payload_back_without_what_burial_added(rsq: Rsq) -> None:
     ids = [rsq.letter(n=n) for n in range(3)]
 
-    assert "2 of the letters" in rsq("requeue", "orders", *ids[:2])
+    assert "2 dead letters in" in rsq("requeue", "orders", *ids[:2])
 
     assert [f for _, f in rsq.redis.xrange("orders")] == [{b"data": b"0"}, {b"data": b"1"}]
     assert rsq.redis.xlen("orders_dlq") == 1
@@ -96,7 +99,7 @@ def test_requeue_by_filter_to_another_stream_and_dry_run(rsq: Rsq) -> None:
     rsq.letter(error="ValueError")
 
     said = rsq("requeue", "orders", "--error", "Timeout", "--to", "again", "--dry-run")
-    assert "1 of the letters" in said
+    assert "1 dead letter in" in said
     assert rsq.redis.xlen("orders_dlq") == 2
     rsq("requeue", "orders", "--error", "Timeout", "--to", "again")
     assert rsq.redis.xlen("again") == 1
@@ -106,7 +109,7 @@ def test_requeue_by_filter_to_another_stream_and_dry_run(rsq: Rsq) -> None:
 def test_purge_many(rsq: Rsq) -> None:
     for n in range(250):
         rsq.letter(n=n)
-    assert "250 of the letters" in rsq("purge", "orders", "--all")
+    assert "250 dead letters in" in rsq("purge", "orders", "--all")
     assert rsq.redis.xlen("orders_dlq") == 0
 
 

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from redis_stream_queue import StreamClient
 from tests.conftest import SharedServers
-from tests.library.kit import Bench
+from tests.library.kit import Bench, CountingProxy
 from tests.support.servers import Server
 
 _numbers = itertools.count(1)
@@ -53,6 +53,15 @@ async def server_client(server: Server) -> AsyncIterator[StreamClient]:
     client = StreamClient.from_url(server.url)
     yield client
     await StreamClient.close_all()
+
+
+@pytest_asyncio.fixture
+async def proxy(server: Server) -> AsyncIterator[CountingProxy]:
+    """Between clients and that one server."""
+    assert server.socket_path is not None
+    async with CountingProxy(server.socket_path) as proxy:
+        yield proxy
+        await StreamClient.close_all()
 
 
 @pytest_asyncio.fixture

@@ -19,10 +19,26 @@ from redis_stream_queue import (
     StreamProducer,
 )
 from redis_stream_queue.message import id_key
+from tests.support.faultproxy import FaultProxy
 from tests.support.waiting import wait_until_async
 
 GROUP = "workers"
 WAIT_S = 10.0
+
+
+class CountingProxy(FaultProxy):
+    """Keeps the bursts in which requests came: about one for each round trip."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__(target)
+        self.requests: list[bytes] = []
+
+    async def _pump(self, source: Any, sink: Any, is_reply: bool = False) -> None:
+        while data := await source.read(1 << 20):
+            if not is_reply:
+                self.requests.append(data)
+            sink.write(data)
+            await sink.drain()
 
 
 class Ledger:

@@ -6,11 +6,10 @@ import asyncio
 import gc
 import multiprocessing
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from redis_stream_queue import (
     ConsumerConfig,
@@ -19,36 +18,12 @@ from redis_stream_queue import (
     StreamMessage,
 )
 from redis_stream_queue._link import OUTAGES
-from tests.library.kit import GROUP, WAIT_S
+from tests.library.kit import GROUP, WAIT_S, CountingProxy
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 
 SECRET = "p4ss:w@rd/?#%"
-
-
-class CountingProxy(FaultProxy):
-    """Counts the bursts in which requests came, and keeps what they said."""
-
-    def __init__(self, target: Any) -> None:
-        super().__init__(target)
-        self.requests: list[bytes] = []
-
-    async def _pump(self, source: Any, sink: Any, is_reply: bool = False) -> None:
-        while data := await source.read(1 << 20):
-            if not is_reply:
-                self.requests.append(data)
-            sink.write(data)
-            await sink.drain()
-
-
-@pytest_asyncio.fixture
-async def proxy(server: Server) -> AsyncIterator[CountingProxy]:
-    assert server.socket_path is not None
-    proxy = CountingProxy(server.socket_path)
-    async with proxy:
-        yield proxy
-        await StreamClient.close_all()
 
 
 class TestSharing:

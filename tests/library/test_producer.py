@@ -7,11 +7,9 @@ import asyncio
 import gc
 import multiprocessing
 import threading
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from redis_stream_queue import (
     ConfigError,
@@ -20,32 +18,10 @@ from redis_stream_queue import (
     StreamClient,
     StreamProducer,
 )
-from tests.library.kit import GROUP, WAIT_S, Bench
-from tests.support.faultproxy import FaultProxy
+from tests.library.kit import GROUP, WAIT_S, Bench, CountingProxy
 from tests.support.servers import Server
 
 BIG = "x" * 300_000
-
-
-class CountingProxy(FaultProxy):
-    """Counts the bursts in which requests came: about one for each round trip."""
-
-    bursts = 0
-
-    async def _pump(self, source: Any, sink: Any, is_reply: bool = False) -> None:
-        while data := await source.read(1 << 20):
-            self.bursts += not is_reply
-            sink.write(data)
-            await sink.drain()
-
-
-@pytest_asyncio.fixture
-async def counting(server: Server) -> AsyncIterator[CountingProxy]:
-    assert server.socket_path is not None
-    proxy = CountingProxy(server.socket_path)
-    async with proxy:
-        yield proxy
-        await StreamClient.close_all()
 
 
 class TestPush:
@@ -60,14 +36,14 @@ class TestPush:
         assert fields == [b"data", b'{"n":1}']
 
     async def test_a_thousand_together_cost_a_handful_of_round_trips(
-        self, counting: CountingProxy, stream: str
+        self, proxy: CountingProxy, stream: str
     ) -> None:
-        producer = StreamProducer(StreamClient.from_url(counting.url), stream)
+        producer = StreamProducer(StreamClient.from_url(proxy.url), stream)
         await producer.push("the connection is open and the script is known")
         await producer.push_many([1, 2])
-        counting.bursts = 0
+        proxy.requests.clear()
         ids = await asyncio.gather(*(producer.push(n) for n in range(1000)))
-        assert counting.bursts <= 10
+        assert len(proxy.requests) <= 10
         assert len(set(ids)) == 1000
         fetched = await producer.client.fetch_by_ids(stream, ids)
         assert [m.data for m in fetched] == [str(n).encode() for n in range(1000)]
@@ -132,12 +108,12 @@ class TestPushMany:
         assert [m.data for m in fetched] == [str(n).encode() for n in range(2500)]
 
     async def test_big_payloads_travel_in_several_portions(
-        self, counting: CountingProxy, stream: str
+        self, proxy: CountingProxy, stream: str
     ) -> None:
         """No command of many megabytes holds up the server."""
-        producer = StreamProducer(StreamClient.from_url(counting.url), stream)
+        producer = StreamProducer(StreamClient.from_url(proxy.url), stream)
         ids = await producer.push_many([BIG] * 20)
-        assert counting.bursts >= 6
+        assert len(proxy.requests) >= 6
         assert len(set(ids)) == 20
         [last] = await producer.client.fetch_by_ids(stream, ids[-1:])
         assert len(last.data) == len(BIG) + 2

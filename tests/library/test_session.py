@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from redis_stream_queue import ConsumerConfig
+import asyncio
+
+import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from redis_stream_queue import ConsumerConfig, StreamClient
 from redis_stream_queue.pending import Offer
 from redis_stream_queue.session import Session
-from tests.library.kit import GROUP, Bench
+from tests.library.kit import GROUP, WAIT_S, Bench
+from tests.support.faultproxy import FaultProxy
+from tests.support.servers import Server
 
 
 async def session_of(bench: Bench) -> Session:
@@ -37,3 +44,23 @@ async def test_what_is_done_is_not_run_again_before_redis_knows(bench: Bench) ->
     await session.flush_acks()
     assert await bench.client.pending_range(bench.stream, GROUP, 10) == []
     await session.close()
+
+
+async def test_a_dead_connection_is_noticed_by_the_acknowledgement_not_by_the_end_of_the_block(
+    server: Server, stream: str
+) -> None:
+    assert server.socket_path is not None
+    async with FaultProxy(server.socket_path) as proxy:
+        client = StreamClient.from_url(proxy.url)
+        bench = Bench(client, stream)
+        session = await session_of(bench)
+        session.handler = lambda messages: [m.id for m in messages]
+        await bench.push("x")
+        await session.handle(await session.read(1, 0))
+        proxy.strand_all()
+        async with asyncio.timeout(WAIT_S):
+            with pytest.raises(RedisTimeoutError):
+                await session.read(1, 60_000)
+        await session.leave()
+        assert await client.pending_range(stream, GROUP, 10) == []
+        await client.close()

@@ -22,6 +22,7 @@ from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
 
 HANDLER = """
+from redis_stream_queue import per_message
 def handler(messages):
     return [m.id for m in messages]
 
@@ -33,6 +34,13 @@ class Handler:
         return []
 
 number = 5
+
+def two(messages, more):
+    return []
+
+@per_message
+def each():
+    pass
 """
 
 DECORATED = """
@@ -117,6 +125,9 @@ class TestTheApp:
             ("app:handler.deep", "no 'handler.deep'"),
             ("app:number", "int, not a function"),
             ("app:Handler", "is a class, not a function"),
+            ("app:two", "its arguments are (messages, more), but it is called with one"),
+            ("app:each.func", "its arguments are (), but it is called with one"),
+            ("app:each", "called with one, the message."),
         ],
     )
     def test_target_that_is_not_there_or_no_handler(
@@ -157,6 +168,7 @@ class TestTheApp:
         assert pool.wait() == exits.LOAD_FAILED
         assert sentence in pool.stderr.rstrip().splitlines()[-1]
         assert "redis_stream_queue/pool" not in pool.stderr  # the app's error, not our own
+        assert "importlib" not in pool.stderr
 
     def test_module_that_ends_the_process(self, start_pool: StartPool) -> None:
         pool = start_pool("--stream", "orders", app="import os\nos._exit(7)\n", url=dead_url())

@@ -16,6 +16,7 @@ import pytest
 
 from tests.pool.scene import WORKERS, Scene, last
 from tests.pool.trial import RECOVERY_S, Trial
+from tests.support.waiting import wait_until
 
 STOPPED_S = 2.5  # longer than a read may take, and than two sweeps
 OPTIONS = ("--min-idle-claim-ms", "1000")
@@ -50,11 +51,18 @@ def stop(pid: int, trial: Trial) -> tuple[set[str], set[str]]:
     """Stop a worker, push, and let it go on. Returns what was pushed, and what was handled while
     it was stopped."""
     os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all_threads_stopped(pid), STOPPED_S, "all threads have stopped")
     pushed = {trial.push(do="retry"), *(trial.push() for _ in range(10))}
     last(STOPPED_S)
     handled = {run.id for run in trial.runs("ended")}
     os.kill(pid, signal.SIGCONT)
     return pushed, handled
+
+
+def all_threads_stopped(pid: int) -> bool:
+    """Has the signal arrived? One thread gets it, and tells the others when it runs."""
+    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 def test_the_stopped_master(scene: Scene) -> None:

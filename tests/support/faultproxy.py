@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 CHUNK = 65536
 
@@ -43,7 +43,7 @@ class FaultProxy:
         self._links: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
 
-    async def start(self) -> FaultProxy:
+    async def start(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -56,7 +56,7 @@ class FaultProxy:
         self.reset_all()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def __aenter__(self) -> FaultProxy:
+    async def __aenter__(self) -> Self:
         return await self.start()
 
     async def __aexit__(

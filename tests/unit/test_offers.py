@@ -159,6 +159,27 @@ def test_a_worker_that_lets_an_offer_pass_comes_last(scene: Scene) -> None:
     assert scene.taken() == [["1-0"], ["2-0"]]
 
 
+def test_a_worker_that_has_done_something_since_is_offered_more_at_once(scene: Scene) -> None:
+    del scene.workers[1]
+    scene.add("1-0")
+    scene.offers.dispatch()
+    scene.add("2-0")
+    scene.offers.dispatch()
+    assert scene.taken() == [["1-0"]]
+    scene.workers[0].row[Field.BATCHES] += 1
+    scene.offers.dispatch()
+    assert scene.taken() == [["1-0", "2-0"]]
+
+
+def test_the_worker_that_was_heard_of_last_comes_first(scene: Scene) -> None:
+    """The other one may be stopped."""
+    for worker, read_at_ms in zip(scene.workers, [1, 2], strict=True):
+        worker.row[Field.READ_AT] = read_at_ms
+    scene.add("1-0")
+    scene.offers.dispatch()
+    assert scene.taken() == [[], ["1-0"]]
+
+
 def test_nothing_is_the_answer_when_nothing_may_go(scene: Scene) -> None:
     scene.offers.answer(scene.workers[0], taken=0)
     assert scene._sent(scene.workers[0]) == [Nothing()]
