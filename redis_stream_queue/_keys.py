@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import secrets
@@ -74,6 +75,7 @@ def parking_name(group: str, delay_ms: int) -> tuple[str, int]:
     return f"{group}:retry:{due_ms}", due_ms - max(delay_ms, 0)
 
 
+@functools.lru_cache(maxsize=1024)
 def parking_due_ms(group: str, consumer: str) -> int | None:
     """Idle time in ms at which an entry of this parking consumer is due; None for other names."""
     if not consumer.startswith(f"{group}:retry:"):

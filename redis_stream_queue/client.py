@@ -291,7 +291,7 @@ class StreamClient:
         """
         names = () if consumer is None else (consumer,)
         lines = await self.command("XPENDING", stream, group, start, end, count, *names)
-        return [PendingEntry(text(i), text(name), int(ms), int(n)) for i, name, ms, n in lines]
+        return [PendingEntry(text(i), text(name), ms, n) for i, name, ms, n in lines]
 
     async def fetch_by_ids(self, stream: str, ids: Sequence[str]) -> list[StreamMessage]:
         """The entries with these ids that still exist, in one round trip."""

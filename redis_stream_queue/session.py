@@ -246,9 +246,10 @@ class Session:
         """
         if messages:
             self._renewed_at_ms = min(self._renewed_at_ms, asked_ms) if self.held else asked_ms
-            for message in messages:
-                self.held[message.id] = (message, message.data)
-                self._to_park.pop(message.id, None)
+            self.held.update([(message.id, (message, message.data)) for message in messages])
+            if self._to_park:
+                for message in messages:
+                    self._to_park.pop(message.id, None)
             if count:
                 self.meter.read.record(len(messages))
             if self._keeper is None or self._keeper.done():

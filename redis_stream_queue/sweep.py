@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ._clock import mono_ms
 from .fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate
 from .message import PendingEntry
 from .pending import Offer, PendingList
@@ -26,6 +27,7 @@ class Sweep:
         self.policy = policy
         self.owner_of = owner_of
         self.at_start = True
+        self._began_ms = 0
         self.next_due_ms: int | None = None
         self._cursor: str | None = None
         self._soonest_ms: int | None = None
@@ -35,6 +37,8 @@ class Sweep:
 
         ``at_start`` is True afterwards if the walk is complete.
         """
+        if self.at_start:
+            self._began_ms = mono_ms()
         entries = await self.pending.page(self._cursor, count)
         due: list[tuple[PendingEntry, Fate]] = []
         for entry in entries:
@@ -45,7 +49,10 @@ class Sweep:
                     self._soonest_ms = wait_ms
             elif decision is not Fate.RENEW:
                 due.append((entry, decision))
-        if len(entries) < count:
+        # Messages are delivered in the order of their ids: behind those that were delivered since
+        # the walk began are only such. Else a walk would follow busy workers for ever.
+        newest_ms = mono_ms() - self._began_ms
+        if len(entries) < count or all(entry.idle_ms <= newest_ms for entry in entries):
             self.restart()
         else:
             self._cursor, self.at_start = entries[-1].id, False

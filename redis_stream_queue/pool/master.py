@@ -51,7 +51,7 @@ from .spawner import Spawner
 from .startup import connect, prepare
 from .states import WorkerState
 from .upkeep import Upkeep
-from .watch import WATCH_S, Watch
+from .watch import Watch
 from .workforce import Workforce
 
 log = logging.getLogger("redis_stream_queue")
@@ -188,7 +188,7 @@ class Master:
             self._task(clock)
         limits = Limits(self.config.time_limit_s, self.config.max_memory_per_child_mb)
         watch = Watch(self.workforce, limits, upkeep.redis_ok_ms)
-        self._task(upkeep.every(WATCH_S, "watching", watch.look))
+        self._task(upkeep.every(watch.interval_s, "watching", watch.look))
         self._task(upkeep.every(STATUS_S, "status", self._status_tick))
         self._task(upkeep.every(METRICS_S, "metrics", self._metrics_tick))
         if (interval_s := watchdog_interval_s()) is not None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from . import exits, logs
 from .config import PoolConfig
 from .exits import Failure
-from .master import Master
 from .metrics import PoolMetrics
 from .notify import notify
 from .rows import Rows
 from .spawner import Spawner
+
+if TYPE_CHECKING:
+    from .master import Master
 
 log = logging.getLogger("redis_stream_queue")
 
@@ -42,8 +45,10 @@ class Pool:
             config = replace(config, url=f"unix://{server.socket_path}")
         rows = Rows()
         spawner = Spawner(rows)
-        self._master = Master(config, spawner, rows)
         spawner.start_before_loop()
+        from .master import Master  # now: workers need none of it, and start meanwhile
+
+        self._master = Master(config, spawner, rows)
         try:
             return asyncio.run(self._master.run())
         except Failure as failure:

@@ -1,12 +1,11 @@
-"""Messages between master, template and workers: small frozen dataclasses, msgpack on the wire.
+"""Messages between master, template and workers: small tuples, msgpack on the wire.
 
 Ids travel, payloads never do. A message that is not known is ignored by whoever reads it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -15,8 +14,7 @@ MAX_ERROR = 2000  # characters of an error text
 # -- worker -> master ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """The app is imported; this is what its handler declares (see handlers.stream_handler)."""
 
     pid: int
@@ -27,21 +25,18 @@ class Loaded:
     one_at_a_time: bool  # a plain @per_message handler: the row names the message that runs
 
 
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
+class LoadFailed(NamedTuple):
     """The app (or the serializer) could not be imported; the error's own last lines."""
 
     what: str
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(NamedTuple):
     """Reads messages from now on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retrying:
+class Retrying(NamedTuple):
     """A message failed and is parked; due in so many ms."""
 
     id: str
@@ -49,15 +44,13 @@ class Retrying:
     due_in_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(NamedTuple):
     """Messages were given back unstarted: somebody else could have them now."""
 
-    count: int
+    messages: int
 
 
-@dataclass(frozen=True, slots=True)
-class Free:
+class Free(NamedTuple):
     """Finished a batch while offers wait: asks for some before it reads new messages.
 
     taken: how many offers (Take) have reached it so far.
@@ -66,27 +59,23 @@ class Free:
     taken: int
 
 
-@dataclass(frozen=True, slots=True)
-class Declined:
+class Declined(NamedTuple):
     """An offer came while a handler was running."""
 
     ids: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class GroupLost:
+class GroupLost(NamedTuple):
     """The stream or the group is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retire:
+class Retire(NamedTuple):
     """This life has nearly used up what it may handle: start a successor, then drain me."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fatal:
+class Fatal(NamedTuple):
     """This worker cannot go on, and neither could another one."""
 
     error: str
@@ -95,15 +84,13 @@ class Fatal:
 # -- master -> worker ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """All settings, the consumer name of this life among them."""
 
     settings: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
+class Take(NamedTuple):
     """Offers to claim and handle: [id, owner, seen count, least idle ms, new count] each.
 
     They are handled as one batch. bury: reason to bury them for instead, with ``error``.
@@ -114,21 +101,18 @@ class Take:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Nothing:
+class Nothing(NamedTuple):
     """The answer to Free when no offer is left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(NamedTuple):
     """Finish what runs, give back the rest, leave."""
 
 
 # -- master <-> template -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(NamedTuple):
     """Make a worker; its end of the pipe comes along as a file descriptor."""
 
     slot: int
@@ -136,15 +120,13 @@ class Fork:
     spec: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Forked:
+class Forked(NamedTuple):
     slot: int
     life: int
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Exited:
+class Exited(NamedTuple):
     """A worker has ended; status as of waitpid."""
 
     pid: int
@@ -173,15 +155,12 @@ Message = (
 
 _TYPES: list[type[Message]] = list(Message.__args__)
 _TAGS = {kind: tag for tag, kind in enumerate(_TYPES)}
-_FIELDS = {kind: [f.name for f in fields(kind)] for kind in _TYPES}
 
 
 def encode(message: Message) -> bytes:
     """A message as bytes."""
-    kind = type(message)
     packed: bytes = msgpack.packb(
-        [_TAGS[kind], *(getattr(message, name) for name in _FIELDS[kind])],
-        unicode_errors="surrogateescape",
+        [_TAGS[type(message)], *message], unicode_errors="surrogateescape"
     )
     return packed
 

@@ -74,6 +74,7 @@ class Recovery:
         self._sweeping = asyncio.Lock()
         self._burying = asyncio.Lock()
         self._deaths: dict[str, Death] = {}
+        self._mates: dict[str, Worker] = {}
 
     # -- what the master asks ------------------------------------------------------------------
 
@@ -99,7 +100,7 @@ class Recovery:
 
     async def look_at_deaths(self) -> None:
         """Hand over or bury what dead workers held; remove their names when nothing is left."""
-        for death in list(self._deaths.values()):
+        for death in reversed(list(self._deaths.values())):  # the newest is the most urgent
             now = mono_ms()
             held = await self.pending.held_by(death.consumer)
             dead: list[Due] = []
@@ -184,6 +185,7 @@ class Recovery:
         for _ in range(PAGES_PER_TICK):
             if len(self.offers) >= MOST_OFFERS:
                 break
+            self._mates = {worker.consumer: worker for worker in self._workers()}
             for entry, decision in await self._sweep.page():
                 if self.offers.has(entry.id):
                     continue
@@ -216,10 +218,11 @@ class Recovery:
     def _owner(self, entry: PendingEntry) -> Owner:
         if entry.consumer in self._deaths:
             return Owner.MATE  # look_at_deaths() sees to it
-        for worker in self._workers():
-            if worker.consumer == entry.consumer:
-                return Owner.MATE if worker.holds(entry.id) else Owner.STRANGER
-        return Owner.STRANGER
+        mate = self._mates.get(entry.consumer)
+        if mate is None:
+            return Owner.STRANGER
+        fresh = entry.idle_ms < self.policy.min_idle_ms  # then it makes no difference
+        return Owner.MATE if fresh or mate.holds(entry.id) else Owner.STRANGER
 
     async def renew_leases(self, interval_ms: int) -> None:
         """The second rope: renew for workers whose loop cannot (a handler holds the GIL)."""

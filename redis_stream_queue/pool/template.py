@@ -34,7 +34,6 @@ def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:
     os.set_blocking(wake_w, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-    gc.collect()
     gc.freeze()
     selector = selectors.DefaultSelector()
     selector.register(sock, selectors.EVENT_READ)

@@ -142,16 +142,16 @@ class Upkeep:
     async def _recovering(self) -> NoReturn:
         backoff = Backoff()
         while True:
-            await self._deaths.wait()
+            again_s = DEATHS_S if self._recovery.has_deaths else None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(again_s):
+                    await self._deaths.wait()
             self._deaths.clear()
             try:
                 await self._recovery.look_at_deaths()
                 self._worked("recovering", backoff)
             except Exception as error:  # whatever it was, the clock goes on
                 await self._survive("recovering", error, backoff)
-                self._deaths.set()
-            if self._recovery.has_deaths:
-                asyncio.get_running_loop().call_later(DEATHS_S, self._deaths.set)
 
     # -- leases, trimming, the group itself ----------------------------------------------------
 

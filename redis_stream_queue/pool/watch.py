@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Callable
-
-import psutil
 
 from .._clock import mono_ms
 from .limits import LONG_HANDLER_MS, Action, Limits, Vitals, judge
@@ -19,14 +16,15 @@ from .workforce import Workforce
 
 log = logging.getLogger("redis_stream_queue")
 
-WATCH_S = 0.1
+LIMITED_S = 0.1  # between two looks where a time limit is set
+UNLIMITED_S = 0.5
 MEMORY_EVERY_MS = 1000
 DUMP_WAIT_S = 0.2
 MOST_DUMP = 1500  # characters
 
 
 class Watch:
-    """Looks at every worker ten times a second.
+    """Looks at every worker, every ``interval_s``.
 
     redis_ok_ms: for how long Redis has answered the master without a break.
     """
@@ -35,6 +33,7 @@ class Watch:
         self, workforce: Workforce, limits: Limits, redis_ok_ms: Callable[[], int]
     ) -> None:
         self._workforce = workforce
+        self.interval_s = UNLIMITED_S if limits.time_limit_s is None else LIMITED_S
         self._limits = limits
         self._redis_ok_ms = redis_ok_ms
         self._next_memory_ms = 0
@@ -61,16 +60,12 @@ class Watch:
     def _vitals(self, worker: Worker, now: int, *, weigh: bool) -> Vitals:
         row = worker.row
         since, read_at = row[Field.MESSAGE_SINCE], row[Field.READ_AT]
-        memory_mb = None
-        if weigh:
-            with contextlib.suppress(psutil.Error):
-                memory_mb = psutil.Process(worker.pid).memory_info().rss / 1e6
         return Vitals(
             busy=worker.busy,
             message_ms=now - since if worker.busy and since else 0,
             poll_age_ms=now - max(read_at, row[Field.BUSY_UNTIL]),
             redis_ok_ms=self._redis_ok_ms(),
-            memory_mb=memory_mb,
+            memory_mb=_memory_mb(worker.pid) if weigh else None,
         )
 
     def _name_long_handler(self, worker: Worker, vitals: Vitals) -> None:
@@ -94,6 +89,15 @@ class Watch:
             "slot=%d pid=%d is killed: %s%s", worker.slot, worker.pid, why, stack and f"\n{stack}"
         )
         self._workforce.kill(worker, f"{why}\n{stack}" if stack else why)
+
+
+def _memory_mb(pid: int) -> float | None:
+    import psutil  # only where there is a memory limit: it takes as long as all modules of ours
+
+    try:
+        return float(psutil.Process(pid).memory_info().rss / 1e6)
+    except psutil.Error:
+        return None
 
 
 async def dump_stack(worker: Worker) -> str:

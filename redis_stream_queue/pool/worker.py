@@ -225,14 +225,10 @@ class Worker:
         self._answered = asyncio.Event()
         self._channel = Channel(self._sock, self._ordered, self._drain)
         backoff = Backoff()
-        named = False
+        self._row[Field.READ_AT] = mono_ms()
+        self._send(Ready())
         while not self._draining:
             try:
-                if not named:
-                    await self.session.reserve_name()
-                    named = True
-                    self._row[Field.READ_AT] = mono_ms()
-                    self._send(Ready())
                 if await self._turn():
                     backoff.reset()
             except RedisStreamError as error:
