@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -51,6 +52,7 @@ class Spawner:
         if threading.active_count() > 1:
             self._exec_template()
             return
+        gc.freeze()  # or the collector would touch, and so copy, what both sides share
         mine, theirs = channel.pair()
         sys.stdout.flush()
         sys.stderr.flush()
