@@ -14,16 +14,13 @@ from dataclasses import replace
 
 from ._clock import wall_ms
 from ._keys import parking_due_ms
+from .condemned import condemned, read_count
 from .handlers import DLQHandler
 from .message import StreamMessage
 from .pending import Parked, PendingList
 from .serializers import Serializer
 
 log = logging.getLogger("redis_stream_queue")
-
-DECODE_ERROR = "decode_error"
-MAX_DELIVERIES = "max_deliveries"
-REJECTED = "rejected"
 
 LETTER_FIELDS = (
     "original_stream",
@@ -36,6 +33,7 @@ LETTER_FIELDS = (
     "last_error",
 )
 REMEMBERED = 1000
+DLQ_HANDLER_TRIES = 3  # a dlq_handler that ends the process so often is passed over
 
 
 class Burial:
@@ -52,31 +50,25 @@ class Burial:
         dlq_stream: str | None,
         dlq_max_len: int | None,
         dlq_handler: DLQHandler | None,
-        max_deliveries: int,
         serializer: Serializer | None,
     ) -> None:
         self.pending = pending
         self.dlq_stream = dlq_stream
         self.dlq_max_len = dlq_max_len
         self.dlq_handler = dlq_handler
-        self.max_deliveries = max_deliveries
         self.serializer = serializer
-        self._known: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._known: OrderedDict[str, str] = OrderedDict()
 
-    def remember(self, entry_id: str, error: str, reason: str = "") -> None:
+    def remember(self, entry_id: str, error: str) -> None:
         """Keep the last error of a message for the letter it may become."""
-        self._known[entry_id] = (error, reason)
+        self._known[entry_id] = error
         self._known.move_to_end(entry_id)
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
     def known_error(self, entry_id: str) -> str:
         """The last error that is remembered of a message."""
-        return self._known.get(entry_id, ("", ""))[0]
-
-    def known_reason(self, entry_id: str) -> str:
-        """Why a burial that was put off had begun; "" if none was."""
-        return self._known.get(entry_id, ("", ""))[1]
+        return self._known.get(entry_id, "")
 
     def forget(self, ids: Sequence[str]) -> None:
         """These are finished."""
@@ -88,8 +80,9 @@ class Burial:
         self, message: StreamMessage, reason: str, error: str, *, owner: str, delay_ms: int = 1000
     ) -> None:
         """Give a dead message back so that the next sweep buries it, and no handler runs it."""
-        self.remember(message.id, error, reason)
-        count = max(message.delivery_count, self.max_deliveries)
+        self.remember(message.id, error)
+        _, earlier, deliveries = read_count(message.delivery_count)
+        count = condemned(deliveries, earlier or reason)  # what did not end us counts once
         await self.pending.park(owner, [Parked(message.id, delay_ms, count=count)])
 
     async def bury(
@@ -100,15 +93,16 @@ class Burial:
         owner: str,
         worker: str | None = None,
         error: str = "",
-        tell: bool = True,
     ) -> bool:
         """Bury a message that ``owner`` (this process) holds; its data is the raw payload.
 
-        worker: who had it last, if not the owner. tell: call the dlq_handler (it is called anyway
-        where the letter has nowhere else to go).
+        reason: unless its delivery count tells another one. worker: who had it last, if not the
+        owner.
         Returns whether it is buried; if not, it is given back and offered again at the next sweep.
         """
-        tell = tell or self.dlq_stream is None
+        begun, earlier, deliveries = read_count(message.delivery_count)
+        message, reason = replace(message, delivery_count=deliveries), earlier or reason
+        tell = begun < DLQ_HANDLER_TRIES or self.dlq_stream is None  # it may be all that is left
         handled = await self.tell_handler(message, reason) if tell else True
         if self.dlq_stream is None:
             if not handled:

@@ -83,7 +83,8 @@ class StreamConsumer:
             serializer=serializer,
             error_hook=error_hook,
         )
-        self._sweep = Sweep(self._session.pending, config.policy, self._owner)
+        self._holdings = self._session.holdings
+        self._sweep = Sweep(self._holdings.pending, config.policy, self._owner)
         self._checked = False
         self._named = False
         self._stopping = False
@@ -92,14 +93,14 @@ class StreamConsumer:
         self._next_sweep_ms = 0
         self._next_trim_ms = 0
         self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
-        self._retention = Retention(self._session.pending, config.max_stream_size)
+        self._retention = Retention(self._holdings.pending, config.max_stream_size)
         self._instances.add(self)
 
     # -- metrics -------------------------------------------------------------------------------
 
     def metrics(self) -> ConsumerMetrics:
         """Counters and rates so far; no Redis call, no waiting."""
-        return self._session.meter.snapshot()
+        return self._holdings.meter.snapshot()
 
     @classmethod
     def all_metrics(cls) -> list[ConsumerMetrics]:
@@ -132,7 +133,7 @@ class StreamConsumer:
             dead += await self._reclaim_page()
             if self._sweep.at_start:
                 break
-        await self._session.bury(dead)
+        await self._holdings.bury(dead)
 
     def run_once_sync(self) -> None:
         """``run_once`` for code without an event loop."""
@@ -151,13 +152,13 @@ class StreamConsumer:
             self._checked = True
         await self.group.ensure(self.config.dlq_stream, self.config.dlq_group)
         if not self._named:
-            await self._session.reserve_name()
+            await self._holdings.reserve_name()
             self._named = True
 
     async def _handle(self, messages: list[StreamMessage]) -> None:
         if messages:
             await self._session.handle(messages)
-            await self._session.flush_acks()
+            await self._holdings.flush_acks()
 
     async def close(self) -> None:
         """After the last ``run_once``: give back what is held and remove the consumer's name.
@@ -167,9 +168,9 @@ class StreamConsumer:
         await self._leave()
 
     def _owner(self, entry: PendingEntry) -> Owner:
-        if entry.id in self._session.held:
+        if entry.id in self._holdings.held:
             return Owner.ME_RUNNING
-        if entry.consumer == self._session.name and self.config.worker_name is None:
+        if entry.consumer == self._holdings.name and self.config.worker_name is None:
             return Owner.ME_STRANDED  # the name is of this life alone, so nobody has seen it
         return Owner.STRANGER
 
@@ -194,7 +195,7 @@ class StreamConsumer:
 
     async def _claim(self, offers: list[Offer]) -> None:
         if not self._stopping:
-            await self._handle(await self._session.take(offers))
+            await self._handle(await self._holdings.take(offers))
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -247,7 +248,7 @@ class StreamConsumer:
     def _wake(self) -> None:
         self._stopped.set()
         self._session.stop_starting()
-        self._session.interrupt()
+        self._session.reader.interrupt()
 
     async def _turn(self) -> None:
         await self._ensure()
@@ -258,8 +259,8 @@ class StreamConsumer:
             await self._session.handle(messages)
         if self._stopping or mono_ms() < self._due_ms():
             return
-        await self._session.flush_acks()
-        await self._session.bury(await self._reclaim_page())
+        await self._holdings.flush_acks()
+        await self._holdings.bury(await self._reclaim_page())
         if self._sweep.at_start:
             self._schedule_sweep()
         if mono_ms() >= self._next_trim_ms:
@@ -270,7 +271,7 @@ class StreamConsumer:
             await self.group.prune_consumers(GHOST_IDLE_MS)
 
     def _due_ms(self) -> int:
-        retry_at = self._session.next_retry_at_ms
+        retry_at = self._holdings.next_retry_at_ms
         return self._next_sweep_ms if retry_at is None else min(self._next_sweep_ms, retry_at)
 
     def _schedule_sweep(self) -> None:
@@ -279,7 +280,7 @@ class StreamConsumer:
         if self._sweep.next_due_ms is not None:
             pause_ms = min(pause_ms, max(self._sweep.next_due_ms, 1))
         self._next_sweep_ms = now + int(pause_ms)
-        self._session.next_retry_at_ms = None
+        self._holdings.next_retry_at_ms = None
 
     async def _survive(self, error: Exception, backoff: Backoff) -> None:
         pause_s = backoff.next_s()
@@ -295,7 +296,7 @@ class StreamConsumer:
         if backoff.worth_a_line():
             log.error(
                 "consumer %s: %s; trying again in %.1f s",
-                self._session.name or self.config.group,
+                self._holdings.name or self.config.group,
                 str(error).rstrip(".") or type(error).__name__,
                 pause_s,
                 exc_info=None if known else error,
@@ -319,7 +320,7 @@ class StreamConsumer:
             await self._session.close()
         self._named = False
         if self.config.worker_name is None:
-            self._session.name = ""
+            self._holdings.name = ""
 
 
 def _heed_cancellation() -> None:

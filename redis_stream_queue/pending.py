@@ -72,13 +72,18 @@ class PendingList:
         self.payload_field = payload_field
 
     async def page(
-        self, after: str | None, count: int, consumer: str | None = None
+        self, after: str | None, count: int, consumer: str | None = None, *, end: str = "+"
     ) -> list[PendingEntry]:
-        """Up to ``count`` entries with ids above ``after`` (None = from the start)."""
+        """Up to ``count`` entries with ids above ``after`` (None = from the start), up to end."""
         start = "-" if after is None else f"({after}"
         return await self.client.pending_range(
-            self.stream, self.group, count, consumer, start=start
+            self.stream, self.group, count, consumer, start=start, end=end
         )
+
+    async def newest(self) -> str:
+        """The highest pending id, "+" if nothing is pending."""
+        _, _, newest, _ = await self.client.command("XPENDING", self.stream, self.group)
+        return text(newest) if newest else "+"
 
     async def held_by(self, consumer: str) -> list[PendingEntry]:
         """Everything one consumer holds."""

@@ -6,8 +6,9 @@ import logging
 import socket
 
 from ._keys import worker_name
-from .burial import MAX_DELIVERIES, Burial
+from .burial import Burial
 from .client import StreamClient
+from .condemned import MAX_DELIVERIES
 from .config import ConsumerConfig, check_text
 from .fate import Fate, Owner
 from .handlers import DLQHandler
@@ -45,7 +46,6 @@ class RetryHandler:
             dlq_stream=None,
             dlq_max_len=None,
             dlq_handler=dlq_handler,
-            max_deliveries=max_deliveries,
             serializer=serializer or JsonSerializer(),
         )
 
@@ -62,8 +62,7 @@ class RetryHandler:
             if gone:
                 log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
             for message in messages:
-                reason = self._burial.known_reason(message.id) or MAX_DELIVERIES
-                buried += await self._burial.bury(message, reason, owner=name)
+                buried += await self._burial.bury(message, MAX_DELIVERIES, owner=name)
             if sweep.at_start:
                 break
         await self._pending.prune(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ._clock import mono_ms
 from .fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate
 from .message import PendingEntry
 from .pending import Offer, PendingList
@@ -27,9 +26,9 @@ class Sweep:
         self.policy = policy
         self.owner_of = owner_of
         self.at_start = True
-        self._began_ms = 0
         self.next_due_ms: int | None = None
         self._cursor: str | None = None
+        self._end = "+"
         self._soonest_ms: int | None = None
 
     async def page(self, count: int = PAGE) -> list[tuple[PendingEntry, Fate]]:
@@ -37,9 +36,7 @@ class Sweep:
 
         ``at_start`` is True afterwards if the walk is complete.
         """
-        if self.at_start:
-            self._began_ms = mono_ms()
-        entries = await self.pending.page(self._cursor, count)
+        entries = await self.pending.page(self._cursor, count, end=self._end)
         due: list[tuple[PendingEntry, Fate]] = []
         for entry in entries:
             decision = fate(entry, self.owner_of(entry), self.policy)
@@ -49,19 +46,18 @@ class Sweep:
                     self._soonest_ms = wait_ms
             elif decision is not Fate.RENEW:
                 due.append((entry, decision))
-        # Messages are delivered in the order of their ids: behind those that were delivered since
-        # the walk began are only such. Else a walk would follow busy workers for ever.
-        newest_ms = mono_ms() - self._began_ms
-        if len(entries) < count or all(entry.idle_ms <= newest_ms for entry in entries):
+        if len(entries) < count:
             self.restart()
         else:
+            if self._end == "+":  # or the walk would follow busy workers for ever
+                self._end = await self.pending.newest()
             self._cursor, self.at_start = entries[-1].id, False
         return due
 
     def restart(self) -> None:
         """Begin the next page at the start of the list."""
         self.next_due_ms, self._soonest_ms = self._soonest_ms, None
-        self._cursor, self.at_start = None, True
+        self._cursor, self._end, self.at_start = None, "+", True
 
 
 def offer(entry: PendingEntry, decision: Fate, policy: Policy) -> Offer:

@@ -96,7 +96,7 @@ class Work:
         on_start: Callable[[StreamMessage, int], None] = lambda *_: None,
         on_finish: Callable[[StreamMessage], None] | None = None,
         stale: Callable[[int], bool] = lambda _: False,
-        verify: Callable[[Work], Coroutine[Any, Any, None]] | None = None,
+        verify: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.messages = list(messages)
         self.lost: set[str] = set()
@@ -117,7 +117,7 @@ class Work:
         """The next message to handle, None when there is no more to start. In a thread only."""
         now = mono_ms()
         if self._stale(now) and self._verify and self._loop:
-            asyncio.run_coroutine_threadsafe(self._verify(self), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._verify(), self._loop).result()
             now = mono_ms()
         return self._start_one(now)
 
@@ -125,7 +125,7 @@ class Work:
         """The same in the loop's thread."""
         now = mono_ms()
         if self._stale(now) and self._verify:
-            await self._verify(self)
+            await self._verify()
             now = mono_ms()
         return self._start_one(now)
 

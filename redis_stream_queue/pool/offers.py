@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, field
 from itertools import islice, takewhile
 
 from .._clock import mono_ms
-from ..burial import MAX_DELIVERIES
+from ..condemned import MAX_DELIVERIES
 from ..fate import Fate
 from ..pending import Offer
 from .protocol import Nothing, Take

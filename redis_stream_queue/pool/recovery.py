@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from .._clock import mono_ms
 from .._keys import parking_due_ms
-from ..burial import MAX_DELIVERIES
 from ..client import StreamClient
+from ..condemned import MAX_DELIVERIES, read_count, uncounted
 from ..fate import Fate, Owner, fate
+from ..holdings import Holdings
 from ..message import PendingEntry
 from ..pending import Parked, PendingList
-from ..session import Session
 from ..sweep import Sweep, offer
 from .config import Settings
 from .offers import Due, Offers
@@ -67,7 +67,7 @@ class Recovery:
         self.pending = PendingList(
             client, settings.stream, settings.consumer.group, settings.consumer.payload_field
         )
-        self.undertaker = Session(client, settings.stream, settings.consumer, _no_handler)
+        self.undertaker = Holdings(client, settings.stream, settings.consumer)
         self.offers = Offers(rows, workers, self.undertaker.burial.known_error)
         self._workers = workers
         self._sweep = Sweep(self.pending, self.policy, self._owner)
@@ -119,7 +119,8 @@ class Recovery:
                 if suspect:
                     self.remember(entry.id, death.why)
                     fate_text = decision.value.replace("_", " ")
-                    blamed.append(f"{entry.id} (delivery {entry.delivery_count}): {fate_text}")
+                    _, _, deliveries = read_count(entry.delivery_count)
+                    blamed.append(f"{entry.id} (delivery {deliveries}): {fate_text}")
             if blamed and not death.said:
                 death.said = True
                 shown = ", ".join(blamed[:5])
@@ -161,7 +162,7 @@ class Recovery:
             held = await self.pending.held_by(death.consumer)
             await self.pending.park(
                 death.consumer,
-                [Parked(e.id, count=max(e.delivery_count - 1, 0)) for e in held],
+                [Parked(e.id, count=uncounted(e.delivery_count)) for e in held],
             )
             await self.pending.prune(death.consumer)
             del self._deaths[death.consumer]
@@ -267,7 +268,3 @@ class Recovery:
             await self.pending.prune(f"{group}:retry:{1 << exponent}")
         if self.undertaker.name:
             await self.pending.prune(self.undertaker.name)
-
-
-def _no_handler(_: object) -> list[str]:
-    raise AssertionError("the master handles no messages")

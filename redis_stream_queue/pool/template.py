@@ -19,9 +19,9 @@ from typing import NoReturn
 
 from . import _linux
 from .channel import MAX_MESSAGE
+from .life import worker_main
 from .protocol import Exited, Fork, Forked, decode, encode
 from .rows import Rows
-from .worker import worker_main
 
 
 def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:

@@ -1,22 +1,11 @@
-"""The child's side: load the app, then read -> handle -> acknowledge until told to stop.
-
-A plain handler runs in the process's main thread and the event loop in a second one; an async
-handler runs in the loop, in the main thread.
-"""
+"""The worker's loop: read, handle, acknowledge; and what the master orders; until told to stop."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
-import faulthandler
-import io
 import logging
-import os
-import signal
 import socket
-import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,118 +17,37 @@ from ..client import StreamClient
 from ..config import ConsumerConfig
 from ..exceptions import RedisStreamError
 from ..group import group_is_lost
-from ..handlers import Declaration, Handler, PerMessage, declaration_of, is_async
+from ..handlers import DLQHandler, Handler, PerMessage
 from ..message import StreamMessage
 from ..pending import Offer
+from ..serializers import Serializer
 from ..session import Session
-from . import _linux, logs, loop
 from .batch_size import batch_size
-from .channel import MAX_MESSAGE, Channel
+from .channel import Channel
 from .config import COMMAND_TIMEOUT_S
-from .loading import load_handler, load_serializer
-from .main_thread import MainThread
 from .protocol import (
-    MAX_ERROR,
     Declined,
     Drain,
     Fatal,
     Free,
     GroupLost,
-    Loaded,
-    LoadFailed,
     Message,
     Nothing,
     Ready,
     Retire,
-    Start,
     Take,
-    decode,
-    encode,
 )
 from .row_hooks import RowHooks
-from .rows import DUMP_SIGNAL, Field, Row, Rows
-from .soft_limit import soft_limited
+from .rows import Field, Rows
 
 log = logging.getLogger("redis_stream_queue")
 
-EXIT_OK = 0
-EXIT_LOAD_FAILED = 3
 BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within two seconds
 FREE_WAIT_S = 0.1
 LEAVE_S = 5.0  # how long a leaving worker tries to settle through an outage
 RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor
 GROUP_PAUSE_S = 0.05
 NEW_ONES_SHARE = 6  # times as long as a take-over took
-
-
-def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]) -> int:
-    """One worker life, from just after the fork to the exit code."""
-    _linux.set_process_name(f"rsq-worker-{slot}")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the master decides
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}")
-    for stream in (sys.stdout, sys.stderr):  # whole lines, and each at once
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True, write_through=False)
-    loading = spec["target"]
-    try:
-        handler = load_handler(loading)
-        loading = spec["serializer"] or ""
-        serializer = load_serializer(loading) if loading else None
-    except RedisStreamError as error:
-        _converse(sock, LoadFailed(loading, str(error)[-MAX_ERROR:]), wait=False)
-        return EXIT_LOAD_FAILED
-    declared = declaration_of(handler)
-    start = _converse(sock, _loaded(handler, declared))
-    if not isinstance(start, Start):
-        return EXIT_OK  # drained before it began, or the master is gone
-    if start.settings["soft_time_limit_s"] is not None:
-        handler = soft_limited(handler, start.settings["soft_time_limit_s"])
-    main_thread = MainThread()
-    worker = Worker(sock, rows, spec["row"], start.settings, handler, main_thread.run)
-    if serializer is not None:
-        worker.session.serializer = worker.session.burial.serializer = serializer
-    elif declared is not None and declared.serializer is not None:
-        worker.session.serializer = worker.session.burial.serializer = declared.serializer
-    if declared is not None:
-        worker.session.burial.dlq_handler = declared.dlq_handler
-    _answer_stack_dumps(rows.row(spec["row"]))
-    signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
-    if is_async(handler):
-        loop.run(worker.run())
-    else:
-        threading.Thread(target=main_thread.around, args=(worker.run,), name="rsq-loop").start()
-        main_thread.serve()
-    atexit._run_exitfuncs()
-    return EXIT_OK
-
-
-def _converse(sock: socket.socket, message: Message, *, wait: bool = True) -> Message | None:
-    """Tell the master something before the loop runs; returns its answer, None if it is gone."""
-    try:
-        sock.send(encode(message))
-        raw = sock.recv(MAX_MESSAGE) if wait else b""
-    except OSError:
-        return None
-    return decode(raw) if raw else None
-
-
-def _answer_stack_dumps(row: Row) -> None:
-    """Let faulthandler write all stacks to a file in memory when the master asks for it."""
-    fd = os.memfd_create("rsq-stack")
-    faulthandler.register(DUMP_SIGNAL, file=fd, all_threads=False)  # the handler's thread
-    row[Field.DUMP_FD] = fd
-
-
-def _loaded(handler: Handler, declared: Declaration | None) -> Loaded:
-    return Loaded(
-        pid=os.getpid(),
-        stream=declared.stream if declared else None,
-        settings=declared.settings if declared else {},
-        serializer=bool(declared and declared.serializer),
-        dlq_handler=bool(declared and declared.dlq_handler),
-        one_at_a_time=isinstance(handler, PerMessage) and handler.concurrency == 1,
-    )
 
 
 class Worker:
@@ -153,6 +61,9 @@ class Worker:
         settings: dict[str, Any],
         handler: Handler,
         run_plain: Callable[[Callable[[], None]], Any],
+        *,
+        dlq_handler: DLQHandler | None,
+        serializer: Serializer | None,
     ) -> None:
         self._sock = sock
         self._rows = rows
@@ -171,6 +82,8 @@ class Worker:
             settings["stream"],
             ConsumerConfig(**settings["config"]),
             handler,
+            dlq_handler=dlq_handler,
+            serializer=serializer,
             hooks=self._hooks,
             run_plain=run_plain,
         )
@@ -201,7 +114,7 @@ class Worker:
         self._draining = True
         self._answered.set()
         self.session.stop_starting()
-        self.session.interrupt()
+        self.session.reader.interrupt()
 
     def _ordered(self, message: Message) -> None:
         if isinstance(message, Take):
@@ -211,7 +124,7 @@ class Worker:
             else:
                 self._takes.append(message)
                 self._answered.set()
-                self.session.interrupt()
+                self.session.reader.interrupt()
         elif isinstance(message, Nothing):
             self._answered.set()
         elif isinstance(message, Drain):
@@ -269,7 +182,7 @@ class Worker:
         """How many more messages this life may handle; asks to be replaced a little before."""
         if self._most_messages is None:
             return self._batch.size
-        room = self._most_messages - self.session.meter.read.total
+        room = self._most_messages - self.session.holdings.meter.read.total
         if room <= self._most_messages * RETIRE_SHARE and not self._asked_to_retire:
             self._asked_to_retire = True
             self._send(Retire(f"{self._most_messages} messages"))
@@ -277,8 +190,8 @@ class Worker:
 
     async def _until_told(self) -> None:
         """This life is used up: acknowledge what is done, and wait for the successor."""
-        await self.session.flush_acks()
-        await self.session.settle()
+        await self.session.holdings.flush_acks()
+        await self.session.holdings.settle()
         self._row[Field.READ_AT] = mono_ms()
         self._answered.clear()
         if not self._takes and not self._draining:
@@ -288,7 +201,7 @@ class Worker:
 
     async def _ask_for_offers(self) -> bool:
         """Between two batches, while offers wait: ask the master; True if it sent some."""
-        await self.session.flush_acks()  # no read follows that would carry them
+        await self.session.holdings.flush_acks()  # no read follows that would carry them
         self._answered.clear()
         self._send(Free(self._taken))
         try:
@@ -299,13 +212,13 @@ class Worker:
         return bool(self._takes)
 
     async def _carry_out(self, take: Take) -> None:
-        await self.session.flush_acks()
+        await self.session.holdings.flush_acks()
         offers = [Offer(*fields) for fields in take.offers]
         if take.bury is not None:
-            await self.session.bury(offers, take.bury, take.error)
+            await self.session.holdings.bury(offers, take.bury, take.error)
         else:
             began_s = time.monotonic()
-            messages = await self.session.take(offers)
+            messages = await self.session.holdings.take(offers)
             took_s = time.monotonic() - began_s
             await self._handle(messages)
             self._new_ones_until_s = time.monotonic() + NEW_ONES_SHARE * took_s
@@ -314,7 +227,7 @@ class Worker:
         if not messages:
             return
         if self._draining:
-            self.session.release(messages)
+            self.session.holdings.release(messages)
             return
         started = mono_ms()
         self._handling = True

@@ -78,11 +78,14 @@ class Faults:
             f.kind == "slow network" and f.host == host and f.overlaps(at_s, at_s) for f in self.all
         )
 
-    def stopped_until(self, pid: int, pool: str, at_s: float) -> float:
-        """When a process went on that was stopped at this moment; the moment itself if not."""
-        ends = [f.end_s for f in self.all if f.kind == "stop" and (f.pid, f.pool) == (pid, pool)
-                and f.overlaps(at_s, at_s)]  # fmt: skip
-        return max([at_s, *ends])
+    def has_run_for(self, pid: int, pool: str, since_s: float, for_s: float) -> float:
+        """When a process had been running for so long since then; stopped time does not count."""
+        until_s = since_s + for_s
+        stops = [f for f in self.all if f.kind == "stop" and (f.pid, f.pool) == (pid, pool)]
+        for stop in sorted(stops, key=lambda f: f.begin_s):
+            if stop.overlaps(since_s, until_s):
+                until_s += stop.end_s - max(stop.begin_s, since_s)
+        return until_s
 
     def severed(self, host: str, pool: str, pid: int) -> list[Fault]:
         """When a process was separated from Redis, or stopped with nobody to keep its leases.

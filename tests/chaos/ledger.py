@@ -199,7 +199,7 @@ def _why_again(first: Execution, second: Execution, faults: Faults) -> str:
     if first.end_s is None or first.how == KILLED_ITSELF:
         return "killed" if _death_s(first, faults) is not None else ""
     moment_s = SLOW_MOMENT_S if faults.slow(first.host, first.end_s) else MOMENT_S
-    until_s = faults.stopped_until(first.pid, first.pool, first.end_s + moment_s)
+    until_s = faults.has_run_for(first.pid, first.pool, first.end_s, moment_s)
     killed_s = faults.killed_at(first.pid, first.pool)
     if killed_s is not None and first.begin_s <= killed_s <= until_s:
         return "killed before its ack"

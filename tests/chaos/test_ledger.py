@@ -61,6 +61,11 @@ def test_a_second_execution_needs_a_reason() -> None:
     assert _findings(_judge(_run(1, 2), again, faults=[late])) == unexplained
     assert _findings(_judge(_run(1, 2), again, faults=[other])) == unexplained
 
+    stopped = Fault("stop", 2.05, 2.45, "A", "A1", 7)
+    assert _findings(_judge(_run(1, 2), again, faults=[late, stopped])) == []
+    early = replace(stopped, end_s=2.3)
+    assert _findings(_judge(_run(1, 2), again, faults=[late, early])) == unexplained
+
     cut = Fault("cut", 1.5, 1.6, "A", severs=True)
     assert _findings(_judge(_run(1, 2), again, faults=[cut])) == []
     assert _findings(_judge(_run(1, 2), again, faults=[replace(cut, host="B")])) == unexplained

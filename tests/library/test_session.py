@@ -18,7 +18,7 @@ from tests.support.servers import Server
 async def session_of(bench: Bench) -> Session:
     await bench.client.create_group(bench.stream, GROUP)
     session = Session(bench.client, bench.stream, ConsumerConfig(GROUP), lambda _: [])
-    await session.reserve_name()
+    await session.holdings.reserve_name()
     return session
 
 
@@ -28,8 +28,8 @@ async def test_what_waits_to_be_given_back_is_given_back_before_anything_is_take
     """Else it would be given back while it runs here again, and run elsewhere, too."""
     session = await session_of(bench)
     [entry_id] = await bench.push("x")
-    session.release(await session.read(1, 0))
-    assert await session.take([Offer(entry_id, session.name, 1, 0, 2)]) == []
+    session.holdings.release(await session.read(1, 0))
+    assert await session.holdings.take([Offer(entry_id, session.holdings.name, 1, 0, 2)]) == []
     [entry] = await bench.client.pending_range(bench.stream, GROUP, 10)
     assert entry.consumer.startswith(f"{GROUP}:retry:")
     await session.close()
@@ -40,8 +40,8 @@ async def test_what_is_done_is_not_run_again_before_redis_knows(bench: Bench) ->
     session.handler = lambda messages: [m.id for m in messages]
     [entry_id] = await bench.push("x")
     await session.handle(await session.read(1, 0))
-    assert await session.take([Offer(entry_id, session.name, 1, 0, 2)]) == []
-    await session.flush_acks()
+    assert await session.holdings.take([Offer(entry_id, session.holdings.name, 1, 0, 2)]) == []
+    await session.holdings.flush_acks()
     assert await bench.client.pending_range(bench.stream, GROUP, 10) == []
     await session.close()
 

@@ -1,0 +1,35 @@
+"""The delivery count of a message whose burial has begun.
+
+A pending entry has no room for a word of ours but its delivery count. So, whoever finds it next,
+that says how often a burial has begun, why, and how often the message was delivered:
+``begun * 10**10 + reason * 10**9 + deliveries``. Pure.
+"""
+
+from __future__ import annotations
+
+MAX_DELIVERIES = "max_deliveries"
+REJECTED = "rejected"
+DECODE_ERROR = "decode_error"
+
+REASONS = (MAX_DELIVERIES, REJECTED, DECODE_ERROR)
+_BEGUN = 10**10
+_REASON = 10**9
+
+
+def condemned(count: int, reason: str) -> int:
+    """The count that says so, once more, of a message with this count so far."""
+    begun, earlier, deliveries = read_count(count)
+    return (begun + 1) * _BEGUN + REASONS.index(earlier or reason) * _REASON + deliveries
+
+
+def read_count(count: int) -> tuple[int, str, int]:
+    """How often its burial has begun, why ("" if it has not), how often it was delivered."""
+    begun, rest = divmod(count, _BEGUN)
+    reason, deliveries = divmod(rest, _REASON)
+    known = begun and reason < len(REASONS)
+    return begun, REASONS[reason] if known else "", deliveries
+
+
+def uncounted(count: int) -> int:
+    """One delivery less; what is condemned stays so."""
+    return count if count >= _BEGUN else max(count - 1, 0)

@@ -1,0 +1,344 @@
+"""What one consumer name holds in the pending entries list, and what it still has to tell Redis.
+
+Every message that is held has a lease, which is renewed until the message is settled:
+acknowledged, given back or buried. Each of these waits in a queue of its own until Redis has
+confirmed it, so that an outage in between loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from ._clock import mono_ms
+from ._keys import worker_name
+from ._link import OUTAGES
+from .backoff import Backoff
+from .burial import Burial
+from .client import StreamClient
+from .condemned import MAX_DELIVERIES, REJECTED, condemned, uncounted
+from .config import ConsumerConfig
+from .handlers import DLQHandler
+from .hooks import Hooks
+from .message import StreamMessage, id_key
+from .metrics import ConsumerMeter
+from .pending import Offer, Parked, PendingList
+from .retry_delay import retry_delay_ms
+from .serializers import Serializer
+from .work import DONE, Outcome, Verdict
+
+log = logging.getLogger("redis_stream_queue")
+
+MAX_RENEW_INTERVAL_MS = 1000
+RESERVE_TRIES = 20
+
+Held = tuple[StreamMessage, Any]  # and its raw payload
+
+
+class Holdings:
+    """The holdings of one consumer of ``config.group`` on ``stream``; see the module's text.
+
+    on_lost: called with the ids that others turn out to have taken.
+    held: by id. unsure: the server may hold something under this name that never arrived here.
+    next_retry_at_ms: when the first message that was parked here is due, in ms of mono_ms().
+    """
+
+    def __init__(
+        self,
+        client: StreamClient,
+        stream: str,
+        config: ConsumerConfig,
+        *,
+        dlq_handler: DLQHandler | None = None,
+        serializer: Serializer | None = None,
+        hooks: Hooks | None = None,
+        on_lost: Callable[[set[str]], None] = lambda _: None,
+    ) -> None:
+        self.config = config
+        self.name = config.worker_name or ""
+        self.meter = ConsumerMeter()
+        self.pending = PendingList(client, stream, config.group, config.payload_field)
+        self.burial = Burial(
+            self.pending,
+            dlq_stream=config.dlq_stream,
+            dlq_max_len=config.dlq_max_len,
+            dlq_handler=dlq_handler,
+            serializer=serializer if config.payload_field is not None else None,
+        )
+        self.held: dict[str, Held] = {}
+        self.unsure = False
+        self.next_retry_at_ms: int | None = None
+        self._hooks = hooks or Hooks()
+        self._on_lost = on_lost
+        self._asked_for = ""
+        self._to_ack: dict[str, None] = {}
+        self._to_park: dict[str, Parked] = {}
+        self._to_bury: dict[str, _Dead] = {}
+        self._renewed_at_ms = 0
+        self._keeper: asyncio.Task[None] | None = None
+
+    # -- the name ------------------------------------------------------------------------------
+
+    async def reserve_name(self) -> None:
+        """Take a consumer name that nobody has; a configured one is used as it is."""
+        if self.name:
+            await self.pending.reserve(self.name)
+            return
+        for _ in range(RESERVE_TRIES):
+            name = self._asked_for = worker_name(self.config.group, socket.gethostname())
+            if await self.pending.reserve(name):
+                self.name, self._asked_for = name, ""
+                return
+        raise RuntimeError(f"no free consumer name in group {self.config.group!r}")
+
+    async def leave(self) -> None:
+        """Settle what is done, give the rest back uncounted, and remove the name."""
+        if self._asked_for:  # cancelled in between: it may be ours
+            await self.pending.prune(self._asked_for)
+        if self.name:
+            await self.settle()
+            await self.flush_acks()
+            self.release([message for message, _ in self.held.values()])
+            await self.settle()
+            stranded = await self.stranded()
+            await self.pending.park(self.name, [_uncounted(o.id, o.seen_count) for o in stranded])
+            await self.pending.prune(self.name)
+
+    def close(self) -> None:
+        """Renew no more."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+
+    # -- what is held --------------------------------------------------------------------------
+
+    def hold(
+        self, messages: list[StreamMessage], asked_ms: int, *, count: bool = True
+    ) -> list[StreamMessage]:
+        """Note what is ours now, and keep its leases fresh from now on.
+
+        asked_ms: when the server was asked. The lease began no earlier; an answer that lay around
+        (a stopped process) may be so old that somebody else has the messages by now.
+        """
+        if messages:
+            self._renewed_at_ms = min(self._renewed_at_ms, asked_ms) if self.held else asked_ms
+            self.held.update([(message.id, (message, message.data)) for message in messages])
+            if self._to_park:
+                for message in messages:
+                    self._to_park.pop(message.id, None)
+            if count:
+                self.meter.read.record(len(messages))
+            if self._keeper is None or self._keeper.done():
+                self._keeper = asyncio.ensure_future(self._keep_leases())
+        return messages
+
+    async def take(self, offers: Sequence[Offer]) -> list[StreamMessage]:
+        """Take over entries that are still as they were seen."""
+        await self.settle()  # or what waits to be given back would be, while it runs here again
+        asked_ms = mono_ms()
+        messages, gone = await self._take_over(sorted(offers, key=lambda o: id_key(o.id)))
+        if gone:
+            log.warning(
+                "%d message(s) of %s were deleted before they were handled: %s",
+                len(gone),
+                self.pending.stream,
+                ", ".join(gone[:5]),
+            )
+        self.hold(messages, asked_ms)
+        return [message for message in messages if message.id not in self._to_ack]
+
+    async def _take_over(self, offers: Sequence[Offer]) -> tuple[list[StreamMessage], list[str]]:
+        try:
+            return await self.pending.take(self.name, offers)
+        except BaseException:
+            self.unsure = True  # it may have been carried out
+            raise
+
+    async def stranded(self) -> list[Offer]:
+        """What the server holds under this name and this process does not know of."""
+        entries = await self.pending.held_by(self.name)
+        return [
+            Offer(e.id, e.consumer, e.delivery_count, 0, e.delivery_count)
+            for e in entries
+            if e.id not in self.held
+        ]
+
+    # -- leases --------------------------------------------------------------------------------
+
+    async def _keep_leases(self) -> None:
+        """Renew what is held, whatever else goes on, as long as anything is held."""
+        interval_ms = min(max(self.config.min_idle_claim_ms // 3, 1), MAX_RENEW_INTERVAL_MS)
+        backoff = Backoff()
+        while self.held:
+            await asyncio.sleep(interval_ms / 1000)
+            if mono_ms() - self._renewed_at_ms < interval_ms // 2:
+                continue
+            try:
+                await self.renew()
+                backoff.reset()
+            except OUTAGES as error:
+                backoff.next_s()
+                if backoff.worth_a_line():
+                    log.warning("the leases could not be renewed: %s", error)
+
+    async def renew(self) -> None:
+        """Renew the leases of all that is held, and forget what others have taken."""
+        asked, asked_ms = dict(self.held), mono_ms()
+        answer = await self.pending.renew(self.name, list(asked))
+        self._renewed_at_ms = asked_ms  # the answer itself may have lain around
+        self._hooks.renewed()
+        # What was settled while the answer was on its way is not lost.
+        lost = {
+            entry_id
+            for entry_id in answer - self._to_ack.keys() - self._to_park.keys()
+            if self.held.get(entry_id) is asked[entry_id] and entry_id not in self._to_bury
+        }
+        for entry_id in lost:
+            del self.held[entry_id]
+        if lost:
+            log.warning("%d message(s) were taken over by others: %s", len(lost), sorted(lost)[:5])
+            self._on_lost(lost)
+
+    def lease_is_old(self, now_ms: int) -> bool:
+        """Was this process stopped for so long that others may have taken what it holds?"""
+        return now_ms - self._renewed_at_ms > self.config.min_idle_claim_ms
+
+    # -- verdicts ------------------------------------------------------------------------------
+
+    def note(self, messages: Sequence[StreamMessage], verdict: Verdict) -> None:
+        """How handling them ended; Redis hears of it with the next settling or read."""
+        if verdict is DONE:
+            self._to_ack.update(dict.fromkeys([message.id for message in messages]))
+            return
+        for message in messages:
+            if verdict.outcome is Outcome.REJECT:
+                self.condemn(message, REJECTED, verdict.error)
+            elif message.delivery_count >= self.config.max_deliveries:
+                self.condemn(message, MAX_DELIVERIES, verdict.error)
+            else:
+                self._to_park[message.id] = self._retry(message, verdict)
+
+    def _retry(self, message: StreamMessage, verdict: Verdict) -> Parked:
+        config = self.config
+        delay_ms = verdict.delay_ms
+        if delay_ms is None:
+            delay_ms = retry_delay_ms(
+                message.delivery_count,
+                config.first_retry_ms,
+                config.retry_max_delay_ms,
+                random.random(),
+            )
+        self.burial.remember(message.id, verdict.error)
+        due_ms = mono_ms() + delay_ms
+        if self.next_retry_at_ms is None or due_ms < self.next_retry_at_ms:
+            self.next_retry_at_ms = due_ms
+        self._hooks.retrying(message, verdict, delay_ms)
+        return Parked(message.id, delay_ms)
+
+    def condemn(
+        self, message: StreamMessage, reason: str, error: str, worker: str | None = None
+    ) -> None:
+        """Bury it at the next settling; worker: who had it last, if not this one."""
+        self._to_bury[message.id] = _Dead(message, reason, error, worker)
+
+    def release(self, messages: Sequence[StreamMessage]) -> None:
+        """Give unstarted messages back at the next settling: due now, this delivery uncounted."""
+        for message in messages:
+            if message.id not in self._to_ack:
+                self._to_park[message.id] = _uncounted(message.id, message.delivery_count)
+
+    # -- settling ------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Park and bury what waits for it; a slow dlq_handler holds up no acknowledgement."""
+        if self._to_bury:
+            await self.flush_acks()
+        if self._to_park:
+            parked = dict(self._to_park)
+            await self.pending.park(self.name, list(parked.values()))
+            for entry_id in parked:
+                self._to_park.pop(entry_id, None)
+                self.held.pop(entry_id, None)
+            if released := sum(entry.count >= 0 for entry in parked.values()):
+                self._hooks.released(released)
+        for entry_id, dead in list(self._to_bury.items()):
+            await self._bury(dead)
+            self._to_bury.pop(entry_id, None)
+            self.held.pop(entry_id, None)
+
+    def unacknowledged(self) -> list[str]:
+        """What is done and Redis does not know of; say so with ``acknowledged``."""
+        return list(self._to_ack)
+
+    def acknowledged(self, ids: Sequence[str]) -> None:
+        """Redis has confirmed it."""
+        done, release = self._to_ack.pop, self.held.pop
+        for entry_id in ids:
+            done(entry_id, None)
+            release(entry_id, None)
+        self.burial.forget(ids)
+        self.meter.acked.record(len(ids))
+        self._hooks.counted(self.meter)
+
+    async def flush_acks(self) -> None:
+        """Acknowledge now what is done."""
+        if acks := self.unacknowledged():
+            await self.pending.ack(acks)
+            self.acknowledged(acks)
+
+    # -- burials -------------------------------------------------------------------------------
+
+    async def bury(
+        self, offers: Sequence[Offer], reason: str = MAX_DELIVERIES, error: str = ""
+    ) -> int:
+        """Take over dead entries and bury them; returns how many were buried."""
+        before = self.meter.dlq
+        owners = {offer.id: offer.owner for offer in offers}
+        asked_ms = mono_ms()
+        messages, gone = await self._take_over(offers)
+        if gone:
+            log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
+        for message in messages:
+            self.condemn(message, reason, error, owners[message.id])
+        self.hold(messages, asked_ms, count=False)
+        await self.settle()
+        return self.meter.dlq - before
+
+    async def _bury(self, dead: _Dead) -> None:
+        message = dead.message
+        count = condemned(message.delivery_count, dead.reason)
+        if not await self.pending.condemn(self.name, message.id, count):
+            log.warning("message %s was taken over by others, not buried here", message.id)
+            return
+        if held := self.held.get(message.id):
+            message = replace(message, data=held[1])
+        try:
+            buried = await self.burial.bury(
+                message, dead.reason, owner=self.name, worker=dead.worker, error=dead.error
+            )
+        except ResponseError as refused:  # OOM, NOPERM, wrong type: the letter waits
+            log.error("message %s could not be buried, trying again: %s", message.id, refused)
+            await self.burial.put_off(message, dead.reason, dead.error, owner=self.name)
+            return
+        self.meter.dlq += buried
+        self._hooks.counted(self.meter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dead:
+    """A message on its way to the dead letters; worker: who had it last, if not this consumer."""
+
+    message: StreamMessage
+    reason: str
+    error: str
+    worker: str | None
+
+
+def _uncounted(entry_id: str, delivery_count: int) -> Parked:
+    return Parked(entry_id, count=uncounted(delivery_count))

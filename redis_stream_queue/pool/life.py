@@ -1,0 +1,112 @@
+"""One worker life, from just after the fork to the exit code.
+
+A plain handler runs in the process's main thread and the event loop in a second one; an async
+handler runs in the loop, in the main thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import io
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+from ..exceptions import RedisStreamError
+from ..handlers import Declaration, Handler, PerMessage, declaration_of, is_async
+from . import _linux, logs, loop
+from .channel import MAX_MESSAGE
+from .loading import load_handler, load_serializer
+from .main_thread import MainThread
+from .protocol import (
+    MAX_ERROR,
+    Loaded,
+    LoadFailed,
+    Message,
+    Start,
+    decode,
+    encode,
+)
+from .rows import DUMP_SIGNAL, Field, Row, Rows
+from .soft_limit import soft_limited
+from .worker import Worker
+
+EXIT_OK = 0
+EXIT_LOAD_FAILED = 3
+
+
+def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]) -> int:
+    """One worker life, from just after the fork to the exit code."""
+    _linux.set_process_name(f"rsq-worker-{slot}")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the master decides
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}")
+    for stream in (sys.stdout, sys.stderr):  # whole lines, and each at once
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False)
+    loading = spec["target"]
+    try:
+        handler = load_handler(loading)
+        loading = spec["serializer"] or ""
+        serializer = load_serializer(loading) if loading else None
+    except RedisStreamError as error:
+        _converse(sock, LoadFailed(loading, str(error)[-MAX_ERROR:]), wait=False)
+        return EXIT_LOAD_FAILED
+    declared = declaration_of(handler)
+    start = _converse(sock, _loaded(handler, declared))
+    if not isinstance(start, Start):
+        return EXIT_OK  # drained before it began, or the master is gone
+    if start.settings["soft_time_limit_s"] is not None:
+        handler = soft_limited(handler, start.settings["soft_time_limit_s"])
+    main_thread = MainThread()
+    worker = Worker(
+        sock,
+        rows,
+        spec["row"],
+        start.settings,
+        handler,
+        main_thread.run,
+        dlq_handler=declared.dlq_handler if declared else None,
+        serializer=serializer or (declared.serializer if declared else None),
+    )
+    _answer_stack_dumps(rows.row(spec["row"]))
+    signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
+    if is_async(handler):
+        loop.run(worker.run())
+    else:
+        threading.Thread(target=main_thread.around, args=(worker.run,), name="rsq-loop").start()
+        main_thread.serve()
+    atexit._run_exitfuncs()
+    return EXIT_OK
+
+
+def _converse(sock: socket.socket, message: Message, *, wait: bool = True) -> Message | None:
+    """Tell the master something before the loop runs; returns its answer, None if it is gone."""
+    try:
+        sock.send(encode(message))
+        raw = sock.recv(MAX_MESSAGE) if wait else b""
+    except OSError:
+        return None
+    return decode(raw) if raw else None
+
+
+def _answer_stack_dumps(row: Row) -> None:
+    """Let faulthandler write all stacks to a file in memory when the master asks for it."""
+    fd = os.memfd_create("rsq-stack")
+    faulthandler.register(DUMP_SIGNAL, file=fd, all_threads=False)  # the handler's thread
+    row[Field.DUMP_FD] = fd
+
+
+def _loaded(handler: Handler, declared: Declaration | None) -> Loaded:
+    return Loaded(
+        pid=os.getpid(),
+        stream=declared.stream if declared else None,
+        settings=declared.settings if declared else {},
+        serializer=bool(declared and declared.serializer),
+        dlq_handler=bool(declared and declared.dlq_handler),
+        one_at_a_time=isinstance(handler, PerMessage) and handler.concurrency == 1,
+    )

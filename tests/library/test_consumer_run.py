@@ -1,0 +1,410 @@
+"""run(): leases are kept, a lost group is made again, and stop() ends it at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from redis_stream_queue import (
+    StreamConsumer,
+    StreamMessage,
+    per_message,
+)
+from tests.library.kit import GROUP, WAIT_S, Bench, Ledger, running
+
+LONG_MS = 60_000  # an idle threshold that no test reaches
+
+
+class TestRun:
+    """run() loops until stop() or cancellation."""
+
+    async def test_handles_what_comes(self, bench: Bench) -> None:
+        ledger = Ledger()
+        async with running(bench, bench.consumer(ledger, block_ms=5000)):
+            for n in range(3):
+                [entry_id] = await bench.push(n)
+                await bench.until(lambda i=entry_id: i in ledger.runs, "it was handled")
+        assert [m.data for m in ledger.messages] == [0, 1, 2]
+
+    async def test_leaves_neither_consumer_nor_pending_entry(self, bench: Bench) -> None:
+        ledger = Ledger()
+        async with running(bench, bench.consumer(ledger, block_ms=5000)):
+            await bench.push(1)
+            await bench.until(lambda: ledger.batches, "handled")
+        assert await bench.pending() == {}
+        assert await bench.consumers() == []
+
+    async def test_stop_from_another_thread_ends_a_blocked_read_at_once(
+        self, real_bench: Bench
+    ) -> None:
+        """Not after block_ms. (fakeredis has no CLIENT UNBLOCK.)"""
+        bench = real_bench
+        consumer = bench.consumer(Ledger(), block_ms=60_000)
+        task = bench.start(consumer)
+
+        async def is_blocked() -> bool:
+            clients = await bench.client.link().call(bench.stream, "CLIENT", "LIST")
+            return b"cmd=xreadgroup" in clients and b"flags=b" in clients
+
+        await bench.until(is_blocked, "the consumer waits for messages")
+        started = time.monotonic()
+        threading.Thread(target=consumer.stop).start()
+        await asyncio.wait_for(task, WAIT_S)
+        assert time.monotonic() - started < 0.3
+
+    async def test_stop_at_any_moment_is_quick(self, server_bench: Bench) -> None:
+        """Also while the consumer is just starting, reading or handling."""
+        bench = server_bench
+        consumer = bench.consumer(Ledger(), block_ms=60_000)
+        slowest = 0.0
+        for n in range(60):
+            task = asyncio.create_task(consumer.run())
+            for _ in range(n):
+                await asyncio.sleep(0)
+            await bench.push(n)
+            started = time.monotonic()
+            consumer.stop()
+            await asyncio.wait_for(task, WAIT_S)
+            slowest = max(slowest, time.monotonic() - started)
+        assert slowest < 0.5
+
+    async def test_stop_lets_the_batch_in_hand_finish(self, bench: Bench) -> None:
+        done: list[int] = []
+        consumer: StreamConsumer
+
+        async def handle(messages: list[StreamMessage]) -> list[str]:
+            consumer.stop()
+            await asyncio.sleep(0.05)
+            done.extend(m.data for m in messages)
+            return [m.id for m in messages]
+
+        consumer = bench.consumer(handle, batch_size=2)
+        ids = await bench.push(0, 1, 2, 3)
+        await asyncio.wait_for(consumer.run(), WAIT_S)
+
+        assert done == [0, 1]
+        assert await bench.pending() == {}
+        info = await bench.client.group_info(bench.stream)
+        assert info[0]["last-delivered-id"] == ids[1]
+
+    async def test_can_run_again_after_stop(self, bench: Bench) -> None:
+        ledger = Ledger()
+        consumer = bench.consumer(ledger)
+        for n in range(3):
+            await bench.push(n)
+            async with running(bench, consumer):
+                await bench.until(lambda n=n: len(ledger.messages) == n + 1, f"message {n}")
+        assert [m.data for m in ledger.messages] == [0, 1, 2]
+
+    @pytest.mark.parametrize("kind", ["async", "plain", "per_message", "concurrent"])
+    async def test_cancellation_gives_everything_back(self, bench: Bench, kind: str) -> None:
+        """What was not finished is due at once and uncounted; the consumer's name is removed."""
+        started: list[str] = []
+        release = threading.Event()
+
+        async def batch(messages: list[StreamMessage]) -> list[str]:
+            started.extend(m.id for m in messages)
+            await asyncio.sleep(WAIT_S)
+            return []
+
+        @per_message
+        async def one(message: StreamMessage) -> None:
+            started.append(message.id)
+            if len(started) > 1:
+                await asyncio.sleep(WAIT_S)
+
+        @per_message
+        def plain(message: StreamMessage) -> None:  # cannot be interrupted: it finishes
+            started.append(message.id)
+            release.wait(WAIT_S)
+
+        @per_message(concurrency=3)
+        async def many(message: StreamMessage) -> None:
+            started.append(message.id)
+            if len(started) > 1:
+                await asyncio.sleep(WAIT_S)
+
+        handler: Any
+        handler, wanted, finished = {
+            "async": (batch, 3, 0),
+            "plain": (plain, 1, 1),
+            "per_message": (one, 2, 1),
+            "concurrent": (many, 3, 1),
+        }[kind]
+        ids = await bench.push(0, 1, 2)
+        task = bench.start(bench.consumer(handler, min_idle_claim_ms=LONG_MS))
+        await bench.until(lambda: len(started) == wanted, "the handler runs")
+
+        task.cancel()
+        await asyncio.sleep(0)
+        release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert await bench.consumers() == []
+        assert await bench.pending() == dict.fromkeys(ids[finished:], (f"{GROUP}:retry:1", 0))
+        ledger = Ledger()
+        await bench.consumer(ledger, min_idle_claim_ms=LONG_MS).run_once()
+        assert [m.delivery_count for m in ledger.messages] == [1] * (3 - finished)
+
+    async def test_plain_handler_keeps_its_lease_while_a_cancelled_consumer_waits_for_it(
+        self, bench: Bench
+    ) -> None:
+        """It cannot be interrupted, so its message stays in its hands until it returns."""
+        executed: list[str] = []
+
+        def slow(messages: list[StreamMessage]) -> list[str]:
+            executed.extend(m.id for m in messages)
+            time.sleep(0.8)
+            return [m.id for m in messages]
+
+        [entry_id] = await bench.push(1)
+        task = bench.start(bench.consumer(slow, min_idle_claim_ms=200))
+        await bench.until(lambda: executed, "the handler runs")
+        task.cancel()
+        other = bench.consumer(slow, min_idle_claim_ms=200, block_ms=20)
+        bench.start(other)
+        await asyncio.wait({task}, timeout=WAIT_S)
+        assert task.cancelled()
+        await bench.until(bench.settled, "the message is done")
+        assert executed == [entry_id]
+
+    async def test_cancelled_reads_strand_nothing(self, server_bench: Bench) -> None:
+        """Consumers that are cancelled while messages come in leave them for others at once."""
+        bench = server_bench
+        ledger = Ledger()
+        await bench.client.create_group(bench.stream, GROUP)
+        ids: list[str] = []
+        for n in range(40):
+            task = asyncio.create_task(
+                bench.consumer(ledger, block_ms=5000, min_idle_claim_ms=LONG_MS).run()
+            )
+            for _ in range(20 + n % 17):
+                await asyncio.sleep(0)
+            push = asyncio.create_task(bench.push(n))
+            for _ in range(n % 7):
+                await asyncio.sleep(0)
+            task.cancel()
+            ids += await push
+            await asyncio.gather(task, return_exceptions=True)
+        assert {name for name, _ in (await bench.pending()).values()} <= {f"{GROUP}:retry:1"}
+        assert {count for _, count in (await bench.pending()).values()} <= {0}
+        assert await bench.consumers() == []
+        await bench.consumer(ledger, min_idle_claim_ms=LONG_MS).run_once()
+        assert ledger.runs == dict.fromkeys(ids, 1)
+
+    async def test_error_of_the_loop_is_logged_and_survived(
+        self, server_bench: Bench, warnings_logged: pytest.LogCaptureFixture
+    ) -> None:
+        """A stream key of the wrong type: an error in the log, and it goes on once it is mended."""
+        bench = server_bench  # fakeredis breaks over a key of another type
+        await bench.client.link().call(bench.stream, "SET", bench.stream, "not a stream")
+        ledger = Ledger()
+        async with running(bench, bench.consumer(ledger)):
+            await bench.until(lambda: "WRONGTYPE" in warnings_logged.text, "the error in the log")
+            await bench.client.command("DEL", bench.stream)
+            await bench.push(1)
+            await bench.until(lambda: ledger.batches, "handled after the repair", 3)
+        assert len(warnings_logged.records) < 10
+
+    async def test_reclaims_and_buries_by_itself(self, bench: Bench) -> None:
+        old, dead = await bench.push("old", "dead")
+        await bench.deliver("gone")
+        await bench.set_pending(old, "gone", 10_000, 1)
+        await bench.set_pending(dead, "gone", 10_000, 3)
+        ledger = Ledger()
+        async with running(bench, bench.consumer(ledger, dlq_stream=bench.dlq, block_ms=5000)):
+            await bench.until(bench.settled, "both are settled", 3)
+        assert ledger.counts(old) == [2]
+        assert [letter["original_id"] for letter in await bench.letters()] == [dead]
+
+    async def test_trims_finished_messages(self, real_bench: Bench) -> None:
+        """max_stream_size bounds finished work, approximately. (fakeredis trims no nodes.)"""
+        bench = real_bench
+        await bench.push(*range(2000))
+        ledger = Ledger()
+        consumer = bench.consumer(ledger, max_stream_size=100, batch_size=500)
+        while len(ledger.messages) < 2000:
+            await consumer.run_once()
+
+        async def trimmed() -> bool:
+            return await bench.client.stream_len(bench.stream) <= 300
+
+        async with running(bench, consumer):
+            await bench.until(trimmed, "the finished messages are trimmed")
+
+
+class TestLease:
+    """While its process lives, nobody else takes a message in somebody's hands."""
+
+    @pytest.mark.parametrize("min_idle_ms", [20, 100, 300])
+    @pytest.mark.parametrize("kind", ["async", "plain", "per_message", "plain per_message"])
+    async def test_slow_handler_is_neither_run_twice_nor_buried(
+        self, server_bench: Bench, kind: str, min_idle_ms: int
+    ) -> None:
+        """Whatever min_idle_claim_ms says, and also on the last permitted delivery."""
+        bench = server_bench
+        executed: list[str] = []
+        slow_s = max(0.3, min_idle_ms * 3 / 1000)
+
+        async def a_batch(messages: list[StreamMessage]) -> list[str]:
+            executed.extend(m.id for m in messages)
+            await asyncio.sleep(slow_s)
+            return [m.id for m in messages]
+
+        def plain_batch(messages: list[StreamMessage]) -> list[str]:
+            executed.extend(m.id for m in messages)
+            time.sleep(slow_s)
+            return [m.id for m in messages]
+
+        @per_message
+        async def one(message: StreamMessage) -> None:
+            executed.append(message.id)
+            await asyncio.sleep(slow_s / 2)
+
+        @per_message
+        def plain_one(message: StreamMessage) -> None:
+            executed.append(message.id)
+            time.sleep(slow_s / 2)
+
+        handler = {
+            "async": a_batch, "plain": plain_batch, "per_message": one,
+            "plain per_message": plain_one,
+        }[kind]  # fmt: skip
+        ids = await bench.push(1, 2)
+        options = {"min_idle_claim_ms": min_idle_ms, "max_deliveries": 1, "block_ms": 20}
+        first = bench.consumer(handler, dlq_stream=bench.dlq, **options)
+        second = bench.consumer(handler, dlq_stream=bench.dlq, **options)
+        async with running(bench, first, second):
+            await bench.until(bench.settled, "both messages are done")
+
+        assert sorted(executed) == ids
+        assert await bench.letters() == []
+
+    async def test_abandoned_message_is_taken_over(self, bench: Bench) -> None:
+        """One that nobody renews is taken once it was idle for min_idle_claim_ms, not before."""
+        [entry_id] = await bench.push(1)
+        await bench.deliver("gone")
+        ledger = Ledger()
+        consumer = bench.consumer(ledger, min_idle_claim_ms=400)
+        await consumer.run_once()
+        assert ledger.batches == []
+        await bench.drain(consumer)
+        assert ledger.counts(entry_id) == [2]
+
+    async def test_message_that_was_taken_away_is_not_started(self, server_bench: Bench) -> None:
+        """Renewal notices that others hold it now, and the rest of the batch goes on."""
+        bench = server_bench
+        ids = await bench.push(0, 1, 2)
+        started: list[int] = []
+        release = threading.Event()
+
+        @per_message
+        def handle(message: StreamMessage) -> None:
+            started.append(message.data)
+            if message.data == 0:
+                assert release.wait(WAIT_S)
+
+        consumer = bench.consumer(handle, min_idle_claim_ms=1500)
+        iteration = bench.once(consumer)
+        await bench.until(lambda: started, "the first message runs")
+        await bench.set_pending(ids[1], "thief", 0, 2)
+
+        async def renewed_since() -> bool:
+            entries = await bench.client.pending_range(bench.stream, GROUP, 10)
+            idle = {entry.id: entry.idle_ms for entry in entries}
+            return idle[ids[1]] > 600 and idle[ids[2]] < 600
+
+        await bench.until(renewed_since, "a renewal went by")
+        release.set()
+        await iteration
+
+        assert started == [0, 2]
+        assert await bench.pending() == {ids[1]: ("thief", 2)}
+
+
+class TestGroupLost:
+    """XGROUP DESTROY, DEL and FLUSHALL: the consumer goes on by itself."""
+
+    @pytest.mark.parametrize("loss", ["XGROUP DESTROY", "DEL", "FLUSHALL"])
+    async def test_run_goes_on(self, bench: Bench, loss: str) -> None:
+        ledger = Ledger()
+        async with running(bench, bench.consumer(ledger, block_ms=300)):
+            [first] = await bench.push(1)
+            await bench.until(lambda: first in ledger.runs, "the first message is handled")
+            await bench.until(bench.settled, "and acknowledged")
+            await self.lose(bench, loss)
+            [second] = await bench.push(2)
+            await bench.until(lambda: second in ledger.runs, "a message after the loss", 4)
+        assert ledger.runs[second] == 1
+
+    @pytest.mark.parametrize("loss", ["XGROUP DESTROY", "DEL", "FLUSHALL"])
+    async def test_run_once_goes_on(self, bench: Bench, loss: str) -> None:
+        """At most one iteration raises; the next one makes the group again."""
+        ledger = Ledger()
+        consumer = bench.consumer(ledger)
+        await bench.push(1)
+        await consumer.run_once()
+        await self.lose(bench, loss)
+        [second] = await bench.push(2)
+        try:
+            await consumer.run_once()
+        except Exception as error:
+            assert "NOGROUP" in str(error)  # noqa: PT017 - it may raise, and then this
+            await consumer.run_once()
+        assert second in ledger.runs
+
+    async def test_finished_messages_do_not_run_again(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The group is made again behind what the last trim tick saw finished."""
+        monkeypatch.setattr("redis_stream_queue.consumer.TRIM_INTERVAL_S", 0.01)
+        monkeypatch.setattr("redis_stream_queue.consumer.SWEEP_INTERVAL_MS", 10)
+        ledger = Ledger()
+        consumer = bench.consumer(ledger, block_ms=20)
+        async with running(bench, consumer):
+            ids = await bench.push(*range(20))
+            await bench.until(lambda: len(ledger.runs) == 20, "20 handled")
+            await bench.until(
+                lambda: consumer._retention.restart_id >= ids[-1], "a trim tick saw them finished"
+            )
+            await self.lose(bench, "XGROUP DESTROY")
+            ids += await bench.push(*range(5))
+            await bench.until(lambda: len(ledger.runs) == 25, "5 more handled")
+        assert ledger.runs == dict.fromkeys(ids, 1)
+
+    async def test_what_this_consumer_just_finished_does_not_run_again(self, bench: Bench) -> None:
+        """Also before the first trim tick: it knows itself what it has done."""
+        ledger = Ledger()
+        async with running(bench, bench.consumer(ledger, block_ms=200)):
+            ids = await bench.push(*range(20))
+            await bench.until(lambda: len(ledger.runs) == 20, "20 handled")
+            await bench.until(bench.settled, "and acknowledged")
+            await self.lose(bench, "XGROUP DESTROY")
+            ids += await bench.push(*range(5))
+            await bench.until(lambda: len(ledger.runs) == 25, "5 more handled")
+        assert ledger.runs == dict.fromkeys(ids, 1)
+
+    async def test_unread_messages_survive_the_loss(self, bench: Bench) -> None:
+        ledger = Ledger()
+        await bench.client.create_group(bench.stream, GROUP)
+        consumer = bench.consumer(ledger, batch_size=1)
+        ids = await bench.push(*range(5))
+        await consumer.run_once()
+        await self.lose(bench, "XGROUP DESTROY")
+        async with running(bench, consumer):
+            await bench.until(lambda: len(ledger.runs) == 5, "all five are handled")
+        assert set(ledger.runs) == set(ids)
+
+    @staticmethod
+    async def lose(bench: Bench, how: str) -> None:
+        if how == "XGROUP DESTROY":
+            await bench.client.command(how, bench.stream, GROUP)
+        elif how == "DEL":
+            await bench.client.command(how, bench.stream)
+        else:
+            await bench.client.link().call(bench.stream, how)
