@@ -141,9 +141,9 @@ class TestLostReplies:
         assert ledger.batches == []
         await bench.set_pending(ids[0], "gone", 10_000, 1)
         await bench.set_pending(ids[1], "gone", 10_000, 2)
-        await consumer._session.take([Offer("1-1", "gone", 1, 0, 2)])  # the script is known now
+        await consumer._holdings.take([Offer("1-1", "gone", 1, 0, 2)])  # the script is known now
         offers = [Offer(ids[0], "gone", 1, 0, 2), Offer(ids[1], "gone", 2, 0, 3)]
-        await cut_the_reply_of(proxy, consumer._session.take(offers))
+        await cut_the_reply_of(proxy, consumer._holdings.take(offers))
         assert await bench.pending() == {ids[0]: ("me", 2), ids[1]: ("me", 3)}
         for _ in range(4):
             await consumer.run_once()
