@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 
 from redis import RedisError
@@ -11,6 +10,7 @@ from redis import RedisError
 from redis_stream_queue import BacklogFull, StreamClient, StreamProducer
 
 from .app import MAX_STREAM_SIZE, STREAM, WEIGHTS
+from .background import Background
 from .ledger import Pushed
 
 MAX_BACKLOG = 300  # the pools are kept busy, and can still drain it in the end
@@ -18,14 +18,14 @@ PAUSE_S = 0.2  # longest between two pushes
 MOST_AT_ONCE = 8
 
 
-class Feeder:
+class Feeder(Background):
     """A thread with a producer of its own, connected directly."""
 
     def __init__(self, url: str, seed: int) -> None:
+        super().__init__("feeder")
         self.pushed: list[Pushed] = []
         self.unconfirmed: set[int] = set()
         self._random = random.Random(seed)
-        self._over = threading.Event()
         self._producer = StreamProducer(
             StreamClient.from_url(url, socket_timeout=5.0),
             STREAM,
@@ -33,16 +33,6 @@ class Feeder:
             max_backlog=MAX_BACKLOG,
         )
         self._n = 0
-        self._thread = threading.Thread(target=self._run, name="feeder")
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """No more pushes; safe twice."""
-        self._over.set()
-        if self._thread.ident is not None:
-            self._thread.join()
 
     def _run(self) -> None:
         while not self._over.wait(self._random.random() * PAUSE_S):

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import socket
-import threading
 from pathlib import Path
+
+from .background import Background
 
 AGAIN_S = 0.02
 
 
-class Recorder:
+class Recorder(Background):
     """A thread that watches a server on a unix socket and appends to a file, a command a line."""
 
     def __init__(self, socket_path: str, path: Path) -> None:
+        super().__init__("recorder")
         self.path = path
         self._socket_path = socket_path
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="recorder")
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Safe twice."""
-        self._over.set()
-        if self._thread.ident is not None:
-            self._thread.join()
 
     def _run(self) -> None:
         while not self._over.is_set():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from itertools import pairwise
-from types import TracebackType
 
 import redis
 
@@ -69,12 +68,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _form(self, bus_ports: list[int]) -> None:

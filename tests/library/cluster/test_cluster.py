@@ -35,18 +35,6 @@ def handler(message):
 """
 
 
-@pytest.fixture
-def nodes(cluster_url: str, real_cluster: Cluster) -> list[dict[str, Any]]:
-    return [{"host": "127.0.0.1", "port": port} for port in real_cluster.ports]
-
-
-@pytest_asyncio.fixture
-async def cluster_client(cluster_url: str) -> AsyncIterator[StreamClient]:
-    client = StreamClient.from_url(cluster_url)
-    yield client
-    await StreamClient.close_all()
-
-
 @pytest_asyncio.fixture(params=["from_cluster", "url"])
 async def either_client(
     request: pytest.FixtureRequest, cluster_url: str, nodes: list[dict[str, Any]]
@@ -57,17 +45,6 @@ async def either_client(
     else:
         yield StreamClient.from_cluster(nodes[1:2], prefix="shop")
     await StreamClient.close_all()
-
-
-@pytest.fixture
-def stream(stream: str) -> str:
-    return f"{{{stream}}}"  # so that "<stream>_dlq" is in its slot
-
-
-@pytest_asyncio.fixture
-async def bench(cluster_client: StreamClient, stream: str) -> AsyncIterator[Bench]:
-    async with Bench(cluster_client, stream) as bench:
-        yield bench
 
 
 class TestProducer:
