@@ -52,18 +52,18 @@ class _ClusterChannel(Channel):
         commands: Sequence[Command],
         timeout_s: float | None,
         on_reply: Callable[[int, Any], None] | None = None,
-        block_s: float = 0.0,
+        last_s: float | None = None,
     ) -> list[Any]:
         seen = self._link.version
-        replies = await super().run(commands, timeout_s, on_reply, block_s)
+        replies = await super().run(commands, timeout_s, on_reply, last_s)
         redirected = [i for i, r in enumerate(replies) if isinstance(r, REDIRECTS)]
         if not redirected:
             return replies
         if any(isinstance(replies[i], MovedError) for i in redirected):
             await self.close()  # the next read goes to the slot's new node
             await self._link.refresh(seen)
-        longest_s = timeout_s and timeout_s + block_s
-        again = await self._link.run(self._key, [commands[i] for i in redirected], longest_s)
+        limit_s = timeout_s if last_s is None else last_s
+        again = await self._link.run(self._key, [commands[i] for i in redirected], limit_s)
         for index, reply in zip(redirected, again, strict=True):
             replies[index] = reply
         return replies

@@ -45,10 +45,10 @@ class _SingleChannel(Channel):
         commands: Sequence[Command],
         timeout_s: float | None,
         on_reply: Callable[[int, Any], None] | None = None,
-        block_s: float = 0.0,
+        last_s: float | None = None,
     ) -> list[Any]:
         try:
-            return await super().run(commands, timeout_s, on_reply, block_s)
+            return await super().run(commands, timeout_s, on_reply, last_s)
         finally:
             if self.connection is not None:
                 await _drop_idle_after(self.connection, self._pool)

@@ -39,11 +39,12 @@ async def exchange(
     commands: Sequence[Command],
     timeout_s: float | None,
     on_reply: Callable[[int, Any], None] | None = None,
-    block_s: float = 0.0,
+    last_s: float | None = None,
 ) -> list[Any]:
     """Send the commands in one write and read all replies; an error reply stays in its place.
 
-    block_s: how much longer the last one may take, counted from the reply before.
+    timeout_s: for all of it; but where ``last_s`` is given, that is how long the last reply may
+    take after the one before.
     on_reply: called with the index and the value of each reply as it comes in.
 
     Whatever interrupts it (timeout, cut, cancellation) closes the connection, since a reply that
@@ -51,15 +52,16 @@ async def exchange(
     address is another server by now, and this connection leads to one that was demoted.
     """
     replies: list[Any] = []
+    limit_s = timeout_s
     demoted = False
     try:
         async with asyncio.timeout(timeout_s) as limit:
             packed = b"".join(map(hiredis.pack_command, commands))
             await connection.send_packed_command(packed, check_health=False)
             for _ in commands:
-                if block_s and timeout_s and len(replies) == len(commands) - 1:
-                    timeout_s += block_s
-                    limit.reschedule(asyncio.get_running_loop().time() + timeout_s)
+                if last_s is not None and len(replies) == len(commands) - 1:
+                    limit_s = last_s
+                    limit.reschedule(asyncio.get_running_loop().time() + limit_s)
                 try:
                     replies.append(await connection.read_response(disable_decoding=True))
                 except ResponseError as error:
@@ -70,7 +72,7 @@ async def exchange(
                     on_reply(len(replies) - 1, replies[-1])
     except TimeoutError:
         await connection.disconnect(nowait=True)
-        raise RedisTimeoutError(f"Redis did not answer within {timeout_s} s") from None
+        raise RedisTimeoutError(f"Redis did not answer within {limit_s} s") from None
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
@@ -114,15 +116,16 @@ class Channel(ABC):
         commands: Sequence[Command],
         timeout_s: float | None,
         on_reply: Callable[[int, Any], None] | None = None,
-        block_s: float = 0.0,
+        last_s: float | None = None,
     ) -> list[Any]:
-        """Exchange commands; error replies are returned in place. block_s: see exchange()."""
-        connection = self.connection
-        if connection is None or not connection.is_connected:
-            connection = await self._connect()
-        return await exchange(connection, commands, timeout_s, on_reply, block_s)
+        """Exchange commands; error replies are returned in place. Times: see exchange()."""
+        connection = await self.connect()
+        return await exchange(connection, commands, timeout_s, on_reply, last_s)
 
-    async def _connect(self) -> AbstractConnection:
+    async def connect(self) -> AbstractConnection:
+        """The connection, opened if it is not open."""
+        if self.connection is not None and self.connection.is_connected:
+            return self.connection
         await self.close()
         async with connecting(self.endpoint):
             connection = self.connection = await self._open()

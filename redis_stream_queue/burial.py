@@ -40,7 +40,6 @@ class Burial:
     """Buries for one group.
 
     dlq_stream: where dead letters go; None = nowhere.
-    worker: name that dead letters show as ``worker`` where no other is known.
     """
 
     def __init__(

@@ -12,8 +12,10 @@ REJECTED = "rejected"
 DECODE_ERROR = "decode_error"
 
 REASONS = (MAX_DELIVERIES, REJECTED, DECODE_ERROR)
-_BEGUN = 10**10
+MOST_DELIVERIES = 10**9 - 1  # that can be told apart from the rest
 _REASON = 10**9
+_BEGUN = 10**10
+_MOST_BEGUN = 10**4  # more is no word of ours: Redis' XNACK FATAL leaves 2**63 - 1
 
 
 def condemned(count: int, reason: str) -> int:
@@ -26,8 +28,9 @@ def read_count(count: int) -> tuple[int, str, int]:
     """How often its burial has begun, why ("" if it has not), how often it was delivered."""
     begun, rest = divmod(count, _BEGUN)
     reason, deliveries = divmod(rest, _REASON)
-    known = begun and reason < len(REASONS)
-    return begun, REASONS[reason] if known else "", deliveries
+    if 0 < begun <= _MOST_BEGUN and reason < len(REASONS):
+        return begun, REASONS[reason], deliveries
+    return 0, "", min(count, MOST_DELIVERIES)
 
 
 def uncounted(count: int) -> int:

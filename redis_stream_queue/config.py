@@ -6,6 +6,7 @@ import socket
 from dataclasses import dataclass
 
 from ._keys import worker_name
+from .condemned import MOST_DELIVERIES
 from .exceptions import ConfigError
 from .fate import Policy
 
@@ -53,6 +54,10 @@ class ConsumerConfig:
                 check_text(name, getattr(self, name))
         for name in ("batch_size", "min_idle_claim_ms", "max_deliveries", "max_stream_size"):
             _number(name, getattr(self, name), 1)
+        if self.max_deliveries > MOST_DELIVERIES:
+            raise ConfigError(
+                f"max_deliveries must be {MOST_DELIVERIES:,} or less, got {self.max_deliveries:,}."
+            )
         _number("block_ms", self.block_ms, 0)
         for name, least in (
             ("max_claim_passes", 1),

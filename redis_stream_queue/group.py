@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from typing import TypedDict
 
 from redis.exceptions import ResponseError
@@ -11,6 +12,7 @@ from redis.exceptions import ResponseError
 from ._keys import check_same_slot, parking_due_ms
 from ._scripts import COUNT_AFTER
 from .client import StreamClient
+from .condemned import read_count
 from .config import ConsumerConfig as ConsumerConfig  # 0.1.x had it here
 from .message import ConsumerInfo, PendingEntry, StreamStats, id_key
 from .pending import PendingList
@@ -158,7 +160,8 @@ class ConsumerGroup:
 
     async def pending_details(self, count: int = 100) -> list[PendingEntry]:
         """The first ``count`` pending entries; retries show under ``<group>:retry:<ms>``."""
-        return await self.client.pending_range(self.stream, self.group, count)
+        entries = await self.client.pending_range(self.stream, self.group, count)
+        return [replace(e, delivery_count=read_count(e.delivery_count)[2]) for e in entries]
 
     async def prune_consumers(self, idle_ms: int) -> list[str]:
         """Remove consumers that hold nothing and have been idle for ``idle_ms``; returns names."""

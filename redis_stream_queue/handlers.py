@@ -194,10 +194,10 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 def _note_result(work: Work, batch: list[StreamMessage], result: Any) -> None:
-    ids: set[str] = set()
     if isinstance(result, list) and result == [message.id for message in batch]:
         work.finish_batch(batch, batch, NOT_ACKNOWLEDGED)  # all of them: the usual case
         return
+    ids: set[str] = set()
     if result is None:
         log.warning(
             "the handler returned None, so nothing is acknowledged: return the list of ids that "

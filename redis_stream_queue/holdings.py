@@ -299,26 +299,30 @@ class Holdings:
     ) -> int:
         """Take over dead entries and bury them; returns how many were buried."""
         before = self.meter.dlq
-        owners = {offer.id: offer.owner for offer in offers}
+        seen = {offer.id: offer for offer in offers}
         asked_ms = mono_ms()
-        messages, gone = await self._take_over(offers)
+        # Marked as they are taken: whatever happens then, no handler gets them.
+        messages, gone = await self._take_over(
+            [replace(o, new_count=condemned(o.seen_count, reason)) for o in offers]
+        )
         if gone:
             log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
         for message in messages:
-            self.condemn(message, reason, error, owners[message.id])
+            message.delivery_count = seen[message.id].seen_count
+            self.condemn(message, reason, error, seen[message.id].owner)
         self.hold(messages, asked_ms, count=False)
         await self.settle()
         return self.meter.dlq - before
 
     async def _bury(self, dead: _Dead) -> None:
         message = dead.message
-        count = condemned(message.delivery_count, dead.reason)
-        if not await self.pending.condemn(self.name, message.id, count):
-            log.warning("message %s was taken over by others, not buried here", message.id)
-            return
         if held := self.held.get(message.id):
             message = replace(message, data=held[1])
         try:
+            count = condemned(message.delivery_count, dead.reason)
+            if not await self.pending.condemn(self.name, message.id, count):
+                log.warning("message %s was taken over by others, not buried here", message.id)
+                return
             buried = await self.burial.bury(
                 message, dead.reason, owner=self.name, worker=dead.worker, error=dead.error
             )

@@ -17,6 +17,7 @@ from .message import PendingEntry, StreamMessage
 
 RENEW_CHUNK = 1000
 WRITE_CHUNK = 50  # entries that a script takes over or gives back: a few ms of Redis's time
+MOST_EXACT = 2**53  # of Lua's numbers
 TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
 
 
@@ -146,7 +147,8 @@ class PendingList:
             args: list[Any] = []
             for entry in entries[start : start + WRITE_CHUNK]:
                 name, idle_ms = parking_name(self.group, entry.delay_ms)
-                args += (entry.id, entry.seen_count, name, idle_ms, entry.count)
+                count = min(entry.count, MOST_EXACT)
+                args += (entry.id, entry.seen_count, name, idle_ms, count)
             reply = await self.client.script(PARK, self.stream, self.group, owner, *args)
             parked += [text(i) for i in reply]
         return parked

@@ -15,7 +15,7 @@ from .client import StreamClient, read_command, read_entries
 
 log = logging.getLogger("redis_stream_queue")
 
-ANSWER_S = 0.7  # longest time to an answer, besides a read's block; then the connection is dead
+READ_MARGIN_S = 0.7  # how much longer than its block a read may take before it counts as dead
 UNBLOCK_PAUSE_S = 0.002
 BLOCK_WITHOUT_UNBLOCK_MS = 250  # where an ACL forbids CLIENT ID or CLIENT UNBLOCK
 
@@ -35,6 +35,15 @@ class Reader:
         self._reading = False
         self._unblocker: asyncio.Task[None] | None = None
 
+    def _own_channel(self) -> Channel:
+        if self._channel is None:
+            self._channel = self.client.channel(self.stream)
+        return self._channel
+
+    async def connect(self) -> None:
+        """Open the connection, which ``read`` does by itself. Raises what connecting raises."""
+        await self._own_channel().connect()
+
     async def read(
         self,
         consumer: str,
@@ -48,9 +57,8 @@ class Reader:
         acks: ids to acknowledge in the same round trip; on_acked is called with them as soon as
         that is confirmed, perhaps long before the read ends.
         """
-        if self._channel is None:
-            self._channel = self.client.channel(self.stream)
-        if self._channel.connection is not None and self._channel.client_id is None:
+        channel = self._own_channel()
+        if channel.connection is not None and channel.client_id is None:
             block_ms = min(block_ms, BLOCK_WITHOUT_UNBLOCK_MS)
         key = self.client.key(self.stream)
         commands: list[Command] = [("XACK", key, self.group, *acks)] if acks else []
@@ -62,7 +70,13 @@ class Reader:
 
         self._reading = True
         try:
-            replies = await self._channel.run(commands, ANSWER_S, on_reply, block_s=block_ms / 1000)
+            # An acknowledgement is answered at once, the read perhaps much later.
+            replies = await channel.run(
+                commands,
+                self.client.endpoint.socket_timeout,
+                on_reply,
+                last_s=block_ms / 1000 + READ_MARGIN_S,
+            )
         finally:
             self._reading = False
         first_error(replies[-1:])

@@ -124,7 +124,10 @@ class Session:
     async def _take_stranded(self, count: int) -> list[StreamMessage]:
         """A batch of what is stranded; the last permitted delivery of a message comes alone."""
         await self.reader.end_broken_read()
-        offers = await self.holdings.stranded()
+        stranded = await self.holdings.stranded()
+        dead = [offer for offer in stranded if offer.seen_count > self.config.max_deliveries]
+        await self.holdings.bury(dead)
+        offers = [offer for offer in stranded if offer not in dead]
         alone = [offer for offer in offers if self.config.policy.is_last(offer.new_count)]
         chosen = alone[:1] or offers[:count]
         messages = await self.holdings.take(chosen)

@@ -71,9 +71,11 @@ def load_handler(target: str) -> Any:
 def _check_signature(handler: Callable[..., Any]) -> None:
     """Can it be called with one argument? Found out now, not by every message."""
     called = handler.func if isinstance(handler, PerMessage) else handler
+    if not inspect.isroutine(called) or hasattr(called, "__wrapped__"):
+        return  # a decorator may add arguments of its own
     try:
-        signature = inspect.signature(called, follow_wrapped=False)
-    except (TypeError, ValueError):  # it does not tell
+        signature = inspect.signature(called)
+    except ValueError:  # it does not tell
         return
     try:
         signature.bind(object())
@@ -102,7 +104,8 @@ def load_serializer(name: str) -> Serializer:
 def _last_lines(module_name: str, error: BaseException) -> str:
     trace = error.__traceback__
     while trace and (
-        "importlib" in (path := trace.tb_frame.f_code.co_filename) or path == __file__
+        (path := trace.tb_frame.f_code.co_filename) in (__file__, importlib.__file__)
+        or path.startswith("<frozen importlib")
     ):
         trace = trace.tb_next
     shown = traceback.format_exception(type(error), error, trace)

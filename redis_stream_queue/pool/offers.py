@@ -138,9 +138,10 @@ class Offers:
     def declined(self, worker: Worker, ids: list[str]) -> None:
         """A worker had begun something else: what it was offered is free again."""
         worker.offered_until_ms = 0
-        self._risky.pop(worker, None)
         for entry_id in ids:
             self._under_way.pop(entry_id, None)
+        if worker in self._risky:
+            self._risky[worker] = [d for d in self._risky[worker] if d.offer.id not in ids]
 
     def _take_for(self, worker: Worker, now_ms: int) -> Take | None:
         index = self._first_allowed(now_ms)
@@ -186,5 +187,6 @@ class Offers:
 
 def _may_run(worker: Worker, dues: list[Due], now_ms: int) -> bool:
     """Does this worker have them in hand, or may it still take them?"""
-    on_its_way = now_ms < worker.offered_until_ms + LATE_MS
+    patience_ms = LATE_MS if worker.passive else 0
+    on_its_way = now_ms < worker.offered_until_ms + patience_ms
     return on_its_way or any(worker.holds(due.offer.id) for due in dues)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -44,13 +45,16 @@ class Pool:
             server = start_or_join(config.url.removeprefix("embedded://") or None)
             config = replace(config, url=f"unix://{server.socket_path}")
         rows = Rows()
-        spawner = Spawner(rows)
-        spawner.start_before_loop()
-        from .master import Master  # now: workers need none of it, and start meanwhile
+        with contextlib.closing(Spawner(rows)) as spawner:
+            spawner.start_before_loop()
+            from .master import Master  # now: workers need none of it, and start meanwhile
 
-        self._master = Master(config, spawner, rows)
+            self._master = Master(config, spawner, rows)
+            return self._run(self._master)
+
+    def _run(self, master: Master) -> int:
         try:
-            return asyncio.run(self._master.run())
+            return asyncio.run(master.run())
         except Failure as failure:
             log.error("%s", failure)
             notify("STOPPING=1", f"STATUS={failure}")
@@ -58,8 +62,6 @@ class Pool:
         except Exception:  # a defect of ours: say what it was, and let the service manager decide
             log.exception("the pool failed")
             return exits.FAILURE
-        finally:
-            spawner.close()
 
     def drain(self) -> None:
         """Finish what runs, then end ``run()``; call it in the pool's own loop."""

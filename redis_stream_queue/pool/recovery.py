@@ -142,7 +142,9 @@ class Recovery:
             [
                 Parked(
                     due.offer.id,
-                    count=-1 if due.decision is Fate.BURY else max(due.offer.new_count - 1, 0),
+                    count=due.offer.new_count
+                    if due.decision is Fate.BURY
+                    else max(due.offer.new_count - 1, 0),
                     seen_count=due.offer.seen_count,
                 )
                 for due in left
@@ -186,7 +188,7 @@ class Recovery:
         for _ in range(PAGES_PER_TICK):
             if len(self.offers) >= MOST_OFFERS:
                 break
-            self._mates = {worker.consumer: worker for worker in self._workers()}
+            self._mates = {w.consumer: w for w in self._workers() if w.consumer}
             for entry, decision in await self._sweep.page():
                 if self.offers.has(entry.id):
                     continue

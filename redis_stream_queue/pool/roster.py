@@ -35,7 +35,7 @@ class Worker:
     retiring: bool = False  # a successor is on its way
     killed: str = ""  # why the master killed it
     offers: int = 0  # how many were sent to it
-    offered_until_ms: int = 0  # how long it has to take the newest one; 0 = it has taken it
+    offered_until_ms: int = 0  # how long it has to take the newest; 0 = it asked since, or declined
     batches_before: int = 0  # how many it had handled when it was offered that
 
     def go(self, state: WorkerState) -> None:

@@ -152,6 +152,7 @@ class Upkeep:
                 self._worked("recovering", backoff)
             except Exception as error:  # whatever it was, the clock goes on
                 await self._survive("recovering", error, backoff)
+                self._deaths.set()
 
     # -- leases, trimming, the group itself ----------------------------------------------------
 

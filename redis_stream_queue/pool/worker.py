@@ -138,10 +138,14 @@ class Worker:
         self._answered = asyncio.Event()
         self._channel = Channel(self._sock, self._ordered, self._drain)
         backoff = Backoff()
-        self._row[Field.READ_AT] = mono_ms()
-        self._send(Ready())
+        ready = False
         while not self._draining:
             try:
+                if not ready:
+                    await self.session.reader.connect()
+                    ready = True
+                    self._row[Field.READ_AT] = mono_ms()
+                    self._send(Ready())
                 if await self._turn():
                     backoff.reset()
             except RedisStreamError as error:

@@ -237,6 +237,28 @@ class TestDeadLetters:
         assert told == (ids if count == 10 else ids[1:])
         assert [letter["original_id"] for letter in await bench.letters()] == ids[:1]
 
+    @pytest.mark.parametrize("count", [10**15 + 5, 2**63 - 1])
+    async def test_a_count_that_somebody_else_made_huge_is_no_obstacle(
+        self, bench: Bench, count: int
+    ) -> None:
+        """Redis' own XNACK FATAL leaves the greatest there is."""
+        told: list[tuple[str, str]] = []
+
+        async def on_dead(message: StreamMessage, reason: str) -> None:
+            told.append((message.id, reason))
+
+        await bench.client.create_group(bench.stream, GROUP)
+        [entry_id] = await bench.push("a")
+        await bench.client.read(bench.stream, GROUP, "gone", 1, 0)
+        await bench.client.command(
+            "XCLAIM", bench.stream, GROUP, "gone", 0, entry_id, "IDLE", 100_000, "RETRYCOUNT", count
+        )
+        consumer = bench.consumer(Ledger(), dlq_handler=on_dead, dlq_stream=bench.dlq)
+        await consumer.run_once()
+        assert told == [(entry_id, "max_deliveries")]
+        assert [letter["original_id"] for letter in await bench.letters()] == [entry_id]
+        assert await bench.settled()
+
     @pytest.mark.parametrize("kind", ["undecodable", "rejected"])
     async def test_dlq_handler_that_raises_is_offered_other_kinds_again_too(
         self, bench: Bench, kind: str

@@ -152,6 +152,27 @@ class TestLostReplies:
         assert await bench.letters() == []
         assert await bench.settled()
 
+    async def test_of_taking_the_dead_runs_none_of_them(
+        self, bench: Bench, proxy: FaultProxy
+    ) -> None:
+        ledger = Ledger()
+        [entry_id] = await bench.push("dead")
+        await bench.deliver("gone")
+        consumer = bench.consumer(
+            ledger, client=through(proxy), dlq_stream=bench.dlq, min_idle_claim_ms=60_000
+        )
+        await consumer.run_once()
+        await consumer._holdings.take([Offer("1-1", "gone", 1, 0, 2)])  # the script is known now
+        await bench.set_pending(entry_id, "gone", 0, 3)
+        await cut_the_reply_of(
+            proxy, consumer._holdings.bury([Offer(entry_id, "gone", 3, 0, 3)], "rejected")
+        )
+        await consumer.run_once()
+        assert ledger.batches == []
+        [letter] = await bench.letters()
+        assert (letter["reason"], letter["delivery_count"]) == ("rejected", "3")
+        assert await bench.settled()
+
     async def test_of_a_burial_makes_one_letter(self, bench: Bench, proxy: FaultProxy) -> None:
         """The atomic step went through, only its reply was lost."""
         [entry_id] = await bench.push(1)

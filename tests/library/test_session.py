@@ -51,7 +51,7 @@ async def test_a_dead_connection_is_noticed_by_the_acknowledgement_not_by_the_en
 ) -> None:
     assert server.socket_path is not None
     async with FaultProxy(server.socket_path) as proxy:
-        client = StreamClient.from_url(proxy.url)
+        client = StreamClient.from_url(proxy.url, socket_timeout=0.5)
         bench = Bench(client, stream)
         session = await session_of(bench)
         session.handler = lambda messages: [m.id for m in messages]

@@ -191,12 +191,12 @@ class Process:
         commands: Sequence[Any],
         timeout_s: float | None,
         on_reply: Callable[[int, Any], None] | None = None,
-        block_s: float = 0.0,
+        last_s: float | None = None,
     ) -> list[Any]:
         """What stands in for _link.exchange()."""
 
         async def really(note: Callable[[int, Any], None] | None = on_reply) -> list[Any]:
-            replies = await _exchange(connection, commands, timeout_s, note, block_s)
+            replies = await _exchange(connection, commands, timeout_s, note, last_s)
             for command, reply in zip(commands, replies, strict=True):
                 self.on_executed(self, command, reply)
             return replies

@@ -32,5 +32,7 @@ def test_uncounted(count: int, expected: int) -> None:
     assert uncounted(count) == expected
 
 
-def test_a_reason_of_somebody_else_is_none() -> None:
-    assert read_count(17 * 10**9 + 2) == (1, "", 2)
+@pytest.mark.parametrize("count", [10**9, 17 * 10**9 + 2, 10**17, 2**63 - 1])
+def test_a_number_of_somebody_else_is_many_deliveries(count: int) -> None:
+    assert read_count(count) == (0, "", 10**9 - 1)
+    assert read_count(condemned(count, "rejected")) == (1, "rejected", 10**9 - 1)
