@@ -14,6 +14,7 @@ from .exceptions import ClusterSlotError
 
 MAX_WORKER_NAME = 64
 MAX_HOST = 40
+SUSPECT_DUE_MS = 2
 _ALPHABET = string.ascii_lowercase + string.digits
 _PARKING = re.compile(r":retry:(\d+)$")
 
@@ -65,13 +66,17 @@ def worker_name(group: str, hostname: str) -> str:
     return group[: MAX_WORKER_NAME - len(tail)] + tail
 
 
-def parking_name(group: str, delay_ms: int) -> tuple[str, int]:
+def parking_name(group: str, delay_ms: int, *, suspect: bool = False) -> tuple[str, int]:
     """Consumer under which a retry waits, and the idle time it starts with.
+
+    suspect: it may have killed a worker, and is delivered alone; so is what waits 2 ms by chance.
 
     Returns ``(<group>:retry:<D>, D - delay_ms)`` with D the smallest power of two >= delay_ms:
     an entry there is due once its idle time has reached D.
     """
     due_ms = 1 << max(delay_ms - 1, 0).bit_length()
+    if suspect:
+        due_ms = max(due_ms, SUSPECT_DUE_MS)
     return f"{group}:retry:{due_ms}", due_ms - max(delay_ms, 0)
 
 

@@ -185,7 +185,8 @@ class StreamConsumer:
             if decision is Fate.BURY:
                 dead.append(made)
             else:
-                (alone if policy.is_last(made.new_count) else together).append(made)
+                by_itself = decision is Fate.CLAIM_ALONE or policy.is_last(made.new_count)
+                (alone if by_itself else together).append(made)
         size = self.config.batch_size
         for start in range(0, len(together), size):
             await self._claim(together[start : start + size])

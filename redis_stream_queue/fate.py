@@ -11,6 +11,7 @@ The first line that fits decides (``docs/recovery.md`` shows the same table):
 | a dead mate or me, but it never started there | deliveries <= max_deliveries | HAND_OVER |
 | a dead mate or me, but it never started there | more deliveries | BURY |
 | all others (nobody, too: XNACK) | deliveries >= max_deliveries | BURY |
+| a dead mate, which was running it, or ``<group>:retry:2`` | fewer deliveries | CLAIM_ALONE |
 | all others | the next delivery is the last permitted one | CLAIM_ALONE |
 | all others | | CLAIM |
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from ._keys import parking_due_ms
+from ._keys import SUSPECT_DUE_MS, parking_due_ms
 from .message import PendingEntry
 
 
@@ -28,7 +29,7 @@ class Fate(Enum):
     RENEW = "renew"  # keep the lease fresh
     LEAVE = "leave"  # somebody has it in hands, or its time has not come
     CLAIM = "claim"  # deliver it again; the delivery counts
-    CLAIM_ALONE = "claim_alone"  # the same, in a batch of its own: the last permitted delivery
+    CLAIM_ALONE = "claim_alone"  # the same, in a batch of its own: it may have killed a worker
     HAND_OVER = "hand_over"  # deliver it again; the delivery before was none
     BURY = "bury"  # to the dead letters
 
@@ -83,4 +84,9 @@ def fate(entry: PendingEntry, owner: Owner, policy: Policy) -> Fate:
         return Fate.BURY if entry.delivery_count > policy.max_deliveries else Fate.HAND_OVER
     if entry.delivery_count >= policy.max_deliveries:
         return Fate.BURY
-    return Fate.CLAIM_ALONE if policy.is_last(entry.delivery_count + 1) else Fate.CLAIM
+    suspect = (
+        owner is Owner.DEAD_RUNNING
+        or parking_due_ms(policy.group, entry.consumer) == SUSPECT_DUE_MS
+    )
+    last = policy.is_last(entry.delivery_count + 1)
+    return Fate.CLAIM_ALONE if suspect or last else Fate.CLAIM

@@ -37,12 +37,16 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """An entry to give back: due after ``delay_ms``, with ``count`` deliveries (-1 = as it is)."""
+    """An entry to give back: due after ``delay_ms``, with ``count`` deliveries (-1 = as it is).
+
+    suspect: it may have killed a worker.
+    """
 
     id: str
     delay_ms: int = 0
     count: int = -1
     seen_count: int = -1
+    suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,7 @@ class PendingList:
         for start in range(0, len(entries), WRITE_CHUNK):
             args: list[Any] = []
             for entry in entries[start : start + WRITE_CHUNK]:
-                name, idle_ms = parking_name(self.group, entry.delay_ms)
+                name, idle_ms = parking_name(self.group, entry.delay_ms, suspect=entry.suspect)
                 count = min(entry.count, MOST_EXACT)
                 args += (entry.id, entry.seen_count, name, idle_ms, count)
             reply = await self.client.script(PARK, self.stream, self.group, owner, *args)

@@ -43,7 +43,7 @@ class Due:
     @property
     def alone(self) -> bool:
         """Does it come in a batch of its own?"""
-        return self.last or self.decision is Fate.BURY
+        return self.last or self.decision in (Fate.CLAIM_ALONE, Fate.BURY)
 
     @property
     def exclusive(self) -> bool:

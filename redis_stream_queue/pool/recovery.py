@@ -146,6 +146,7 @@ class Recovery:
                     if due.decision is Fate.BURY
                     else max(due.offer.new_count - 1, 0),
                     seen_count=due.offer.seen_count,
+                    suspect=due.decision is Fate.CLAIM_ALONE,
                 )
                 for due in left
             ],

@@ -17,7 +17,8 @@ MIN_IDLE_MS = 1000
 LIVE = (Owner.ME_RUNNING, Owner.MATE)
 UNSTARTED = (Owner.ME_STRANDED, Owner.DEAD_WAITING)
 PARKED = "workers:retry:4096"
-HOLDERS = ("somebody", PARKED, "others:retry:1", "")
+SUSPECT = "workers:retry:2"
+HOLDERS = ("somebody", PARKED, SUSPECT, "others:retry:1", "others:retry:2", "")
 IDLES = (-1, 0, MIN_IDLE_MS - 1, MIN_IDLE_MS, 4095, 4096, 10**9)
 NACKED = 2**63 - 1  # delivery count that XNACK FATAL leaves
 HANDED_OUT = {Fate.CLAIM, Fate.CLAIM_ALONE}
@@ -53,7 +54,7 @@ class TestEverything:
         """It may be alive: neither claimed nor buried before its idle time is reached."""
         for seen, owner, limits in EVERYTHING:
             if owner is Owner.STRANGER and seen.consumer:
-                threshold = 4096 if seen.consumer == PARKED else MIN_IDLE_MS
+                threshold = {PARKED: 4096, SUSPECT: 2}.get(seen.consumer, MIN_IDLE_MS)
                 left = fate(seen, owner, limits) is Fate.LEAVE
                 assert left == (seen.idle_ms < threshold), (seen, limits)
 
@@ -62,15 +63,17 @@ class TestEverything:
             if seen.delivery_count >= limits.max_deliveries:
                 assert fate(seen, owner, limits) not in HANDED_OUT, (seen, owner, limits)
 
-    def test_the_last_permitted_delivery_is_alone(self) -> None:
-        """And every earlier one may travel with others."""
+    def test_what_a_dead_worker_ran_and_the_last_permitted_delivery_are_alone(self) -> None:
+        """And every other one may travel with others."""
         for seen, owner, limits in EVERYTHING:
             decision = fate(seen, owner, limits)
             if decision in HANDED_OUT:
                 last = seen.delivery_count + 1 == limits.max_deliveries and seen.delivery_count
                 first_and_only = limits.max_deliveries == 1
+                suspect = owner is Owner.DEAD_RUNNING or seen.consumer == SUSPECT
                 if not first_and_only and seen.delivery_count:
-                    assert (decision is Fate.CLAIM_ALONE) == bool(last), (seen, owner, limits)
+                    alone = bool(last) or suspect
+                    assert (decision is Fate.CLAIM_ALONE) == alone, (seen, owner, limits)
 
     def test_a_count_below_the_limit_is_never_buried(self) -> None:
         for seen, owner, limits in EVERYTHING:
@@ -98,7 +101,7 @@ class TestEverything:
         (Owner.STRANGER, 1, Fate.CLAIM),
         (Owner.STRANGER, 2, Fate.CLAIM_ALONE),
         (Owner.STRANGER, 3, Fate.BURY),
-        (Owner.DEAD_RUNNING, 1, Fate.CLAIM),
+        (Owner.DEAD_RUNNING, 1, Fate.CLAIM_ALONE),
         (Owner.DEAD_RUNNING, 2, Fate.CLAIM_ALONE),
         (Owner.DEAD_RUNNING, 3, Fate.BURY),
         (Owner.DEAD_WAITING, 3, Fate.HAND_OVER),

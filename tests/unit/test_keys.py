@@ -76,6 +76,9 @@ class TestParking:
     def test_no_delay_is_due_at_once(self, delay_ms: int) -> None:
         assert parking_name("g", delay_ms) == ("g:retry:1", 1)
 
+    def test_a_suspect_waits_under_a_name_that_says_so(self) -> None:
+        assert parking_name("g", 0, suspect=True) == ("g:retry:2", 2)
+
     @pytest.mark.parametrize(
         "consumer",
         ["", "g", "g:retry:", "g:retry:x", "g:retry:12x", "h:retry:8", "xg:retry:8",

@@ -73,6 +73,15 @@ def test_ordinary_ones_go_in_batches_and_last_deliveries_alone(scene: Scene) -> 
     assert scene.taken() == [["1-0", "2-0"], ["3-0"]]
 
 
+def test_what_a_dead_worker_ran_goes_alone(scene: Scene) -> None:
+    """It is no last delivery yet, so several may run side by side."""
+    for number in (1, 2):
+        offer = Offer(f"{number}-0", "gone", 1, 0, 2)
+        scene.offers.add(Due(offer, Fate.CLAIM_ALONE, since_ms=scene.now_ms))
+    scene.offers.dispatch()
+    assert scene.taken() == [["1-0"], ["2-0"]]
+
+
 def test_last_deliveries_of_live_consumers_run_side_by_side(scene: Scene) -> None:
     scene.add("1-0", last=True)
     scene.add("2-0", last=True)
