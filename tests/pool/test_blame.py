@@ -100,6 +100,9 @@ def test_of_100_messages_one_segfaults_and_99_are_handled_within_10_s(
     assert letter["last_error"] == "killed by SIGSEGV"
     assert letter["reason"] == "max_deliveries"
     assert took_s < MOST_S
+    times = ledger.executions()
+    assert times.pop(ids[GUILTY]) == DELIVERIES
+    assert max(times.values()) <= 2  # once beside the guilty one, and then alone
 
 
 @pytest.mark.parametrize(
