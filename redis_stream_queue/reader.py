@@ -40,6 +40,12 @@ class Reader:
             self._channel = self.client.channel(self.stream)
         return self._channel
 
+    @property
+    def connected(self) -> bool:
+        """Is the connection open, as far as is known?"""
+        connection = None if self._channel is None else self._channel.connection
+        return connection is not None and bool(connection.is_connected)
+
     async def connect(self) -> None:
         """Open the connection, which ``read`` does by itself. Raises what connecting raises."""
         await self._own_channel().connect()

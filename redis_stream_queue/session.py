@@ -105,7 +105,8 @@ class Session:
         """
         holdings, reader = self.holdings, self.reader
         await holdings.settle()
-        if reader.acks_refused:  # no more messages than can be acknowledged
+        # No more messages than can be acknowledged; and what is done does not wait for a connect.
+        if reader.acks_refused or not reader.connected:
             await holdings.flush_acks()
             reader.acks_refused = False
         if holdings.unsure and (stranded := await self._take_stranded(count)):

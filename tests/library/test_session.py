@@ -8,6 +8,7 @@ import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_stream_queue import ConsumerConfig, StreamClient
+from redis_stream_queue._link import OUTAGES
 from redis_stream_queue.pending import Offer
 from redis_stream_queue.session import Session
 from tests.library.kit import GROUP, WAIT_S, Bench
@@ -44,6 +45,28 @@ async def test_what_is_done_is_not_run_again_before_redis_knows(bench: Bench) ->
     await session.holdings.flush_acks()
     assert await bench.client.pending_range(bench.stream, GROUP, 10) == []
     await session.close()
+
+
+async def test_what_is_done_does_not_wait_until_the_reading_connection_is_open_again(
+    server: Server, stream: str
+) -> None:
+    assert server.socket_path is not None
+    async with FaultProxy(server.socket_path) as proxy:
+        client = StreamClient.from_url(proxy.url)
+        bench = Bench(client, stream)
+        session = await session_of(bench)
+        session.handler = lambda messages: [m.id for m in messages]
+        await bench.push("x")
+        await session.handle(await session.read(1, 0))
+        assert await client.pending_range(stream, GROUP, 10)  # opens a connection beside it
+        await session.reader.end_broken_read()
+        proxy.refuse = True
+        with pytest.raises(OUTAGES):
+            await session.read(1, 0)
+        proxy.refuse = False
+        assert await client.pending_range(stream, GROUP, 10) == []
+        await session.close()
+        await client.close()
 
 
 async def test_a_dead_connection_is_noticed_by_the_acknowledgement_not_by_the_end_of_the_block(
