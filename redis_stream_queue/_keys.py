@@ -14,7 +14,7 @@ from .exceptions import ClusterSlotError
 
 MAX_WORKER_NAME = 64
 MAX_HOST = 40
-SUSPECT_DUE_MS = 2
+SUSPECT_DUE_MS = 2  # what waits under this D may have killed a worker: it is delivered alone
 _ALPHABET = string.ascii_lowercase + string.digits
 _PARKING = re.compile(r":retry:(\d+)$")
 
@@ -69,7 +69,7 @@ def worker_name(group: str, hostname: str) -> str:
 def parking_name(group: str, delay_ms: int, *, suspect: bool = False) -> tuple[str, int]:
     """Consumer under which a retry waits, and the idle time it starts with.
 
-    suspect: it may have killed a worker, and is delivered alone; so is what waits 2 ms by chance.
+    suspect: it may have killed a worker. (A retry after 2 ms gets the same name.)
 
     Returns ``(<group>:retry:<D>, D - delay_ms)`` with D the smallest power of two >= delay_ms:
     an entry there is due once its idle time has reached D.

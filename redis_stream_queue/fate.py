@@ -29,7 +29,7 @@ class Fate(Enum):
     RENEW = "renew"  # keep the lease fresh
     LEAVE = "leave"  # somebody has it in hands, or its time has not come
     CLAIM = "claim"  # deliver it again; the delivery counts
-    CLAIM_ALONE = "claim_alone"  # the same, in a batch of its own: it may have killed a worker
+    CLAIM_ALONE = "claim_alone"  # the same, in a batch of its own: a suspect, or for the last time
     HAND_OVER = "hand_over"  # deliver it again; the delivery before was none
     BURY = "bury"  # to the dead letters
 

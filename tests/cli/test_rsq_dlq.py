@@ -73,6 +73,18 @@ def test_list_shows_one_line_a_letter_and_filters(rsq: Rsq) -> None:
     assert json.loads(rsq("list", "orders", "--json").splitlines()[0])["data"] == "1"
 
 
+def test_list_says_when_there_is_nothing(rsq: Rsq) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "redis_stream_queue.cli", "dlq", "list", "orders"],
+        env=plain_environment(rsq.url),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "no such letters in orders_dlq\n")
+
+
 def test_show_prints_all_there_is_to_know(rsq: Rsq) -> None:
     entry_id = rsq.letter(error="ValueError: no\n  File x")
     shown = rsq("show", "orders", entry_id)

@@ -23,6 +23,15 @@ async def session_of(bench: Bench) -> Session:
     return session
 
 
+async def with_one_done(bench: Bench) -> Session:
+    """It has handled one message, and Redis does not know yet."""
+    session = await session_of(bench)
+    session.handler = lambda messages: [m.id for m in messages]
+    await bench.push("x")
+    await session.handle(await session.read(1, 0))
+    return session
+
+
 async def test_what_waits_to_be_given_back_is_given_back_before_anything_is_taken(
     bench: Bench,
 ) -> None:
@@ -37,10 +46,8 @@ async def test_what_waits_to_be_given_back_is_given_back_before_anything_is_take
 
 
 async def test_what_is_done_is_not_run_again_before_redis_knows(bench: Bench) -> None:
-    session = await session_of(bench)
-    session.handler = lambda messages: [m.id for m in messages]
-    [entry_id] = await bench.push("x")
-    await session.handle(await session.read(1, 0))
+    session = await with_one_done(bench)
+    [entry_id] = await bench.entry_ids()
     assert await session.holdings.take([Offer(entry_id, session.holdings.name, 1, 0, 2)]) == []
     await session.holdings.flush_acks()
     assert await bench.client.pending_range(bench.stream, GROUP, 10) == []
@@ -53,11 +60,7 @@ async def test_what_is_done_does_not_wait_until_the_reading_connection_is_open_a
     assert server.socket_path is not None
     async with FaultProxy(server.socket_path) as proxy:
         client = StreamClient.from_url(proxy.url)
-        bench = Bench(client, stream)
-        session = await session_of(bench)
-        session.handler = lambda messages: [m.id for m in messages]
-        await bench.push("x")
-        await session.handle(await session.read(1, 0))
+        session = await with_one_done(Bench(client, stream))
         assert await client.pending_range(stream, GROUP, 10)  # opens a connection beside it
         await session.reader.end_broken_read()
         proxy.refuse = True
@@ -75,11 +78,7 @@ async def test_a_dead_connection_is_noticed_by_the_acknowledgement_not_by_the_en
     assert server.socket_path is not None
     async with FaultProxy(server.socket_path) as proxy:
         client = StreamClient.from_url(proxy.url, socket_timeout=0.5)
-        bench = Bench(client, stream)
-        session = await session_of(bench)
-        session.handler = lambda messages: [m.id for m in messages]
-        await bench.push("x")
-        await session.handle(await session.read(1, 0))
+        session = await with_one_done(Bench(client, stream))
         proxy.strand_all()
         async with asyncio.timeout(WAIT_S):
             with pytest.raises(RedisTimeoutError):

@@ -103,3 +103,10 @@ def test_drawn_worker_name() -> None:
     assert config.resolved_worker_name() != config.resolved_worker_name()
     assert config.worker_name is None
     assert ConsumerConfig(group="g", worker_name="me").resolved_worker_name() == "me"
+
+
+def test_max_deliveries_has_an_upper_bound() -> None:
+    """Greater counts say that a burial has begun."""
+    ConsumerConfig(group="g", max_deliveries=10**9 - 1)
+    with pytest.raises(ConfigError, match="max_deliveries must be 999,999,999 or less"):
+        ConsumerConfig(group="g", max_deliveries=10**9)

@@ -133,9 +133,9 @@ def test_a_parked_retry_is_due_exactly_after_its_delay(delay_ms: int, waited_ms:
 
 
 @given(
-    consumer=st.text(max_size=30),
+    consumer=st.sampled_from(HOLDERS) | st.text(max_size=30),
     idle_ms=st.integers(-1, 10**12),
-    count=st.integers(0, NACKED),
+    count=st.integers(0, 100) | st.integers(0, NACKED),
     owner=st.sampled_from(Owner),
     min_idle_ms=st.integers(1, 10**10),
     limit=st.integers(1, 100),
@@ -152,6 +152,7 @@ def test_nothing_is_decided_against_a_living_holder(
     if decision in HANDED_OUT:
         assert count < limit
         if limit > 1:
-            assert (decision is Fate.CLAIM_ALONE) == (count + 1 == limit)
+            suspect = owner is Owner.DEAD_RUNNING or consumer == SUSPECT
+            assert (decision is Fate.CLAIM_ALONE) == (suspect or count + 1 == limit)
     if decision is Fate.BURY:
         assert count >= limit
