@@ -1,7 +1,6 @@
 """One worker life, from just after the fork to the exit code.
 
-A plain handler runs in the process's main thread and the event loop in a second one; an async
-handler runs in the loop, in the main thread.
+The event loop and the handler both run in the main thread; see ``main_thread``.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ import os
 import signal
 import socket
 import sys
-import threading
 from typing import Any
 
 from ..exceptions import RedisStreamError
-from ..handlers import Declaration, Handler, PerMessage, declaration_of, is_async
-from . import _linux, logs, loop
+from ..handlers import Declaration, Handler, PerMessage, declaration_of
+from . import _linux, logs
 from .channel import MAX_MESSAGE
 from .loading import load_handler, load_serializer
 from .main_thread import MainThread
@@ -75,11 +73,7 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
     )
     _answer_stack_dumps(rows.row(spec["row"]))
     signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
-    if is_async(handler):
-        loop.run(worker.run())
-    else:
-        threading.Thread(target=main_thread.around, args=(worker.run,), name="rsq-loop").start()
-        main_thread.serve()
+    main_thread.serve(worker.run())
     atexit._run_exitfuncs()
     return EXIT_OK
 

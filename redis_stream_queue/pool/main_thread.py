@@ -1,55 +1,120 @@
-"""Runs a plain handler in the process's main thread, for a loop in a second thread.
+"""The main thread of a worker: the event loop and a plain handler's calls take turns in it.
 
-There, timer signals arrive at once, and libraries that insist on the main thread work.
+There, timer signals arrive at once, and libraries that insist on the main thread work. A short call
+costs no change of threads. A long one does not stop the loop: a second thread takes it over after
+``PATIENCE_S`` and runs it until the call ends.
 """
 
 from __future__ import annotations
 
 import asyncio
-import queue
+import contextlib
+import importlib
+import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from . import loop
+PATIENCE_S = 0.01  # a call is taken for a long one after once or twice as much
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """A loop of uvloop where that is installed (extra ``uvloop``), else asyncio's."""
+    with contextlib.suppress(ImportError):
+        loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
+        return loop
+    return asyncio.new_event_loop()
 
 
 class MainThread:
-    """Runs calls of the loop's thread in the main thread."""
+    """Runs the loop, and between its turns the calls that the loop asks for, one at a time."""
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[tuple[Callable[[], None], asyncio.Future[None]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._runner = asyncio.Runner(loop_factory=_new_loop)
+        self._loop = self._runner.get_loop()
+        self._asked: tuple[Callable[[], None], asyncio.Future[None]] | None = None
+        self._calls = 0  # how many have begun
+        self._calling = False
+        self._turn = threading.Lock()  # who holds it may run the loop
+        self._stand_in: threading.Thread | None = None
+        self._serving = True
+        self._wanted = threading.Event()  # not set: the stand-in may sleep
 
     async def run(self, call: Callable[[], None]) -> None:
-        """Run a call there and wait for it."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._calls.put((call, done))
+        """Run a call in the main thread and wait for it."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._asked = (call, done)
+        self._loop.stop()
         await done
 
-    def around(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Body of the loop's thread: run the loop, then let the main thread go."""
-        try:
-            loop.run(main())
-        finally:
-            self._calls.put(None)
-
-    def serve(self) -> None:
-        """Body of the main thread."""
-        while (item := self._calls.get()) is not None:
-            call, done = item
-            error: BaseException | None = None
+    def serve(self, main: Coroutine[Any, Any, None]) -> None:
+        """Body of the main thread: run ``main`` in the loop until it ends."""
+        with self._runner, self._turn:
+            task = self._loop.create_task(main)
+            task.add_done_callback(lambda _: self._loop.stop())
             try:
-                call()
-            except BaseException as caught:  # it belongs to whoever waits for the call
-                error = caught
-            done.get_loop().call_soon_threadsafe(_resolve, done, error)
+                while not task.done():
+                    if self._asked is None:
+                        self._loop.run_forever()
+                    else:
+                        asked, self._asked = self._asked, None
+                        self._call(*asked)
+                        del asked  # or a batch would live until the next one has been handled
+            finally:
+                self._serving = False
+                self._wanted.set()
+        task.result()
 
+    def _call(self, call: Callable[[], None], done: asyncio.Future[None]) -> None:
+        error: BaseException | None = None
+        self._begin()
+        try:
+            call()
+        except BaseException as caught:  # it belongs to whoever waits for the call
+            error = caught
+        self._end()
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
 
-def _resolve(done: asyncio.Future[None], error: BaseException | None) -> None:
-    if done.cancelled():
-        return
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
+    def _begin(self) -> None:
+        self._calls += 1
+        self._calling = True
+        if not self._wanted.is_set():
+            self._wanted.set()
+            if self._stand_in is None:
+                self._stand_in = threading.Thread(target=self._watch, name="rsq-loop", daemon=True)
+                self._stand_in.start()
+        self._turn.release()
+
+    def _end(self) -> None:
+        self._calling = False
+        if not self._turn.acquire(blocking=False):
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._turn.acquire()
+
+    def _watch(self) -> None:
+        """Body of the stand-in's thread. It looks now and then: to be told would cost more."""
+        known = 0
+        while self._serving:
+            time.sleep(PATIENCE_S)
+            if self._calls != known:
+                known = self._calls
+            elif self._calling:
+                self._run_loop_meanwhile()
+            else:
+                self._wanted.clear()
+                if self._calls == known and self._serving:  # else it may just have been set
+                    self._wanted.wait()
+
+    def _run_loop_meanwhile(self) -> None:
+        if self._turn.acquire(blocking=False):
+            try:
+                # The task that raised one of these keeps it; the main thread sees it there.
+                with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                    self._loop.run_forever()
+            finally:
+                self._turn.release()

@@ -1,0 +1,183 @@
+"""The loop and a plain handler's calls take turns in the main thread."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import types
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from redis_stream_queue.pool.main_thread import MainThread
+
+DEADLINE_S = 10.0
+
+
+def served(main: Callable[[MainThread], Coroutine[Any, Any, None]]) -> None:
+    turns = MainThread()
+    turns.serve(main(turns))
+
+
+async def ticks(at_least: int) -> None:
+    """The loop goes on, timers included."""
+    for _ in range(at_least):
+        await asyncio.sleep(0.001)
+
+
+async def note_loop(seen: list[asyncio.AbstractEventLoop]) -> None:
+    seen.append(asyncio.get_running_loop())
+
+
+def test_uvloop_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[asyncio.AbstractEventLoop] = []
+
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        made.append(asyncio.new_event_loop())
+        return made[-1]
+
+    uvloop = types.ModuleType("uvloop")
+    uvloop.new_event_loop = new_event_loop  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "uvloop", uvloop)
+    seen: list[asyncio.AbstractEventLoop] = []
+    served(lambda _: note_loop(seen))
+    assert seen == made
+    assert made[0].is_closed()
+
+
+def test_without_uvloop_the_standard_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)  # its import fails
+    seen: list[asyncio.AbstractEventLoop] = []
+    served(lambda _: note_loop(seen))
+    assert type(seen[0]).__module__.startswith("asyncio.")
+
+
+def test_calls_run_in_the_main_thread_one_after_the_other() -> None:
+    threads: list[threading.Thread] = []
+
+    async def main(turns: MainThread) -> None:
+        for _ in range(1000):
+            await turns.run(lambda: threads.append(threading.current_thread()))
+
+    served(main)
+    assert threads == [threading.main_thread()] * 1000
+
+
+def test_the_loop_goes_on_while_a_call_takes_long_and_returns_to_the_main_thread() -> None:
+    threads: list[threading.Thread] = []
+
+    async def main(turns: MainThread) -> None:
+        for _ in range(3):
+            ended = threading.Event()
+
+            def wait_for_the_loop(ended: threading.Event = ended) -> None:
+                assert ended.wait(DEADLINE_S), "the loop stood still"
+
+            call = asyncio.ensure_future(turns.run(wait_for_the_loop))
+            await ticks(5)
+            threads.append(threading.current_thread())
+            ended.set()
+            await call
+            threads.append(threading.current_thread())
+            await turns.run(lambda: None)  # a short one between
+
+    served(main)
+    assert threads[1::2] == [threading.main_thread()] * 3
+    assert threading.main_thread() not in threads[::2]
+
+
+def test_a_call_can_ask_the_loop_for_something() -> None:
+    answers: list[str] = []
+
+    async def answer() -> str:
+        await ticks(1)
+        return "answer"
+
+    async def main(turns: MainThread) -> None:
+        loop = asyncio.get_running_loop()
+
+        def ask() -> None:
+            future = asyncio.run_coroutine_threadsafe(answer(), loop)
+            answers.append(future.result(DEADLINE_S))
+
+        await turns.run(ask)
+
+    served(main)
+    assert answers == ["answer"]
+
+
+def test_a_call_may_run_a_loop_of_its_own() -> None:
+    async def main(turns: MainThread) -> None:
+        await turns.run(lambda: asyncio.run(ticks(30)))
+        await turns.run(lambda: asyncio.run(ticks(1)))
+
+    served(main)
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
+def test_what_a_call_raises_is_raised_where_it_is_awaited(kind: type[BaseException]) -> None:
+    caught: list[BaseException] = []
+
+    def fail() -> None:
+        raise kind("no")
+
+    async def main(turns: MainThread) -> None:
+        try:
+            await turns.run(fail)
+        except BaseException as error:
+            caught.append(error)
+        await turns.run(lambda: None)
+
+    served(main)
+    assert [type(error) for error in caught] == [kind]
+
+
+def test_what_main_raises_is_raised_by_serve() -> None:
+    async def main(turns: MainThread) -> None:
+        await turns.run(lambda: None)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        served(main)
+
+
+def test_a_task_that_exits_meanwhile_does_not_stop_the_loop_for_good() -> None:
+    ended = threading.Event()
+
+    async def leave() -> None:
+        await ticks(5)
+        raise SystemExit(1)
+
+    async def main(turns: MainThread) -> None:
+        leaving = asyncio.ensure_future(leave())
+        call = asyncio.ensure_future(turns.run(lambda: ended.wait(DEADLINE_S)))
+        with pytest.raises(SystemExit):
+            await leaving
+        ended.set()
+        await call
+
+    served(main)
+
+
+def test_a_waiter_that_gives_up_does_not_disturb_the_call() -> None:
+    begun, ended = threading.Event(), threading.Event()
+    finished: list[bool] = []
+
+    def call() -> None:
+        begun.set()
+        finished.append(ended.wait(DEADLINE_S))
+
+    async def main(turns: MainThread) -> None:
+        waiting = asyncio.ensure_future(turns.run(call))
+        while not begun.is_set():
+            await ticks(1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        ended.set()
+        await turns.run(lambda: finished.append(True))
+
+    served(main)
+    assert finished == [True, True]
