@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import redis
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
@@ -73,6 +74,8 @@ class Endpoint:
             "protocol": 2,
             **dict(self.options),
         }
+        if not kwargs.keys() & {"lib_name", "lib_version"}:
+            kwargs = {**_DRIVER, **kwargs}
         if self.path:
             return {**kwargs, "path": self.path}
         kwargs["socket_keepalive"] = self.socket_keepalive
@@ -83,6 +86,12 @@ class Endpoint:
         return kwargs
 
 
+def _driver_info() -> Any:
+    from redis.driver_info import DriverInfo
+
+    return DriverInfo(lib_version=redis.__version__)
+
+
 _FIELDS = {f.name for f in dataclasses.fields(Endpoint)}
 _OPTIONS = {
     name
@@ -90,6 +99,9 @@ _OPTIONS = {
     for name, parameter in inspect.signature(kind).parameters.items()
     if parameter.kind is not inspect.Parameter.VAR_KEYWORD
 }
+
+# Left to itself, redis-py reads its own version from disk for every connection it makes.
+_DRIVER = {"driver_info": _driver_info()} if "driver_info" in _OPTIONS else {}
 
 
 def make_endpoint(**settings: Any) -> Endpoint:

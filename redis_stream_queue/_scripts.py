@@ -7,19 +7,14 @@ same id twice is the look; what does not match is left alone and reported.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True, slots=True)
 class Script:
     """Source of a script and the SHA-1 that EVALSHA wants."""
 
-    source: str
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
-        object.__setattr__(self, "sha", digest)
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
 # ARGV: group, consumer, id...

@@ -1,8 +1,10 @@
-"""The installed version of this package."""
+"""The installed version of this package, and the command-line option that shows it."""
 
 from __future__ import annotations
 
 import importlib.metadata
+
+import click
 
 
 def version() -> str:
@@ -11,3 +13,20 @@ def version() -> str:
         return importlib.metadata.version("redis-stream-queue")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def _show(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        click.echo(f"{context.find_root().info_name}, version {version()}")
+        context.exit()
+
+
+# Unlike click's own it reads the metadata when it is asked, not at every start.
+version_option = click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show,
+    help="Show the version and exit.",
+)

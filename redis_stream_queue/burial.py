@@ -82,7 +82,7 @@ class Burial:
         self.remember(message.id, error)
         _, earlier, deliveries = read_count(message.delivery_count)
         count = condemned(deliveries, earlier or reason)  # what did not end us counts once
-        await self.pending.park(owner, [Parked(message.id, delay_ms, count=count)])
+        await self.pending.park(owner, [Parked(message.id, delay_ms, deliveries=count)])
 
     async def bury(
         self,

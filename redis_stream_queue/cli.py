@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from ._version import version
+from ._version import version_option
 from .commands.dlq import dlq
 from .commands.push import push
 from .commands.stats import stats
 
 
 @click.group()
-@click.version_option(version())
+@version_option
 def main() -> None:
     """Put messages into streams, see how the streams are doing, look after dead letters.
 

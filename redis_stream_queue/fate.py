@@ -18,8 +18,8 @@ The first line that fits decides (``docs/recovery.md`` shows the same table):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from ._keys import SUSPECT_DUE_MS, parking_due_ms
 from .message import PendingEntry
@@ -45,8 +45,7 @@ class Owner(Enum):
     STRANGER = "stranger"  # anybody else, parking names included
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """Limits of a group: idle time that counts as abandoned, in ms, and permitted deliveries."""
 
     group: str

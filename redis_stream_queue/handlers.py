@@ -11,8 +11,8 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar, overload
+from dataclasses import fields
+from typing import Any, NamedTuple, TypeVar, overload
 
 from .config import ConsumerConfig
 from .exceptions import ConfigError
@@ -222,12 +222,11 @@ def _note_result(work: Work, batch: list[StreamMessage], result: Any) -> None:
     work.finish_batch(batch, done, NOT_ACKNOWLEDGED)
 
 
-@dataclass(frozen=True)
-class Declaration:
+class Declaration(NamedTuple):
     """What ``stream_handler`` notes on a handler: its stream and the settings that were given."""
 
     stream: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any]
     serializer: Serializer | None = None
     dlq_handler: DLQHandler | None = None
 

@@ -12,8 +12,8 @@ import logging
 import random
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
@@ -265,7 +265,7 @@ class Holdings:
             for entry_id in parked:
                 self._to_park.pop(entry_id, None)
                 self.held.pop(entry_id, None)
-            if released := sum(entry.count >= 0 for entry in parked.values()):
+            if released := sum(entry.deliveries >= 0 for entry in parked.values()):
                 self._hooks.released(released)
         for entry_id, dead in list(self._to_bury.items()):
             await self._bury(dead)
@@ -303,7 +303,7 @@ class Holdings:
         asked_ms = mono_ms()
         # Marked as they are taken: whatever happens then, no handler gets them.
         messages, gone = await self._take_over(
-            [replace(o, new_count=condemned(o.seen_count, reason)) for o in offers]
+            [o._replace(new_count=condemned(o.seen_count, reason)) for o in offers]
         )
         if gone:
             log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
@@ -334,8 +334,7 @@ class Holdings:
         self._hooks.counted(self.meter)
 
 
-@dataclass(frozen=True, slots=True)
-class _Dead:
+class _Dead(NamedTuple):
     """A message on its way to the dead letters; worker: who had it last, if not this consumer."""
 
     message: StreamMessage
@@ -345,4 +344,4 @@ class _Dead:
 
 
 def _uncounted(entry_id: str, delivery_count: int) -> Parked:
-    return Parked(entry_id, count=uncounted(delivery_count))
+    return Parked(entry_id, deliveries=uncounted(delivery_count))

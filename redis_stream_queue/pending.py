@@ -6,8 +6,7 @@ Nothing here decides anything (see fate.py); each method is one script or comman
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._keys import parking_name
 from ._replies import entry_message, text
@@ -21,8 +20,7 @@ MOST_EXACT = 2**53  # of Lua's numbers
 TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """An entry as it was seen, and the delivery count it gets when it is taken.
 
     min_idle_ms: it must have been idle for so long, or it is no longer as it was seen.
@@ -35,22 +33,20 @@ class Offer:
     new_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """An entry to give back: due after ``delay_ms``, with ``count`` deliveries (-1 = as it is).
+class Parked(NamedTuple):
+    """An entry to give back: due after ``delay_ms``, with ``deliveries`` so far (-1 = as it is).
 
     suspect: it may have killed a worker.
     """
 
     id: str
     delay_ms: int = 0
-    count: int = -1
+    deliveries: int = -1
     seen_count: int = -1
     suspect: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Trimmed:
+class Trimmed(NamedTuple):
     """Outcome of one trim.
 
     removed, length: entries removed, and left.
@@ -151,7 +147,7 @@ class PendingList:
             args: list[Any] = []
             for entry in entries[start : start + WRITE_CHUNK]:
                 name, idle_ms = parking_name(self.group, entry.delay_ms, suspect=entry.suspect)
-                count = min(entry.count, MOST_EXACT)
+                count = min(entry.deliveries, MOST_EXACT)
                 args += (entry.id, entry.seen_count, name, idle_ms, count)
             reply = await self.client.script(PARK, self.stream, self.group, owner, *args)
             parked += [text(i) for i in reply]

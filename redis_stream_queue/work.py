@@ -11,9 +11,8 @@ import asyncio
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._clock import mono_ms
 from .exceptions import Reject, Retry
@@ -28,8 +27,7 @@ class Outcome(Enum):
     REJECT = "reject"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """How the handling of one message ended.
 
     error: what to show as ``last_error``; delay_ms: wish of a Retry, None = as configured.

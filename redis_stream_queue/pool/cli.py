@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .._cli_url import hide_password
-from .._version import version
+from .._version import version_option
 from ..exceptions import RedisStreamError
 from . import exits
 from .config import DEFAULT_URL, PoolConfig, default_workers
@@ -105,7 +105,7 @@ _AT_LEAST_0 = click.IntRange(min=0)
     default="info",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
-@click.version_option(version())
+@version_option
 def main(**options: Any) -> None:
     """Run TARGET (module:function) in worker processes, fed from a Redis stream.
 

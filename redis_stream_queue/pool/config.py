@@ -6,7 +6,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._keys import default_dlq
 from ..config import ConsumerConfig
@@ -99,8 +99,7 @@ class PoolConfig:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}.")
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """Everything a pool runs by, once the handler is known.
 
     batch_size: None = adaptive.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import gc
 import io
 import os
 import signal
@@ -54,6 +55,7 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
     except RedisStreamError as error:
         _converse(sock, LoadFailed(loading, str(error)[-MAX_ERROR:]), wait=False)
         return EXIT_LOAD_FAILED
+    gc.freeze()  # the app stays: a collection need not walk through all of it again and again
     declared = declaration_of(handler)
     start = _converse(sock, _loaded(handler, declared))
     if not isinstance(start, Start):

@@ -10,8 +10,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 POLL_LIMIT_MS = 15_000  # a read lasts a second or two; this is silence
 LONG_HANDLER_MS = 600_000  # named in the log
@@ -22,16 +22,14 @@ class Action(Enum):
     KILL = "kill"  # at once
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What a worker may use; None = no limit."""
 
     time_limit_s: float | None = None
     memory_mb: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Vitals:
+class Vitals(NamedTuple):
     """What is known of a worker now. Times in ms.
 
     message_ms: how long the current message has been running, 0 = none.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
 from .._clock import mono_ms
@@ -162,7 +162,7 @@ class Offers:
         worker.offered_until_ms = now_ms + OFFER_MS
         worker.batches_before = worker.row[Field.BATCHES]
         return Take(
-            [list(astuple(due.offer)) for due in chosen],
+            [list(due.offer) for due in chosen],
             bury=MAX_DELIVERIES if first.decision is Fate.BURY else None,
             error=first.error or self._known_error(first.offer.id),
         )

@@ -142,7 +142,7 @@ class Recovery:
             [
                 Parked(
                     due.offer.id,
-                    count=due.offer.new_count
+                    deliveries=due.offer.new_count
                     if due.decision is Fate.BURY
                     else max(due.offer.new_count - 1, 0),
                     seen_count=due.offer.seen_count,
@@ -165,7 +165,7 @@ class Recovery:
             held = await self.pending.held_by(death.consumer)
             await self.pending.park(
                 death.consumer,
-                [Parked(e.id, count=uncounted(e.delivery_count)) for e in held],
+                [Parked(e.id, deliveries=uncounted(e.delivery_count)) for e in held],
             )
             await self.pending.prune(death.consumer)
             del self._deaths[death.consumer]
