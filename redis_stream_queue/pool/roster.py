@@ -58,7 +58,8 @@ class Worker:
     def idle_now(self, now_ms: int) -> bool:
         """Can it take an offer at once?"""
         waiting = self.passive and self.offered_until_ms > now_ms
-        return self.state is WorkerState.READY and not self.busy and not waiting
+        engaged = self.busy or waiting or self.row[Field.ONLY_NEW]
+        return self.state is WorkerState.READY and not engaged
 
     def suspects(self, *, one_at_a_time: bool) -> Callable[[str], bool]:
         """Which messages may be the cause of its death; stays true when the row is cleared.

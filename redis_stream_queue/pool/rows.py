@@ -39,6 +39,7 @@ class Field(IntEnum):
     MESSAGE_SINCE = 16  # start of the message that has been running longest, 0 = none
     BUSY_UNTIL = 17  # end of the last batch
     DUMP_FD = 18  # file descriptor, in the worker, that its stack dumps go to
+    ONLY_NEW = 19  # 1 = reads new messages only, and asks for offers later
 
 
 COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES)

@@ -47,7 +47,7 @@ FREE_WAIT_S = 0.1
 LEAVE_S = 5.0  # how long a leaving worker tries to settle through an outage
 RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor
 GROUP_PAUSE_S = 0.05
-NEW_ONES_SHARE = 6  # times as long as a take-over took
+NEW_ONES_SHARE = 12  # times as long as a take-over took
 
 
 class Worker:
@@ -160,16 +160,16 @@ class Worker:
         if self._takes:
             await self._carry_out(self._takes.pop(0))
             return False
-        block_ms = BLOCK_MS
-        if self._rows.offers_waiting:
-            if not self._is_turn_of_offers():
-                block_ms = 0
-            elif await self._ask_for_offers():
-                return False
+        waiting = self._rows.offers_waiting > 0
+        only_new = waiting and not self._is_turn_of_offers()
+        self._row[Field.ONLY_NEW] = only_new  # never while a read blocks
+        if waiting and not only_new and await self._ask_for_offers():
+            return False
         room = self._room()
         if room <= 0:
             await self._until_told()
             return False
+        block_ms = 0 if only_new else BLOCK_MS
         messages = await self.session.read(min(self._batch.size, room), block_ms)
         self._row[Field.READ_AT] = mono_ms()
         if messages:

@@ -65,6 +65,19 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     return Scene(monkeypatch, 2)
 
 
+def test_a_worker_whose_turn_it_is_to_read_new_ones_is_offered_nothing_until_it_asks(
+    scene: Scene,
+) -> None:
+    for worker in scene.workers:
+        worker.row[Field.ONLY_NEW] = 1
+    scene.add("1-0")
+    scene.offers.dispatch()
+    assert scene.taken() == [[], []]
+    assert scene.rows.offers_waiting == 1
+    scene.offers.answer(scene.workers[1], 0)
+    assert scene.taken() == [[], ["1-0"]]
+
+
 def test_ordinary_ones_go_in_batches_and_last_deliveries_alone(scene: Scene) -> None:
     scene.add("1-0")
     scene.add("2-0")
