@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 import threading
 import types
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from redis_stream_queue.pool.main_thread import MainThread
+from tests.support.extras import UVLOOP
 
 DEADLINE_S = 10.0
 
@@ -25,6 +27,15 @@ async def ticks(at_least: int) -> None:
     """The loop goes on, timers included."""
     for _ in range(at_least):
         await asyncio.sleep(0.001)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def kind_of_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "asyncio":
+        monkeypatch.setitem(sys.modules, "uvloop", None)  # its import fails
+    else:
+        monkeypatch.syspath_prepend(str(UVLOOP))
+        assert importlib.import_module("uvloop"), "scripts/test installs it"
 
 
 async def note_loop(seen: list[asyncio.AbstractEventLoop]) -> None:
@@ -54,6 +65,7 @@ def test_without_uvloop_the_standard_loop_runs(monkeypatch: pytest.MonkeyPatch) 
     assert type(seen[0]).__module__.startswith("asyncio.")
 
 
+@pytest.mark.usefixtures("kind_of_loop")
 def test_calls_run_in_the_main_thread_one_after_the_other() -> None:
     threads: list[threading.Thread] = []
 
@@ -65,6 +77,7 @@ def test_calls_run_in_the_main_thread_one_after_the_other() -> None:
     assert threads == [threading.main_thread()] * 1000
 
 
+@pytest.mark.usefixtures("kind_of_loop")
 def test_the_loop_goes_on_while_a_call_takes_long_and_returns_to_the_main_thread() -> None:
     threads: list[threading.Thread] = []
 
@@ -88,6 +101,7 @@ def test_the_loop_goes_on_while_a_call_takes_long_and_returns_to_the_main_thread
     assert threading.main_thread() not in threads[::2]
 
 
+@pytest.mark.usefixtures("kind_of_loop")
 def test_a_call_can_ask_the_loop_for_something() -> None:
     answers: list[str] = []
 
@@ -108,6 +122,7 @@ def test_a_call_can_ask_the_loop_for_something() -> None:
     assert answers == ["answer"]
 
 
+@pytest.mark.usefixtures("kind_of_loop")
 def test_a_call_may_run_a_loop_of_its_own() -> None:
     async def main(turns: MainThread) -> None:
         await turns.run(lambda: asyncio.run(ticks(30)))
@@ -116,6 +131,7 @@ def test_a_call_may_run_a_loop_of_its_own() -> None:
     served(main)
 
 
+@pytest.mark.usefixtures("kind_of_loop")
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
 def test_what_a_call_raises_is_raised_where_it_is_awaited(kind: type[BaseException]) -> None:
     caught: list[BaseException] = []
@@ -134,6 +150,7 @@ def test_what_a_call_raises_is_raised_where_it_is_awaited(kind: type[BaseExcepti
     assert [type(error) for error in caught] == [kind]
 
 
+@pytest.mark.usefixtures("kind_of_loop")
 def test_what_main_raises_is_raised_by_serve() -> None:
     async def main(turns: MainThread) -> None:
         await turns.run(lambda: None)
@@ -143,6 +160,7 @@ def test_what_main_raises_is_raised_by_serve() -> None:
         served(main)
 
 
+@pytest.mark.usefixtures("kind_of_loop")
 def test_a_task_that_exits_meanwhile_does_not_stop_the_loop_for_good() -> None:
     ended = threading.Event()
 
@@ -161,6 +179,7 @@ def test_a_task_that_exits_meanwhile_does_not_stop_the_loop_for_good() -> None:
     served(main)
 
 
+@pytest.mark.usefixtures("kind_of_loop")
 def test_a_waiter_that_gives_up_does_not_disturb_the_call() -> None:
     begun, ended = threading.Event(), threading.Event()
     finished: list[bool] = []
