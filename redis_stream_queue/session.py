@@ -117,8 +117,11 @@ class Session:
             entries = await reader.read(holdings.name, count, block_ms, acks, holdings.acknowledged)
         except ResponseError:  # that is an answer
             raise
-        except BaseException:
+        except BaseException as error:
             holdings.unsure = True
+            if isinstance(error, OUTAGES):  # what is done does not wait until we try again
+                with contextlib.suppress(*OUTAGES):
+                    await holdings.flush_acks()
             raise
         return holdings.hold(entry_messages(entries, self.config.payload_field, 1), asked_ms)
 

@@ -156,10 +156,10 @@ class Worker:
         await self._leave()
 
     async def _turn(self) -> bool:
-        """One step; True if Redis has been read."""
+        """One step; True if Redis has answered."""
         if self._takes:
             await self._carry_out(self._takes.pop(0))
-            return False
+            return True
         waiting = self._rows.offers_waiting > 0
         only_new = waiting and not self._is_turn_of_offers()
         self._row[Field.ONLY_NEW] = only_new  # never while a read blocks

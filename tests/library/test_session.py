@@ -72,6 +72,26 @@ async def test_what_is_done_does_not_wait_until_the_reading_connection_is_open_a
         await client.close()
 
 
+async def test_what_is_done_does_not_wait_until_a_broken_read_is_tried_again(
+    server: Server, stream: str
+) -> None:
+    """As after a restart of Redis: the reading connection is gone, and nobody has noticed."""
+    assert server.socket_path is not None
+    async with FaultProxy(server.socket_path) as proxy:
+        client = StreamClient.from_url(proxy.url)
+        bench = Bench(client, stream)
+        session = await session_of(bench)
+        session.handler = lambda messages: [m.id for m in messages]
+        await bench.push("x")
+        await session.handle(await session.read(1, 0))
+        proxy.reset_all()
+        with pytest.raises(OUTAGES):
+            await session.read(1, 0)
+        assert await client.pending_range(stream, GROUP, 10) == []
+        await session.close()
+        await client.close()
+
+
 async def test_a_dead_connection_is_noticed_by_the_acknowledgement_not_by_the_end_of_the_block(
     server: Server, stream: str
 ) -> None:
