@@ -74,7 +74,7 @@ class Endpoint:
             "protocol": 2,
             **dict(self.options),
         }
-        if not kwargs.keys() & {"lib_name", "lib_version"}:
+        if not self.cluster and not kwargs.keys() & {"lib_name", "lib_version"}:
             kwargs = {**_DRIVER, **kwargs}
         if self.path:
             return {**kwargs, "path": self.path}
@@ -100,7 +100,8 @@ _OPTIONS = {
     if parameter.kind is not inspect.Parameter.VAR_KEYWORD
 }
 
-# Left to itself, redis-py reads its own version from disk for every connection it makes.
+# Left to itself, redis-py reads its own version from disk for every connection it makes. (Its
+# RedisCluster does not take the argument in 7.2 to 7.4.)
 _DRIVER = {"driver_info": _driver_info()} if "driver_info" in _OPTIONS else {}
 
 

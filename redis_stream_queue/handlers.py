@@ -245,7 +245,8 @@ def stream_handler(
     ...     return [m.id for m in messages]
 
     settings: any ConsumerConfig field; ``group`` defaults to the stream's name + ``_workers``.
-    dlq_handler: called with each dead message and the reason.
+    dlq_handler: called with each dead message and the reason; in the worker's event loop, but not
+        always in the same thread.
     Raises ConfigError naming a wrong setting.
     """
     if not isinstance(stream, str) or not stream:

@@ -10,10 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
+
+log = logging.getLogger("redis_stream_queue")
 
 PATIENCE_S = 0.01  # a call is taken for a long one after once or twice as much
 
@@ -38,6 +42,7 @@ class MainThread:
         self._turn = threading.Lock()  # who holds it may run the loop
         self._stand_in: threading.Thread | None = None
         self._serving = True
+        self._pid = os.getpid()
         self._wanted = threading.Event()  # not set: the stand-in may sleep
 
     async def run(self, call: Callable[[], None]) -> None:
@@ -72,6 +77,9 @@ class MainThread:
             call()
         except BaseException as caught:  # it belongs to whoever waits for the call
             error = caught
+        if os.getpid() != self._pid:
+            log.error("a handler forked, and its child returned: the child ends here")
+            os._exit(1)  # or it would go on as a second worker on the same connections
         self._end()
         if done.cancelled():
             return
@@ -115,6 +123,7 @@ class MainThread:
             try:
                 # The task that raised one of these keeps it; the main thread sees it there.
                 with contextlib.suppress(SystemExit, KeyboardInterrupt):
-                    self._loop.run_forever()
+                    if self._calling:  # still
+                        self._loop.run_forever()
             finally:
                 self._turn.release()

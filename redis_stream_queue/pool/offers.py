@@ -116,6 +116,7 @@ class Offers:
     def dispatch(self) -> None:
         """Offer what is due to idle workers, and note how much is left for those who ask."""
         now = mono_ms()
+        self._rows.offers_waiting = len(self._waiting)  # before looking who is idle
         idle = [worker for worker in self._workers() if worker.idle_now(now)]
         # Last come those that let an offer pass, or have not been heard of for longest.
         for worker in sorted(idle, key=lambda w: (w.passive, -w.row[Field.READ_AT])):

@@ -48,6 +48,7 @@ LEAVE_S = 5.0  # how long a leaving worker tries to settle through an outage
 RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor
 GROUP_PAUSE_S = 0.05
 NEW_ONES_SHARE = 12  # times as long as a take-over took
+MOST_NEW_ONES_S = 1.0
 
 
 class Worker:
@@ -160,15 +161,17 @@ class Worker:
         if self._takes:
             await self._carry_out(self._takes.pop(0))
             return True
-        waiting = self._rows.offers_waiting > 0
-        only_new = waiting and not self._is_turn_of_offers()
-        self._row[Field.ONLY_NEW] = only_new  # never while a read blocks
-        if waiting and not only_new and await self._ask_for_offers():
-            return False
+        self._row[Field.ONLY_NEW] = 0  # first: who adds offers from now on sees it
+        only_new = False
+        if self._rows.offers_waiting:
+            only_new = not self._is_turn_of_offers()
+            if not only_new and await self._ask_for_offers():
+                return False
         room = self._room()
         if room <= 0:
             await self._until_told()
             return False
+        self._row[Field.ONLY_NEW] = only_new  # never while a read blocks
         block_ms = 0 if only_new else BLOCK_MS
         messages = await self.session.read(min(self._batch.size, room), block_ms)
         self._row[Field.READ_AT] = mono_ms()
@@ -225,7 +228,8 @@ class Worker:
             messages = await self.session.holdings.take(offers)
             took_s = time.monotonic() - began_s
             await self._handle(messages)
-            self._new_ones_until_s = time.monotonic() + NEW_ONES_SHARE * took_s
+            share_s = min(NEW_ONES_SHARE * took_s, MOST_NEW_ONES_S)
+            self._new_ones_until_s = time.monotonic() + share_s
 
     async def _handle(self, messages: list[StreamMessage]) -> None:
         if not messages:
@@ -243,6 +247,7 @@ class Worker:
             self._row[Field.BATCH] = self._batch.size
 
     async def _survive(self, error: Exception, backoff: Backoff) -> None:
+        self._row[Field.ONLY_NEW] = 0
         pause_s = backoff.next_s()
         if group_is_lost(error):
             self._send(GroupLost())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio.connection import AbstractConnection
 
 from redis_stream_queue import ConfigError
 from redis_stream_queue._endpoint import Endpoint, endpoint_from_url, make_endpoint
@@ -160,6 +162,14 @@ def test_equal_endpoints_share_connections() -> None:
     assert hash(endpoint_from_url("redis://h:1/0")) == hash(make_endpoint(nodes=(("h", 1),)))
     assert endpoint_from_url("redis://h:1/0") != endpoint_from_url("redis://h:1/1")
     assert endpoint_from_url("redis://u:a@h") != endpoint_from_url("redis://u:b@h")
+
+
+def test_a_connection_is_told_redis_py_s_version_instead_of_reading_it_from_disk() -> None:
+    """But for a cluster: RedisCluster does not take the argument in redis-py 7.2 to 7.4."""
+    known = "driver_info" in inspect.signature(AbstractConnection).parameters
+    assert ("driver_info" in make_endpoint().connection_kwargs()) is known
+    assert "driver_info" not in make_endpoint(cluster=True).connection_kwargs()
+    assert "driver_info" not in endpoint_from_url("redis://h?lib_name=x").connection_kwargs()
 
 
 @given(st.text())

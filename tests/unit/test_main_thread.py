@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -177,6 +179,32 @@ def test_a_task_that_exits_meanwhile_does_not_stop_the_loop_for_good() -> None:
         await call
 
     served(main)
+
+
+def test_a_forked_child_that_returns_does_not_go_on_as_a_second_worker() -> None:
+    children: list[int] = []
+
+    def fork() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread
+            if child := os.fork():
+                children.append(child)
+
+    async def main(turns: MainThread) -> None:
+        await turns.run(fork)
+        await ticks(1)
+
+    served(main)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 1
+
+
+def test_a_stand_in_that_comes_too_late_leaves_the_loop_alone() -> None:
+    async def main(turns: MainThread) -> None:
+        await ticks(1)
+
+    turns = MainThread()
+    turns._run_loop_meanwhile()  # nothing is being called: it would run for ever
+    turns.serve(main(turns))
 
 
 @pytest.mark.usefixtures("kind_of_loop")
