@@ -1,4 +1,4 @@
-"""The installed version of this package, and the command-line option that shows it."""
+"""``--version``: an option of each command line that says which version is installed."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ LEAVE_S = 5.0  # how long a leaving worker tries to settle through an outage
 RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor
 GROUP_PAUSE_S = 0.05
 NEW_ONES_SHARE = 12  # times as long as a take-over took
-MOST_NEW_ONES_S = 1.0
+MOST_NEW_ONES_S = 1.0  # also after a take-over that an outage held up
 
 
 class Worker:

@@ -79,11 +79,7 @@ async def test_what_is_done_does_not_wait_until_a_broken_read_is_tried_again(
     assert server.socket_path is not None
     async with FaultProxy(server.socket_path) as proxy:
         client = StreamClient.from_url(proxy.url)
-        bench = Bench(client, stream)
-        session = await session_of(bench)
-        session.handler = lambda messages: [m.id for m in messages]
-        await bench.push("x")
-        await session.handle(await session.read(1, 0))
+        session = await with_one_done(Bench(client, stream))
         proxy.reset_all()
         with pytest.raises(OUTAGES):
             await session.read(1, 0)
