@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import hiredis
@@ -28,6 +28,8 @@ from ._endpoint import Endpoint
 from ._scripts import Script
 
 Command = tuple[Any, ...]
+
+PACKET_BYTES = 32_768  # sent together
 
 # What talking to a Redis that is down, unreachable or unwilling may raise. (UnicodeError: a host
 # name that no lookup accepts.)
@@ -56,8 +58,8 @@ async def exchange(
     demoted = False
     try:
         async with asyncio.timeout(timeout_s) as limit:
-            packed = b"".join(map(hiredis.pack_command, commands))
-            await connection.send_packed_command(packed, check_health=False)
+            for packed in _packets(commands):
+                await connection.send_packed_command(packed, check_health=False)
             for _ in commands:
                 if last_s is not None and len(replies) == len(commands) - 1:
                     limit_s = last_s
@@ -79,6 +81,18 @@ async def exchange(
     if demoted:
         await connection.disconnect(nowait=True)
     return replies
+
+
+def _packets(commands: Sequence[Command]) -> Iterator[bytes]:
+    """Bytes to send: small commands together; the server works on a large one meanwhile."""
+    packet = b""
+    for command in commands:
+        packet += hiredis.pack_command(command)
+        if len(packet) >= PACKET_BYTES:
+            yield packet
+            packet = b""
+    if packet:
+        yield packet
 
 
 def first_error(replies: Sequence[Any]) -> list[Any]:

@@ -19,6 +19,7 @@ from .exceptions import ConfigError
 from .message import PendingEntry, StreamMessage
 
 PUSH_CHUNK = 1000  # payloads per script call
+PUSH_AT_ONCE = 8  # script calls per round trip
 PUSH_CHUNK_BYTES = 1 << 20
 READ_MARGIN_S = 5.0  # how much longer than block_ms a healthy server may take to answer
 
@@ -192,7 +193,7 @@ class StreamClient:
     async def push_many(
         self, stream: str, items: Sequence[bytes], max_len: int | None = None
     ) -> list[str]:
-        """XADD many payloads, a thousand in one round trip; returns their ids in order.
+        """XADD many payloads, a thousand in one step; returns their ids in order.
 
         On an error some of them may have been added.
         """
@@ -204,17 +205,31 @@ class StreamClient:
     ) -> list[Any]:
         """Add payloads; an id (bytes) or an exception for each."""
         results: list[Any] = []
-        for chunk in chunks(items):
-            try:
-                results += await self.script(PUSH, stream, field, *chunk)
-            except ResponseError as error:
-                if not forbids_scripts(error):
-                    raise
-                key = self.key(stream)
-                commands: list[Command] = [("XADD", key, "*", field, item) for item in chunk]
-                results += await self.link().run(key, commands, self.endpoint.socket_timeout)
+        portions = chunks(items)
+        for start in range(0, len(portions), PUSH_AT_ONCE):
+            results += await self._push_portions(
+                self.key(stream), field, portions[start : start + PUSH_AT_ONCE]
+            )
         if max_len and items:
             await self.command("XTRIM", stream, *_maxlen(max_len))
+        return results
+
+    async def _push_portions(
+        self, key: str, field: str, portions: Sequence[Sequence[bytes]]
+    ) -> list[Any]:
+        """The server adds one portion while the next is on its way."""
+        run, timeout_s = self.link().run, self.endpoint.socket_timeout
+        scripts: list[Command] = [("EVAL", PUSH.source, 1, key, field, *p) for p in portions]
+        replies = await run(key, scripts, timeout_s)
+        results: list[Any] = []
+        for portion, reply in zip(portions, replies, strict=True):
+            if not isinstance(reply, Exception):
+                results += reply
+            elif forbids_scripts(reply):
+                adds: list[Command] = [("XADD", key, "*", field, item) for item in portion]
+                results += await run(key, adds, timeout_s)
+            else:
+                raise reply
         return results
 
     async def create_group(self, stream: str, group: str, start_id: str = "0") -> None:

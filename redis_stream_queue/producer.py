@@ -132,7 +132,7 @@ class StreamProducer:
         return result
 
     async def push_many(self, data: Sequence[Any]) -> list[str]:
-        """Add many messages, a thousand in one round trip; returns their ids in order.
+        """Add many messages, a thousand in one step; returns their ids in order.
 
         Everything is encoded first: a message that cannot be encoded stops the call before any is
         added. On an error of Redis some may have been added.

@@ -18,6 +18,7 @@ from redis_stream_queue import (
     StreamClient,
     StreamProducer,
 )
+from redis_stream_queue.client import PUSH_AT_ONCE, PUSH_CHUNK
 from tests.library.kit import GROUP, WAIT_S, Bench, CountingProxy
 from tests.support.servers import Server
 
@@ -102,10 +103,11 @@ class TestPush:
 
 class TestPushMany:
     async def test_keeps_the_order_over_chunks(self, bench: Bench) -> None:
-        ids = await StreamProducer(bench.client, bench.stream).push_many(list(range(2500)))
+        count = PUSH_CHUNK * (PUSH_AT_ONCE + 1) + 500
+        ids = await StreamProducer(bench.client, bench.stream).push_many(list(range(count)))
         assert await bench.entry_ids() == ids
         fetched = await bench.client.fetch_by_ids(bench.stream, ids)
-        assert [m.data for m in fetched] == [str(n).encode() for n in range(2500)]
+        assert [m.data for m in fetched] == [str(n).encode() for n in range(count)]
 
     async def test_big_payloads_travel_in_several_portions(
         self, proxy: CountingProxy, stream: str
