@@ -82,7 +82,7 @@ class PerMessage:
 
     async def run_async(self, work: Work) -> None:
         """Handle up to ``concurrency`` messages side by side."""
-        lanes = min(self.concurrency, len(work.messages))
+        lanes = min(self.concurrency - work.lanes, work.waiting)
         if lanes <= 1:
             await self._lane(work)
             return
@@ -94,15 +94,19 @@ class PerMessage:
             raise error
 
     async def _lane(self, work: Work) -> None:
-        while (message := await work.next_async()) is not None:
-            try:
-                await self.func(message)
-            except (Exception, SystemExit, asyncio.CancelledError) as error:
-                if _is_cancelled(error):
-                    raise
-                work.fail(message, error)
-            else:
-                work.done(message)
+        work.lanes += 1
+        try:
+            while (message := await work.next_async()) is not None:
+                try:
+                    await self.func(message)
+                except (Exception, SystemExit, asyncio.CancelledError) as error:
+                    if _is_cancelled(error):
+                        raise
+                    work.fail(message, error)
+                else:
+                    work.done(message)
+        finally:
+            work.lanes -= 1
 
 
 def _never_awaited(result: Any) -> TypeError:

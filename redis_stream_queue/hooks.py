@@ -16,6 +16,9 @@ class Hooks:
         """A batch, in the order of the ids, is about to be decoded and handled (in the loop's
         thread)."""
 
+    def batch_grows(self, messages: Sequence[StreamMessage], held: int) -> None:
+        """More were read while it is handled, and are about to be decoded; ``held`` in all."""
+
     def message_started(self, message: StreamMessage, now_ms: int) -> None:
         """A message is about to be handled (in the handler's thread)."""
 

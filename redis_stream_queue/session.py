@@ -19,6 +19,7 @@ from ._clock import mono_ms
 from ._link import OUTAGES
 from ._replies import entry_messages
 from .backoff import Backoff
+from .calls import Calls
 from .client import StreamClient
 from .condemned import DECODE_ERROR
 from .config import ConsumerConfig
@@ -36,6 +37,7 @@ TEND_S = 0.05  # longest that a finished message waits for its acknowledgement
 
 ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
 RunPlain = Callable[[Callable[[], None]], Awaitable[None]]
+Wanted = Callable[[Work], int]
 
 
 async def run_in_thread(call: Callable[[], None]) -> None:
@@ -46,7 +48,8 @@ async def run_in_thread(call: Callable[[], None]) -> None:
 class Session:
     """One consumer of ``config.group`` on ``stream``; see the module's text.
 
-    run_plain: how a plain (not async) handler is run.
+    run_plain: how a plain (not async) handler is run; between: see Work.
+    wanted: asked while messages are handled one by one: how many more to read now.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class Session:
         error_hook: ErrorHook | None = None,
         hooks: Hooks | None = None,
         run_plain: RunPlain = run_in_thread,
+        between: Callable[[int], int] = lambda now_ms: now_ms,
+        wanted: Wanted = lambda _: 0,
     ) -> None:
         self.config = config
         self.handler = handler
@@ -78,6 +83,9 @@ class Session:
             on_lost=self._lost,
         )
         self._run_plain = run_plain
+        self._between = between
+        self._wanted = wanted
+        self._one_by_one = isinstance(handler, PerMessage)
         self._side_by_side = isinstance(handler, PerMessage) and handler.concurrency > 1
         self._work: Work | None = None
         self._settling = Backoff()
@@ -140,13 +148,18 @@ class Session:
 
     # -- handling ------------------------------------------------------------------------------
 
-    async def handle(self, messages: Sequence[StreamMessage]) -> None:
-        """Decode, run the handler, settle. Acknowledgements wait for the next read or flush."""
+    async def handle(self, messages: Sequence[StreamMessage]) -> int:
+        """Decode, run the handler, settle. Acknowledgements wait for the next read or flush.
+
+        Returns how many messages were handled: fewer where some were given back, more where
+        others were read meanwhile.
+        """
         self.hooks.batch_started(messages)  # first: what kills us may be the decoding
         work = Work(
             self._decode(messages),
             self.hooks.message_started,
             self.hooks.message_finished if self._side_by_side else None,
+            self._between,
             self.holdings.lease_is_old,
             self._verify,
         )
@@ -157,6 +170,7 @@ class Session:
         if self._hooked:
             await asyncio.gather(*self._hooked)
         await self.holdings.settle()
+        return work.collected
 
     def _decode(self, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
         if self.config.payload_field is None:
@@ -174,16 +188,18 @@ class Session:
 
     async def _run(self, work: Work) -> None:
         self._work = work
+        calls = Calls(work, self._call)
         try:
             if self.holdings.lease_is_old(mono_ms()):
                 await self._verify()
-            task = asyncio.ensure_future(self._call(work))
+            calls.start()
             try:
-                await self._tend(task, work)
-                await task
+                await self._tend(calls, work)
             except asyncio.CancelledError:
-                await self._cancelled(task, work)
+                await self._cancelled(calls, work)
                 raise
+            if calls.error is not None:
+                raise calls.error
         finally:
             self._work = None
             self.hooks.batch_finished()
@@ -211,17 +227,49 @@ class Session:
         if self._work is not None:
             self._work.lost |= ids
 
-    async def _tend(self, task: asyncio.Task[None], work: Work) -> None:
-        """Until the handler ends: settle what is done, give back on request."""
-        pause_s = 0.0
+    async def _tend(self, calls: Calls, work: Work) -> None:
+        """Until all is handled: settle what is done, give back on request, read more in time."""
+        # What was delivered before may have to be alone in its batch.
+        grows = self._one_by_one and all(m.delivery_count == 1 for m in work.messages)
+        clock = asyncio.get_running_loop().time
+        tick_s, starved = clock() + TEND_S, False
         while True:
-            await asyncio.wait({task}, timeout=TEND_S + pause_s)
-            if task.done():
-                return
-            self.holdings.release(self.hooks.tending(work))
-            self._collect(work)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(tick_s):
+                    await work.stirred.wait()
+            work.stirred.clear()
+            if not calls.running:
+                if calls.error is not None or not work.waiting:
+                    return
+                calls.start()  # these came too late for the call before
+            if (ticked := clock() >= tick_s) or (grows and self._side_by_side and not starved):
+                self.holdings.release(self.hooks.tending(work))
+                self._collect(work)
+                wanted = self._wanted(work) if grows else 0
+                starved = await self._settle_and_read(calls, work, wanted)
+            if ticked:
+                tick_s = clock() + TEND_S + self._settling.pause_s
+
+    async def _settle_and_read(self, calls: Calls, work: Work, wanted: int) -> bool:
+        """True if there were not as many new messages as wanted."""
+        ready = self.reader.connected and not self.reader.acks_refused and not self.holdings.unsure
+        if wanted <= 0 or not ready:  # what is broken is mended between two batches
             await self._try_to_settle()
-            pause_s = self._settling.pause_s
+            return True
+        try:
+            messages = await self.read(wanted, 0)
+        except OUTAGES as error:
+            self._outage(error)
+            return True
+        self._settling.reset()
+        if messages:
+            self.hooks.batch_grows(messages, len(self.holdings.held))
+            decoded = self._decode(messages)
+            if not work.extend(decoded):
+                self.holdings.release(decoded)
+            elif self._side_by_side:
+                calls.start()
+        return len(messages) < wanted
 
     async def _try_to_settle(self) -> None:
         try:
@@ -229,24 +277,27 @@ class Session:
             await self.holdings.settle()
             self._settling.reset()
         except OUTAGES as error:
-            self._settling.next_s()
-            if self._settling.worth_a_line():
-                log.warning("Redis did not answer while a handler ran: %s", error)
+            self._outage(error)
 
-    async def _cancelled(self, task: asyncio.Task[None], work: Work) -> None:
+    def _outage(self, error: Exception) -> None:
+        self._settling.next_s()
+        if self._settling.worth_a_line():
+            log.warning("Redis did not answer while a handler ran: %s", error)
+
+    async def _cancelled(self, calls: Calls, work: Work) -> None:
         """The consumer is cancelled: start nothing more; a plain handler cannot be interrupted."""
-        self.holdings.release(work.withdraw())
+        self.holdings.release(work.close())
         self._collect(work)
         await self._try_to_settle()
         if is_async(self.handler):
-            task.cancel()
+            calls.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
+            await calls.ended()
 
     def stop_starting(self) -> None:
         """Let what runs finish, and give back the rest of its batch."""
         if self._work is not None:
-            self.holdings.release(self._work.withdraw())
+            self.holdings.release(self._work.close())
 
     # -- what came of it -----------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from .exceptions import Reject, Retry
 from .message import StreamMessage
 
 ERROR_TEXT = 2000  # characters of an error that travel and are kept
+LOOK_UP_MS = 20  # how often a thread that handles messages looks at anything else
 
 
 class Outcome(Enum):
@@ -82,6 +83,8 @@ class Work:
         before it is handled, in the handler's thread.
     on_finish: called with each message when its verdict is known, in the handler's thread; not for
         a batch handler.
+    between: called every LOOK_UP_MS or so, in the handler's thread and between two messages, with
+        the time; returns the time after it. Not for async handlers.
     stale: is the lease, at this time, so old that somebody may have taken the batch?
     verify: look who holds the batch now and fill ``lost``.
 
@@ -93,11 +96,16 @@ class Work:
         messages: Sequence[StreamMessage],
         on_start: Callable[[StreamMessage, int], None] = lambda *_: None,
         on_finish: Callable[[StreamMessage], None] | None = None,
+        between: Callable[[int], int] = lambda now_ms: now_ms,
         stale: Callable[[int], bool] = lambda _: False,
         verify: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.messages = list(messages)
         self.lost: set[str] = set()
+        self.lanes = 0  # async calls that run side by side
+        self.collected = 0  # messages whose verdict is known
+        self.stirred = asyncio.Event()  # a lane found nothing to start, or a call ended
+        self._closed = False
         self.errors: list[tuple[BaseException, list[StreamMessage]]] = []
         self._waiting = deque(self.messages)
         self._done: deque[StreamMessage] = deque()
@@ -105,6 +113,8 @@ class Work:
         self._collected: set[str] = set()
         self._on_start = on_start
         self._on_finish = on_finish
+        self._between = between
+        self._look_up_ms = mono_ms() + LOOK_UP_MS
         self._stale = stale
         self._verify = verify
         self._loop = asyncio.get_running_loop() if verify else None
@@ -114,10 +124,18 @@ class Work:
     def next(self) -> StreamMessage | None:
         """The next message to handle, None when there is no more to start. In a thread only."""
         now = mono_ms()
-        if self._stale(now) and self._verify and self._loop:
-            asyncio.run_coroutine_threadsafe(self._verify(), self._loop).result()
-            now = mono_ms()
+        if now >= self._look_up_ms:
+            now = self._look_up(now)
         return self._start_one(now)
+
+    def _look_up(self, now_ms: int) -> int:
+        """Not with each message: it is short, and nothing else is in the processor's caches."""
+        now_ms = self._between(now_ms)
+        if self._stale(now_ms + LOOK_UP_MS) and self._verify and self._loop:
+            asyncio.run_coroutine_threadsafe(self._verify(), self._loop).result()
+            now_ms = mono_ms()
+        self._look_up_ms = now_ms + LOOK_UP_MS
+        return now_ms
 
     async def next_async(self) -> StreamMessage | None:
         """The same in the loop's thread."""
@@ -125,7 +143,10 @@ class Work:
         if self._stale(now) and self._verify:
             await self._verify()
             now = mono_ms()
-        return self._start_one(now)
+        message = self._start_one(now)
+        if message is None:
+            self.stirred.set()
+        return message
 
     def _start_one(self, now_ms: int) -> StreamMessage | None:
         while True:
@@ -139,7 +160,7 @@ class Work:
 
     def start_all(self) -> list[StreamMessage]:
         """Every message that has not started, at once (for a batch handler)."""
-        batch = [m for m in self.withdraw() if m.id not in self.lost]
+        batch = [m for m in _popped(self._waiting) if m.id not in self.lost]
         if batch:
             self._on_start(batch[0], mono_ms())
         return batch
@@ -177,9 +198,33 @@ class Work:
 
     # -- the loop's side -------------------------------------------------------------------------
 
+    @property
+    def waiting(self) -> int:
+        """How many have not started."""
+        return len(self._waiting)
+
+    def extend(self, messages: Sequence[StreamMessage]) -> bool:
+        """More to handle; False if it was closed meanwhile."""
+        if self._closed:
+            return False
+        left = [m for m in self.messages if m.id not in self._collected]
+        self.messages = [*left, *messages]
+        self._collected.clear()
+        self._waiting.extend(messages)
+        return True
+
+    def close(self) -> list[StreamMessage]:
+        """Start nothing more; returns what has not started."""
+        self._closed = True
+        return self.withdraw()
+
     def withdraw(self) -> list[StreamMessage]:
         """Take back everything that has not started."""
-        return _popped(self._waiting)
+        taken = _popped(self._waiting)
+        if taken:
+            ids = {message.id for message in taken}
+            self.messages = [m for m in self.messages if m.id not in ids]
+        return taken
 
     def collect(self) -> list[tuple[Sequence[StreamMessage], Verdict]]:
         """What has finished since the last call."""
@@ -191,6 +236,7 @@ class Work:
             group = self._finished.popleft()
             self._collected.update([message.id for message in group[0]])
             finished.append(group)
+        self.collected += sum(len(messages) for messages, _ in finished)
         return finished
 
     def unfinished(self) -> list[StreamMessage]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 TARGET_MS = 100.0
 LARGEST = 512  # a read of so many holds Redis for a millisecond or two
-WEIGHT = 0.5  # of the newest measurement
+MEMORY = 0.5  # weight of all measurements before, when there is a new one
+LEAST_GROWING = 4  # longer messages are read when nothing runs: they could wait behind a long one
 
 
 class AdaptiveBatch:
-    """Starts at 1, at most doubles, shrinks at once.
+    """Starts at 1, at most doubles, shrinks at once; follows the mean, not the longest message.
 
     largest: never more than this.
     """
@@ -16,20 +17,21 @@ class AdaptiveBatch:
     def __init__(self, largest: int = LARGEST) -> None:
         self.size = 1
         self._largest = largest
-        self._ms_per_message: float | None = None
+        self._ms = self._count = 0.0
 
     def observe(self, count: int, elapsed_ms: float) -> None:
-        """A batch of ``count`` messages took so long."""
+        """So many messages took so long."""
         if count < 1:
             return
-        newest = max(elapsed_ms, 0.001) / count
-        known = self._ms_per_message
-        if known is None or newest > known:
-            self._ms_per_message = newest
-        else:
-            self._ms_per_message = known + WEIGHT * (newest - known)
-        wanted = int(TARGET_MS / self._ms_per_message)
+        self._ms = self._ms * MEMORY + max(elapsed_ms, 0.001)
+        self._count = self._count * MEMORY + count
+        wanted = int(TARGET_MS * self._count / self._ms)
         self.size = max(1, min(wanted, self.size * 2, self._largest))
+
+    def more(self, newly_handled: int, waiting: int, running: int) -> int:
+        """How many more to read while a batch is handled, so that it need not end."""
+        grows = newly_handled > 0 and self.size >= LEAST_GROWING
+        return self.size - waiting if grows else 0
 
 
 def batch_size(fixed: int | None, concurrency: int) -> AdaptiveBatch | FixedBatch:
@@ -40,14 +42,19 @@ def batch_size(fixed: int | None, concurrency: int) -> AdaptiveBatch | FixedBatc
     """
     if fixed is None and concurrency == 1:
         return AdaptiveBatch()
-    return FixedBatch(fixed or concurrency)
+    return FixedBatch(fixed or concurrency, grows=concurrency > 1)
 
 
 class FixedBatch:
-    """Always the same size."""
+    """Always the same size; it grows where messages run side by side, so that no lane is idle."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, grows: bool) -> None:
         self.size = size
+        self._grows = grows
 
     def observe(self, count: int, elapsed_ms: float) -> None:
         """Fixed is fixed."""
+
+    def more(self, newly_handled: int, waiting: int, running: int) -> int:
+        """How many more to read while others run."""
+        return self.size - waiting - running if self._grows else 0

@@ -69,7 +69,7 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
         spec["row"],
         start.settings,
         handler,
-        main_thread.run,
+        main_thread,
         dlq_handler=declared.dlq_handler if declared else None,
         serializer=serializer or (declared.serializer if declared else None),
     )

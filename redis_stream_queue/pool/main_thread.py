@@ -1,8 +1,9 @@
 """The main thread of a worker: the event loop and a plain handler's calls take turns in it.
 
 There, timer signals arrive at once, and libraries that insist on the main thread work. A short call
-costs no change of threads. A long one does not stop the loop: a second thread takes it over after
-``PATIENCE_S`` and runs it until the call ends.
+costs no change of threads, and a long one that handles many short messages lets the loop have a
+turn between two of them. One that does not, for ``PATIENCE_S``, does not stop the loop either: a
+second thread takes it over.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from .._clock import mono_ms
+
 log = logging.getLogger("redis_stream_queue")
 
-PATIENCE_S = 0.01  # a call is taken for a long one after once or twice as much
+PATIENCE_S = 0.025  # a call is taken for a long one after once or twice as much
+TURN_STEPS = 4  # a turn: the task that a timer or a reply wakes comes to its next wait
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -42,7 +46,8 @@ class MainThread:
         self._turn = threading.Lock()  # who holds it may run the loop
         self._stand_in: threading.Thread | None = None
         self._serving = True
-        self._pid = os.getpid()
+        self._forked = False
+        os.register_at_fork(after_in_child=self._note_fork)
         self._wanted = threading.Event()  # not set: the stand-in may sleep
 
     async def run(self, call: Callable[[], None]) -> None:
@@ -77,9 +82,7 @@ class MainThread:
             call()
         except BaseException as caught:  # it belongs to whoever waits for the call
             error = caught
-        if os.getpid() != self._pid:
-            log.error("a handler forked, and its child returned: the child ends here")
-            os._exit(1)  # or it would go on as a second worker on the same connections
+        self._end_child()
         self._end()
         if done.cancelled():
             return
@@ -87,6 +90,34 @@ class MainThread:
             done.set_result(None)
         else:
             done.set_exception(error)
+
+    def _note_fork(self) -> None:
+        self._forked = True
+
+    def _end_child(self) -> None:
+        if self._forked:
+            log.error("a handler forked, and its child returned: the child ends here")
+            os._exit(1)  # or it would go on as a second worker on the same connections
+
+    def between(self, now_ms: int) -> int:
+        """Between two messages of a call: a turn for the loop. Times: mono_ms()."""
+        self._end_child()
+        if self._turn.acquire(blocking=False):
+            self._step(TURN_STEPS)
+            # The task that raised one of these keeps it; serve() sees it there.
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                self._loop.run_forever()
+            self._calls += 1
+            self._turn.release()
+            return mono_ms()
+        self._loop.call_soon_threadsafe(self._loop.stop)  # the stand-in gives it back
+        return now_ms
+
+    def _step(self, steps: int) -> None:
+        if steps:
+            self._loop.call_soon(self._step, steps - 1)
+        else:
+            self._loop.stop()
 
     def _begin(self) -> None:
         self._calls += 1

@@ -67,7 +67,8 @@ class Worker:
         one_at_a_time: of the batch, what was started: the row names the message that runs, and
         those before it may have ended without Redis knowing; else it is the whole batch. Between
         two batches it is the last one, which Redis may not know of yet either. Before the first
-        message is started all are being decoded.
+        message is started all are being decoded. (One that kills while a batch grows goes free
+        once: it comes again at the start of a batch.)
         """
         first, last = self.row.id(Field.FIRST_MS), self.row.id(Field.LAST_MS)
         current = self.row.id(Field.CURRENT_MS)

@@ -47,6 +47,13 @@ class RowHooks(Hooks):
         row[Field.RENEWED_AT] = self._message_since_ms = mono_ms()
         row[Field.BUSY_SINCE] = row[Field.RENEWED_AT]
 
+    def batch_grows(self, messages: Sequence[StreamMessage], held: int) -> None:
+        row = self.row
+        row.set_id(Field.LAST_MS, messages[-1].id)
+        row[Field.HELD] = held
+        row[Field.READ_AT] = row[Field.BUSY_SINCE] = mono_ms()
+        row[Field.BATCHES] += 1
+
     def message_started(self, message: StreamMessage, now_ms: int) -> None:
         self._message_since_ms = now_ms
         if self._side_by_side:

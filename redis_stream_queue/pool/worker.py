@@ -7,7 +7,6 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 from .._clock import mono_ms
@@ -22,9 +21,11 @@ from ..message import StreamMessage
 from ..pending import Offer
 from ..serializers import Serializer
 from ..session import Session
+from ..work import Work
 from .batch_size import batch_size
 from .channel import Channel
 from .config import COMMAND_TIMEOUT_S
+from .main_thread import MainThread
 from .protocol import (
     Declined,
     Drain,
@@ -61,7 +62,7 @@ class Worker:
         row_number: int,
         settings: dict[str, Any],
         handler: Handler,
-        run_plain: Callable[[Callable[[], None]], Any],
+        main_thread: MainThread,
         *,
         dlq_handler: DLQHandler | None,
         serializer: Serializer | None,
@@ -86,7 +87,9 @@ class Worker:
             dlq_handler=dlq_handler,
             serializer=serializer,
             hooks=self._hooks,
-            run_plain=run_plain,
+            run_plain=main_thread.run,
+            between=main_thread.between,
+            wanted=self._wanted,
         )
         self._channel: Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -95,6 +98,7 @@ class Worker:
         self._answered = asyncio.Event()
         self._draining = False
         self._handling = False
+        self._observed_ms = self._observed = 0  # when, and how many of the batch were done
         self._most_messages: int | None = settings["most_messages"]
         self._asked_to_retire = False
         self._new_ones_until_s = 0.0
@@ -237,14 +241,27 @@ class Worker:
         if self._draining:
             self.session.holdings.release(messages)
             return
-        started = mono_ms()
+        self._observed_ms, self._observed = mono_ms(), 0
         self._handling = True
         try:
-            await self.session.handle(messages)
+            self._observe(await self.session.handle(messages))
         finally:
             self._handling = False
-            self._batch.observe(len(messages), mono_ms() - started)
+
+    def _wanted(self, work: Work) -> int:
+        newly_handled = self._observe(work.collected)
+        if self._draining or self._rows.offers_waiting:
+            return 0  # let the batch end
+        return min(self._batch.more(newly_handled, work.waiting, work.lanes), self._room())
+
+    def _observe(self, handled: int) -> int:
+        """So many of the batch are done; returns how many since the last time."""
+        now_ms, newly_handled = mono_ms(), handled - self._observed
+        if newly_handled > 0:
+            self._batch.observe(newly_handled, now_ms - self._observed_ms)
             self._row[Field.BATCH] = self._batch.size
+            self._observed_ms, self._observed = now_ms, handled
+        return newly_handled
 
     async def _survive(self, error: Exception, backoff: Backoff) -> None:
         self._row[Field.ONLY_NEW] = 0

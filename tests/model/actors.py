@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from redis_stream_queue import (
@@ -166,7 +167,15 @@ class Actor(ABC):
             self.world.book.batch(self, {m.id: m.delivery_count for m in messages})
             started(messages)
 
+        grows = hooks.batch_grows
+
+        def batch_grows(messages: list[StreamMessage], held: int) -> None:
+            together = {i: m.delivery_count for i, (m, _) in self.holdings.held.items()}
+            self.world.book.batch(self, together)
+            grows(messages, held)
+
         hooks.batch_started = batch_started
+        hooks.batch_grows = batch_grows
 
     # -- what rules do ---------------------------------------------------------------------------
 
@@ -226,7 +235,7 @@ class PoolWorker(Actor):
             row_number,
             settings,
             self.handler(world.style),
-            None,  # type: ignore[arg-type]
+            SimpleNamespace(run=None, between=None),  # type: ignore[arg-type]  # for plain handlers
             dlq_handler=None,
             serializer=None,
         )

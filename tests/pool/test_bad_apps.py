@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 BAD_APP = (
     APP
     + """
-import json
+import asyncio, json
 
 class DeadlyDecoder:
     def encode(self, data):
@@ -30,6 +30,13 @@ class DeadlyDecoder:
 @per_message
 def deadly(message):
     act(message)
+
+@stream_handler("work", group="crew", serializer=DeadlyDecoder())
+@per_message(concurrency=4)
+async def deadly_lanes(message):
+    note("started", message)
+    await asyncio.sleep(message.data.get("s", 0))
+    note("ended", message)
 
 @stream_handler("work", group="crew")
 @per_message(concurrency=20)
@@ -83,6 +90,21 @@ def test_a_message_that_kills_its_worker_in_the_decoder_is_buried(
         ledger.wait_settled(ids, 15)
     assert dead(ledger) == [(ids[3], "exit code 9")]
     assert {note.id for note in ledger.ended()} == set(ids) - {ids[3]}
+
+
+@pytest.mark.parametrize("target", ["app:deadly", "app:deadly_lanes"])
+def test_innocents_live_beside_a_message_that_kills_while_more_are_read(
+    pool_url: str, tmp_path: Path, ledger: Ledger, target: str
+) -> None:
+    """It is decoded in the middle of a batch, while others run."""
+    args = ("--workers", "1", *RETRIES)
+    with PoolProcess(BAD_APP, *args, url=pool_url, cwd=tmp_path, target=target) as pool:
+        pool.wait_ready()
+        short = {"do": "sleep", "s": 0.005}
+        ids = ledger.push(*({"do": "kill the decoder"} if n == 150 else short for n in range(300)))
+        ledger.wait_settled(ids, 30)
+    assert dead(ledger) == [(ids[150], "exit code 9")]
+    assert {note.id for note in ledger.ended()} == set(ids) - {ids[150]}
 
 
 def test_an_error_text_that_utf_8_cannot_express_is_escaped_and_strands_nobody(

@@ -51,6 +51,28 @@ def test_every_kind_of_handler_works_in_a_burst(
     assert ledger.consumers() == []
 
 
+def test_a_free_lane_takes_the_next_message_while_another_is_busy(
+    start_pool: StartPool, ledger: Ledger
+) -> None:
+    """@per_message(concurrency=4): one message for ever, and 3 lanes for all others, those that
+    come later, too."""
+    start_pool("--workers", "1", target="app:lanes")
+    [long_one] = ledger.push({"s": 60})
+    ledger.wait_started(1)
+
+    for _ in range(3):
+        before = len(ledger.ended())
+        ledger.push(*({"s": 0.02} for _ in range(30)))
+        ledger.wait_ended(before + 30)
+
+    assert long_one not in {note.id for note in ledger.ended()}
+    running = 0
+    notes = [(n.at_s, 1) for n in ledger.started()] + [(n.at_s, -1) for n in ledger.ended()]
+    for _, change in sorted(notes):
+        running += change
+        assert running <= 4
+
+
 def test_burst_waits_for_retries_and_exits_with_1_when_a_message_died(
     start_pool: StartPool, ledger: Ledger
 ) -> None:

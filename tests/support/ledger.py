@@ -19,7 +19,7 @@ DLQ = "work_dlq"
 
 # What a message says happens: {"do": "sleep", "s": 1.5}. Each start and each end is noted.
 APP = """
-import ctypes, os, signal, sys, time
+import asyncio, ctypes, os, signal, sys, time
 import redis
 from redis_stream_queue import Reject, Retry, per_message, stream_handler
 
@@ -67,6 +67,13 @@ def batch(messages):
 @per_message
 async def async_handler(message):
     act(message)
+
+@stream_handler("work", group="crew")
+@per_message(concurrency=4)
+async def lanes(message):
+    note("started", message)
+    await asyncio.sleep(message.data.get("s", 0))
+    note("ended", message)
 """
 
 

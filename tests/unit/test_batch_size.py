@@ -59,6 +59,22 @@ def test_a_batch_of_nothing_tells_nothing(measured: list[tuple[int, float]]) -> 
 
 
 def test_fixed_is_fixed() -> None:
-    batch = FixedBatch(7)
+    batch = FixedBatch(7, grows=False)
     batch.observe(7, 1e9)
     assert batch.size == 7
+    assert batch.more(3, waiting=0, running=1) == 0
+
+
+def test_lanes_that_are_free_get_more() -> None:
+    batch = FixedBatch(7, grows=True)
+    assert batch.more(0, waiting=0, running=3) == 4
+    assert batch.more(0, waiting=2, running=5) == 0
+
+
+def test_grows_by_what_was_handled_while_messages_are_short() -> None:
+    batch = AdaptiveBatch()
+    run(batch, 2, 12)
+    assert batch.more(25, waiting=25, running=0) == 25
+    assert batch.more(0, waiting=25, running=0) == 0, "what runs now is a long one"
+    run(batch, 50, 12)
+    assert batch.more(1, waiting=0, running=0) == 0, "they could wait behind each other"

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import threading
+import time
 import types
 import warnings
 from collections.abc import Callable, Coroutine
@@ -14,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from redis_stream_queue._clock import mono_ms
 from redis_stream_queue.pool.main_thread import MainThread
 from tests.support.extras import UVLOOP
+from tests.support.waiting import wait_until
 
 DEADLINE_S = 10.0
 
@@ -125,6 +128,62 @@ def test_a_call_can_ask_the_loop_for_something() -> None:
 
 
 @pytest.mark.usefixtures("kind_of_loop")
+@pytest.mark.parametrize("first", ["short", "long"])
+def test_between_two_messages_the_loop_has_a_turn_in_the_main_thread(first: str) -> None:
+    """Also when the second thread has it, because the first message took long."""
+    threads: list[threading.Thread] = []
+
+    async def main(turns: MainThread) -> None:
+        loop = asyncio.get_running_loop()
+
+        def note() -> None:
+            threads.append(threading.current_thread())
+
+        def call() -> None:
+            loop.call_soon_threadsafe(note)
+            if first == "long":
+                wait_until(lambda: threads, DEADLINE_S, "the second thread took the loop")
+            deadline_s = time.monotonic() + DEADLINE_S
+            while threading.main_thread() not in threads:
+                loop.call_soon_threadsafe(note)
+                turns.between(mono_ms())
+                assert time.monotonic() < deadline_s, "the main thread never got the loop"
+
+        await turns.run(call)
+
+    served(main)
+    assert first == "short" or threads[0] is not threading.main_thread()
+
+
+@pytest.mark.usefixtures("kind_of_loop")
+def test_a_task_that_exits_in_such_a_turn_does_not_end_the_call() -> None:
+    ended: list[bool] = []
+
+    async def leave() -> None:
+        raise SystemExit(1)
+
+    async def main(turns: MainThread) -> None:
+        leaving: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+
+        def call() -> None:
+            loop.call_soon_threadsafe(lambda: leaving.append(loop.create_task(leave())))
+            wait_until(
+                lambda: turns.between(mono_ms()) and leaving and leaving[0].done(),
+                DEADLINE_S,
+                "the task has ended",
+            )
+            ended.append(True)
+
+        await turns.run(call)
+        with pytest.raises(SystemExit):
+            await leaving[0]
+
+    served(main)
+    assert ended == [True]
+
+
+@pytest.mark.usefixtures("kind_of_loop")
 def test_a_call_may_run_a_loop_of_its_own() -> None:
     async def main(turns: MainThread) -> None:
         await turns.run(lambda: asyncio.run(ticks(30)))
@@ -181,16 +240,20 @@ def test_a_task_that_exits_meanwhile_does_not_stop_the_loop_for_good() -> None:
     served(main)
 
 
-def test_a_forked_child_that_returns_does_not_go_on_as_a_second_worker() -> None:
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_forked_child_that_returns_does_not_go_on_as_a_second_worker(goes_on: bool) -> None:
+    """goes_on: to the next message of the same call."""
     children: list[int] = []
 
-    def fork() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread
-            if child := os.fork():
-                children.append(child)
-
     async def main(turns: MainThread) -> None:
+        def fork() -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread
+                if child := os.fork():
+                    children.append(child)
+            while goes_on and not children:
+                turns.between(mono_ms())
+
         await turns.run(fork)
         await ticks(1)
 

@@ -138,8 +138,10 @@ def test_any_error_text_can_be_sent(text: str) -> None:
 @given(count=st.integers(0, 30), take=st.integers(0, 40))
 def test_started_and_withdrawn_are_the_whole_batch(count: int, take: int) -> None:
     work = Work(batch(count))
+    whole = work.messages
     started = [m for _ in range(take) if (m := work.next()) is not None]
-    assert started + work.withdraw() == work.messages
+    assert started + work.withdraw() == whole
+    assert work.unfinished() == started
 
 
 def test_two_threads_share_a_batch_without_doubling() -> None:
