@@ -20,7 +20,7 @@ from .config import ConsumerConfig, check_text
 from .exceptions import ConfigError, RedisStreamError
 from .fate import Fate, Owner
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
-from .handlers import DLQHandler, Handler
+from .handlers import DLQHandler, Handler, PerMessage
 from .message import PendingEntry, StreamMessage
 from .metrics import ConsumerMetrics
 from .pending import Offer
@@ -29,6 +29,7 @@ from .serializers import Serializer
 from .server_check import check_server
 from .session import Session
 from .sweep import Sweep, offer
+from .work import Work
 
 log = logging.getLogger("redis_stream_queue")
 
@@ -82,7 +83,9 @@ class StreamConsumer:
             dlq_handler=dlq_handler,
             serializer=serializer,
             error_hook=error_hook,
+            wanted=self._wanted,
         )
+        self._lanes = handler.concurrency if isinstance(handler, PerMessage) else 1
         self._holdings = self._session.holdings
         self._sweep = Sweep(self._holdings.pending, config.policy, self._owner)
         self._checked = False
@@ -270,6 +273,13 @@ class StreamConsumer:
         if mono_ms() >= self._next_prune_ms:
             self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
             await self.group.prune_consumers(GHOST_IDLE_MS)
+
+    def _wanted(self, work: Work) -> int:
+        """More for lanes that are free, until a sweep is due: it waits for all of them."""
+        idle = self._loop is None or self._stopping  # run_once() reads once
+        if self._lanes == 1 or idle or mono_ms() >= self._due_ms():
+            return 0
+        return self.config.batch_size - work.waiting - work.lanes
 
     def _due_ms(self) -> int:
         retry_at = self._holdings.next_retry_at_ms

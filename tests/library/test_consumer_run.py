@@ -151,6 +151,35 @@ class TestRun:
         await bench.consumer(ledger, min_idle_claim_ms=LONG_MS).run_once()
         assert [m.delivery_count for m in ledger.messages] == [1] * (3 - finished)
 
+    async def test_a_free_lane_takes_the_next_message_while_another_is_busy(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """@per_message(concurrency=2), between two sweeps: messages that come while the other lane
+        is busy."""
+        monkeypatch.setattr("redis_stream_queue.consumer.SWEEP_INTERVAL_MS", LONG_MS)
+        release = asyncio.Event()
+        ended: list[str] = []
+
+        @per_message(concurrency=2)
+        async def lanes(message: StreamMessage) -> None:
+            if message.data == "long":
+                await release.wait()
+            ended.append(message.id)
+
+        consumer = bench.consumer(lanes, min_idle_claim_ms=LONG_MS)
+        bench.start(consumer)
+        first = await bench.push("first")
+        await bench.until(lambda: ended == first, "it runs, and has swept")
+        await bench.push("long")
+        await bench.until(lambda: consumer.metrics().total_read == 2, "one lane is busy")
+
+        others = await bench.push(*range(20))
+        await bench.until(lambda: len(ended) == 21, "the other lane goes on")
+
+        assert ended == first + others
+        release.set()
+        await bench.until(lambda: len(ended) == 22, "the long one ended")
+
     async def test_plain_handler_keeps_its_lease_while_a_cancelled_consumer_waits_for_it(
         self, bench: Bench
     ) -> None:
