@@ -12,12 +12,14 @@ from ..work import Verdict, Work
 from .protocol import MAX_ERROR, Message, Released, Retrying
 from .rows import Field, Row
 
-OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to others
+OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to idle workers,
+LONG_OVERRUN_MS = 250  # and to anybody: a worker of another host may be idle
 
 
 class RowHooks(Hooks):
     """Keeps this worker's shared row, and tells the master what it should know at once.
 
+    someone_idle: is another worker idle at this time (ms of mono_ms())?
     gives_back: a message that overruns lets the rest of its batch go. side_by_side: several
     messages run at a time.
     """
@@ -26,12 +28,14 @@ class RowHooks(Hooks):
         self,
         row: Row,
         send: Callable[[Message], None],
+        someone_idle: Callable[[int], bool],
         *,
         gives_back: bool,
         side_by_side: bool = False,
     ) -> None:
         self.row = row
         self._send = send
+        self._someone_idle = someone_idle
         self._gives_back = gives_back
         self._side_by_side = side_by_side
         self._message_since_ms = 0
@@ -73,9 +77,12 @@ class RowHooks(Hooks):
         self.row[Field.BATCHES] += 1
 
     def tending(self, work: Work) -> list[StreamMessage]:
-        if not self._gives_back or mono_ms() - self._message_since_ms < OVERRUN_MS:
-            return []
-        return work.withdraw()
+        now_ms = mono_ms()
+        runs_ms = now_ms - self._message_since_ms
+        wanted = runs_ms >= OVERRUN_MS and (
+            runs_ms >= LONG_OVERRUN_MS or self._someone_idle(now_ms)
+        )
+        return work.withdraw() if self._gives_back and wanted else []
 
     def renewed(self) -> None:
         self.row[Field.RENEWED_AT] = mono_ms()

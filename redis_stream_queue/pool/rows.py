@@ -16,6 +16,7 @@ WORD = 8
 DUMP_SIGNAL = signal.SIGRTMIN + 8  # asks a worker to write its stacks to DUMP_FD
 ROW_WORDS = 32
 MAX_ROWS = 1024
+MOMENT_MS = 5  # longer than it takes from one batch to the next
 MAX_SLOTS = MAX_ROWS // 2  # a slot may have an old and a new life
 
 
@@ -99,6 +100,22 @@ class Rows:
 
     def row(self, number: int) -> Row:
         return Row(self._words, number)
+
+    def someone_idle(self, now_ms: int) -> bool:
+        """Has a worker of this pool been without work for more than a moment?"""
+        return any(
+            since == 0 and 0 < max(read_at, busy_until) < now_ms - MOMENT_MS
+            for since, read_at, busy_until in zip(
+                self._all(Field.BUSY_SINCE),
+                self._all(Field.READ_AT),
+                self._all(Field.BUSY_UNTIL),
+                strict=True,
+            )
+        )
+
+    def _all(self, field: Field) -> list[int]:
+        """The word of every row."""
+        return self._words[ROW_WORDS + field :: ROW_WORDS].tolist()
 
     @property
     def offers_waiting(self) -> int:

@@ -74,7 +74,11 @@ class Worker:
         concurrency = handler.concurrency if isinstance(handler, PerMessage) else 1
         self._batch = batch_size(fixed, concurrency)
         self._hooks = RowHooks(
-            self._row, self._send, gives_back=fixed is None, side_by_side=concurrency > 1
+            self._row,
+            self._send,
+            rows.someone_idle,
+            gives_back=fixed is None,
+            side_by_side=concurrency > 1,
         )
         self._client = StreamClient.from_url(
             settings["url"], prefix=settings["prefix"], socket_timeout=COMMAND_TIMEOUT_S
