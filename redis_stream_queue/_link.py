@@ -54,16 +54,15 @@ async def exchange(
     address is another server by now, and this connection leads to one that was demoted.
     """
     replies: list[Any] = []
-    limit_s = timeout_s
+    patience = _Patience(timeout_s)
     demoted = False
     try:
-        async with asyncio.timeout(timeout_s) as limit:
+        async with patience.limit:
             for packed in _packets(commands):
                 await connection.send_packed_command(packed, check_health=False)
             for _ in commands:
                 if last_s is not None and len(replies) == len(commands) - 1:
-                    limit_s = last_s
-                    limit.reschedule(asyncio.get_running_loop().time() + limit_s)
+                    patience.start(last_s)
                 try:
                     replies.append(await connection.read_response(disable_decoding=True))
                 except ResponseError as error:
@@ -74,13 +73,44 @@ async def exchange(
                     on_reply(len(replies) - 1, replies[-1])
     except TimeoutError:
         await connection.disconnect(nowait=True)
-        raise RedisTimeoutError(f"Redis did not answer within {limit_s} s") from None
+        raise RedisTimeoutError(f"Redis did not answer within {patience.limit_s} s") from None
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
+    finally:
+        patience.end()
     if demoted:
         await connection.disconnect(nowait=True)
     return replies
+
+
+class _Patience:
+    """A timeout that a loop which stood still (a handler that held the GIL, a stopped process) does
+    not use up: it has two halves, and the second one begins when the first one is noticed.
+    """
+
+    def __init__(self, limit_s: float | None) -> None:
+        self.limit = asyncio.timeout(None)
+        self.limit_s: float | None = None
+        self._loop = asyncio.get_running_loop()
+        self._half: asyncio.TimerHandle | None = None
+        if limit_s is not None:
+            self.start(limit_s)
+
+    def start(self, limit_s: float) -> None:
+        """From now on so many seconds."""
+        self.end()
+        if self.limit.when() is not None:
+            self.limit.reschedule(None)
+        self.limit_s = limit_s
+        self._half = self._loop.call_later(limit_s / 2, self._second_half, limit_s / 2)
+
+    def _second_half(self, left_s: float) -> None:
+        self.limit.reschedule(self._loop.time() + left_s)
+
+    def end(self) -> None:
+        if self._half is not None:
+            self._half.cancel()
 
 
 def _packets(commands: Sequence[Command]) -> Iterator[bytes]:

@@ -220,7 +220,7 @@ class StreamClient:
         """The server adds one portion while the next is on its way."""
         run, timeout_s = self.link().run, self.endpoint.socket_timeout
         scripts: list[Command] = [("EVAL", PUSH.source, 1, key, field, *p) for p in portions]
-        replies = await run(key, scripts, timeout_s)
+        replies = await run(key, scripts, timeout_s and timeout_s * len(scripts))
         results: list[Any] = []
         for portion, reply in zip(portions, replies, strict=True):
             if not isinstance(reply, Exception):

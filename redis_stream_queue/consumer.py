@@ -260,7 +260,8 @@ class StreamConsumer:
         wait_ms = max(min(self._due_ms() - now, self.config.block_ms), 0)
         messages = await self._session.read(self.config.batch_size, wait_ms)
         if messages:
-            await self._session.handle(messages)
+            new = all(message.delivery_count == 1 for message in messages)
+            await self._session.handle(messages, grows=new)
         if self._stopping or mono_ms() < self._due_ms():
             return
         await self._holdings.flush_acks()
@@ -276,8 +277,7 @@ class StreamConsumer:
 
     def _wanted(self, work: Work) -> int:
         """More for lanes that are free, until a sweep is due: it waits for all of them."""
-        idle = self._loop is None or self._stopping  # run_once() reads once
-        if self._lanes == 1 or idle or mono_ms() >= self._due_ms():
+        if self._lanes == 1 or self._stopping or mono_ms() >= self._due_ms():
             return 0
         return self.config.batch_size - work.waiting - work.lanes
 

@@ -83,7 +83,7 @@ class PerMessage:
     async def run_async(self, work: Work) -> None:
         """Handle up to ``concurrency`` messages side by side."""
         lanes = min(self.concurrency - work.lanes, work.waiting)
-        if lanes <= 1:
+        if lanes == 1:
             await self._lane(work)
             return
         ended = await asyncio.gather(

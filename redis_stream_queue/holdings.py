@@ -107,8 +107,7 @@ class Holdings:
             await self.flush_acks()
             self.release([message for message, _ in self.held.values()])
             await self.settle()
-            stranded = await self.stranded()
-            await self.pending.park(self.name, [_uncounted(o.id, o.seen_count) for o in stranded])
+            await self.give_back_stranded()
             await self.pending.prune(self.name)
 
     def close(self) -> None:
@@ -159,6 +158,12 @@ class Holdings:
         except BaseException:
             self.unsure = True  # it may have been carried out
             raise
+
+    async def give_back_stranded(self) -> None:
+        """Give back, uncounted, what the server holds under this name and never arrived here."""
+        stranded = await self.stranded()
+        await self.pending.park(self.name, [_uncounted(o.id, o.seen_count) for o in stranded])
+        self.unsure = False
 
     async def stranded(self) -> list[Offer]:
         """What the server holds under this name and this process does not know of."""

@@ -148,9 +148,10 @@ class Session:
 
     # -- handling ------------------------------------------------------------------------------
 
-    async def handle(self, messages: Sequence[StreamMessage]) -> int:
+    async def handle(self, messages: Sequence[StreamMessage], *, grows: bool = False) -> int:
         """Decode, run the handler, settle. Acknowledgements wait for the next read or flush.
 
+        grows: others that are read meanwhile may keep them company.
         Returns how many messages were handled: fewer where some were given back, more where
         others were read meanwhile.
         """
@@ -164,7 +165,7 @@ class Session:
             self._verify,
         )
         if work.messages:
-            await self._run(work)
+            await self._run(work, grows=grows and self._one_by_one)
         else:
             self.hooks.batch_finished()
         if self._hooked:
@@ -186,7 +187,7 @@ class Session:
                 decoded.append(message)
         return decoded
 
-    async def _run(self, work: Work) -> None:
+    async def _run(self, work: Work, *, grows: bool) -> None:
         self._work = work
         calls = Calls(work, self._call)
         try:
@@ -194,7 +195,7 @@ class Session:
                 await self._verify()
             calls.start()
             try:
-                await self._tend(calls, work)
+                await self._tend(calls, work, grows=grows)
             except asyncio.CancelledError:
                 await self._cancelled(calls, work)
                 raise
@@ -227,10 +228,8 @@ class Session:
         if self._work is not None:
             self._work.lost |= ids
 
-    async def _tend(self, calls: Calls, work: Work) -> None:
+    async def _tend(self, calls: Calls, work: Work, *, grows: bool) -> None:
         """Until all is handled: settle what is done, give back on request, read more in time."""
-        # What was delivered before may have to be alone in its batch.
-        grows = self._one_by_one and all(m.delivery_count == 1 for m in work.messages)
         clock = asyncio.get_running_loop().time
         tick_s, starved = clock() + TEND_S, False
         while True:
@@ -242,25 +241,32 @@ class Session:
                 if calls.error is not None or not work.waiting:
                     return
                 calls.start()  # these came too late for the call before
-            if (ticked := clock() >= tick_s) or (grows and self._side_by_side and not starved):
-                self.holdings.release(self.hooks.tending(work))
-                self._collect(work)
-                wanted = self._wanted(work) if grows else 0
-                starved = await self._settle_and_read(calls, work, wanted)
+            ticked = clock() >= tick_s
+            if ticked:
+                released = self.hooks.tending(work)
+                self.holdings.release(released)
+                starved = bool(released)
+            self._collect(work)
+            wanted = 0
+            if grows and calls.error is None and not starved and (ticked or self._side_by_side):
+                wanted = self._wanted(work)
+            if wanted > 0:
+                starved = not await self._read_more(calls, work, wanted)
+            elif ticked:
+                await self._try_to_settle()
             if ticked:
                 tick_s = clock() + TEND_S + self._settling.pause_s
 
-    async def _settle_and_read(self, calls: Calls, work: Work, wanted: int) -> bool:
-        """True if there were not as many new messages as wanted."""
-        ready = self.reader.connected and not self.reader.acks_refused and not self.holdings.unsure
-        if wanted <= 0 or not ready:  # what is broken is mended between two batches
-            await self._try_to_settle()
-            return True
+    async def _read_more(self, calls: Calls, work: Work, wanted: int) -> bool:
+        """Is it worth while to ask again at once?"""
         try:
+            if self.holdings.unsure:  # others may have it: this batch may go on for hours
+                await self.reader.end_broken_read()
+                await self.holdings.give_back_stranded()
             messages = await self.read(wanted, 0)
         except OUTAGES as error:
             self._outage(error)
-            return True
+            return False
         self._settling.reset()
         if messages:
             self.hooks.batch_grows(messages, len(self.holdings.held))
@@ -269,7 +275,7 @@ class Session:
                 self.holdings.release(decoded)
             elif self._side_by_side:
                 calls.start()
-        return len(messages) < wanted
+        return len(messages) == wanted
 
     async def _try_to_settle(self) -> None:
         try:

@@ -208,9 +208,12 @@ class Work:
         if self._closed:
             return False
         left = [m for m in self.messages if m.id not in self._collected]
-        self.messages = [*left, *messages]
+        here = {message.id for message in left} - self.lost
+        new = [m for m in messages if m.id not in here]  # a group made anew may repeat some
+        self.lost.difference_update([message.id for message in new])
+        self.messages = [*left, *new]
         self._collected.clear()
-        self._waiting.extend(messages)
+        self._waiting.extend(new)
         return True
 
     def close(self) -> list[StreamMessage]:

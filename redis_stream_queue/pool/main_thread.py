@@ -104,11 +104,13 @@ class MainThread:
         self._end_child()
         if self._turn.acquire(blocking=False):
             self._step(TURN_STEPS)
-            # The task that raised one of these keeps it; serve() sees it there.
-            with contextlib.suppress(SystemExit, KeyboardInterrupt):
-                self._loop.run_forever()
-            self._calls += 1
-            self._turn.release()
+            try:
+                # The task that raised one of these keeps it; serve() sees it there.
+                with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                    self._loop.run_forever()
+            finally:
+                self._calls += 1
+                self._turn.release()
             return mono_ms()
         self._loop.call_soon_threadsafe(self._loop.stop)  # the stand-in gives it back
         return now_ms

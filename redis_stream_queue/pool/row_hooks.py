@@ -76,6 +76,12 @@ class RowHooks(Hooks):
         self.row[Field.BUSY_SINCE] = 0
         self.row[Field.BATCHES] += 1
 
+    @property
+    def overruns(self) -> bool:
+        """Does a message run that others would wait for?"""
+        runs_ms = mono_ms() - self._message_since_ms
+        return runs_ms >= OVERRUN_MS and not self._side_by_side
+
     def tending(self, work: Work) -> list[StreamMessage]:
         now_ms = mono_ms()
         runs_ms = now_ms - self._message_since_ms

@@ -184,7 +184,8 @@ class Worker:
         messages = await self.session.read(min(self._batch.size, room), block_ms)
         self._row[Field.READ_AT] = mono_ms()
         if messages:
-            await self._handle(messages)
+            # What was read before, and is stranded, may have to be alone.
+            await self._handle(messages, grows=all(m.delivery_count == 1 for m in messages))
         else:
             self._new_ones_until_s = 0.0
         return True
@@ -235,11 +236,11 @@ class Worker:
             began_s = time.monotonic()
             messages = await self.session.holdings.take(offers)
             took_s = time.monotonic() - began_s
-            await self._handle(messages)
+            await self._handle(messages, grows=not take.alone)
             share_s = min(NEW_ONES_SHARE * took_s, MOST_NEW_ONES_S)
             self._new_ones_until_s = time.monotonic() + share_s
 
-    async def _handle(self, messages: list[StreamMessage]) -> None:
+    async def _handle(self, messages: list[StreamMessage], *, grows: bool) -> None:
         if not messages:
             return
         if self._draining:
@@ -248,13 +249,13 @@ class Worker:
         self._observed_ms, self._observed = mono_ms(), 0
         self._handling = True
         try:
-            self._observe(await self.session.handle(messages))
+            self._observe(await self.session.handle(messages, grows=grows))
         finally:
             self._handling = False
 
     def _wanted(self, work: Work) -> int:
         newly_handled = self._observe(work.collected)
-        if self._draining or self._rows.offers_waiting:
+        if self._draining or self._rows.offers_waiting or self._hooks.overruns:
             return 0  # let the batch end
         return min(self._batch.more(newly_handled, work.waiting, work.lanes), self._room())
 

@@ -389,6 +389,22 @@ class TestFullServer:
         await producer.close()
 
 
+class TestALoopThatStoodStill:
+    """A handler that holds the GIL, a stopped process: the answer lay there all the time."""
+
+    async def test_is_not_taken_for_a_server_that_does_not_answer(
+        self, bench: Bench, own_server: Server
+    ) -> None:
+        client = StreamClient.from_url(own_server.url, socket_timeout=0.1)
+        await client.stream_len(bench.stream)  # connected
+        with own_server.client() as admin:
+            admin.client_pause(50)  # so late it answers
+        asked = asyncio.ensure_future(client.stream_len(bench.stream))
+        asyncio.get_running_loop().call_later(0.01, time.sleep, 0.5)
+        assert await asked == 0
+        await client.close()
+
+
 class TestPermissions:
     """An ACL without scripts."""
 

@@ -51,12 +51,13 @@ def test_every_kind_of_handler_works_in_a_burst(
     assert ledger.consumers() == []
 
 
+@pytest.mark.parametrize("batch_size", ["auto", "20"])
 def test_a_free_lane_takes_the_next_message_while_another_is_busy(
-    start_pool: StartPool, ledger: Ledger
+    start_pool: StartPool, ledger: Ledger, batch_size: str
 ) -> None:
     """@per_message(concurrency=4): one message for ever, and 3 lanes for all others, those that
-    come later, too."""
-    start_pool("--workers", "1", target="app:lanes")
+    come later, too; never more than 4."""
+    start_pool("--workers", "1", "--batch-size", batch_size, target="app:lanes")
     [long_one] = ledger.push({"s": 60})
     ledger.wait_started(1)
 

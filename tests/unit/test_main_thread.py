@@ -183,6 +183,25 @@ def test_a_task_that_exits_in_such_a_turn_does_not_end_the_call() -> None:
     assert ended == [True]
 
 
+def test_an_error_out_of_such_a_turn_is_the_call_s_and_the_loop_goes_on() -> None:
+    """What a signal handler of the app raises, say."""
+
+    async def main(turns: MainThread) -> None:
+        def call() -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(turns._loop, "run_forever", fail)
+                turns.between(mono_ms())
+
+        def fail() -> None:
+            raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            await turns.run(call)
+        await ticks(1)
+
+    served(main)
+
+
 @pytest.mark.usefixtures("kind_of_loop")
 def test_a_call_may_run_a_loop_of_its_own() -> None:
     async def main(turns: MainThread) -> None:
