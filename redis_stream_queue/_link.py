@@ -29,6 +29,7 @@ from ._scripts import Script
 
 Command = tuple[Any, ...]
 
+LAST_PART_S = 0.35  # shorter than what a read is given beyond its block
 PACKET_BYTES = 32_768  # sent together
 
 # What talking to a Redis that is down, unreachable or unwilling may raise. (UnicodeError: a host
@@ -86,14 +87,14 @@ async def exchange(
 
 class _Patience:
     """A timeout that a loop which stood still (a handler that held the GIL, a stopped process) does
-    not use up: it has two halves, and the second one begins when the first one is noticed.
+    not use up: its last part begins when the end of the first one is noticed.
     """
 
     def __init__(self, limit_s: float | None) -> None:
         self.limit = asyncio.timeout(None)
         self.limit_s: float | None = None
         self._loop = asyncio.get_running_loop()
-        self._half: asyncio.TimerHandle | None = None
+        self._first: asyncio.TimerHandle | None = None
         if limit_s is not None:
             self.start(limit_s)
 
@@ -103,14 +104,15 @@ class _Patience:
         if self.limit.when() is not None:
             self.limit.reschedule(None)
         self.limit_s = limit_s
-        self._half = self._loop.call_later(limit_s / 2, self._second_half, limit_s / 2)
+        last_part_s = min(LAST_PART_S, limit_s / 2)
+        self._first = self._loop.call_later(limit_s - last_part_s, self._go_on, last_part_s)
 
-    def _second_half(self, left_s: float) -> None:
+    def _go_on(self, left_s: float) -> None:
         self.limit.reschedule(self._loop.time() + left_s)
 
     def end(self) -> None:
-        if self._half is not None:
-            self._half.cancel()
+        if self._first is not None:
+            self._first.cancel()
 
 
 def _packets(commands: Sequence[Command]) -> Iterator[bytes]:

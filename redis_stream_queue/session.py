@@ -33,6 +33,7 @@ from .work import Work, one_line
 
 log = logging.getLogger("redis_stream_queue")
 
+RECONNECT_S = 0.5  # longest that acknowledgements wait for a connection to read with
 TEND_S = 0.05  # longest that a finished message waits for its acknowledgement
 
 ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
@@ -260,9 +261,11 @@ class Session:
     async def _read_more(self, calls: Calls, work: Work, wanted: int) -> bool:
         """Is it worth while to ask again at once?"""
         try:
-            if self.holdings.unsure:  # others may have it: this batch may go on for hours
-                await self.reader.end_broken_read()
-                await self.holdings.give_back_stranded()
+            await self._mend()
+            if not self.reader.connected:
+                await self.holdings.flush_acks()
+                async with asyncio.timeout(RECONNECT_S):  # and again with the next tick
+                    await self.reader.connect()
             messages = await self.read(wanted, 0)
         except OUTAGES as error:
             self._outage(error)
@@ -273,13 +276,20 @@ class Session:
             decoded = self._decode(messages)
             if not work.extend(decoded):
                 self.holdings.release(decoded)
-            elif self._side_by_side:
+            elif self._side_by_side and calls.error is None:
                 calls.start()
         return len(messages) == wanted
+
+    async def _mend(self) -> None:
+        """After a read that broke: this batch may go on for hours, so others get what it left."""
+        if self.holdings.unsure:
+            await self.reader.end_broken_read()
+            await self.holdings.give_back_stranded()
 
     async def _try_to_settle(self) -> None:
         try:
             await self.holdings.flush_acks()
+            await self._mend()
             await self.holdings.settle()
             self._settling.reset()
         except OUTAGES as error:

@@ -210,7 +210,10 @@ class Work:
         left = [m for m in self.messages if m.id not in self._collected]
         here = {message.id for message in left} - self.lost
         new = [m for m in messages if m.id not in here]  # a group made anew may repeat some
-        self.lost.difference_update([message.id for message in new])
+        if self.lost:
+            ids = {message.id for message in new}
+            self._waiting.extend([m for m in _popped(self._waiting) if m.id not in ids])
+            self.lost -= ids
         self.messages = [*left, *new]
         self._collected.clear()
         self._waiting.extend(new)

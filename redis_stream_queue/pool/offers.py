@@ -164,9 +164,9 @@ class Offers:
         worker.batches_before = worker.row[Field.BATCHES]
         return Take(
             [list(due.offer) for due in chosen],
-            alone=first.alone or first.suspect,
             bury=MAX_DELIVERIES if first.decision is Fate.BURY else None,
             error=first.error or self._known_error(first.offer.id),
+            alone=first.alone or first.suspect,
         )
 
     def _first_allowed(self, now_ms: int) -> int | None:

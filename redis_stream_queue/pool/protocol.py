@@ -93,14 +93,14 @@ class Start(NamedTuple):
 class Take(NamedTuple):
     """Offers to claim and handle: [id, owner, seen count, least idle ms, new count] each.
 
-    They are handled as one batch. alone: nothing else is handled beside them. bury: reason to bury
-    them for instead, with ``error``.
+    They are handled as one batch. bury: reason to bury them for instead, with ``error``. alone:
+    nothing else is handled beside them.
     """
 
     offers: list[list[Any]]
-    alone: bool = True
     bury: str | None = None
     error: str = ""
+    alone: bool = True  # last, as a master from before an upgrade does not send it
 
 
 class Nothing(NamedTuple):

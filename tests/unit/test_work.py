@@ -54,6 +54,39 @@ def test_what_was_withdrawn_is_not_started() -> None:
     assert work.withdraw() == []
 
 
+def test_more_to_handle() -> None:
+    work = Work(batch(2))
+    first = work.next()
+    assert first is not None
+    work.done(first)
+    work.collect()
+    more = batch(5)[3:]
+    assert work.extend(more)
+    assert [m.id for m in work.messages] == ["1-0", "3-0", "4-0"]
+    assert [m.id for m in work.unfinished()] == ["1-0", "3-0", "4-0"]
+    assert [m.id for m in iter(work.next, None)] == ["1-0", "3-0", "4-0"]
+
+
+def test_nothing_more_once_it_is_closed() -> None:
+    work = Work(batch(3))
+    work.next()
+    assert [m.id for m in work.close()] == ["1-0", "2-0"]
+    assert not work.extend(batch(5)[3:])
+    assert work.next() is None
+
+
+def test_what_a_group_made_anew_delivers_again_runs_once() -> None:
+    """What runs here, what waits here, and what was lost while it waited."""
+    work = Work(batch(3))
+    running = work.next()
+    assert running is not None
+    work.lost = {"2-0"}
+    again = batch(3)
+    assert work.extend(again)
+    assert list(iter(work.next, None)) == [work.messages[1], again[2]]
+    assert work.lost == set()
+
+
 def test_finished_is_collected_once() -> None:
     work = Work(batch(2))
     work.done(work.messages[0])
