@@ -39,6 +39,7 @@ TEND_S = 0.05  # longest that a finished message waits for its acknowledgement
 ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
 RunPlain = Callable[[Callable[[], None]], Awaitable[None]]
 Wanted = Callable[[Work], int]
+Fetch = Callable[[int], Awaitable[list[StreamMessage]]]
 
 
 async def run_in_thread(call: Callable[[], None]) -> None:
@@ -50,7 +51,8 @@ class Session:
     """One consumer of ``config.group`` on ``stream``; see the module's text.
 
     run_plain: how a plain (not async) handler is run; between: see Work.
-    wanted: asked while messages are handled one by one: how many more to read now.
+    wanted: asked while messages are handled one by one: how many more to read now. fetch: how that
+    is done; by ``read``, if None.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Session:
         run_plain: RunPlain = run_in_thread,
         between: Callable[[int], int] = lambda now_ms: now_ms,
         wanted: Wanted = lambda _: 0,
+        fetch: Fetch | None = None,
     ) -> None:
         self.config = config
         self.handler = handler
@@ -86,6 +89,7 @@ class Session:
         self._run_plain = run_plain
         self._between = between
         self._wanted = wanted
+        self._fetch = fetch or (lambda count: self.read(count, 0))
         self._one_by_one = isinstance(handler, PerMessage)
         self._side_by_side = isinstance(handler, PerMessage) and handler.concurrency > 1
         self._work: Work | None = None
@@ -266,7 +270,7 @@ class Session:
                 await self.holdings.flush_acks()
                 async with asyncio.timeout(RECONNECT_S):  # and again with the next tick
                     await self.reader.connect()
-            messages = await self.read(wanted, 0)
+            messages = await self._fetch(wanted)
         except OUTAGES as error:
             self._outage(error)
             return False

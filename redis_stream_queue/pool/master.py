@@ -254,7 +254,7 @@ class Master:
         elif self.recovery is None or self.upkeep is None:
             return
         elif isinstance(message, Free):
-            self.recovery.offers.answer(worker, message.taken)
+            self.recovery.offers.answer(worker, message.taken, message.company)
         elif isinstance(message, Declined):
             self.recovery.offers.declined(worker, message.ids)
             self.upkeep.sweep_soon(0)

@@ -126,14 +126,14 @@ class Offers:
                 worker.channel.send(take)
         self._rows.offers_waiting = len(self._waiting)
 
-    def answer(self, worker: Worker, taken: int) -> None:
-        """A worker asks before it reads; taken: how many offers have reached it so far."""
+    def answer(self, worker: Worker, taken: int, company: int = 0) -> None:
+        """A worker asks before it reads; taken, company: see Free."""
         if taken < worker.offers:
             return  # one is on its way: that is the answer
         worker.offered_until_ms = 0
         self._risky.pop(worker, None)
         if worker.channel is not None:
-            worker.channel.send(self._take_for(worker, mono_ms()) or Nothing())
+            worker.channel.send(self._take_for(worker, mono_ms(), company) or Nothing())
         self._rows.offers_waiting = len(self._waiting)
 
     def declined(self, worker: Worker, ids: list[str]) -> None:
@@ -144,14 +144,17 @@ class Offers:
         if worker in self._risky:
             self._risky[worker] = [d for d in self._risky[worker] if d.offer.id not in ids]
 
-    def _take_for(self, worker: Worker, now_ms: int) -> Take | None:
+    def _take_for(self, worker: Worker, now_ms: int, company: int = 0) -> Take | None:
         index = self._first_allowed(now_ms)
         if index is None:
             return None
         first = self._waiting[index]
+        if company and (first.alone or first.suspect):
+            return None  # in its turn, for a worker that has ended its batch
         chosen = [first]
         if not first.alone:
-            following = islice(self._waiting, index + 1, index + worker.row[Field.BATCH])
+            most = company or worker.row[Field.BATCH]
+            following = islice(self._waiting, index + 1, index + most)
             alike = takewhile(lambda d: not d.alone and d.suspect == first.suspect, following)
             chosen += alike
         for due in chosen:

@@ -53,10 +53,12 @@ class Released(NamedTuple):
 class Free(NamedTuple):
     """Finished a batch while offers wait: asks for some before it reads new messages.
 
-    taken: how many offers (Take) have reached it so far.
+    taken: how many offers (Take) have reached it so far. company: for so many there is room beside
+    others that run, so they must not have to be alone; 0 = nothing runs.
     """
 
     taken: int
+    company: int = 0
 
 
 class Declined(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from .._clock import mono_ms
 from ..hooks import Hooks
-from ..message import StreamMessage
+from ..message import StreamMessage, id_key
 from ..metrics import ConsumerMeter
 from ..work import Verdict, Work
 from .protocol import MAX_ERROR, Message, Released, Retrying
@@ -53,7 +53,11 @@ class RowHooks(Hooks):
 
     def batch_grows(self, messages: Sequence[StreamMessage], held: int) -> None:
         row = self.row
-        row.set_id(Field.LAST_MS, messages[-1].id)
+        first, last = messages[0].id, messages[-1].id
+        if id_key(first) < row.id(Field.FIRST_MS):
+            row.set_id(Field.FIRST_MS, first)
+        if id_key(last) > row.id(Field.LAST_MS):
+            row.set_id(Field.LAST_MS, last)
         row[Field.HELD] = held
         row[Field.READ_AT] = row[Field.BUSY_SINCE] = mono_ms()
         row[Field.BATCHES] += 1

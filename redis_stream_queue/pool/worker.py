@@ -94,6 +94,7 @@ class Worker:
             run_plain=main_thread.run,
             between=main_thread.between,
             wanted=self._wanted,
+            fetch=self._fetch,
         )
         self._channel: Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -102,6 +103,8 @@ class Worker:
         self._answered = asyncio.Event()
         self._draining = False
         self._handling = False
+        self._lanes = concurrency
+        self._room_beside = 0  # for offers that were asked for while others run
         self._observed_ms = self._observed = 0  # when, and how many of the batch were done
         self._most_messages: int | None = settings["most_messages"]
         self._asked_to_retire = False
@@ -128,7 +131,8 @@ class Worker:
     def _ordered(self, message: Message) -> None:
         if isinstance(message, Take):
             self._taken += 1
-            if self._handling or self._draining:
+            fits = self._room_beside > 0 and not message.alone
+            if self._draining or (self._handling and not fits):
                 self._send(Declined([offer[0] for offer in message.offers]))
             else:
                 self._takes.append(message)
@@ -215,11 +219,11 @@ class Worker:
                 async with asyncio.timeout(BLOCK_MS / 1000):
                     await self._answered.wait()
 
-    async def _ask_for_offers(self) -> bool:
-        """Between two batches, while offers wait: ask the master; True if it sent some."""
+    async def _ask_for_offers(self, company: int = 0) -> bool:
+        """While offers wait: ask the master; True if it sent some. company: see Free."""
         await self.session.holdings.flush_acks()  # no read follows that would carry them
         self._answered.clear()
-        self._send(Free(self._taken))
+        self._send(Free(self._taken, company))
         try:
             async with asyncio.timeout(FREE_WAIT_S):
                 await self._answered.wait()
@@ -229,16 +233,19 @@ class Worker:
 
     async def _carry_out(self, take: Take) -> None:
         await self.session.holdings.flush_acks()
-        offers = [Offer(*fields) for fields in take.offers]
         if take.bury is not None:
-            await self.session.holdings.bury(offers, take.bury, take.error)
-        else:
-            began_s = time.monotonic()
-            messages = await self.session.holdings.take(offers)
-            took_s = time.monotonic() - began_s
-            await self._handle(messages, grows=not take.alone)
-            share_s = min(NEW_ONES_SHARE * took_s, MOST_NEW_ONES_S)
-            self._new_ones_until_s = time.monotonic() + share_s
+            await self.session.holdings.bury(_offers(take), take.bury, take.error)
+            return
+        began_s = time.monotonic()
+        messages = await self.session.holdings.take(_offers(take))
+        took_s = time.monotonic() - began_s
+        await self._handle(messages, grows=not take.alone)
+        self._new_ones_after(took_s)
+
+    def _new_ones_after(self, took_s: float) -> None:
+        """A take-over took so long: new messages have their share of the time from now on."""
+        share_s = min(NEW_ONES_SHARE * took_s, MOST_NEW_ONES_S)
+        self._new_ones_until_s = time.monotonic() + share_s
 
     async def _handle(self, messages: list[StreamMessage], *, grows: bool) -> None:
         if not messages:
@@ -255,9 +262,27 @@ class Worker:
 
     def _wanted(self, work: Work) -> int:
         newly_handled = self._observe(work.collected)
-        if self._draining or self._rows.offers_waiting or self._hooks.overruns:
+        if self._draining or self._hooks.overruns:
             return 0  # let the batch end
+        if self._rows.offers_waiting and self._lanes == 1:
+            return 0
         return min(self._batch.more(newly_handled, work.waiting, work.lanes), self._room())
+
+    async def _fetch(self, count: int) -> list[StreamMessage]:
+        """More for the lanes that are free: first what waits for a worker."""
+        if not (self._rows.offers_waiting and self._is_turn_of_offers()):
+            return await self.session.read(count, 0)
+        self._room_beside = count
+        try:
+            got_some = await self._ask_for_offers(count)
+        finally:
+            self._room_beside = 0
+        if not got_some:
+            return []  # what waits must be alone: this batch ends
+        began_s = time.monotonic()
+        messages = await self.session.holdings.take(_offers(self._takes.pop(0)))
+        self._new_ones_after(time.monotonic() - began_s)
+        return messages
 
     def _observe(self, handled: int) -> int:
         """So many of the batch are done; returns how many since the last time."""
@@ -310,3 +335,7 @@ class Worker:
         await self._client.close()
         if self._channel is not None:
             self._channel.close()
+
+
+def _offers(take: Take) -> list[Offer]:
+    return [Offer(*fields) for fields in take.offers]

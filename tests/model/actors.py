@@ -366,7 +366,7 @@ class Pool:
 
     def heard(self, record: Record, message: Any) -> None:
         if isinstance(message, Free):
-            self.recovery.offers.answer(record, message.taken)
+            self.recovery.offers.answer(record, message.taken, message.company)
         elif isinstance(message, Declined):
             self.recovery.offers.declined(record, message.ids)
         elif isinstance(message, Retrying):

@@ -56,8 +56,9 @@ def test_a_free_lane_takes_the_next_message_while_another_is_busy(
     start_pool: StartPool, ledger: Ledger, batch_size: str
 ) -> None:
     """@per_message(concurrency=4): one message for ever, and 3 lanes for all others, those that
-    come later, too; never more than 4."""
-    start_pool("--workers", "1", "--batch-size", batch_size, target="app:lanes")
+    come later and those that fail and come again, too; never more than 4."""
+    args = ("--workers", "1", "--batch-size", batch_size, "--retry-delay-ms", "20")
+    start_pool(*args, target="app:lanes")
     [long_one] = ledger.push({"s": 60})
     ledger.wait_started(1)
 
@@ -66,9 +67,16 @@ def test_a_free_lane_takes_the_next_message_while_another_is_busy(
         ledger.push(*({"s": 0.02} for _ in range(30)))
         ledger.wait_ended(before + 30)
 
+    before = len(ledger.ended())
+    ids = ledger.push(*({"do": "raise"} for _ in range(10)))
+    ledger.wait_ended(before + 10)
+    assert {ledger.executions()[entry_id] for entry_id in ids} == {2}
+
     assert long_one not in {note.id for note in ledger.ended()}
     running = 0
-    notes = [(n.at_s, 1) for n in ledger.started()] + [(n.at_s, -1) for n in ledger.ended()]
+    failed = {i for i, count in ledger.executions().items() if count == 2}
+    notes = [(n.at_s, 1) for n in ledger.started() if n.id not in failed]
+    notes += [(n.at_s, -1) for n in ledger.ended() if n.id not in failed]
     for _, change in sorted(notes):
         running += change
         assert running <= 4

@@ -72,6 +72,8 @@ async def async_handler(message):
 @per_message(concurrency=4)
 async def lanes(message):
     note("started", message)
+    if message.data.get("do") == "raise" and message.delivery_count == 1:
+        raise ValueError("the first time")
     await asyncio.sleep(message.data.get("s", 0))
     note("ended", message)
 """

@@ -146,6 +146,27 @@ def test_an_offer_that_is_still_on_its_way_is_the_answer(scene: Scene) -> None:
     assert scene.taken() == [["1-0"], ["2-0"]]
 
 
+def test_a_worker_with_free_lanes_gets_as_many_as_there_is_room_for(scene: Scene) -> None:
+    for number in range(5):
+        scene.add(f"{number}-0")
+    scene.offers.answer(scene.workers[0], taken=0, company=3)
+    assert scene.taken() == [["0-0", "1-0", "2-0"], []]
+    assert not scene._sent(scene.workers[0])[0].alone
+
+
+@pytest.mark.parametrize(("last", "suspect"), [(True, False), (False, True)])
+def test_a_worker_with_free_lanes_gets_nothing_that_may_be_deadly(
+    scene: Scene, last: bool, suspect: bool
+) -> None:
+    scene.add("1-0", last=last, suspect=suspect)
+    scene.add("2-0")
+    scene.offers.answer(scene.workers[0], taken=0, company=3)
+    assert scene.taken() == [[], []]
+    scene.offers.answer(scene.workers[0], taken=0)
+    assert scene.taken() == [["1-0"], []]
+    assert scene._sent(scene.workers[0])[-1].alone
+
+
 def test_patience_ends(scene: Scene) -> None:
     """A job of hours on its last delivery holds up the others for a minute, not for hours."""
     scene.add("1-0", last=True, suspect=True)
