@@ -270,6 +270,7 @@ class Session:
                 await self.holdings.flush_acks()
                 async with asyncio.timeout(RECONNECT_S):  # and again with the next tick
                     await self.reader.connect()
+            await self.holdings.settle()
             messages = await self._fetch(wanted)
         except OUTAGES as error:
             self._outage(error)

@@ -75,7 +75,7 @@ def plain(message):
     finish(message)
 
 @stream_handler({STREAM!r}, **settings)
-@per_message
+@per_message(concurrency=3)
 async def asynchronous(message):
     note("S", message)
     await asyncio.sleep(message.data["s"])

@@ -82,6 +82,22 @@ def test_a_free_lane_takes_the_next_message_while_another_is_busy(
         assert running <= 4
 
 
+def test_a_verdict_does_not_wait_for_a_busy_lane_while_offers_do(
+    start_pool: StartPool, ledger: Ledger
+) -> None:
+    """A last delivery, which must be alone, waits for the long one; what is rejected meanwhile is
+    buried at once."""
+    args = ("--workers", "1", "--max-deliveries", "2", "--retry-delay-ms", "20")
+    start_pool(*args, target="app:lanes")
+    ledger.push({"s": 60})
+    ledger.wait_started(1)
+    rejected, _ = ledger.push({"do": "reject", "s": 0.5}, {"do": "raise"})
+
+    ledger.wait(lambda: bool(ledger.letters()), "a dead letter")
+
+    assert [letter["original_id"] for letter in ledger.letters()] == [rejected]
+
+
 def test_burst_waits_for_retries_and_exits_with_1_when_a_message_died(
     start_pool: StartPool, ledger: Ledger
 ) -> None:

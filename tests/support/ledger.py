@@ -75,6 +75,8 @@ async def lanes(message):
     if message.data.get("do") == "raise" and message.delivery_count == 1:
         raise ValueError("the first time")
     await asyncio.sleep(message.data.get("s", 0))
+    if message.data.get("do") == "reject":
+        raise Reject("not for us")
     note("ended", message)
 """
 
