@@ -226,7 +226,7 @@ class Recovery:
         if mate is None:
             return Owner.STRANGER
         fresh = entry.idle_ms < self.policy.min_idle_ms  # then it makes no difference
-        return Owner.MATE if fresh or mate.holds(entry.id) else Owner.STRANGER
+        return Owner.MATE if fresh or mate.may_hold(entry.id) else Owner.STRANGER
 
     async def renew_leases(self, interval_ms: int) -> None:
         """The second rope: renew for workers whose loop cannot (a handler holds the GIL)."""

@@ -78,8 +78,15 @@ class Worker:
 
     def holds(self, entry_id: str) -> bool:
         """Is this message in the batch that it handles?"""
+        return self.busy and self._in_batch(entry_id)
+
+    def may_hold(self, entry_id: str) -> bool:
+        """The same, or in the last one, of whose end Redis may not know yet."""
+        return self.holding and self._in_batch(entry_id)
+
+    def _in_batch(self, entry_id: str) -> bool:
         first, last = self.row.id(Field.FIRST_MS), self.row.id(Field.LAST_MS)
-        return self.busy and first <= id_key(entry_id) <= last
+        return first <= id_key(entry_id) <= last
 
 
 @dataclass

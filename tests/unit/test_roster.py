@@ -1,0 +1,34 @@
+"""What the shared row of a worker says about it."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_stream_queue.pool.roster import Worker
+from redis_stream_queue.pool.rows import Field, Rows
+
+
+@pytest.mark.parametrize(
+    ("busy_since", "busy_until", "read_at", "holds", "may_hold"),
+    [
+        (0, 0, 0, False, False),  # it starts
+        (10, 0, 5, True, True),
+        (0, 20, 5, False, True),  # done, and no read has carried the acknowledgement yet
+        (0, 20, 30, False, False),
+    ],
+)
+def test_what_a_worker_holds(
+    busy_since: int, busy_until: int, read_at: int, holds: bool, may_hold: bool
+) -> None:
+    """What is done but not acknowledged is nobody else's: it would be run or buried once more."""
+    worker = Worker(0, 1, 0, Rows().row(0))
+    worker.row.set_id(Field.FIRST_MS, "5-0")
+    worker.row.set_id(Field.LAST_MS, "7-0")
+    worker.row[Field.BUSY_SINCE], worker.row[Field.BUSY_UNTIL] = busy_since, busy_until
+    worker.row[Field.READ_AT] = read_at
+    for entry_id in ("5-0", "6-3", "7-0"):
+        assert worker.holds(entry_id) is holds
+        assert worker.may_hold(entry_id) is may_hold
+    for entry_id in ("4-9", "7-1"):
+        assert not worker.holds(entry_id)
+        assert not worker.may_hold(entry_id)
