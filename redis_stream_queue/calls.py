@@ -16,18 +16,18 @@ class Calls:
     """
 
     def __init__(self, work: Work, call: Callable[[Work], Coroutine[Any, Any, None]]) -> None:
-        self.running: set[asyncio.Task[None]] = set()
+        self.running: dict[asyncio.Task[None], None] = {}  # in the order of their starts
         self._work = work
         self._call = call
         self.error: BaseException | None = None
 
     def start(self) -> None:
         task = asyncio.ensure_future(self._call(self._work))
-        self.running.add(task)
+        self.running[task] = None
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self.running.discard(task)
+        self.running.pop(task, None)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         self.error = self.error or error
         self._work.stirred.set()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import time
 from typing import Any
 
 from .._clock import mono_ms
@@ -194,9 +193,13 @@ class Worker:
             self._new_ones_until_s = 0.0
         return True
 
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()
+
     def _is_turn_of_offers(self) -> bool:
         """Taking over costs Redis much more than reading: new messages keep their share."""
-        return time.monotonic() >= self._new_ones_until_s
+        return self._now_s() >= self._new_ones_until_s
 
     def _room(self) -> int:
         """How many more messages this life may handle; asks to be replaced a little before."""
@@ -236,16 +239,16 @@ class Worker:
         if take.bury is not None:
             await self.session.holdings.bury(_offers(take), take.bury, take.error)
             return
-        began_s = time.monotonic()
+        began_s = self._now_s()
         messages = await self.session.holdings.take(_offers(take))
-        took_s = time.monotonic() - began_s
+        took_s = self._now_s() - began_s
         await self._handle(messages, grows=not take.alone)
         self._new_ones_after(took_s)
 
     def _new_ones_after(self, took_s: float) -> None:
         """A take-over took so long: new messages have their share of the time from now on."""
         share_s = min(NEW_ONES_SHARE * took_s, MOST_NEW_ONES_S)
-        self._new_ones_until_s = time.monotonic() + share_s
+        self._new_ones_until_s = self._now_s() + share_s
 
     async def _handle(self, messages: list[StreamMessage], *, grows: bool) -> None:
         if not messages:
@@ -279,9 +282,9 @@ class Worker:
             self._room_beside = 0
         if not got_some:
             return []  # what waits must be alone: this batch ends
-        began_s = time.monotonic()
+        began_s = self._now_s()
         messages = await self.session.holdings.take(_offers(self._takes.pop(0)))
-        self._new_ones_after(time.monotonic() - began_s)
+        self._new_ones_after(self._now_s() - began_s)
         return messages
 
     def _observe(self, handled: int) -> int:
