@@ -25,11 +25,11 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ._endpoint import Endpoint
+from ._patience import Patience
 from ._scripts import Script
 
 Command = tuple[Any, ...]
 
-LAST_PART_S = 0.35  # shorter than what a read is given beyond its block
 PACKET_BYTES = 32_768  # sent together
 
 # What talking to a Redis that is down, unreachable or unwilling may raise. (UnicodeError: a host
@@ -55,7 +55,7 @@ async def exchange(
     address is another server by now, and this connection leads to one that was demoted.
     """
     replies: list[Any] = []
-    patience = _Patience(timeout_s)
+    patience = Patience(timeout_s)
     demoted = False
     try:
         async with patience.limit:
@@ -83,36 +83,6 @@ async def exchange(
     if demoted:
         await connection.disconnect(nowait=True)
     return replies
-
-
-class _Patience:
-    """A timeout that a loop which stood still (a handler that held the GIL, a stopped process) does
-    not use up: its last part begins when the end of the first one is noticed.
-    """
-
-    def __init__(self, limit_s: float | None) -> None:
-        self.limit = asyncio.timeout(None)
-        self.limit_s: float | None = None
-        self._loop = asyncio.get_running_loop()
-        self._first: asyncio.TimerHandle | None = None
-        if limit_s is not None:
-            self.start(limit_s)
-
-    def start(self, limit_s: float) -> None:
-        """From now on so many seconds."""
-        self.end()
-        if self.limit.when() is not None:
-            self.limit.reschedule(None)
-        self.limit_s = limit_s
-        last_part_s = min(LAST_PART_S, limit_s / 2)
-        self._first = self._loop.call_later(limit_s - last_part_s, self._go_on, last_part_s)
-
-    def _go_on(self, left_s: float) -> None:
-        self.limit.reschedule(self._loop.time() + left_s)
-
-    def end(self) -> None:
-        if self._first is not None:
-            self._first.cancel()
 
 
 def _packets(commands: Sequence[Command]) -> Iterator[bytes]:

@@ -176,7 +176,7 @@ class Session:
         if self._hooked:
             await asyncio.gather(*self._hooked)
         await self.holdings.settle()
-        return work.collected
+        return work.handled
 
     def _decode(self, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
         if self.config.payload_field is None:

@@ -103,7 +103,7 @@ class Work:
         self.messages = list(messages)
         self.lost: set[str] = set()
         self.lanes = 0  # async calls that run side by side
-        self.collected = 0  # messages whose verdict is known
+        self.handled = 0  # messages whose verdict is known
         self.stirred = asyncio.Event()  # a lane found nothing to start, or a call ended
         self._closed = False
         self.errors: list[tuple[BaseException, list[StreamMessage]]] = []
@@ -242,7 +242,7 @@ class Work:
             group = self._finished.popleft()
             self._collected.update([message.id for message in group[0]])
             finished.append(group)
-        self.collected += sum(len(messages) for messages, _ in finished)
+        self.handled += sum(len(messages) for messages, _ in finished)
         return finished
 
     def unfinished(self) -> list[StreamMessage]:

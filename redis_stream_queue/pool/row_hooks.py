@@ -83,14 +83,16 @@ class RowHooks(Hooks):
     @property
     def overruns(self) -> bool:
         """Does a message run that others would wait for?"""
-        runs_ms = mono_ms() - self._message_since_ms
-        return runs_ms >= OVERRUN_MS and not self._side_by_side
+        return self._runs_ms() >= OVERRUN_MS and not self._side_by_side
+
+    def _runs_ms(self) -> int:
+        """For how long the message runs that was started last."""
+        return mono_ms() - self._message_since_ms
 
     def tending(self, work: Work) -> list[StreamMessage]:
-        now_ms = mono_ms()
-        runs_ms = now_ms - self._message_since_ms
+        runs_ms = self._runs_ms()
         wanted = runs_ms >= OVERRUN_MS and (
-            runs_ms >= LONG_OVERRUN_MS or self._someone_idle(now_ms)
+            runs_ms >= LONG_OVERRUN_MS or self._someone_idle(mono_ms())
         )
         return work.withdraw() if self._gives_back and wanted else []
 

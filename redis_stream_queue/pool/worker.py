@@ -264,7 +264,7 @@ class Worker:
             self._handling = False
 
     def _wanted(self, work: Work) -> int:
-        newly_handled = self._observe(work.collected)
+        newly_handled = self._observe(work.handled)
         if self._draining or self._hooks.overruns:
             return 0  # let the batch end
         if self._rows.offers_waiting and self._lanes == 1:
