@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from multiprocessing.connection import Connection
 from typing import Any
 
 from ..exceptions import RedisStreamError
@@ -21,6 +22,7 @@ from . import _linux, logs
 from .channel import MAX_MESSAGE
 from .loading import load_handler, load_serializer
 from .main_thread import MainThread
+from .metrics_pipe import Reporter
 from .protocol import (
     MAX_ERROR,
     Loaded,
@@ -32,13 +34,16 @@ from .protocol import (
 )
 from .rows import DUMP_SIGNAL, Field, Row, Rows
 from .soft_limit import soft_limited
+from .totals import of_row
 from .worker import Worker
 
 EXIT_OK = 0
 EXIT_LOAD_FAILED = 3
 
 
-def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]) -> int:
+def worker_main(
+    sock: socket.socket, metrics: Connection, rows: Rows, slot: int, spec: dict[str, Any]
+) -> int:
     """One worker life, from just after the fork to the exit code."""
     _linux.set_process_name(f"rsq-worker-{slot}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the master decides
@@ -73,11 +78,21 @@ def worker_main(sock: socket.socket, rows: Rows, slot: int, spec: dict[str, Any]
         dlq_handler=declared.dlq_handler if declared else None,
         serializer=serializer or (declared.serializer if declared else None),
     )
-    _answer_stack_dumps(rows.row(spec["row"]))
+    row = rows.row(spec["row"])
+    _answer_stack_dumps(row)
     signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
-    main_thread.serve(worker.run())
+    reporter = Reporter(metrics, lambda: of_row(row))
+    main_thread.serve(_run(worker, reporter))
     atexit._run_exitfuncs()
     return EXIT_OK
+
+
+async def _run(worker: Worker, reporter: Reporter) -> None:
+    reporter.start()
+    try:
+        await worker.run()
+    finally:
+        reporter.close()
 
 
 def _converse(sock: socket.socket, message: Message, *, wait: bool = True) -> Message | None:

@@ -309,15 +309,12 @@ class Master:
 
     def metrics(self) -> PoolMetrics:
         """What the pool has done so far; no Redis call."""
-        self._acked.record(
-            sum(slot.total(Field.ACKED) for slot in self.workforce.slots) - self._acked.total
-        )
         return snapshot(
             self.workforce.slots,
             started_ms=self._started_ms,
             replaced=self.workforce.replaced,
             buried=self.recovery.buried if self.recovery else 0,
-            acked_per_s=self._acked.rate(),
+            acked=self._acked,
         )
 
     async def _metrics_tick(self) -> None:

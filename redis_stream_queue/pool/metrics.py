@@ -8,6 +8,7 @@
 | dead | messages | a message was moved to the dead letters |
 | batches | handler calls | a batch ended |
 | replaced | workers | a worker ended that nobody had told to |
+| snapshots | reports | a worker's totals have come through its metrics pipe |
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class WorkerMetrics:
 
     busy_ms: how long the current handler has been running, 0 = idle.
     poll_age_ms: since the last finished read.
+    snapshots: how many reports have come through its metrics pipes.
     """
 
     slot: int
@@ -34,6 +36,7 @@ class WorkerMetrics:
     errors: int
     dead: int
     batches: int
+    snapshots: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class PoolMetrics:
     dead: int = 0
     batches: int = 0
     replaced: int = 0
+    snapshots: int = 0
     acked_per_s: float = 0.0
     workers: list[WorkerMetrics] = field(default_factory=list)
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 
 from .._clock import mono_ms
 from ..message import id_key
+from ..metrics import RateWindow
 from .channel import Channel
 from .metrics import PoolMetrics, WorkerMetrics
-from .rows import COUNTERS, Field, Row
+from .metrics_pipe import Reports
+from .rows import Field, Row
 from .states import WorkerState, move
+from .totals import Totals, added, latest, of_row
 
 
 def nobody(_: str) -> bool:
@@ -27,6 +30,7 @@ class Worker:
     row_number: int
     row: Row
     channel: Channel | None = None
+    reports: Reports | None = None
     pid: int = 0
     consumer: str = ""
     state: WorkerState = WorkerState.STARTING
@@ -37,6 +41,11 @@ class Worker:
     offers: int = 0  # how many were sent to it
     offered_until_ms: int = 0  # how long it has to take the newest; 0 = it asked since, or declined
     batches_before: int = 0  # how many it had handled when it was offered that
+
+    def totals(self) -> Totals:
+        """What it has counted: its reports, and what its row has counted since the newest."""
+        reported = self.reports.read() if self.reports is not None else {}
+        return latest(reported, of_row(self.row))
 
     def go(self, state: WorkerState) -> None:
         self.state = move(self.state, state)
@@ -100,7 +109,8 @@ class Slot:
     lives: list[Worker] = field(default_factory=list)
     lives_so_far: int = 0
     failed_starts: int = 0
-    past: dict[Field, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    past: Totals = field(default_factory=dict)
+    past_snapshots: int = 0
 
     @property
     def active(self) -> Worker | None:
@@ -110,31 +120,42 @@ class Slot:
                 return worker
         return None
 
-    def total(self, counter: Field) -> int:
-        return self.past[counter] + sum(worker.row[counter] for worker in self.lives)
+    def totals(self) -> Totals:
+        """What all its lives have counted."""
+        return added(self.past, *(worker.totals() for worker in self.lives))
+
+    @property
+    def snapshots(self) -> int:
+        """How many snapshots have come through the pipes."""
+        return self.past_snapshots + sum(w.reports.snapshots for w in self.lives if w.reports)
 
     def remove(self, worker: Worker) -> None:
         """A life has ended: keep its counters, and clear its row for another one."""
-        for counter in COUNTERS:
-            self.past[counter] += worker.row[counter]
+        if worker.reports is not None:
+            worker.reports.close()
+            self.past_snapshots += worker.reports.snapshots
+        self.past = added(self.past, worker.totals())
         worker.row.clear()
         self.lives.remove(worker)
 
 
 def snapshot(
-    slots: list[Slot], *, started_ms: int, replaced: int, buried: int, acked_per_s: float
+    slots: list[Slot], *, started_ms: int, replaced: int, buried: int, acked: RateWindow
 ) -> PoolMetrics:
-    """PoolMetrics from the rows; ``buried``: dead letters that the master made itself."""
+    """PoolMetrics from what the workers report. buried: dead letters that the master made itself.
+    acked: is told of the messages that were acknowledged since the last time."""
     workers = [_line(slot, mono_ms()) for slot in slots]
+    acked.record(sum(w.acked for w in workers) - acked.total)
     return PoolMetrics(
         uptime_s=(mono_ms() - started_ms) / 1000,
         read=sum(w.read for w in workers),
-        acked=sum(w.acked for w in workers),
+        acked=acked.total,
         errors=sum(w.errors for w in workers),
         dead=sum(w.dead for w in workers) + buried,
         batches=sum(w.batches for w in workers),
         replaced=replaced,
-        acked_per_s=acked_per_s,
+        snapshots=sum(w.snapshots for w in workers),
+        acked_per_s=acked.rate(),
         workers=workers,
     )
 
@@ -143,6 +164,7 @@ def _line(slot: Slot, now_ms: int) -> WorkerMetrics:
     worker = slot.active or (slot.lives[-1] if slot.lives else None)
     busy_since = worker.row[Field.BUSY_SINCE] if worker else 0
     read_at = worker.row[Field.READ_AT] if worker else 0
+    totals = slot.totals()
     return WorkerMetrics(
         slot=slot.number,
         pid=worker.pid if worker else 0,
@@ -150,9 +172,6 @@ def _line(slot: Slot, now_ms: int) -> WorkerMetrics:
         consumer=worker.consumer if worker else "",
         busy_ms=max(now_ms - busy_since, 1) if busy_since else 0,
         poll_age_ms=now_ms - read_at if read_at else 0,
-        read=slot.total(Field.READ),
-        acked=slot.total(Field.ACKED),
-        errors=slot.total(Field.ERRORS),
-        dead=slot.total(Field.DEAD),
-        batches=slot.total(Field.BATCHES),
+        snapshots=slot.snapshots,
+        **totals,
     )

@@ -16,9 +16,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
-from . import _linux, channel
+from . import _linux, channel, metrics_pipe
 from .protocol import Exited, Fork, Forked, Message, decode, encode
 from .rows import Rows
 from .template import template_main
@@ -122,19 +123,26 @@ class Spawner:
 
     # -- workers -------------------------------------------------------------------------------
 
-    def fork(self, slot: int, life: int, spec: dict[str, Any]) -> socket.socket | None:
-        """Ask for a worker; returns our end of its pipe, or None if there is no template now."""
+    def fork(
+        self, slot: int, life: int, spec: dict[str, Any]
+    ) -> tuple[socket.socket, Connection] | None:
+        """Ask for a worker; returns our ends of its two pipes, for control and for metrics, or None
+        if there is no template now."""
         if self._sock is None:
             return None
         mine, theirs = channel.pair()
+        reader, writer = metrics_pipe.pipe()
+        request, fds = encode(Fork(slot, life, spec)), [theirs.fileno(), writer.fileno()]
         try:
-            socket.send_fds(self._sock, [encode(Fork(slot, life, spec))], [theirs.fileno()])
+            socket.send_fds(self._sock, [request], fds)
         except OSError:
             mine.close()
+            reader.close()
             return None
         finally:
             theirs.close()
-        return mine
+            writer.close()
+        return mine, reader
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Send a signal to a worker that may be gone already."""

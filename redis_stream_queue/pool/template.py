@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from typing import NoReturn
 
 from . import _linux
@@ -53,15 +54,16 @@ def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:
         os._exit(0)
 
 
-def _receive(sock: socket.socket) -> tuple[Fork, int] | None:
-    raw, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 1)
+def _receive(sock: socket.socket) -> tuple[Fork, tuple[int, int]] | None:
+    # Not to be inherited: what a handler starts must not keep a pipe of ours open.
+    raw, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 2, socket.MSG_CMSG_CLOEXEC)
     message = decode(raw) if raw else None
-    return (message, fds[0]) if isinstance(message, Fork) and fds else None
+    return (message, (fds[0], fds[1])) if isinstance(message, Fork) and len(fds) == 2 else None
 
 
 def _fork(
     request: Fork,
-    pipe_fd: int,
+    pipe_fds: tuple[int, int],
     sock: socket.socket,
     selector: selectors.BaseSelector,
     wakeup: tuple[int, int],
@@ -69,7 +71,8 @@ def _fork(
 ) -> None:
     pid = os.fork()
     if pid:
-        os.close(pipe_fd)
+        for fd in pipe_fds:
+            os.close(fd)
         sock.send(encode(Forked(request.slot, request.life, pid)))
         return
     # The child: what belongs to the template must go first, or nobody would ever see an EOF.
@@ -82,7 +85,14 @@ def _fork(
             os.close(fd)
         random.seed()
         rows = Rows(rows_fd)
-        code = worker_main(socket.socket(fileno=pipe_fd), rows, request.slot, request.spec)
+        control, metrics = pipe_fds
+        code = worker_main(
+            socket.socket(fileno=control),
+            Connection(metrics, readable=False),
+            rows,
+            request.slot,
+            request.spec,
+        )
     except BaseException:  # nothing may return into the template's loop
         sys.excepthook(*sys.exc_info())
         code = 1

@@ -12,6 +12,7 @@ from ..exceptions import RedisStreamError
 from . import exits
 from .channel import Channel
 from .exits import Failure
+from .metrics_pipe import Reports
 from .protocol import Drain, Message
 from .roster import Slot, Worker
 from .rows import MAX_ROWS, Rows
@@ -75,12 +76,14 @@ class Workforce:
         slot.lives_so_far += 1
         row_number = self._free_rows.popleft()
         spec = {**self._spec, "row": row_number}
-        sock = self._spawner.fork(slot.number, slot.lives_so_far, spec)
-        if sock is None:  # no template now: its successor will start us
+        pipes = self._spawner.fork(slot.number, slot.lives_so_far, spec)
+        if pipes is None:  # no template now: its successor will start us
             self._free_rows.append(row_number)
             return None
+        sock, reader = pipes
         row = self._rows.row(row_number)
-        worker = Worker(slot.number, slot.lives_so_far, row_number, row)
+        reports = Reports(reader, f"slot={slot.number}")
+        worker = Worker(slot.number, slot.lives_so_far, row_number, row, reports=reports)
         slot.lives.append(worker)
         worker.channel = Channel(
             sock,

@@ -1,0 +1,59 @@
+"""What one worker life has counted, as it travels to the master. Pure.
+
+A snapshot holds totals, never differences, and a total never falls. So of two reports of one life
+the larger number of each counter is the newer one: reports may get lost, come late or come twice,
+and ``latest`` of all that have come is still the truth as of the newest. That is how the snapshots
+of the pipe and the words of the shared row go together without counting anything twice.
+"""
+
+from __future__ import annotations
+
+import select
+
+import msgpack
+
+from .rows import COUNTERS, Row
+
+MAX_SNAPSHOT = select.PIPE_BUF - 4  # bytes; with multiprocessing's header one write, whole or not
+MAX_COUNT = 2**63
+
+Totals = dict[str, int]
+
+NAMES = {counter.name.lower(): counter for counter in COUNTERS}
+
+
+def of_row(row: Row) -> Totals:
+    """What the shared row has counted up to now."""
+    return {name: row[counter] for name, counter in NAMES.items()}
+
+
+def encode(totals: Totals) -> bytes:
+    """A snapshot as bytes; at most MAX_SNAPSHOT of them."""
+    packed: bytes = msgpack.packb(totals)
+    assert len(packed) <= MAX_SNAPSHOT, f"a snapshot of {len(packed)} bytes"
+    return packed
+
+
+def decode(raw: bytes) -> Totals:
+    """The totals of a snapshot. What is not known is left out; of garbage nothing is left."""
+    try:
+        sent = msgpack.unpackb(raw)
+    except Exception:  # msgpack raises many things; whatever came, it was no snapshot
+        return {}
+    if not isinstance(sent, dict):
+        return {}
+    return {
+        name: count
+        for name, count in sent.items()
+        if name in NAMES and type(count) is int and 0 <= count < MAX_COUNT
+    }
+
+
+def latest(*reports: Totals) -> Totals:
+    """The newest of each counter of one life."""
+    return {name: max(report.get(name, 0) for report in reports) for name in NAMES}
+
+
+def added(*lives: Totals) -> Totals:
+    """The sum over several lives."""
+    return {name: sum(life.get(name, 0) for life in lives) for name in NAMES}

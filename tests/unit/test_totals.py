@@ -1,0 +1,107 @@
+"""Snapshots of one life and its shared row go together without counting anything twice."""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redis_stream_queue.pool.rows import COUNTERS, Rows
+from redis_stream_queue.pool.totals import (
+    MAX_COUNT,
+    MAX_SNAPSHOT,
+    NAMES,
+    Totals,
+    added,
+    decode,
+    encode,
+    latest,
+    of_row,
+)
+
+COUNTS = st.integers(0, MAX_COUNT - 1)
+TOTALS = st.fixed_dictionaries(dict.fromkeys(NAMES, COUNTS))
+STEPS = st.lists(st.fixed_dictionaries(dict.fromkeys(NAMES, st.integers(0, 1000))), max_size=20)
+
+
+def history(steps: list[Totals]) -> list[Totals]:
+    """What a life has counted after each step."""
+    return list(accumulate(steps, added, initial=dict.fromkeys(NAMES, 0)))
+
+
+@given(STEPS, st.data())
+def test_whatever_gets_lost_the_newest_report_is_the_truth(
+    steps: list[Totals], data: st.DataObject
+) -> None:
+    """Snapshots lost, late, twice and in any order; the row as of the death: exact."""
+    moments = history(steps)
+    arrived = data.draw(st.lists(st.sampled_from(moments)))
+    assert latest(*arrived, moments[-1]) == moments[-1]
+
+
+@given(STEPS, st.data())
+def test_the_masters_totals_never_go_back(steps: list[Totals], data: st.DataObject) -> None:
+    """Row and snapshot are looked at at any time, in any order, and the life ends at any time."""
+    moments = history(steps)
+    known: Totals = {}
+    seen: list[Totals] = []
+    for row in moments:
+        sent = moments[data.draw(st.integers(0, moments.index(row)))]
+        known = latest(known, sent)
+        seen.append(latest(known, row))
+    for before, after in pairwise(seen):
+        assert all(before[name] <= after[name] for name in NAMES)
+
+
+@given(TOTALS)
+def test_a_snapshot_travels_whole(totals: Totals) -> None:
+    raw = encode(totals)
+    assert len(raw) <= MAX_SNAPSHOT <= 4096 - 4
+    assert decode(raw) == totals
+
+
+@given(TOTALS, st.data())
+def test_half_a_snapshot_is_nothing(totals: Totals, data: st.DataObject) -> None:
+    raw = encode(totals)
+    assert decode(raw[: data.draw(st.integers(0, len(raw) - 1))]) == {}
+
+
+@given(st.binary(max_size=MAX_SNAPSHOT))
+def test_garbage_is_no_more_than_totals(raw: bytes) -> None:
+    assert decode(raw).keys() <= NAMES.keys()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"acked": -1},
+        {"acked": 2**63},
+        {"acked": 1.5},
+        {"acked": True},
+        {"acked": "5"},
+        {"acked": None},
+        {b"acked": 5},
+        {"unheard_of": 5},
+        {5: 5},
+        ["acked", 5],
+        5,
+    ],
+    ids=str,
+)
+def test_what_only_looks_like_a_snapshot_counts_nothing(sent: object) -> None:
+    assert decode(msgpack.packb(sent)) == {}
+
+
+def test_what_is_not_known_does_not_hide_the_rest() -> None:
+    """A worker with fresh code may report more than its master knows."""
+    assert decode(msgpack.packb({"acked": 3, "handle_seconds": [1, 2], "new": 1})) == {"acked": 3}
+
+
+def test_the_row_has_every_counter() -> None:
+    row = Rows().row(3)
+    for number, counter in enumerate(COUNTERS, 1):
+        row[counter] = number
+    assert of_row(row) == dict(zip(NAMES, range(1, len(NAMES) + 1), strict=True))
