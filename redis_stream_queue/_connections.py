@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
@@ -20,6 +20,7 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ._cluster import ClusterLink
 from ._endpoint import Endpoint
@@ -27,12 +28,12 @@ from ._link import Channel, Command, Link, connecting, exchange
 
 
 class _SingleChannel(Channel):
-    def __init__(self, pool: BlockingConnectionPool, endpoint: Endpoint) -> None:
-        super().__init__(endpoint)
-        self._pool = pool
+    def __init__(self, link: SingleLink) -> None:
+        super().__init__(link.endpoint)
+        self._link = link
 
     async def _open(self) -> AbstractConnection:
-        connection: AbstractConnection = self._pool.make_connection()
+        connection = self._link.make_connection()
         try:
             await connection.connect()
         except BaseException:
@@ -50,59 +51,92 @@ class _SingleChannel(Channel):
         try:
             return await super().run(commands, timeout_s, on_reply, last_s)
         finally:
-            if self.connection is not None:
-                await _drop_idle_after(self.connection, self._pool)
-
-
-async def _drop_idle_after(connection: AbstractConnection, pool: BlockingConnectionPool) -> None:
-    """If this one broke, so have those that nobody uses: they would cost a timeout each."""
-    if not connection.is_connected:
-        for idle in pool._available_connections:
-            await idle.disconnect(nowait=True)
+            if self.connection is not None and not self.connection.is_connected:
+                await self._link.drop_idle()
 
 
 class SingleLink(Link):
-    """Connections to one server."""
+    """Connections to one server: idle ones, the last used on top, and those in use.
+
+    redis-py's pool does the same with two locks, a condition and four metrics for each command,
+    which cost more than the command.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
-        self._pool = make_pool(endpoint)
+        self.make_connection = connection_maker(endpoint)
+        self._idle: list[AbstractConnection] = []
+        self._in_use: set[AbstractConnection] = set()
+        self._room = asyncio.Semaphore(endpoint.max_connections)
 
     async def run(
         self, key: str, commands: Sequence[Command], timeout_s: float | None
     ) -> list[Any]:
-        async with connecting(self.endpoint):
-            connection = await self._pool.get_connection()
+        await self._wait_for_room()
+        connection = self._idle.pop() if self._idle else self.make_connection()
+        self._in_use.add(connection)
         try:
+            if not is_usable(connection):
+                await connection.disconnect(nowait=True)
+                async with connecting(self.endpoint):
+                    await connection.connect()
             return await exchange(connection, commands, timeout_s)
         finally:
-            await _drop_idle_after(connection, self._pool)
-            await self._pool.release(connection)
+            self._in_use.discard(connection)
+            if connection.is_connected:
+                self._idle.append(connection)
+            else:
+                await self.drop_idle()
+            self._room.release()
+
+    async def _wait_for_room(self) -> None:
+        if not self._room.locked():
+            await self._room.acquire()  # at once
+            return
+        limit_s = self.endpoint.pool_timeout
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._room.acquire()
+        except TimeoutError:
+            raise RedisConnectionError(
+                f"all {self.endpoint.max_connections} connections to {self.endpoint} are in use, "
+                f"and none got free within {limit_s:g} s. Raise max_connections or pool_timeout."
+            ) from None
+
+    async def drop_idle(self) -> None:
+        """If one broke, so have those that nobody uses: they would cost a timeout each."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.disconnect(nowait=True)
 
     def _new_channel(self, key: str) -> Channel:
-        return _SingleChannel(self._pool, self.endpoint)
+        return _SingleChannel(self)
 
     async def close(self) -> None:
-        await self._pool.disconnect()
+        for connection in self._pooled():
+            await connection.disconnect(nowait=True)
+        self._idle.clear()
 
     def _pooled(self) -> list[AbstractConnection]:
-        return [*self._pool._available_connections, *self._pool._in_use_connections]
+        return [*self._idle, *self._in_use]
 
 
-def make_pool(endpoint: Endpoint) -> BlockingConnectionPool:
-    """The redis-py pool of a single server."""
-    connection_class: type[AbstractConnection] = Connection
+def is_usable(connection: AbstractConnection) -> bool:
+    """Is it open, and has nothing come in since its last reply? (The server may have closed it.)"""
+    reader, writer = connection._reader, connection._writer
+    if reader is None or writer is None:
+        return False
+    return not (writer.transport.is_closing() or reader.at_eof() or getattr(reader, "_buffer", b""))
+
+
+def connection_maker(endpoint: Endpoint) -> Callable[[], AbstractConnection]:
+    """Makes connections to a single server, each not open yet."""
+    kind: type[AbstractConnection] = Connection
     if endpoint.path:
-        connection_class = UnixDomainSocketConnection
+        kind = UnixDomainSocketConnection
     elif endpoint.ssl:
-        connection_class = SSLConnection
-    return BlockingConnectionPool(
-        connection_class=connection_class,
-        max_connections=endpoint.max_connections,
-        timeout=endpoint.pool_timeout,
-        retry=Retry(NoBackoff(), 0),
-        **endpoint.connection_kwargs(),
-    )
+        kind = SSLConnection
+    return partial(kind, retry=Retry(NoBackoff(), 0), **endpoint.connection_kwargs())
 
 
 _links: dict[tuple[Endpoint, int], Link] = {}

@@ -42,7 +42,7 @@ class Endpoint:
     ssl: bool = False
     cluster: bool = False
     max_connections: int = 1000
-    pool_timeout: float = 5
+    pool_timeout: float | None = 5
     client_name: str | None = None
     socket_timeout: float | None = 30.0
     socket_connect_timeout: float | None = 5.0
@@ -110,6 +110,10 @@ def make_endpoint(**settings: Any) -> Endpoint:
 
     Raises ConfigError naming the argument.
     """
+    if "nodes" in settings:
+        settings["nodes"] = tuple((host, _whole(port)) for host, port in settings["nodes"])
+    if "db" in settings:
+        settings["db"] = _whole(settings["db"])
     _check_numbers(settings)
     for host, port in settings.get("nodes", ()):
         if not isinstance(host, str) or not host:
@@ -151,18 +155,21 @@ def make_endpoint(**settings: Any) -> Endpoint:
 
 
 def _check_numbers(settings: dict[str, Any]) -> None:
-    for name, kind, least in (
-        ("db", int, 0),
-        ("max_connections", int, 1),
-        ("pool_timeout", (int, float), 0),
-    ):
-        _check_number(name, settings.get(name, least), kind, least)
+    for name, least in (("db", 0), ("max_connections", 1)):
+        _check_number(name, settings.get(name, least), int, least)
+    if settings.get("pool_timeout") is not None:
+        _check_number("pool_timeout", settings["pool_timeout"], (int, float), 0)
     for name in ("socket_timeout", "socket_connect_timeout"):
         value = settings.get(name)
         if value is not None:
             _check_number(name, value, (int, float), 0)
             if value == 0:
                 raise ConfigError(f"{name} must be above 0 seconds, or None for no limit, got 0.")
+
+
+def _whole(value: Any) -> Any:
+    """Ports and databases often come as text, out of the environment."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
 
 
 def _check_number(name: str, value: Any, kind: Any, least: int) -> None:

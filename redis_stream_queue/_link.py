@@ -107,10 +107,9 @@ def first_error(replies: Sequence[Any]) -> list[Any]:
 
 @contextlib.asynccontextmanager
 async def connecting(endpoint: Endpoint) -> AsyncIterator[None]:
-    """Bounds a connect with its handshake, and the wait for a free connection."""
-    limit_s = endpoint.socket_connect_timeout
+    """Bounds a connect with its handshake."""
     try:
-        async with asyncio.timeout(limit_s and limit_s + endpoint.pool_timeout):
+        async with asyncio.timeout(endpoint.socket_connect_timeout):
             yield
     except TimeoutError:
         raise RedisTimeoutError(f"{endpoint} accepts connections but does not answer") from None

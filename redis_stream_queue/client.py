@@ -32,7 +32,7 @@ class StreamClient:
 
     prefix: every stream name becomes ``<prefix>_<stream>``.
     max_connections, pool_timeout: size of the shared connection pool, and seconds to wait for a
-        free connection.
+        free connection (None = for ever).
     socket_timeout, socket_connect_timeout: seconds; a blocking read is never cut short by them.
 
     Connecting happens at the first command. Clients of the same server, event loop and process
@@ -43,13 +43,13 @@ class StreamClient:
     def __init__(
         self,
         host: str = "localhost",
-        port: int = 6379,
-        db: int = 0,
+        port: int | str = 6379,
+        db: int | str = 0,
         username: str | None = None,
         password: str | None = None,
         prefix: str = "",
         max_connections: int = 1000,
-        pool_timeout: float = 5,
+        pool_timeout: float | None = 5,
         client_name: str | None = None,
         ssl: bool = False,
         socket_timeout: float | None = 30.0,
@@ -108,7 +108,7 @@ class StreamClient:
         startup_nodes: one or more of ``{"host": ..., "port": ...}``; the others are found.
         """
         try:
-            nodes = tuple((str(n["host"]), int(n.get("port", 6379))) for n in startup_nodes)
+            nodes = tuple((str(n["host"]), n.get("port", 6379)) for n in startup_nodes)
         except (KeyError, TypeError, ValueError, AttributeError):
             nodes = ()
         if not nodes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import fakeredis
 import pytest
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection
 
 from redis_stream_queue import _connections
 from redis_stream_queue._endpoint import Endpoint
@@ -128,15 +129,10 @@ def _install_fakeredis(monkeypatch: pytest.MonkeyPatch) -> str:
     """
     server = fakeredis.FakeServer()
 
-    def make_pool(endpoint: Endpoint) -> BlockingConnectionPool:
-        return BlockingConnectionPool(
-            connection_class=fakeredis.FakeAsyncRedisConnection,
-            server=server,
-            db=endpoint.db,
-            protocol=2,
-            max_connections=endpoint.max_connections,
-            timeout=endpoint.pool_timeout,
+    def connection_maker(endpoint: Endpoint) -> Callable[[], AbstractConnection]:
+        return partial(
+            fakeredis.FakeAsyncRedisConnection, server=server, db=endpoint.db, protocol=2
         )
 
-    monkeypatch.setattr(_connections, "make_pool", make_pool)
+    monkeypatch.setattr(_connections, "connection_maker", connection_maker)
     return "redis://fake:1/0"
