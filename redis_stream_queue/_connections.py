@@ -126,7 +126,8 @@ def is_usable(connection: AbstractConnection) -> bool:
     reader, writer = connection._reader, connection._writer
     if reader is None or writer is None:
         return False
-    return not (writer.transport.is_closing() or reader.at_eof() or getattr(reader, "_buffer", b""))
+    unread: Any = getattr(reader, "_buffer", None)
+    return not (writer.transport.is_closing() or reader.at_eof() or unread)
 
 
 def connection_maker(endpoint: Endpoint) -> Callable[[], AbstractConnection]:

@@ -24,7 +24,10 @@ class TestWrongArguments:
         ("name", "value"),
         [
             *(("host", value) for value in ("", None, 5)),
-            *(("port", value) for value in (0, -1, 65536, "x", "-1", "65536", "6379.0", True, None)),
+            *(
+                ("port", value)
+                for value in (0, -1, 65536, "x", "-1", "65536", "6379.0", True, None)
+            ),
             *(("db", value) for value in (-1, "-1", "x", "1.5", "9" * 5000, 1.5, True)),
             ("username", 5),
             ("password", b"secret"),
