@@ -58,7 +58,7 @@ def test_tls_options_reach_the_connection() -> None:
     ("settings", "named"),
     [
         ({"db": -1}, "db"),
-        ({"db": "0"}, "db"),
+        ({"db": "x"}, "db"),
         ({"max_connections": 0}, "max_connections"),
         ({"max_connections": True}, "max_connections"),
         ({"pool_timeout": -1}, "pool_timeout"),
@@ -185,3 +185,10 @@ def test_any_text_is_an_endpoint_or_a_config_error(url: str) -> None:
 def test_any_url_is_an_endpoint_or_a_config_error(scheme: str, rest: str) -> None:
     with contextlib.suppress(ConfigError):
         endpoint_from_url(f"{scheme}://{rest}")
+
+
+def test_ports_and_databases_may_be_text() -> None:
+    """As they come out of the environment."""
+    endpoint = make_endpoint(nodes=(("host", "6380"),), db="3", pool_timeout=None)
+    assert endpoint.nodes == (("host", 6380),)
+    assert (endpoint.db, endpoint.pool_timeout) == (3, None)
