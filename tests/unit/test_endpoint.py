@@ -73,7 +73,7 @@ def test_tls_options_reach_the_connection() -> None:
         ({"nodes": ((None, 1),)}, "host"),
         ({"nodes": (("h", 0),)}, "port"),
         ({"nodes": (("h", 65536),)}, "port"),
-        ({"nodes": (("h", "1"),)}, "port"),
+        ({"nodes": (("h", "x"),)}, "port"),
         ({"username": 5}, "username"),
         ({"password": 5}, "password"),
         ({"client_name": 5}, "client_name"),
