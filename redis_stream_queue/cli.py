@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from ._cli_output import Group
 from ._version import version_option
 from .commands.dlq import dlq
 from .commands.push import push
 from .commands.stats import stats
 
 
-@click.group()
+@click.group(cls=Group)
 @version_option
 def main() -> None:
     """Put messages into streams, see how the streams are doing, look after dead letters.

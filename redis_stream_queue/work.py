@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from ._clock import mono_ms
+from ._plain import cut, plain, plain_cut
 from .exceptions import Reject, Retry
 from .message import StreamMessage
 
@@ -53,17 +54,13 @@ def verdict_of(error: BaseException) -> Verdict:
 
 def one_line(error: BaseException) -> str:
     """Type and text of an error, at most 1,000 characters."""
-    return f"{type(error).__name__}: {_text(error)}"[: ERROR_TEXT // 2]
-
-
-def sendable(text: str) -> str:
-    """The same where UTF-8 can express it; half an emoji (a lone surrogate) is escaped."""
-    return text.encode(errors="backslashreplace").decode()
+    return cut(f"{plain_cut(type(error).__name__, 100)}: {_text(error)}", ERROR_TEXT // 2)
 
 
 def _text(error: BaseException) -> str:
+    """What it says, in visible characters and newlines, however much that is."""
     try:
-        return sendable(str(error))
+        return plain_cut(str(error), ERROR_TEXT // 2, "\n")
     except Exception:  # a __str__ of the app's own may fail, too
         return "(its text cannot be shown)"
 
@@ -71,7 +68,7 @@ def _text(error: BaseException) -> str:
 def describe(error: BaseException) -> str:
     """Type and text of an error and the end of its traceback, at most 2,000 characters."""
     head = one_line(error)
-    trace = sendable("".join(traceback.format_tb(error.__traceback__)))
+    trace = plain("".join(traceback.format_tb(error.__traceback__, -20)), "\n")
     room = ERROR_TEXT - len(head) - 1
     return f"{head}\n{trace[-room:]}" if trace else head
 

@@ -10,6 +10,7 @@ from typing import NoReturn, TypeVar
 import click
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
+from .._cli_output import complain
 from .._cli_url import hide_password
 from .._link import OUTAGES
 from ..client import StreamClient
@@ -62,16 +63,16 @@ def complaints() -> Iterator[None]:
     try:
         yield
     except Failure as failure:
-        complain(str(failure), failure.code)
+        _end(str(failure), failure.code)
     except ConfigError as error:
-        complain(str(error), exits.USAGE)
+        _end(str(error), exits.USAGE)
     except (RedisStreamError, *OUTAGES) as error:  # embedded:// could not be started, say
-        complain(str(error), exits.REDIS)
+        _end(str(error), exits.REDIS)
 
 
-def complain(text: str, code: int) -> NoReturn:
+def _end(text: str, code: int) -> NoReturn:
     """Say what is wrong and end."""
-    click.echo(f"rsq: {text}", err=True)
+    complain("rsq", text)
     raise click.exceptions.Exit(code)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sys
 import time
@@ -12,7 +11,9 @@ from typing import Any
 
 import click
 
+from .._cli_output import say
 from .._keys import default_dlq
+from .._plain import json_line
 from ..dlq import DeadLetterQueue
 from ..message import StreamMessage, id_key
 from ..pool import exits
@@ -166,9 +167,9 @@ def list_(
             if len(letters) >= limit:
                 break
         if not letters and not as_json:
-            click.echo(f"no such letters in {found.key}", err=True)
+            say(f"no such letters in {found.key}", err=True)
         for letter in letters[:limit]:
-            click.echo(json.dumps(_as_dict(letter)) if as_json else _line(letter))
+            say(json_line(_as_dict(letter)) if as_json else _line(letter))
 
 
 @dlq.command()
@@ -185,11 +186,11 @@ def show(
     with complaints(), Redis(url, prefix) as redis:
         fields = _as_dict(_Letters(redis, stream, dlq_stream, {}).one(letter_id))
     if as_json:
-        click.echo(json.dumps(fields))
+        say(json_line(fields))
         return
     for field, value in fields.items():
-        text = str(value)
-        click.echo(f"{field:17} " + text.replace("\n", "\n" + " " * 18))
+        first, *others = str(value).split("\n")
+        say(f"{field:17} {first}", *(" " * 18 + line for line in others))
 
 
 def _changes(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -265,7 +266,7 @@ def _change(
         raise Failure(exits.USAGE, "name letter ids, or a filter, or --all: exactly one of them.")
     chosen = [letter.id for page in letters.pages(ids) for letter in page]
     if dry_run:
-        click.echo(f"{counted(len(chosen), LETTER)} in {letters.key} would be {done}")
+        say(f"{counted(len(chosen), LETTER)} in {letters.key} would be {done}")
         return
     count = 0
     try:
@@ -278,7 +279,7 @@ def _change(
         raise Failure(
             INTERRUPTED, f"interrupted; {done} so far: {counted(count, LETTER)}."
         ) from None
-    click.echo(f"{done}: {counted(count, LETTER)} in {letters.key}")
+    say(f"{done}: {counted(count, LETTER)} in {letters.key}")
 
 
 @contextlib.contextmanager

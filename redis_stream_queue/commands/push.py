@@ -14,7 +14,9 @@ from typing import IO, Any
 import click
 from redis.exceptions import NoPermissionError, ResponseError
 
+from .._cli_output import say
 from .._link import OUTAGES
+from .._plain import json_line
 from ..client import PUSH_CHUNK
 from ..pool import exits
 from ..pool.config import TARGET
@@ -294,8 +296,8 @@ def _progress(source: IO[bytes]) -> Iterator[Callable[[int, int], None]]:
 def _report(pusher: _Pusher, *, as_json: bool, with_ids: bool) -> None:
     if as_json:
         answer: dict[str, Any] = {"stream": pusher.key, "pushed": pusher.pushed}
-        click.echo(json.dumps({**answer, "ids": pusher.ids} if with_ids else answer))
+        say(json_line({**answer, "ids": pusher.ids} if with_ids else answer))
     elif with_ids:
-        click.echo("\n".join(pusher.ids))
+        say(*pusher.ids)
     else:
-        click.echo(f"pushed {counted(pusher.pushed, 'message')} to {pusher.key}")
+        say(f"pushed {counted(pusher.pushed, 'message')} to {pusher.key}")

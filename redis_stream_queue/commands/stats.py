@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any
 
 import click
 
+from .._cli_output import say
 from .._keys import default_dlq, parking_due_ms
+from .._plain import json_line, plain_cut
 from ..group import ConsumerGroup
 from ..message import StreamStats
 from ..pending import PendingList
@@ -26,6 +27,7 @@ from .common import (
     url_option,
 )
 
+SHOWN_NAME = 100  # characters of a consumer's name in a table
 NOTHING_TO_TRIM = 2**53  # a length that no stream has
 
 
@@ -63,7 +65,7 @@ def stats(
             "oldest_unfinished": ask(redis, stream, lambda: _oldest(redis, stream, groups)),
             "groups": [_group_report(found) for found in groups],
         }
-    click.echo(json.dumps(report) if as_json else _table(report))
+    say(*([json_line(report)] if as_json else _table(report)))
 
 
 def _stats(redis: Redis, stream: str, only: str | None) -> tuple[int, list[StreamStats]]:
@@ -78,7 +80,7 @@ def _stats(redis: Redis, stream: str, only: str | None) -> tuple[int, list[Strea
     if not length and not names:
         raise Failure(exits.FAILURE, f"there is no stream {key!r} on {client.endpoint}.")
     if only and only not in names:
-        have = f"It has {', '.join(names)}." if names else "It has none yet."
+        have = f"It has {plain_cut(', '.join(names), SHOWN_NAME)}." if names else "It has none yet."
         raise Failure(exits.FAILURE, f"stream {key!r} has no group {only!r}. {have}")
     asked = [only] if only else names
 
@@ -112,7 +114,7 @@ def _group_report(found: StreamStats) -> dict[str, Any]:
     }
 
 
-def _table(report: dict[str, Any]) -> str:
+def _table(report: dict[str, Any]) -> list[str]:
     rows = [
         ("stream", report["stream"]),
         ("length", report["length"]),
@@ -131,13 +133,14 @@ def _table(report: dict[str, Any]) -> str:
             ("waiting for retry", group["waiting_for_retry"]),
             ("consumers", len(group["consumers"])),
         ]
-        width = max((len(c["name"]) for c in group["consumers"]), default=0)
+        shown = {c["name"]: plain_cut(c["name"], SHOWN_NAME) for c in group["consumers"]}
+        width = max(map(len, shown.values()), default=0)
         for consumer in sorted(group["consumers"], key=lambda c: (-c["pending"], c["name"])):
-            idle = _duration(consumer["idle_ms"])
+            consumer_name, idle = shown[consumer["name"]], _duration(consumer["idle_ms"])
             rows.append(
-                ("", f"{consumer['name']:{width}}  pending {consumer['pending']}, idle {idle}")
+                ("", f"{consumer_name:{width}}  pending {consumer['pending']}, idle {idle}")
             )
-    return "\n".join(f"{name:18} {value}".rstrip() for name, value in rows)
+    return [f"{name:18} {value}".rstrip() for name, value in rows]
 
 
 def _duration(ms: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from .._cli_output import Command, complain
 from .._cli_url import hide_password
 from .._version import version_option
 from ..exceptions import RedisStreamError
@@ -27,7 +28,7 @@ _AT_LEAST_1 = click.IntRange(min=1)
 _AT_LEAST_0 = click.IntRange(min=0)
 
 
-@click.command(context_settings={"auto_envvar_prefix": "RSQ", "show_default": True})
+@click.command(cls=Command, context_settings={"auto_envvar_prefix": "RSQ", "show_default": True})
 @click.argument("target")
 @click.option(
     "--workers",
@@ -126,7 +127,7 @@ def main(**options: Any) -> None:
     try:
         code = Pool(PoolConfig(**options)).run()
     except RedisStreamError as error:
-        click.echo(f"rsq-pool: {error}", err=True)
+        complain("rsq-pool", str(error))
         code = exits.USAGE
     sys.exit(code)
 

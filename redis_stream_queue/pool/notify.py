@@ -8,9 +8,13 @@ from __future__ import annotations
 import os
 import socket
 
+from .._plain import plain_cut
+
+MOST_LINE = 400  # characters
+
 
 def notify(*lines: str) -> None:
-    """Send lines such as ``READY=1`` or ``STATUS=...``."""
+    """Send lines such as ``READY=1`` or ``STATUS=...``; each stays one, whatever it says."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -18,7 +22,8 @@ def notify(*lines: str) -> None:
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         try:
-            sock.sendto("\n".join(lines).encode(), address)
+            text = "\n".join(plain_cut(line, MOST_LINE, newline=" ") for line in lines)
+            sock.sendto(text.encode(), address)
         except OSError:  # a service manager that went away is no reason to stop
             return
 

@@ -8,6 +8,7 @@ with the master.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import random
 import selectors
@@ -23,6 +24,8 @@ from .channel import MAX_MESSAGE
 from .life import worker_main
 from .protocol import Exited, Fork, Forked, decode, encode
 from .rows import Rows
+
+log = logging.getLogger("redis_stream_queue")
 
 
 def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:
@@ -94,7 +97,7 @@ def _fork(
             request.spec,
         )
     except BaseException:  # nothing may return into the template's loop
-        sys.excepthook(*sys.exc_info())
+        log.critical("the worker process failed", exc_info=True)
         code = 1
     with suppress(OSError, ValueError):
         sys.stdout.flush()

@@ -148,7 +148,7 @@ class TestTheApp:
         assert pool.wait() == exits.LOAD_FAILED
         assert pool.stderr.count("cannot load 'app:handler'") == 1
         assert pool.stderr.count("Traceback") <= 1
-        assert "line 4, in <module>\n    setting('SHOP_TOKEN')" in pool.stderr
+        assert "line 4, in <module>\n        setting('SHOP_TOKEN')" in pool.stderr
         assert pool.stderr.rstrip().endswith("KeyError: 'SHOP_TOKEN'")
 
     @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""What our commands print: visible characters only, whoever wrote them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from ._plain import plain
+
+INDENT = "    "
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines; each of them stays one. err: on standard error."""
+    stream = sys.stderr if err else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    text = "\n".join(map(plain, lines))
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+
+
+def complain(program: str, text: str) -> None:
+    """Say what is wrong; further lines are indented."""
+    first, *others = f"{program}: {text}".split("\n")
+    say(first, *(INDENT + line for line in others), err=True)
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:  # it quotes what the command line holds
+        error.message = plain(error.message)  # type: ignore[misc]
+        raise
+
+
+class Command(click.Command):
+    """A command whose usage errors are plain text, too."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _plain_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _plain_errors():
+            return super().invoke(ctx)
+
+
+class Group(Command, click.Group):
+    """The same with subcommands."""
