@@ -37,17 +37,24 @@ def entry_messages(
     ]
 
 
+class Missing(bytes):
+    """The empty payload of an entry that has no payload field."""
+
+
+MISSING = Missing()
+
+
 def entry_message(entry: Any, payload_field: str | None, delivery_count: int) -> StreamMessage:
     """Message of an entry ``[id, [field, value, ...]]``; its data is the raw payload.
 
-    payload_field: the field that holds the payload (empty bytes if it is missing); None = the
-    whole entry as ``dict[str, str]``.
+    payload_field: the field that holds the payload (MISSING, empty bytes, if there is none); None =
+    the whole entry as ``dict[str, str]``.
     """
     entry_id, fields = entry
     values = {fields[i]: fields[i + 1] for i in range(0, len(fields or ()), 2)}
     if payload_field is None:
         data: Any = {text(k): text(v) for k, v in values.items()}
         return StreamMessage(text(entry_id), data, delivery_count)
-    payload = values.pop(payload_field.encode(), b"")
+    payload = values.pop(payload_field.encode(), MISSING)
     headers = {text(k): text(v) for k, v in values.items()}
     return StreamMessage(text(entry_id), payload, delivery_count, headers)

@@ -99,25 +99,15 @@ class Burial:
         owner.
         Returns whether it is buried; if not, it is given back and offered again at the next sweep.
         """
+        if self.dlq_stream is None:
+            handed_out = await self.hand_out(message, reason, owner, error)
+            if handed_out:
+                await self.pending.ack([message.id])
+            return handed_out
         begun, earlier, deliveries = read_count(message.delivery_count)
         message, reason = replace(message, delivery_count=deliveries), earlier or reason
-        tell = begun < DLQ_HANDLER_TRIES or self.dlq_stream is None  # it may be all that is left
-        handled = await self.tell_handler(message, reason) if tell else True
-        if self.dlq_stream is None:
-            if not handled:
-                await self.put_off(message, reason, error, owner=owner, delay_ms=0)
-                return False
-            if self.dlq_handler is None:
-                log.warning(
-                    "message %s of %s is dead (%s) and dropped: no dlq_stream and no dlq_handler "
-                    "are set",
-                    message.id,
-                    self.pending.stream,
-                    reason,
-                )
-            await self.pending.ack([message.id])
-            self.forget([message.id])
-            return True
+        if begun < DLQ_HANDLER_TRIES:
+            await self.tell_handler(message, reason)
         known = error or self.known_error(message.id) or self._vanished(worker)
         letter = {
             "original_stream": self.pending.client.key(self.pending.stream),
@@ -150,6 +140,29 @@ class Burial:
                 known.partition("\n")[0] or "no error known",
             )
         return bool(buried)
+
+    async def hand_out(
+        self, message: StreamMessage, reason: str, owner: str, error: str = ""
+    ) -> bool:
+        """The burial where there is no dead-letter stream, but for the acknowledgement.
+
+        Returns False if the dlq_handler failed: then the message is given back.
+        """
+        _, earlier, deliveries = read_count(message.delivery_count)
+        told, reason = replace(message, delivery_count=deliveries), earlier or reason
+        if not await self.tell_handler(told, reason):
+            await self.put_off(message, reason, error, owner=owner, delay_ms=0)
+            return False
+        if self.dlq_handler is None:
+            log.warning(
+                "message %s of %s is dead (%s) and dropped: no dlq_stream and no dlq_handler "
+                "are set",
+                message.id,
+                self.pending.stream,
+                reason,
+            )
+        self.forget([message.id])
+        return True
 
     def _vanished(self, worker: str | None) -> str:
         """What is known of a message that another consumer held to its own end."""

@@ -21,10 +21,12 @@ class ConsumerConfig:
         approximate length it is cut to (None = keep all).
     batch_size: most messages per read or claim.
     block_ms: how long a read waits; 0 = not at all.
-    min_idle_claim_ms: idle time after which a message counts as abandoned.
+    min_idle_claim_ms: idle time after which a message counts as abandoned; 0 = whatever another
+        consumer holds is due at once, also what it is just running.
     max_deliveries: deliveries before a message is dead.
     max_stream_size: approximate length the stream is cut to; unfinished messages always stay.
-    max_claim_passes: most pages of the pending list per `run_once`; None = all.
+    max_claim_passes: most pages of `batch_size` pending entries that one iteration (`run_once`, a
+        round of `run`, of a pool's master) looks at; None = all.
     retry_delay_ms, retry_max_delay_ms: the n-th retry waits `retry_delay_ms * 2**(n-1)` up to the
         maximum, minus up to 25 % jitter; delay None = min_idle_claim_ms, maximum None = no growth.
     payload_field: entry field with the payload; None = the whole entry as `dict[str, str]`.
@@ -52,13 +54,14 @@ class ConsumerConfig:
         for name in ("worker_name", "dlq_stream", "dlq_group", "payload_field"):
             if getattr(self, name) is not None:
                 check_text(name, getattr(self, name))
-        for name in ("batch_size", "min_idle_claim_ms", "max_deliveries", "max_stream_size"):
+        for name in ("batch_size", "max_deliveries", "max_stream_size"):
             _number(name, getattr(self, name), 1)
         if self.max_deliveries > MOST_DELIVERIES:
             raise ConfigError(
                 f"max_deliveries must be {MOST_DELIVERIES:,} or less, got {self.max_deliveries:,}."
             )
-        _number("block_ms", self.block_ms, 0)
+        for name in ("block_ms", "min_idle_claim_ms"):
+            _number(name, getattr(self, name), 0)
         for name, least in (
             ("max_claim_passes", 1),
             ("dlq_max_len", 1),

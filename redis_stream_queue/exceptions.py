@@ -3,7 +3,7 @@
     Exception
     └── RedisStreamError
         ├── ConfigError            a setting is wrong (also a ValueError)
-        ├── SerializationError     a payload cannot be encoded or decoded
+        ├── SerializationError     a payload cannot be encoded or decoded (also a TypeError)
         ├── DLQError               a dead letter could not be moved
         ├── ClusterSlotError       stream and dead-letter stream live in different slots
         ├── UnsupportedServer      the server is too old or forbids what we need
@@ -26,7 +26,7 @@ class ConfigError(RedisStreamError, ValueError):
     """A setting is wrong; the text names it, what was expected and what came."""
 
 
-class SerializationError(RedisStreamError):
+class SerializationError(RedisStreamError, TypeError):
     """A payload could not be encoded or decoded."""
 
 

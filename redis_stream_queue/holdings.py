@@ -178,7 +178,7 @@ class Holdings:
 
     async def _keep_leases(self) -> None:
         """Renew what is held, whatever else goes on, as long as anything is held."""
-        interval_ms = min(max(self.config.min_idle_claim_ms // 3, 1), MAX_RENEW_INTERVAL_MS)
+        interval_ms = lease_interval_ms(self.config.min_idle_claim_ms)
         backoff = Backoff()
         while self.held:
             await asyncio.sleep(interval_ms / 1000)
@@ -212,7 +212,8 @@ class Holdings:
 
     def lease_is_old(self, now_ms: int) -> bool:
         """Was this process stopped for so long that others may have taken what it holds?"""
-        return now_ms - self._renewed_at_ms > self.config.min_idle_claim_ms
+        limit_ms = self.config.min_idle_claim_ms
+        return now_ms - self._renewed_at_ms > limit_ms > 0
 
     # -- verdicts ------------------------------------------------------------------------------
 
@@ -337,6 +338,13 @@ class Holdings:
             return
         self.meter.dlq += buried
         self._hooks.counted(self.meter)
+
+
+def lease_interval_ms(min_idle_claim_ms: int) -> int:
+    """How often leases are renewed, in ms; where they protect nothing (0), now and then."""
+    if min_idle_claim_ms == 0:
+        return MAX_RENEW_INTERVAL_MS
+    return min(max(min_idle_claim_ms // 3, 1), MAX_RENEW_INTERVAL_MS)
 
 
 class _Dead(NamedTuple):

@@ -9,7 +9,7 @@ from .metrics import ConsumerMetrics as ConsumerMetrics  # 0.1.x had them here
 from .metrics import ProducerMetrics as ProducerMetrics
 
 
-@dataclass(slots=True)
+@dataclass
 class StreamMessage:
     """One entry of a stream.
 
@@ -25,7 +25,7 @@ class StreamMessage:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class PendingEntry:
     """One line of XPENDING: who holds an entry, since when, and how often it was delivered."""
 
@@ -35,7 +35,7 @@ class PendingEntry:
     delivery_count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class ConsumerInfo:
     """One consumer of a group: its name, how many entries it holds, and its idle time in ms."""
 
@@ -44,13 +44,15 @@ class ConsumerInfo:
     idle_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class StreamStats:
     """State of one stream and group.
 
     last_delivered_id: "" for a group that does not exist.
     lag: entries not delivered to the group yet (counted where the server cannot tell).
+    consumers: those that read; the names under which retries wait are none.
     dlq_length: entries in the dead-letter stream; None if none was named.
+    waiting_retries: pending messages that wait for their next delivery.
     """
 
     stream: str
@@ -61,6 +63,7 @@ class StreamStats:
     last_delivered_id: str
     consumers: list[ConsumerInfo] = field(default_factory=list)
     dlq_length: int | None = None
+    waiting_retries: int = 0
 
 
 def id_key(entry_id: str) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 WINDOW_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class ConsumerMetrics:
     """Snapshot of one consumer; rates in messages per second, uptime from the first message."""
 
@@ -36,7 +36,7 @@ class ConsumerMetrics:
     uptime_secs: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class ProducerMetrics:
     """Snapshot of one producer; rates in messages per second, uptime from the first push."""
 

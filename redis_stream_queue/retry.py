@@ -24,6 +24,7 @@ class RetryHandler:
     """Sweeps poison pills for code that has no StreamConsumer (a consumer does it by itself).
 
     dlq_handler: called with each dead message and the reason; then the message is acknowledged.
+    min_idle_ms: a message that somebody has held for a shorter time is in that consumer's hands.
     """
 
     def __init__(
@@ -35,10 +36,14 @@ class RetryHandler:
         max_deliveries: int = 3,
         batch_size: int = 100,
         serializer: Serializer | None = None,
+        min_idle_ms: int = 10_000,
     ) -> None:
         check_text("stream", stream)
         self._config = ConsumerConfig(
-            group=group, max_deliveries=max_deliveries, batch_size=batch_size
+            group=group,
+            max_deliveries=max_deliveries,
+            batch_size=batch_size,
+            min_idle_claim_ms=min_idle_ms,
         )
         self._pending = PendingList(client, stream, group)
         self._burial = Burial(
@@ -61,8 +66,9 @@ class RetryHandler:
             messages, gone = await self._pending.take(name, offers)
             if gone:
                 log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
-            for message in messages:
-                buried += await self._burial.bury(message, MAX_DELIVERIES, owner=name)
+            done = [m.id for m in messages if await self._burial.hand_out(m, MAX_DELIVERIES, name)]
+            await self._pending.ack(done)
+            buried += len(done)
             if sweep.at_start:
                 break
         await self._pending.prune(name)

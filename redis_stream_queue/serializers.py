@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import json
 import logging
@@ -105,14 +106,19 @@ class SignedSerializer:
         return self._inner.decode(payload)
 
 
+@functools.cache  # once a process
+def _warn_of_pickle() -> None:
+    log.warning(
+        "PickleSerializer runs code from the payload: use it only where every writer "
+        "of the stream is trusted"
+    )
+
+
 class PickleSerializer:
     """Pickle: any Python object. Whoever can write to the stream can run code in the consumer."""
 
     def __init__(self) -> None:
-        log.warning(
-            "PickleSerializer runs code from the payload: use it only where every writer "
-            "of the stream is trusted"
-        )
+        _warn_of_pickle()
 
     def encode(self, data: Any) -> bytes:
         """Raises SerializationError for what cannot be pickled."""

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
 from ._link import OUTAGES
-from ._replies import entry_messages
+from ._replies import Missing, entry_messages
 from .backoff import Backoff
 from .calls import Calls
 from .client import StreamClient
@@ -35,6 +35,8 @@ log = logging.getLogger("redis_stream_queue")
 
 RECONNECT_S = 0.5  # longest that acknowledgements wait for a connection to read with
 TEND_S = 0.05  # longest that a finished message waits for its acknowledgement
+
+FIELDS_SHOWN, NAMES_SHOWN = 20, 300  # fields, and characters of their names
 
 ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
 RunPlain = Callable[[Callable[[], None]], Awaitable[None]]
@@ -187,10 +189,21 @@ class Session:
             try:
                 message.data = decode(message.data)
             except Exception as error:  # a serializer may raise anything: never retried
-                self.holdings.condemn(message, DECODE_ERROR, one_line(error))
+                why = self._misses_field(message) or one_line(error)
+                self.holdings.condemn(message, DECODE_ERROR, why)
             else:
                 decoded.append(message)
         return decoded
+
+    def _misses_field(self, message: StreamMessage) -> str:
+        """What to say of an entry that others wrote in fields of their own; "" if it is not one."""
+        if not isinstance(message.data, Missing):
+            return ""
+        names = ", ".join(sorted(message.headers)[:FIELDS_SHOWN])[:NAMES_SHOWN]
+        return (
+            f"the entry has no field {self.config.payload_field!r}, only {names}. Set "
+            "payload_field to the one that holds the payload, or to None for the whole entry."
+        )
 
     async def _run(self, work: Work, *, grows: bool) -> None:
         self._work = work

@@ -113,7 +113,7 @@ class Settings(NamedTuple):
 
 
 def resolve(config: PoolConfig, loaded: Loaded, *, cluster: bool) -> Settings:
-    """The command line over the decorator over the defaults.
+    """The command line over the decorator over the defaults; what is declared as None is None.
 
     Raises ConfigError, for example when nobody names a stream.
     """
@@ -125,10 +125,9 @@ def resolve(config: PoolConfig, loaded: Loaded, *, cluster: bool) -> Settings:
         )
     given: dict[str, Any] = {
         "retry_delay_ms": RETRY_DELAY_MS,
-        "retry_max_delay_ms": RETRY_MAX_DELAY_MS,
         "group": f"{stream}_workers",
         "dlq_stream": default_dlq(stream, config.prefix, cluster=cluster),
-        **{k: v for k, v in loaded.settings.items() if v is not None},
+        **loaded.settings,
     }
     for name in (
         "group",
@@ -142,9 +141,11 @@ def resolve(config: PoolConfig, loaded: Loaded, *, cluster: bool) -> Settings:
         value = getattr(config, name)
         if value is not None:
             given[name] = value
-    if given["retry_delay_ms"] > given["retry_max_delay_ms"] and config.retry_max_delay_ms is None:
-        given["retry_max_delay_ms"] = given["retry_delay_ms"]
     given.pop("worker_name", None)  # every worker life has a name of its own
+    if config.retry_max_delay_ms is None:
+        longest_ms = loaded.settings.get("retry_max_delay_ms", RETRY_MAX_DELAY_MS)
+        first_ms = ConsumerConfig(**{**given, "retry_max_delay_ms": None}).first_retry_ms
+        given["retry_max_delay_ms"] = None if longest_ms is None else max(longest_ms, first_ms)
     if given["dlq_stream"] == stream:
         raise ConfigError(f"the dead-letter stream must not be the stream itself ({stream!r}).")
     return Settings(

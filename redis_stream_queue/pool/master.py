@@ -169,6 +169,7 @@ class Master:
         self.recovery = Recovery(self.client, settings, self._rows, self.workforce.living)
         self.upkeep = Upkeep(settings, group, self.recovery, self.config.workers)
         self.settings = settings
+        dlq_stream = settings.consumer.dlq_stream
         log.info(
             "%s reads stream %s as group %s from %s with %d worker(s), dead letters go to %s",
             self.config.target,
@@ -176,8 +177,12 @@ class Master:
             settings.consumer.group,
             self.client.endpoint,
             len(self.workforce.slots),
-            self.client.key(settings.consumer.dlq_stream or ""),
+            "no stream" if dlq_stream is None else self.client.key(dlq_stream),
         )
+        if loaded.settings.get("worker_name") is not None:
+            log.warning(
+                "worker_name is left out: in a pool each life of a worker has a name of its own"
+            )
         for worker in self.workforce.living():
             if worker.loaded:
                 self._task(self._let_start(worker))

@@ -19,7 +19,7 @@ from ..fate import Fate, Owner, fate
 from ..holdings import Holdings
 from ..message import PendingEntry
 from ..pending import Parked, PendingList
-from ..sweep import Sweep, offer
+from ..sweep import PAGE, Sweep, offer
 from .config import Settings
 from .offers import Due, Offers
 from .roster import Worker
@@ -186,11 +186,14 @@ class Recovery:
         dead: list[Due] = []
         began_ms = mono_ms()
         self.offers.forget_old()
-        for _ in range(PAGES_PER_TICK):
+        consumer = self.settings.consumer
+        passes = consumer.max_claim_passes
+        for _ in range(passes or PAGES_PER_TICK):
             if len(self.offers) >= MOST_OFFERS:
                 break
             self._mates = {w.consumer: w for w in self._workers() if w.consumer}
-            for entry, decision in await self._sweep.page():
+            page_size = PAGE if passes is None else consumer.batch_size
+            for entry, decision in await self._sweep.page(page_size):
                 if self.offers.has(entry.id):
                     continue
                 due = self._due(entry, decision, suspect=self._was_running(entry))

@@ -16,6 +16,7 @@ from .._clock import mono_ms
 from .._link import OUTAGES
 from ..backoff import Backoff
 from ..group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
+from ..holdings import lease_interval_ms
 from ..retention import TRIM_INTERVAL_S, Retention
 from .config import Settings
 from .recovery import Recovery
@@ -25,7 +26,6 @@ log = logging.getLogger("redis_stream_queue")
 SWEEP_S = 0.17  # what another host gives back goes on here within 200 ms
 LONE_SWEEP_S = 0.3  # a pool of one worker asks less often
 DEATHS_S = 0.1
-MAX_LEASE_INTERVAL_MS = 1000
 JITTER = 0.1
 
 
@@ -46,9 +46,7 @@ class Upkeep:
         self._sweep_at_ms = 0
         self._sweep_changed = asyncio.Event()
         self._deaths = asyncio.Event()
-        self._lease_interval_ms = min(
-            settings.consumer.min_idle_claim_ms // 3, MAX_LEASE_INTERVAL_MS
-        )
+        self._lease_interval_ms = lease_interval_ms(settings.consumer.min_idle_claim_ms)
 
     def clocks(self) -> list[Awaitable[NoReturn]]:
         """Everything that should run, each as a task of its own."""

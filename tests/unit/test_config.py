@@ -9,7 +9,8 @@ import pytest
 
 from redis_stream_queue import ConfigError, ConsumerConfig
 
-POSITIVE = ["batch_size", "min_idle_claim_ms", "max_deliveries", "max_stream_size"]
+POSITIVE = ["batch_size", "max_deliveries", "max_stream_size"]
+NOT_NEGATIVE = ["block_ms", "min_idle_claim_ms"]
 NONE_OR_POSITIVE = ["max_claim_passes", "dlq_max_len"]
 NONE_OR_NOT_NEGATIVE = ["retry_delay_ms", "retry_max_delay_ms"]
 TEXTS = ["worker_name", "dlq_stream", "dlq_group", "payload_field"]
@@ -51,7 +52,7 @@ def test_zero_and_less_are_refused(field: str, value: int) -> None:
         ConsumerConfig(**{"group": "g", field: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("field", ["block_ms", *NONE_OR_NOT_NEGATIVE])
+@pytest.mark.parametrize("field", [*NOT_NEGATIVE, *NONE_OR_NOT_NEGATIVE])
 def test_zero_is_fine_where_it_has_a_meaning(field: str) -> None:
     settings = {"group": "g", "retry_delay_ms": 0, field: 0}
     assert getattr(ConsumerConfig(**settings), field) == 0  # type: ignore[arg-type]
@@ -59,7 +60,9 @@ def test_zero_is_fine_where_it_has_a_meaning(field: str) -> None:
         ConsumerConfig(**{"group": "g", field: -1})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("field", [*POSITIVE, "block_ms", *NONE_OR_POSITIVE, *NONE_OR_NOT_NEGATIVE])
+@pytest.mark.parametrize(
+    "field", [*POSITIVE, *NOT_NEGATIVE, *NONE_OR_POSITIVE, *NONE_OR_NOT_NEGATIVE]
+)
 @pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
 def test_what_is_no_whole_number_is_refused(field: str, value: Any) -> None:
     if value is None and field in (*NONE_OR_POSITIVE, *NONE_OR_NOT_NEGATIVE):
