@@ -48,7 +48,7 @@ def worker_main(
     _linux.set_process_name(f"rsq-worker-{slot}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the master decides
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}")
+    logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}", slot)
     for stream in (sys.stdout, sys.stderr):  # whole lines, and each at once
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False)

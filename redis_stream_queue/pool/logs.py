@@ -2,6 +2,10 @@
 
 A record's further lines are indented, so that nothing that a message or an error says looks like a
 record of its own. Records of ours are bounded; an app's own are as long as the app makes them.
+
+Every record of a process of the pool, the app's too, knows its slot and the message during whose
+handling it was made: attributes ``rsq_slot``, ``rsq_stream`` and ``rsq_message_id`` (None where
+there is none). Where the app has its own formats, the text of our records begins with slot and pid.
 """
 
 from __future__ import annotations
@@ -9,7 +13,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import Any
 
+from .. import _current
 from .._plain import CONTINUED, json_line, plain, plain_cut, trace
 
 OURS = "redis_stream_queue"
@@ -18,8 +24,45 @@ MOST_BESIDE_TRACE = 700  # of its text where a traceback follows
 MOST_TRACE = MOST_TEXT - MOST_BESIDE_TRACE
 
 
+STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+STANDARD |= {"rsq_slot", "rsq_stream", "rsq_message_id"}
+
+
+class Record(logging.LogRecord):
+    """A record that knows where it was made. Names that an app gives in ``extra=`` stay free."""
+
+    who = ""  # ``master`` or ``slot=3``
+    slot: int | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rsq_slot = self.slot
+        handled = _current.handled.get()
+        self.rsq_stream = handled[0] if handled else None
+        self.rsq_message_id = handled[1] if handled else None
+
+    def getMessage(self) -> str:
+        """For formats of the app's: ours show the same in places of their own."""
+        text = super().getMessage()
+        begin = f"{self.who} pid={self.process} "
+        # Where a queue carries a record, what is formatted comes here once more.
+        return begin + text if _is_ours(self) and not text.startswith(begin) else text
+
+
+class Unsilenced(logging.Logger):
+    """A logger that ``dictConfig`` and ``fileConfig`` cannot disable for not being named there."""
+
+    @property
+    def disabled(self) -> bool:
+        return False
+
+    @disabled.setter
+    def disabled(self, _: bool) -> None:
+        pass
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line, what the app gives in ``extra=`` included."""
 
     def __init__(self, who: str) -> None:
         super().__init__()
@@ -35,13 +78,17 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "message": text,
         }
+        stream, message_id = _handled(record)
+        if message_id:
+            line |= {"stream": stream, "message_id": message_id}
         if error:
             line["error"] = error
-        return json_line(line)
+        return json_line({**_extra(record), **line})
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.123Z INFO master pid=42 text``."""
+    """``2026-01-31T12:00:00.123Z INFO master pid=42 text``; where a message is being handled, its
+    stream and id before the text."""
 
     def __init__(self, who: str) -> None:
         super().__init__(
@@ -56,7 +103,27 @@ class TextFormatter(logging.Formatter):
         shown = (
             plain_cut(text, MOST_TEXT, CONTINUED) if _is_ours(record) else plain(text, CONTINUED)
         )
-        return plain(self.formatMessage(record)) + shown
+        stream, message_id = _handled(record)
+        where = f"{stream} {message_id} " if message_id else ""
+        return plain(self.formatMessage(record) + where) + shown
+
+
+def _handled(record: logging.LogRecord) -> tuple[str | None, str | None]:
+    return getattr(record, "rsq_stream", None), getattr(record, "rsq_message_id", None)
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    """What the app added to a record, as far as JSON can say it."""
+    added = {name: value for name, value in vars(record).items() if name not in STANDARD}
+    return {name: _sayable(value) for name, value in added.items()}
+
+
+def _sayable(value: Any) -> Any:
+    try:
+        json_line(value)
+    except Exception:  # no JSON, or an endless one
+        return repr(value)
+    return value
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -65,7 +132,7 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 def _parts(formatter: logging.Formatter, record: logging.LogRecord) -> tuple[str, str]:
     """What a record says, and the traceback with it ("" = none)."""
-    text, error = record.getMessage(), ""
+    text, error = logging.LogRecord.getMessage(record), ""
     if record.exc_info and record.exc_info[1]:
         if _is_ours(record):
             error = trace(record.exc_info[1], MOST_TRACE)
@@ -79,8 +146,8 @@ def _parts(formatter: logging.Formatter, record: logging.LogRecord) -> tuple[str
     return text, error
 
 
-def set_up(level: str, style: str, who: str) -> None:
-    """Send this process's log to standard error; an app may add handlers of its own.
+def set_up(level: str, style: str, who: str, slot: int | None = None) -> None:
+    """Send this process's log to standard error; an app may configure logging as it likes.
 
     who: ``master`` or ``slot=3``.
     """
@@ -89,3 +156,9 @@ def set_up(level: str, style: str, who: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    Record.who, Record.slot = who, slot
+    logging.setLogRecordFactory(Record)
+    for name, logger in list(logging.Logger.manager.loggerDict.items()):
+        if name.partition(".")[0] == OURS and isinstance(logger, logging.Logger):
+            logger.__class__ = Unsilenced
+    logging.getLogger(OURS).setLevel(level.upper())  # also where the app's root has another one

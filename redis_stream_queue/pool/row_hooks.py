@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from .. import _current
 from .._clock import mono_ms
 from ..hooks import Hooks
 from ..message import StreamMessage, id_key
@@ -21,19 +22,24 @@ class RowHooks(Hooks):
 
     someone_idle: is another worker idle at this time (ms of mono_ms())?
     gives_back: a message that overruns lets the rest of its batch go. side_by_side: several
-    messages run at a time.
+    messages run at a time. whole_batch: the handler is called with all of a batch.
     """
 
     def __init__(
         self,
         row: Row,
+        stream: str,
         send: Callable[[Message], None],
         someone_idle: Callable[[int], bool],
         *,
         gives_back: bool,
         side_by_side: bool = False,
+        whole_batch: bool = False,
     ) -> None:
         self.row = row
+        self._stream = stream
+        self._whole_batch = whole_batch
+        self._batch_ids = ""
         self._send = send
         self._someone_idle = someone_idle
         self._gives_back = gives_back
@@ -50,6 +56,9 @@ class RowHooks(Hooks):
         row[Field.MESSAGE_SINCE] = 0
         row[Field.RENEWED_AT] = self._message_since_ms = mono_ms()
         row[Field.BUSY_SINCE] = row[Field.RENEWED_AT]
+        if self._whole_batch:
+            ids = messages[0].id, messages[-1].id
+            self._batch_ids = ids[0] if ids[0] == ids[1] else "..".join(ids)
 
     def batch_grows(self, messages: Sequence[StreamMessage], held: int) -> None:
         row = self.row
@@ -64,6 +73,7 @@ class RowHooks(Hooks):
 
     def message_started(self, message: StreamMessage, now_ms: int) -> None:
         self._message_since_ms = now_ms
+        _current.handled.set((self._stream, self._batch_ids or message.id))
         if self._side_by_side:
             self._running[message.id] = now_ms
             now_ms = next(iter(self._running.values()))

@@ -74,10 +74,12 @@ class Worker:
         self._batch = batch_size(fixed, concurrency)
         self._hooks = RowHooks(
             self._row,
+            settings["stream"],
             self._send,
             rows.someone_idle,
             gives_back=fixed is None,
             side_by_side=concurrency > 1,
+            whole_batch=not isinstance(handler, PerMessage),
         )
         self._client = StreamClient.from_url(
             settings["url"], prefix=settings["prefix"], socket_timeout=COMMAND_TIMEOUT_S
