@@ -1,10 +1,15 @@
-"""The directory of a private server: its files, its socket and its locks (see embedded.py)."""
+"""The directory of a private server: its files, its socket and its locks (see embedded.py).
+
+Other users of the machine may have been there before us, and may race with us. So nobody else may
+be able to write to the directory, nor to replace it; and a file that is there already is opened
+only if it is one of ours, never through a link.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
-import hashlib
 import os
 import stat
 import tempfile
@@ -18,16 +23,24 @@ from .exceptions import ConfigError, RedisStreamError
 LOCK, USERS, ALIVE = "server.lock", "server.users", "server.alive"
 SOCKET, LOG = "server.sock", "server.log"
 SOCKET_PATH_LIMIT = 103  # bytes: 107 on Linux, 103 on macOS
+SHORT_PLACE = "rsq-socket-"
+DATA = ("appendonlydir", "dump.rdb")  # what the server itself opens
+MOST_LINKS = 40
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+LOG_TAIL = 4096  # bytes
 
 
 def usable_directory(directory: Path) -> Path:
-    """The absolute path of a directory that exists and can be written to."""
+    """The absolute path of a directory of this user alone, made if missing.
+
+    Raises ConfigError for one that cannot be written to, or that others could write to or replace.
+    """
     try:
-        path = directory.expanduser().resolve()
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = _own_path(directory.expanduser())
         os.close(open_lock(path / LOCK))
-    except FileExistsError:
-        reason = "it is a file"
+        _check_data(path)
+    except ConfigError:
+        raise
     except OSError as exc:
         reason = exc.strerror or str(exc)
     except (ValueError, RuntimeError) as exc:  # a NUL byte; ~user without such a user
@@ -40,44 +53,122 @@ def usable_directory(directory: Path) -> Path:
     )
 
 
+def _own_path(path: Path) -> Path:
+    """Go there step by step, making what is missing.
+
+    Each step belongs to us or to root and lies where nobody else can replace it, so what was seen
+    stays so. Source: openat2(2), and the kernel's protected_symlinks.
+    """
+    todo = list(reversed(path.absolute().parts[1:]))
+    here, links = Path("/"), 0
+    while todo:
+        name = todo.pop()
+        step = here.parent if name == ".." else here / name
+        try:
+            status = step.lstat()
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):  # by whom? the next line tells
+                step.mkdir(mode=0o700)
+            status = step.lstat()
+        if status.st_uid not in (0, os.geteuid()):
+            raise _not_ours(path, f"{step} belongs to another user (uid {status.st_uid})")
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > MOST_LINKS:
+                raise OSError(f"{step} is a link that leads nowhere")
+            target = Path(os.readlink(step))
+            here = Path("/") if target.is_absolute() else here
+            todo += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+        elif not stat.S_ISDIR(status.st_mode):
+            raise OSError(errno.ENOTDIR, "it is a file" if not todo else "Not a directory")
+        elif todo and _others_may_replace_in(status):
+            raise _not_ours(path, f"other users can write to {step}")
+        else:
+            here = step
+    status = here.lstat()
+    if status.st_uid != os.geteuid():
+        raise _not_ours(path, f"it belongs to another user (uid {status.st_uid})")
+    if status.st_mode & OTHERS_WRITE:
+        raise _not_ours(path, "other users can write to it (chmod go-w mends that)")
+    return here
+
+
+def _others_may_replace_in(status: os.stat_result) -> bool:
+    """In a directory with the sticky bit (/tmp) they cannot replace what is ours."""
+    own_group = status.st_gid == os.getegid()
+    writers = stat.S_IWOTH if own_group else OTHERS_WRITE
+    return bool(status.st_mode & writers and not status.st_mode & stat.S_ISVTX)
+
+
+def _not_ours(path: Path, reason: str) -> ConfigError:
+    return ConfigError(
+        f"embedded:// needs a directory of this user alone, got {str(path)!r}: {reason}. "
+        "Name another one: embedded://DIR"
+    )
+
+
+def _check_data(directory: Path) -> None:
+    """Raise ConfigError for files of the server's that are not ours."""
+    for name in DATA:
+        place = directory / name
+        for path in [place, *(place.iterdir() if is_private(place) else ())]:
+            with contextlib.suppress(FileNotFoundError):
+                status = path.lstat()
+                if not _is_ours(status) or stat.S_ISLNK(status.st_mode):
+                    raise _not_ours(directory, f"{path} is not a file of this user alone")
+
+
+def is_private(path: Path) -> bool:
+    """Is it a directory of this user, where nobody else can write?"""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and _is_ours(status)
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    return status.st_uid == os.geteuid() and not status.st_mode & OTHERS_WRITE
+
+
 def socket_record(directory: Path, socket_path: Path) -> bytes:
     """What server.alive says: relative to DIR where it can be, as DIR may be mounted elsewhere."""
     return os.fsencode(SOCKET if socket_path.parent == directory else socket_path)
 
 
 def recorded_socket(directory: Path) -> Path:
-    """The socket of the server that runs or ran here."""
+    """The socket of the server that runs or ran here; nowhere but in places of ours."""
     record = b""
-    with contextlib.suppress(FileNotFoundError):
-        record = (directory / ALIVE).read_bytes()
-    return directory / (os.fsdecode(record) or SOCKET)
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(open_own(directory / ALIVE, os.O_RDONLY), "rb") as alive,
+    ):
+        record = alive.read(4096).replace(b"\0", b"")
+    short = Path(os.fsdecode(record))
+    if (
+        short.name == SOCKET
+        and short.parent.name.startswith(SHORT_PLACE)
+        and is_private(short.parent)
+    ):
+        return short
+    return directory / SOCKET
 
 
 def new_socket(directory: Path) -> Path:
     """Where a server to be started opens its socket; a stale one is removed."""
     socket_path = directory / SOCKET
     if len(os.fsencode(socket_path)) > SOCKET_PATH_LIMIT:
-        socket_path = _short_place(directory) / SOCKET
+        remove_socket(directory, recorded_socket(directory))  # of a server that was killed
+        return _short_place() / SOCKET
     socket_path.unlink(missing_ok=True)
     return socket_path
 
 
-def _short_place(directory: Path) -> Path:
-    """A directory of this user alone for the socket of a DIR whose path is too long."""
-    name = "rsq-socket-" + hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
-    place = Path(tempfile.gettempdir(), name)
-    if len(os.fsencode(place / SOCKET)) > SOCKET_PATH_LIMIT:
-        place = Path("/tmp", name)
-    with contextlib.suppress(FileExistsError):
-        place.mkdir(mode=0o700)
-    status = place.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise ConfigError(
-            f"embedded:// cannot keep its socket in {place}, which belongs to somebody else. "
-            f"Name a directory whose path is shorter than {SOCKET_PATH_LIMIT - len(SOCKET)} bytes."
-        )
-    place.chmod(0o700)
-    return place
+def _short_place() -> Path:
+    """A new directory of this user alone for the socket of a DIR whose path is too long."""
+    longest = SOCKET_PATH_LIMIT - len(f"/{SHORT_PLACE}12345678/{SOCKET}")
+    fits = len(os.fsencode(tempfile.gettempdir())) <= longest
+    return Path(tempfile.mkdtemp(prefix=SHORT_PLACE, dir=None if fits else "/tmp"))
 
 
 def remove_socket(directory: Path, socket_path: Path) -> None:
@@ -92,19 +183,36 @@ def log_tail(directory: Path, lines: int = 3) -> str:
     log = directory / LOG
     text = ""
     with contextlib.suppress(OSError):
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        text = " | ".join(said[-lines:])
+        with open(open_own(log, os.O_RDONLY), "rb") as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - LOG_TAIL, 0))
+            tail = file.read(LOG_TAIL).decode(errors="replace")
+        text = " | ".join([line for line in tail.splitlines() if line.strip()][-lines:])
     return f"Its log, {log}, ends with: {text or '(nothing)'}"
 
 
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of ours. Raises ConfigError for a link, another user's, or no plain file."""
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise _not_ours(path.parent, f"{path} is no plain file") from None
+        raise
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode) or not _is_ours(status) or status.st_nlink > 1:
+        os.close(file)
+        raise _not_ours(path.parent, f"{path} is not a file of this user alone")
+    return file
+
+
 def open_lock(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    return open_own(path, os.O_RDWR | os.O_CREAT)
 
 
 def is_locked(path: Path) -> bool:
     """Whether any process holds this lock, shared or not."""
     try:
-        lock = os.open(path, os.O_RDWR)
+        lock = open_own(path, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
@@ -119,7 +227,7 @@ def is_locked(path: Path) -> bool:
 @contextlib.contextmanager
 def turn(directory: Path, timeout_s: float) -> Iterator[None]:
     """Be the only process that starts, joins or stops the server of this directory."""
-    lock = os.open(directory / LOCK, os.O_RDWR)
+    lock = open_own(directory / LOCK, os.O_RDWR)
     try:
         deadline = time.monotonic() + timeout_s
         while True:

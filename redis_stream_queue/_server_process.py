@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
 import socket
 import struct
 import subprocess
@@ -29,7 +30,10 @@ class Answer(enum.Enum):
 
 
 def probe(socket_path: Path) -> tuple[Answer, int]:
-    """Send a PING; also the server's pid, 0 if unknown."""
+    """Send a PING; also the server's pid, 0 if unknown.
+
+    Raises ConfigError for a server of another user.
+    """
     pid = 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(1.0)
@@ -38,14 +42,13 @@ def probe(socket_path: Path) -> tuple[Answer, int]:
         except (BlockingIOError, TimeoutError):  # its queue of connections is full
             return Answer.SILENT, pid
         except PermissionError:
-            raise ConfigError(
-                f"the private server on {socket_path} belongs to another user. "
-                "Use a directory of your own: embedded://DIR"
-            ) from None
+            raise _of_another_user(socket_path) from None
         except OSError:
             return Answer.NONE, pid
         try:
-            pid = _peer_pid(connection)
+            pid, uid = _peer(connection)
+            if uid != os.geteuid():
+                raise _of_another_user(socket_path)
             connection.sendall(b"PING\r\n")
             reply = connection.recv(64)
         except OSError:
@@ -55,20 +58,30 @@ def probe(socket_path: Path) -> tuple[Answer, int]:
     return (Answer.LOADING if reply.startswith(b"-LOADING") else Answer.READY), pid
 
 
-def _peer_pid(connection: socket.socket) -> int:
-    """Who listens at the other end of a unix socket; 0 if it is in another pid namespace."""
+def _of_another_user(socket_path: Path) -> ConfigError:
+    return ConfigError(
+        f"the private server on {socket_path} belongs to another user. "
+        "Use a directory of your own: embedded://DIR"
+    )
+
+
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """Pid and uid of who listens at the other end; pid 0 if it is in another pid namespace."""
     if sys.platform == "darwin":
-        local_peerpid = 2
+        local_peercred, local_peerpid = 1, 2
         (pid,) = struct.unpack("i", connection.getsockopt(0, local_peerpid, 4))
+        _version, uid = struct.unpack("2I", connection.getsockopt(0, local_peercred, 76)[:8])
     else:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        pid, _uid, _gid = struct.unpack("3i", credentials)
-    return int(pid)
+        pid, uid, _gid = struct.unpack("3i", credentials)
+    return int(pid), int(uid)
 
 
 def process_of(pid: int) -> psutil.Process | None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid) if pid else None
+    """A process of this user's, None for any other."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid) if pid else None
+        return process if process and process.uids().effective == os.geteuid() else None
     return None
 
 

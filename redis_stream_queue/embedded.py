@@ -34,9 +34,11 @@ from ._server_directory import (
     LOG,
     USERS,
     is_locked,
+    is_private,
     log_tail,
     new_socket,
     open_lock,
+    open_own,
     recorded_socket,
     remove_socket,
     socket_record,
@@ -207,7 +209,7 @@ def _start(directory: Path, socket_path: Path) -> tuple[subprocess.Popen[bytes],
         fcntl.flock(alive_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.truncate(alive_lock, 0)
         os.write(alive_lock, socket_record(directory, socket_path))
-        with open(os.open(directory / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)) as log:
+        with open(open_own(directory / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)) as log:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -268,9 +270,10 @@ def _temporary_directory() -> Path:
 
 
 def _remove_abandoned() -> None:
-    """End temporary servers whose processes were all killed before they could."""
-    for alive in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*/{ALIVE}"):
-        directory = alive.parent
+    """End temporary servers of this user whose processes were all killed before they could."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"):
+        if not is_private(directory):
+            continue  # it may be a trap
         with contextlib.suppress(OSError, RedisStreamError), turn(directory, timeout_s=0):
             if is_locked(directory / USERS):
                 continue

@@ -479,17 +479,6 @@ class TestLongPath:
         server.stop()
         assert not Path(server.socket_path).parent.exists()
 
-    def test_place_of_somebody_else_is_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        directory = tmp_path / ("long" * 40)
-        directory.mkdir()
-        monkeypatch.setattr("os.getuid", lambda: 12345)
-        with pytest.raises(ConfigError, match="belongs to somebody else"):
-            start_or_join(directory)
-        monkeypatch.undo()
-        _server_directory._short_place(directory).rmdir()
-
 
 class TestRefusals:
     def test_directory_is_a_file(self, tmp_path: Path) -> None:
