@@ -7,20 +7,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ._clock import wall_ms
 from ._keys import parking_due_ms
+from ._log import log
 from .condemned import condemned, read_count
 from .handlers import DLQHandler
 from .message import StreamMessage
 from .pending import Parked, PendingList
 from .serializers import Serializer
-
-log = logging.getLogger("redis_stream_queue")
 
 LETTER_FIELDS = (
     "original_stream",

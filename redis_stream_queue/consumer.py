@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import weakref
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
 from ._link import OUTAGES
+from ._log import log
 from .backoff import Backoff
 from .client import StreamClient, check_client
 from .config import ConsumerConfig, check_text
@@ -30,8 +30,6 @@ from .server_check import check_server
 from .session import Session
 from .sweep import Sweep, offer
 from .work import Work
-
-log = logging.getLogger("redis_stream_queue")
 
 SWEEP_INTERVAL_MS = 1000
 JITTER = 0.1
@@ -69,6 +67,12 @@ class StreamConsumer:
     ) -> None:
         check_text("stream", stream)
         check_client(client)
+        if not isinstance(config, ConsumerConfig):
+            raise ConfigError(
+                f"config must be a ConsumerConfig, got {config!r:.80}. It holds the group and all "
+                "settings: StreamConsumer(client, 'orders', ConsumerConfig(group='workers'), "
+                "handler)."
+            )
         if not callable(handler):
             raise ConfigError(f"handler must be callable, got {handler!r}.")
         self.client = client

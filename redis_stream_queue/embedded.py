@@ -18,7 +18,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
-import logging
 import os
 import shutil
 import subprocess
@@ -28,6 +27,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ._log import log
 from ._server_binary import find_server
 from ._server_directory import (
     ALIVE,
@@ -47,8 +47,6 @@ from ._server_directory import (
 )
 from ._server_process import POLL_S, STOP_TIMEOUT_S, Answer, end_process, probe, process_of
 from .exceptions import ConfigError, RedisStreamError
-
-logger = logging.getLogger("redis_stream_queue")
 
 START_TIMEOUT_S = 10.0  # until the server answers at all
 LOADING_TIMEOUT_S = 60.0  # until it has loaded its data
@@ -163,7 +161,7 @@ def start_or_join(directory: str | os.PathLike[str] | None = None) -> EmbeddedSe
             raise
         if path not in _announced:
             _announced.add(path)
-            logger.info(
+            log.info(
                 "embedded: private server for development and tests, not for production; "
                 "its data is in %s (pid %d)",
                 path,

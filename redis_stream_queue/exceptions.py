@@ -17,6 +17,16 @@ Errors of the connection itself are redis-py's own (``redis.exceptions``).
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
+from decimal import Decimal
+from numbers import Real
+from typing import Any
+
+MOST_DELAY_MS = 366 * 24 * 3600 * 1000
+
+Delay = float | Decimal | Real | timedelta
+
 
 class RedisStreamError(Exception):
     """Base of all errors of this package."""
@@ -53,14 +63,23 @@ class SoftTimeLimitExceeded(RedisStreamError):
 class Retry(RedisStreamError):
     """Raise it in a ``@per_message`` handler to ask for another delivery.
 
-    delay_ms: wait at least this long, in milliseconds; None = the configured retry delay.
+    delay_ms: wait at least this long: milliseconds as any real number, or a ``timedelta``; at most
+        366 days. None = the configured retry delay.
+    counted: False = this delivery uses up none of ``max_deliveries`` (waiting for a rate limit).
+
+    Raises ConfigError for a delay that cannot be one.
     """
 
-    def __init__(self, message: str = "retry requested", *, delay_ms: int | None = None) -> None:
-        if delay_ms is not None and delay_ms < 0:
-            raise ConfigError(f"Retry: delay_ms must be 0 or more, got {delay_ms!r}.")
+    def __init__(
+        self,
+        message: str = "retry requested",
+        *,
+        delay_ms: Delay | None = None,
+        counted: bool = True,
+    ) -> None:
         super().__init__(message)
-        self.delay_ms = delay_ms
+        self.delay_ms = None if delay_ms is None else whole_ms(delay_ms)
+        self.counted = counted
 
 
 class Reject(RedisStreamError):
@@ -68,3 +87,20 @@ class Reject(RedisStreamError):
 
     def __init__(self, why: str = "rejected by the handler") -> None:
         super().__init__(why)
+
+
+def whole_ms(delay: object) -> int:
+    """A delay in whole milliseconds, rounded up. Raises ConfigError for what is none."""
+    ms: Any = delay / timedelta(milliseconds=1) if isinstance(delay, timedelta) else delay
+    try:
+        is_number = isinstance(ms, Real | Decimal) and not isinstance(ms, bool)
+        # A number that is none (nan) is neither below nor above, or cannot be compared.
+        if is_number and 0 <= ms <= MOST_DELAY_MS:
+            return int(math.ceil(ms))  # noqa: RUF046 - Any for mypy
+        shown = f"{delay!r:.80}"
+    except Exception:  # nor can an integer of 5,000 digits be shown
+        shown = f"a {type(delay).__name__}"
+    raise ConfigError(
+        "Retry: delay_ms must be a number of milliseconds or a timedelta, from 0 to "
+        f"{MOST_DELAY_MS} (366 days), got {shown}."
+    )

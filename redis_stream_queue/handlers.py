@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar, overload
 
+from ._log import log
 from .config import ConsumerConfig
 from .exceptions import ConfigError
 from .message import StreamMessage
 from .serializers import Serializer
 from .work import DONE, Outcome, Verdict, Work
-
-log = logging.getLogger("redis_stream_queue")
 
 Handler = Callable[[list[StreamMessage]], Any]
 DLQHandler = Callable[[StreamMessage, str], Awaitable[None]]

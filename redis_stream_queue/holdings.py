@@ -8,7 +8,6 @@ confirmed it, so that an outage in between loses nothing.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import socket
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from redis.exceptions import ResponseError
 from ._clock import mono_ms
 from ._keys import worker_name
 from ._link import OUTAGES
+from ._log import log
 from .backoff import Backoff
 from .burial import Burial
 from .client import StreamClient
@@ -33,8 +33,6 @@ from .pending import Offer, Parked, PendingList
 from .retry_delay import retry_delay_ms
 from .serializers import Serializer
 from .work import DONE, Outcome, Verdict
-
-log = logging.getLogger("redis_stream_queue")
 
 MAX_RENEW_INTERVAL_MS = 1000
 RESERVE_TRIES = 20
@@ -223,12 +221,19 @@ class Holdings:
             self._to_ack.update(dict.fromkeys([message.id for message in messages]))
             return
         for message in messages:
-            if verdict.outcome is Outcome.REJECT:
-                self.condemn(message, REJECTED, verdict.error)
-            elif message.delivery_count >= self.config.max_deliveries:
-                self.condemn(message, MAX_DELIVERIES, verdict.error)
-            else:
-                self._to_park[message.id] = self._retry(message, verdict)
+            try:
+                self._carry_out(message, verdict)
+            except Exception:  # whatever is wrong with it costs this message alone
+                log.exception("what to do with message %s is unclear: tried again", message.id)
+                self._to_park[message.id] = Parked(message.id, self.config.first_retry_ms)
+
+    def _carry_out(self, message: StreamMessage, verdict: Verdict) -> None:
+        if verdict.outcome is Outcome.REJECT:
+            self.condemn(message, REJECTED, verdict.error)
+        elif verdict.counted and message.delivery_count >= self.config.max_deliveries:
+            self.condemn(message, MAX_DELIVERIES, verdict.error)
+        else:
+            self._to_park[message.id] = self._retry(message, verdict)
 
     def _retry(self, message: StreamMessage, verdict: Verdict) -> Parked:
         config = self.config
@@ -244,8 +249,20 @@ class Holdings:
         due_ms = mono_ms() + delay_ms
         if self.next_retry_at_ms is None or due_ms < self.next_retry_at_ms:
             self.next_retry_at_ms = due_ms
+        log.info(
+            "%s of %s is tried again in %d ms (delivery %d of %d%s): %s",
+            message.id,
+            self.pending.stream,
+            delay_ms,
+            message.delivery_count,
+            config.max_deliveries,
+            "" if verdict.counted else ", not counted",
+            verdict.error.partition("\n")[0],
+        )
         self._hooks.retrying(message, verdict, delay_ms)
-        return Parked(message.id, delay_ms)
+        if verdict.counted:
+            return Parked(message.id, delay_ms)
+        return _uncounted(message.id, message.delivery_count, delay_ms)
 
     def condemn(
         self, message: StreamMessage, reason: str, error: str, worker: str | None = None
@@ -271,7 +288,7 @@ class Holdings:
             for entry_id in parked:
                 self._to_park.pop(entry_id, None)
                 self.held.pop(entry_id, None)
-            if released := sum(entry.deliveries >= 0 for entry in parked.values()):
+            if released := sum(e.deliveries >= 0 and not e.delay_ms for e in parked.values()):
                 self._hooks.released(released)
         for entry_id, dead in list(self._to_bury.items()):
             await self._bury(dead)
@@ -356,5 +373,5 @@ class _Dead(NamedTuple):
     worker: str | None
 
 
-def _uncounted(entry_id: str, delivery_count: int) -> Parked:
-    return Parked(entry_id, deliveries=uncounted(delivery_count))
+def _uncounted(entry_id: str, delivery_count: int, delay_ms: int = 0) -> Parked:
+    return Parked(entry_id, delay_ms, deliveries=uncounted(delivery_count))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 import time
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from ._link import OUTAGES
+from ._log import log
 from ._replies import text
 from ._scripts import BACKLOG
 from ._sync import SyncLink
@@ -22,8 +22,6 @@ from .group import ConsumerGroup
 from .metrics import ProducerMeter, ProducerMetrics
 from .pending import PendingList
 from .serializers import JsonSerializer, Serializer
-
-log = logging.getLogger("redis_stream_queue")
 
 MAX_LEN = 100_000
 TRIM_EVERY = 1000  # pushes between two trims

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from ._link import OUTAGES, Channel, Command, first_error
+from ._log import log
 from .client import StreamClient, read_command, read_entries
-
-log = logging.getLogger("redis_stream_queue")
 
 READ_MARGIN_S = 0.7  # how much longer than its block a read may take before it counts as dead
 UNBLOCK_PAUSE_S = 0.002

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from ._clock import mono_ms
+from ._log import log
 from .client import StreamClient
 from .message import id_before
 from .pending import PendingList, Trimmed
-
-log = logging.getLogger("redis_stream_queue")
 
 TRIM_INTERVAL_S = 5.0
 TOLERANCE = 1.2  # trimming is approximate: so much over the limit is no news

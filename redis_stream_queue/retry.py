@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 
 from ._keys import worker_name
+from ._log import log
 from .burial import Burial
 from .client import StreamClient
 from .condemned import MAX_DELIVERIES
@@ -16,8 +16,6 @@ from .message import PendingEntry, StreamMessage
 from .pending import PendingList
 from .serializers import JsonSerializer, Serializer
 from .sweep import Sweep, offer
-
-log = logging.getLogger("redis_stream_queue")
 
 
 class RetryHandler:

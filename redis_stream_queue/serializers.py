@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import functools
 import hmac
 import json
-import logging
+import math
 import pickle
+import uuid
 from typing import Any, Protocol, runtime_checkable
 
 import msgpack
 
+from ._log import log
 from .exceptions import ConfigError, SerializationError
 
-log = logging.getLogger("redis_stream_queue")
-
+ADVICE = {  # what to send instead
+    datetime.date: "; send its isoformat()",  # a datetime is one
+    datetime.time: "; send its isoformat()",
+    datetime.timedelta: "; send its total_seconds()",
+    decimal.Decimal: "; send its str()",
+    uuid.UUID: "; send its str()",
+    set | frozenset: "; send a list",
+    bytes | bytearray: "; send text, or use MsgpackSerializer",
+}
 SIGNATURE = 32  # bytes of a SHA-256
 
 
@@ -31,8 +42,10 @@ class JsonSerializer:
     """JSON, UTF-8, compact (default)."""
 
     def __init__(self) -> None:
-        self._encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
-        decoder = json.JSONDecoder()
+        self._encode = json.JSONEncoder(
+            separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        ).encode
+        decoder = json.JSONDecoder(parse_constant=_no_json)
         self._decode_whole, self._decode_first = decoder.decode, decoder.raw_decode
 
     def encode(self, data: Any) -> bytes:
@@ -40,10 +53,12 @@ class JsonSerializer:
         try:
             return self._encode(data).encode()
         except (TypeError, ValueError, RecursionError) as exc:
-            raise SerializationError(f"cannot encode {type(data).__name__} as JSON: {exc}") from exc
+            raise SerializationError(
+                f"cannot encode {type(data).__name__} as JSON: {_why_not(data) or exc}"
+            ) from exc
 
     def decode(self, raw: bytes) -> Any:
-        """Raises SerializationError for what is not JSON."""
+        """Raises SerializationError for what is not JSON (NaN and Infinity are not)."""
         try:
             text = raw.decode()
             try:
@@ -53,6 +68,46 @@ class JsonSerializer:
             return value if end == len(text) else self._decode_whole(text)
         except (ValueError, RecursionError) as exc:
             raise SerializationError(f"payload is not JSON: {exc}") from exc
+
+
+def _no_json(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON value")
+
+
+def _why_not(data: Any) -> str:
+    """What JSON cannot express of it, and where; "" if that cannot be told."""
+    try:
+        return _culprit(data, "", set())
+    except Exception:  # too deep, or a value that cannot even be shown
+        return ""
+
+
+def _culprit(data: Any, path: str, seen: set[int]) -> str:
+    """Where in ``data`` the first value is that JSON cannot express, and what to do; "" = nowhere.
+
+    seen: of which containers nothing more is to be said.
+    """
+    at = f"{path}: " if path else ""
+    if isinstance(data, float) and not math.isfinite(data):
+        return f"{at}JSON has no {data!r}; send None or a text"
+    if data is None or isinstance(data, str | int | float) or id(data) in seen:
+        return ""
+    seen.add(id(data))
+    if isinstance(data, dict):
+        for key in data:
+            if not (key is None or isinstance(key, str | int | float)):
+                return f"{at}a key must be a text, got {_kind(key)}"
+        parts = [(f"{path}[{key!r:.80}]", value) for key, value in data.items()]
+    elif isinstance(data, list | tuple):
+        parts = [(f"{path}[{number}]", value) for number, value in enumerate(data)]
+    else:
+        advice = next((a for kind, a in ADVICE.items() if isinstance(data, kind)), "")
+        return f"{at}{_kind(data)} is no JSON value{advice}"
+    return next(filter(None, (_culprit(value, where, seen) for where, value in parts)), "")
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"
 
 
 class MsgpackSerializer:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
 from ._link import OUTAGES
+from ._log import log
 from ._replies import Missing, entry_messages
 from .backoff import Backoff
 from .calls import Calls
@@ -30,8 +30,6 @@ from .message import StreamMessage
 from .reader import Reader
 from .serializers import JsonSerializer, Serializer
 from .work import Work, one_line
-
-log = logging.getLogger("redis_stream_queue")
 
 RECONNECT_S = 0.5  # longest that acknowledgements wait for a connection to read with
 TEND_S = 0.05  # longest that a finished message waits for its acknowledgement

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ._clock import mono_ms
 from ._plain import cut, plain, plain_cut
-from .exceptions import Reject, Retry
+from .exceptions import Reject, Retry, whole_ms
 from .message import StreamMessage
 
 ERROR_TEXT = 2000  # characters of an error that travel and are kept
@@ -33,11 +33,13 @@ class Verdict(NamedTuple):
     """How the handling of one message ended.
 
     error: what to show as ``last_error``; delay_ms: wish of a Retry, None = as configured.
+    counted: does the delivery count?
     """
 
     outcome: Outcome
     error: str = ""
     delay_ms: int | None = None
+    counted: bool = True
 
 
 DONE = Verdict(Outcome.ACK)
@@ -46,10 +48,19 @@ DONE = Verdict(Outcome.ACK)
 def verdict_of(error: BaseException) -> Verdict:
     """The verdict that an exception in a handler stands for."""
     if isinstance(error, Retry):
-        return Verdict(Outcome.RETRY, _text(error), error.delay_ms)
+        return _asked_for(error)
     if isinstance(error, Reject):
         return Verdict(Outcome.REJECT, _text(error))
     return Verdict(Outcome.RETRY, describe(error))
+
+
+def _asked_for(retry: Retry) -> Verdict:
+    """What a Retry asks for; an app's subclass may have lost or changed its attributes."""
+    try:
+        delay_ms = None if retry.delay_ms is None else whole_ms(retry.delay_ms)
+        return Verdict(Outcome.RETRY, _text(retry), delay_ms, bool(retry.counted))
+    except Exception as odd:
+        return Verdict(Outcome.RETRY, f"{_text(retry)} (as configured: {one_line(odd)})")
 
 
 def one_line(error: BaseException) -> str:
@@ -61,7 +72,7 @@ def _text(error: BaseException) -> str:
     """What it says, in visible characters and newlines, however much that is."""
     try:
         return plain_cut(str(error), ERROR_TEXT // 2, "\n")
-    except Exception:  # a __str__ of the app's own may fail, too
+    except BaseException:  # a __str__ of the app's own may fail, too
         return "(its text cannot be shown)"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +11,11 @@ from typing import Any
 import click
 
 from .._link import OUTAGES
+from .._log import log
 from ..client import StreamClient
 from ..group import ConsumerGroup
 from ..pending import PendingList
 from .metrics import PoolMetrics
-
-log = logging.getLogger("redis_stream_queue")
 
 LOOK_S = 0.1
 

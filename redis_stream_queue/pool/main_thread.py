@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import logging
 import os
 import threading
 import time
@@ -19,8 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from .._clock import mono_ms
-
-log = logging.getLogger("redis_stream_queue")
+from .._log import log
 
 PATIENCE_S = 0.025  # a call is taken for a long one after once or twice as much
 TURN_STEPS = 4  # a turn: the task that a timer or a reply wakes comes to its next wait

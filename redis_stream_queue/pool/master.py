@@ -7,7 +7,6 @@ a task of its own, and workers are told things through pipes that never block.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import signal
 import socket
@@ -19,6 +18,7 @@ from typing import Any
 from .._clock import mono_ms
 from .._keys import worker_name
 from .._link import OUTAGES
+from .._log import log
 from ..backoff import Backoff
 from ..client import StreamClient
 from ..exceptions import ConfigError
@@ -53,8 +53,6 @@ from .states import WorkerState
 from .upkeep import Upkeep
 from .watch import Watch
 from .workforce import Workforce
-
-log = logging.getLogger("redis_stream_queue")
 
 STATUS_S = 60.0
 METRICS_S = 1.0

@@ -8,15 +8,13 @@ the same and more. The master reads when it looks at the metrics and when the wo
 from __future__ import annotations
 
 import asyncio
-import logging
 import multiprocessing
 import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+from .._log import log
 from .totals import MAX_SNAPSHOT, NAMES, Totals, decode, encode, latest
-
-log = logging.getLogger("redis_stream_queue")
 
 REPORT_S = 1.0
 MOST_AT_ONCE = 20  # snapshots that are read at a time: a worker that goes mad is nobody's business

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .._log import log
 from . import exits, logs
 from .config import PoolConfig
 from .exits import Failure
@@ -18,8 +18,6 @@ from .spawner import Spawner
 
 if TYPE_CHECKING:
     from .master import Master
-
-log = logging.getLogger("redis_stream_queue")
 
 
 class Pool:

@@ -7,12 +7,12 @@ script. What no idle worker can take is parked as due now, and offered as soon a
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .._clock import mono_ms
 from .._keys import parking_due_ms
+from .._log import log
 from ..client import StreamClient
 from ..condemned import MAX_DELIVERIES, read_count, uncounted
 from ..fate import Fate, Owner, fate
@@ -24,8 +24,6 @@ from .config import Settings
 from .offers import Due, Offers
 from .roster import Worker
 from .rows import Field, Rows
-
-log = logging.getLogger("redis_stream_queue")
 
 PAGES_PER_TICK = 4
 REST = 4  # times as long as looking at them took

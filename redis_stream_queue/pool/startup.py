@@ -6,7 +6,6 @@ Everything that is wrong here ends the pool with one sentence and its exit code.
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from redis.exceptions import (
     AuthenticationError,
@@ -18,6 +17,7 @@ from redis.exceptions import (
 
 from .._clock import mono_ms
 from .._link import OUTAGES
+from .._log import log
 from ..backoff import Backoff
 from ..client import StreamClient
 from ..exceptions import ClusterSlotError, ConfigError, UnsupportedServer
@@ -26,8 +26,6 @@ from ..server_check import check_server, check_stream, forbidden, is_forbidden
 from . import exits
 from .config import Settings
 from .exits import Failure
-
-log = logging.getLogger("redis_stream_queue")
 
 SAY_AFTER_MS = 1000  # a wait that is longer than this is worth a line
 URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."

@@ -8,7 +8,6 @@ with the master.
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import random
 import selectors
@@ -19,13 +18,12 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
+from .._log import log
 from . import _linux
 from .channel import MAX_MESSAGE
 from .life import worker_main
 from .protocol import Exited, Fork, Forked, decode, encode
 from .rows import Rows
-
-log = logging.getLogger("redis_stream_queue")
 
 
 def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:

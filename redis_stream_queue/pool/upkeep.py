@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from .._clock import mono_ms
 from .._link import OUTAGES
+from .._log import log
 from ..backoff import Backoff
 from ..group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from ..holdings import lease_interval_ms
 from ..retention import TRIM_INTERVAL_S, Retention
 from .config import Settings
 from .recovery import Recovery
-
-log = logging.getLogger("redis_stream_queue")
 
 SWEEP_S = 0.17  # what another host gives back goes on here within 200 ms
 LONE_SWEEP_S = 0.3  # a pool of one worker asks less often

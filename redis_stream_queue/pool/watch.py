@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
 
 from .._clock import mono_ms
+from .._log import log
 from .limits import LONG_HANDLER_MS, Action, Limits, Vitals, judge
 from .roster import Worker
 from .rows import DUMP_SIGNAL, Field
 from .states import WorkerState
 from .workforce import Workforce
-
-log = logging.getLogger("redis_stream_queue")
 
 LIMITED_S = 0.1  # between two looks where a time limit is set
 UNLIMITED_S = 0.5

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 from typing import Any
 
 from .._clock import mono_ms
 from .._link import OUTAGES
+from .._log import log
 from ..backoff import Backoff
 from ..client import StreamClient
 from ..config import ConsumerConfig
@@ -39,8 +39,6 @@ from .protocol import (
 )
 from .row_hooks import RowHooks
 from .rows import Field, Rows
-
-log = logging.getLogger("redis_stream_queue")
 
 BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within two seconds
 FREE_WAIT_S = 0.1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from .._log import log
 from ..exceptions import RedisStreamError
 from . import exits
 from .channel import Channel
@@ -18,8 +18,6 @@ from .roster import Slot, Worker
 from .rows import MAX_ROWS, Rows
 from .spawner import Spawner, how_it_ended
 from .states import WorkerState
-
-log = logging.getLogger("redis_stream_queue")
 
 RESTART_FIRST_S = 0.1
 RESTART_LONGEST_S = 10.0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from redis_stream_queue import (
     ConfigError,
     Reject,
     Retry,
+    StreamConsumer,
     StreamMessage,
     per_message,
 )
@@ -201,6 +205,11 @@ class TestHandlerResult:
         with pytest.raises(ConfigError, match="handler must be callable"):
             bench.consumer(None)
 
+    async def test_a_group_where_the_settings_belong_is_explained(self, bench: Bench) -> None:
+        """StreamConsumer(client, "orders", "workers", handler): what a ConsumerConfig is."""
+        with pytest.raises(ConfigError, match=r"must be a ConsumerConfig, got 'workers'.*\(group="):
+            StreamConsumer(bench.client, "orders", "workers", print)  # type: ignore[arg-type]
+
 
 class TestPerMessage:
     """@per_message: each message is acknowledged when its call returns, one that raises fails
@@ -367,6 +376,60 @@ class TestRetry:
             await bench.until(lambda: len(times) == 2, "the second delivery")
         assert 0.3 <= times[1] - times[0] < 0.6
         assert consumer.metrics().total_errors == 0
+
+    async def test_a_retry_that_does_not_count_uses_up_no_delivery(
+        self, bench: Bench, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Waiting for a rate limit may take more tries than max_deliveries; a failure counts."""
+        caplog.set_level(logging.INFO, logger="redis_stream_queue")
+        [entry_id] = await bench.push(1)
+        deliveries: list[int] = []
+
+        @per_message
+        def handle(message: StreamMessage) -> None:
+            deliveries.append(message.delivery_count)
+            if len(deliveries) < 6:
+                raise Retry("rate limit", delay_ms=1.5, counted=False)
+            raise ValueError("now it fails")
+
+        consumer = bench.consumer(handle, retry_delay_ms=0, max_deliveries=2, dlq_stream=bench.dlq)
+        await bench.drain(consumer)
+
+        assert deliveries == [1, 1, 1, 1, 1, 1, 2]
+        [letter] = await bench.letters()
+        assert letter["last_error"].startswith("ValueError: now it fails")
+        said = f"{entry_id} of {bench.stream} is tried again in 2 ms (delivery 1 of 2, not counted)"
+        assert f"{said}: rate limit" in caplog.text
+
+    @pytest.mark.parametrize(
+        "delay",
+        [
+            pytest.param(5.5, id="float"),
+            pytest.param(Decimal("5.5"), id="Decimal"),
+            pytest.param(timedelta(milliseconds=5.5), id="timedelta"),
+            pytest.param(float("nan"), id="nan"),
+            pytest.param(10**25, id="huge"),
+        ],
+    )
+    async def test_an_odd_delay_costs_its_own_message_at_most(
+        self, server_bench: Bench, delay: Any
+    ) -> None:
+        """What is a delay is waited for; what is none is that message's failure. Neighbours are
+        acknowledged."""
+        bench = server_bench
+        odd, *others = await bench.push("odd", 1, 2)
+        done: list[str] = []
+
+        @per_message
+        def handle(message: StreamMessage) -> None:
+            if message.data == "odd" and message.delivery_count == 1:
+                raise Retry(delay_ms=delay)
+            done.append(message.id)
+
+        await bench.drain(bench.consumer(handle, retry_delay_ms=0))
+
+        assert sorted(done) == sorted([odd, *others])
+        assert await bench.settled()
 
     async def test_waits_under_a_parking_name(self, bench: Bench) -> None:
         """While it waits it is in nobody's hands, and the count tells how often it was tried."""

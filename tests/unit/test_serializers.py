@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
+from datetime import date, datetime
 from typing import Any
 
 import pytest
@@ -20,7 +22,8 @@ from redis_stream_queue import (
 )
 from redis_stream_queue.serializers import _warn_of_pickle
 
-SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | FINITE
 JSON = st.recursive(
     SCALARS | st.text(st.characters(exclude_categories=["Cs"])),
     lambda inner: (
@@ -29,6 +32,41 @@ JSON = st.recursive(
     max_leaves=10,
 )
 KINDS = [JsonSerializer, MsgpackSerializer, PickleSerializer]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"order": {"at": datetime(2026, 1, 31)}}, "['order']['at']: a datetime .* isoformat()"),
+        ([{}, {"day": date(2026, 1, 31)}], "[1]['day']: a date .* isoformat()"),
+        ({"share": float("nan")}, "['share']: JSON has no nan"),
+        ((1, [float("-inf")]), "[1][0]: JSON has no -inf"),
+        ({"tags": {"a"}}, "['tags']: a set is no JSON value; send a list"),
+        ({(1, 2): 3}, "a key must be a text, got a tuple"),
+        (object(), "as JSON: a object is no JSON value"),
+    ],
+)
+def test_what_json_cannot_express_is_named_with_its_place(data: Any, said: str) -> None:
+    pattern = ".*".join(re.escape(part) for part in said.split(" .* "))
+    with pytest.raises(SerializationError, match=pattern):
+        JsonSerializer().encode(data)
+
+
+def test_what_cannot_even_be_looked_through_is_a_serialization_error() -> None:
+    tree: list[Any] = []
+    tree += [tree] * 50  # in itself, so often that no walk along all paths would end
+    deep: list[Any] = [object()]
+    for _ in range(100_000):
+        deep = [deep]
+    for data in (tree, deep, {10**5000: object()}):
+        with pytest.raises(SerializationError, match="cannot encode"):
+            JsonSerializer().encode(data)
+
+
+@pytest.mark.parametrize("raw", [b"NaN", b'{"a":-Infinity}', b"[Infinity]"])
+def test_numbers_that_are_none_are_no_json(raw: bytes) -> None:
+    with pytest.raises(SerializationError, match="is no JSON value"):
+        JsonSerializer().decode(raw)
 
 
 class Unpicklable:

@@ -134,6 +134,44 @@ def test_wishes_of_the_handler_are_no_errors(
     assert work.errors == []
 
 
+class Stripped(Retry):
+    def __init__(self) -> None:  # no call of ours: none of our attributes
+        pass
+
+
+class Exploding(Retry):
+    @property
+    def delay_ms(self) -> int:  # type: ignore[override]
+        raise OSError("no delay today")
+
+    @delay_ms.setter
+    def delay_ms(self, value: object) -> None: ...
+
+
+def changed_later(**attributes: object) -> Retry:
+    retry = Retry("why")
+    vars(retry).update(attributes)
+    return retry
+
+
+@pytest.mark.parametrize(
+    "retry",
+    [
+        Stripped(),
+        Exploding(),
+        changed_later(delay_ms="soon"),
+        changed_later(delay_ms=float("nan")),
+        changed_later(delay_ms=10**5000),
+    ],
+)
+def test_a_retry_that_lost_its_delay_is_one_with_the_configured_delay(retry: Retry) -> None:
+    work = Work(batch(1))
+    work.fail(work.messages[0], retry)
+    [(_, verdict)] = work.collect()
+    assert (verdict.outcome, verdict.delay_ms) == (Outcome.RETRY, None)
+    assert "as configured: " in verdict.error
+
+
 def test_error_text_keeps_the_type_the_words_and_the_end_of_the_traceback() -> None:
     def deep(depth: int) -> None:
         if depth:
