@@ -175,14 +175,13 @@ async def discard(link: Link) -> None:
 
 def links_of_running_loop() -> list[Link]:
     loop = asyncio.get_running_loop()
-    return [link for link in _links.values() if link.loop is loop]
+    return [link for link in list(_links.values()) if link.loop is loop]
 
 
 def _forget_closed_loops() -> None:
     """Drop links whose loop was closed before the client; their sockets close with them."""
     for name, link in list(_links.items()):
-        if link.loop.is_closed():
-            del _links[name]
+        if link.loop.is_closed() and _links.pop(name, None) is link:  # or another thread was faster
             for connection in link.connections():
                 _close_without_loop(connection)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any, Self
@@ -140,12 +141,11 @@ class StreamClient:
     def link(self) -> Link:
         """This client's connections in the running event loop (shared with its likes)."""
         loop, pid = asyncio.get_running_loop(), os.getpid()
-        for link in self._links:
+        for link in list(self._links):
             if link.loop is loop and link.pid == pid and not link.closed:
                 return link
-        self._links = [
-            k for k in self._links if k.pid == pid and not k.closed and not k.loop.is_closed()
-        ]
+            if link.pid != pid or link.closed or link.loop.is_closed():
+                self._forget(link)
         link = _connections.acquire(self.endpoint)
         self._links.append(link)
         return link
@@ -171,9 +171,13 @@ class StreamClient:
         """Give the connections of this event loop back; the last client of a server closes them."""
         loop, pid = asyncio.get_running_loop(), os.getpid()
         mine = [k for k in self._links if k.loop is loop and k.pid == pid]
-        self._links = [k for k in self._links if k not in mine]
         for link in mine:
+            self._forget(link)
             await _connections.release(link)
+
+    def _forget(self, link: Link) -> None:
+        with contextlib.suppress(ValueError):  # another thread's loop may have been faster
+            self._links.remove(link)
 
     @classmethod
     async def close_all(cls) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ._link import OUTAGES, Channel, Command, first_error
+from ._link import OUTAGES, Channel, Command, Link, first_error
 from ._log import log
 from .client import StreamClient, read_command, read_entries
 
@@ -30,12 +30,14 @@ class Reader:
         self.group = group
         self.acks_refused = False
         self._channel: Channel | None = None
+        self._link: Link | None = None  # that the channel is of
         self._reading = False
         self._unblocker: asyncio.Task[None] | None = None
 
     def _own_channel(self) -> Channel:
-        if self._channel is None:
-            self._channel = self.client.channel(self.stream)
+        link = self.client.link()
+        if self._channel is None or self._link is not link:
+            self._channel, self._link = link.channel(self.client.key(self.stream)), link
         return self._channel
 
     @property
@@ -117,12 +119,14 @@ class Reader:
         with contextlib.suppress(ResponseError):  # gone already, or an ACL forbids it
             link, key = self.client.link(), self.client.key(self.stream)
             await link.call(key, "CLIENT", "KILL", "ID", channel.client_id)
-        await channel.close()
+        if self._link is link:
+            await channel.close()
 
     async def close(self) -> None:
         """Close the connection."""
         if self._unblocker is not None:
             self._unblocker.cancel()
-        if self._channel is not None:
-            await self.client.link().drop(self._channel)
-            self._channel = None
+        channel, self._channel = self._channel, None
+        # what an event loop that has ended left open cannot be awaited: it closes with its link
+        if channel is not None and (link := self.client.link()) is self._link:
+            await link.drop(channel)
