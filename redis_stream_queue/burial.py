@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ._clock import wall_ms
@@ -38,6 +38,7 @@ class Burial:
     """Buries for one group.
 
     dlq_stream: where dead letters go; None = nowhere.
+    letter: makes what a letter says besides its entry's own fields of what we would say.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Burial:
         self.dlq_max_len = dlq_max_len
         self.dlq_handler = dlq_handler
         self.serializer = serializer
+        self.letter: Callable[[dict[str, str]], dict[str, str]] = dict
         self._known: OrderedDict[str, str] = OrderedDict()
 
     def remember(self, entry_id: str, error: str) -> None:
@@ -118,7 +120,7 @@ class Burial:
             "last_error": known,
         }
         buried = await self.pending.bury(
-            owner, message.id, self.dlq_stream, self.dlq_max_len, letter
+            owner, message.id, self.dlq_stream, self.dlq_max_len, self.letter(letter)
         )
         self.forget([message.id])
         if buried == "":
