@@ -296,8 +296,11 @@ class Holdings:
             self.held.pop(entry_id, None)
 
     def unacknowledged(self) -> list[str]:
-        """What is done and Redis does not know of; say so with ``acknowledged``."""
-        return list(self._to_ack)
+        """What is done and Redis does not know of: for one XACK; say so with ``acknowledged``."""
+        ids = list(self._to_ack)
+        if ids:
+            self._hooks.acknowledging(ids[0], self.meter.acked.total + len(ids))
+        return ids
 
     def acknowledged(self, ids: Sequence[str]) -> None:
         """Redis has confirmed it."""
@@ -346,11 +349,13 @@ class Holdings:
             if not await self.pending.condemn(self.name, message.id, count):
                 log.warning("message %s was taken over by others, not buried here", message.id)
                 return
+            self._hooks.burying(message.id, self.meter.dlq + 1)
             buried = await self.burial.bury(
                 message, dead.reason, owner=self.name, worker=dead.worker, error=dead.error
             )
         except ResponseError as refused:  # OOM, NOPERM, wrong type: the letter waits
             log.error("message %s could not be buried, trying again: %s", message.id, refused)
+            self._hooks.counted(self.meter)  # it was not buried, though it is no longer held
             await self.burial.put_off(message, dead.reason, dead.error, owner=self.name)
             return
         self.meter.dlq += buried

@@ -35,6 +35,13 @@ class Hooks:
     def renewed(self) -> None:
         """The leases are fresh."""
 
+    def acknowledging(self, entry_id: str, total: int) -> None:
+        """Redis is about to hear of acknowledgements, of all at once, this id's among them; once
+        it has, ``total`` are counted."""
+
+    def burying(self, entry_id: str, total: int) -> None:
+        """This message is about to be moved to the dead letters, the ``total``-th one."""
+
     def counted(self, meter: ConsumerMeter) -> None:
         """Counters moved."""
 

@@ -50,6 +50,7 @@ from .rows import Field, Rows
 from .spawner import Spawner
 from .startup import connect, prepare
 from .states import WorkerState
+from .totals import unconfirmed
 from .upkeep import Upkeep
 from .watch import Watch
 from .workforce import Workforce
@@ -305,7 +306,10 @@ class Master:
         interrupted = self._draining  # by us: what it ran is given back uncounted
         one_at_a_time = bool(self.settings and self.settings.one_at_a_time)
         suspects = nobody if interrupted else worker.suspects(one_at_a_time=one_at_a_time)
-        self.recovery.died(Death(worker.consumer, mono_ms(), suspects, why))
+        death = Death(worker.consumer, mono_ms(), suspects, why)
+        death.unconfirmed = unconfirmed(worker.row)
+        death.confirm = self.workforce.slots[worker.slot].confirm
+        self.recovery.died(death)
         self.upkeep.look_at_deaths()
 
     # -- metrics -------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .._clock import mono_ms
 from .._keys import parking_due_ms
@@ -24,6 +24,7 @@ from .config import Settings
 from .offers import Due, Offers
 from .roster import Worker
 from .rows import Field, Rows
+from .totals import Unconfirmed
 
 PAGES_PER_TICK = 4
 REST = 4  # times as long as looking at them took
@@ -38,6 +39,8 @@ class Death:
     suspects: tells for an entry id whether it was running.
     why: for ``last_error``.
     said: the log names what was running.
+    unconfirmed: what it asked of Redis last and did not count; confirm(name, count) is called with
+    what turns out to have been done.
     """
 
     consumer: str
@@ -45,6 +48,8 @@ class Death:
     suspects: Callable[[str], bool]
     why: str
     said: bool = False
+    unconfirmed: list[Unconfirmed] = field(default_factory=list)
+    confirm: Callable[[str, int], None] = lambda *_: None
 
 
 class Recovery:
@@ -100,7 +105,7 @@ class Recovery:
         """Hand over or bury what dead workers held; remove their names when nothing is left."""
         for death in reversed(list(self._deaths.values())):  # the newest is the most urgent
             now = mono_ms()
-            held = await self.pending.held_by(death.consumer)
+            held = await self._held_by(death)
             dead: list[Due] = []
             blamed: list[str] = []
             for entry in held:
@@ -128,6 +133,16 @@ class Recovery:
             await self._park_unoffered(death)
             if now - death.at_ms >= NAME_LINGERS_MS or not held:
                 await self._remove_name(death)
+
+    async def _held_by(self, death: Death) -> list[PendingEntry]:
+        """What a dead worker holds; what it does not hold any more was done before it died."""
+        held = await self.pending.held_by(death.consumer)
+        still = {entry.id for entry in held} if death.unconfirmed else ()
+        for name, missing, entry_id in death.unconfirmed:
+            if entry_id not in still:
+                death.confirm(name, missing)
+        death.unconfirmed = []
+        return held
 
     async def _park_unoffered(self, death: Death) -> None:
         """No idle worker: put it where every pool finds it, and tell ours to ask for it."""
@@ -160,7 +175,7 @@ class Recovery:
     async def release_all(self) -> None:
         """The pool leaves: give back what dead workers held, uncounted, and remove their names."""
         for death in list(self._deaths.values()):
-            held = await self.pending.held_by(death.consumer)
+            held = await self._held_by(death)
             await self.pending.park(
                 death.consumer,
                 [Parked(e.id, deliveries=uncounted(e.delivery_count)) for e in held],

@@ -124,6 +124,10 @@ class Slot:
         """What all its lives have counted."""
         return added(self.past, *(worker.totals() for worker in self.lives))
 
+    def confirm(self, name: str, count: int) -> None:
+        """A life that has ended had done more than it could count."""
+        self.past = added(self.past, {name: count})
+
     @property
     def snapshots(self) -> int:
         """How many snapshots have come through the pipes."""

@@ -109,12 +109,20 @@ class RowHooks(Hooks):
     def renewed(self) -> None:
         self.row[Field.RENEWED_AT] = mono_ms()
 
+    def acknowledging(self, entry_id: str, total: int) -> None:
+        self.row.set_id(Field.ACKING_MS, entry_id)  # first: the old total says nothing new
+        self.row[Field.ACKING_TOTAL] = total
+
+    def burying(self, entry_id: str, total: int) -> None:
+        self.row.set_id(Field.BURYING_MS, entry_id)
+        self.row[Field.BURYING_TOTAL] = total
+
     def counted(self, meter: ConsumerMeter) -> None:
         row = self.row
         row[Field.READ] = meter.read.total
         row[Field.ACKED] = meter.acked.total
         row[Field.ERRORS] = meter.errors
-        row[Field.DEAD] = meter.dlq
+        row[Field.DEAD] = row[Field.BURYING_TOTAL] = meter.dlq
 
     def retrying(self, message: StreamMessage, verdict: Verdict, delay_ms: int) -> None:
         self._send(Retrying(message.id, verdict.error[:MAX_ERROR], delay_ms))

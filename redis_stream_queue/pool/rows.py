@@ -41,6 +41,12 @@ class Field(IntEnum):
     BUSY_UNTIL = 17  # end of the last batch
     DUMP_FD = 18  # file descriptor, in the worker, that its stack dumps go to
     ONLY_NEW = 19  # 1 = reads new messages only, and asks for offers later
+    ACKING_MS = 20  # id of one message of those that Redis was asked to acknowledge last,
+    ACKING_SEQ = 21
+    ACKING_TOTAL = 22  # and what ACKED is once it has
+    BURYING_MS = 23  # the same of the message that was buried last, and of DEAD
+    BURYING_SEQ = 24
+    BURYING_TOTAL = 25
 
 
 COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES)

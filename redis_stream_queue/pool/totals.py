@@ -9,10 +9,11 @@ of the pipe and the words of the shared row go together without counting anythin
 from __future__ import annotations
 
 import select
+from typing import NamedTuple
 
 import msgpack
 
-from .rows import COUNTERS, Row
+from .rows import COUNTERS, Field, Row
 
 MAX_SNAPSHOT = select.PIPE_BUF - 4  # bytes; with multiprocessing's header one write, whole or not
 MAX_COUNT = 2**63
@@ -25,6 +26,27 @@ NAMES = {counter.name.lower(): counter for counter in COUNTERS}
 def of_row(row: Row) -> Totals:
     """What the shared row has counted up to now."""
     return {name: row[counter] for name, counter in NAMES.items()}
+
+
+class Unconfirmed(NamedTuple):
+    """So much is missing in a counter if the entry is not pending any more."""
+
+    name: str
+    missing: int
+    entry_id: str
+
+
+def unconfirmed(row: Row) -> list[Unconfirmed]:
+    """What a process that was killed asked of Redis and has not counted: it may have been done.
+
+    One command does all of it or nothing, so that one id tells. The total is written before the
+    command is sent and stays when it is counted: nothing is counted twice, whenever the end came.
+    """
+    asked = (
+        ("acked", row[Field.ACKING_TOTAL] - row[Field.ACKED], row.id(Field.ACKING_MS)),
+        ("dead", row[Field.BURYING_TOTAL] - row[Field.DEAD], row.id(Field.BURYING_MS)),
+    )
+    return [Unconfirmed(name, n, f"{ms}-{seq}") for name, n, (ms, seq) in asked if n > 0]
 
 
 def encode(totals: Totals) -> bytes:

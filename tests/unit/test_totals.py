@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from redis_stream_queue.metrics import ConsumerMeter
+from redis_stream_queue.pool.row_hooks import RowHooks
 from redis_stream_queue.pool.rows import COUNTERS, Rows
 from redis_stream_queue.pool.totals import (
     MAX_COUNT,
@@ -20,6 +22,7 @@ from redis_stream_queue.pool.totals import (
     encode,
     latest,
     of_row,
+    unconfirmed,
 )
 
 COUNTS = st.integers(0, MAX_COUNT - 1)
@@ -105,3 +108,37 @@ def test_the_row_has_every_counter() -> None:
     for number, counter in enumerate(COUNTERS, 1):
         row[counter] = number
     assert of_row(row) == dict(zip(NAMES, range(1, len(NAMES) + 1), strict=True))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=5), st.data())
+def test_what_was_asked_and_not_counted_is_counted_once(
+    batches: list[int], data: st.DataObject
+) -> None:
+    """A worker is killed between any two of its writes; Redis has done the last command or not."""
+    row = Rows().row(0)
+    hooks = RowHooks(row, "work", lambda _: None, lambda _: False, gives_back=True)
+    meter = ConsumerMeter()
+    last = data.draw(st.integers(0, len(batches) - 1))
+    for number, count in enumerate(batches[: last + 1]):
+        hooks.acknowledging(f"{number}-0", meter.acked.total + count)
+        if number < last or data.draw(st.booleans()):
+            executed = True
+            meter.acked.record(count)
+            hooks.counted(meter)
+        else:
+            executed = data.draw(st.booleans())
+    pending = set() if executed else {f"{last}-0"}
+
+    known = of_row(row)["acked"]
+    missing = [u.missing for u in unconfirmed(row) if u.entry_id not in pending]
+
+    assert known + sum(missing) == sum(batches[: last + executed])
+
+
+def test_a_burial_that_came_to_nothing_is_not_in_doubt() -> None:
+    row = Rows().row(0)
+    hooks = RowHooks(row, "work", lambda _: None, lambda _: False, gives_back=True)
+    hooks.burying("5-0", 1)
+    assert [u.name for u in unconfirmed(row)] == ["dead"]
+    hooks.counted(ConsumerMeter())  # somebody else had taken it
+    assert unconfirmed(row) == []
