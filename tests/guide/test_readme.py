@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -27,9 +28,10 @@ class Block:
     text: str
 
 
-def blocks() -> list[Block]:
+def blocks_of(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in their order."""
     found, section, language, lines = [], "", "", []
-    for line in README.splitlines():
+    for line in page.read_text().splitlines():
         if line.startswith("```"):
             if language:
                 found.append(Block(section, language, "\n".join(lines) + "\n"))
@@ -43,7 +45,7 @@ def blocks() -> list[Block]:
     return found
 
 
-BLOCKS = blocks()
+BLOCKS = blocks_of(ROOT / "README.md")
 
 
 @pytest.fixture
