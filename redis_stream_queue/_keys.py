@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import re
 import secrets
 import string
 
@@ -16,7 +14,8 @@ MAX_WORKER_NAME = 64
 MAX_HOST = 40
 SUSPECT_DUE_MS = 2  # what waits under this D may have killed a worker: it is delivered alone
 _ALPHABET = string.ascii_lowercase + string.digits
-_PARKING = re.compile(r":retry:(\d+)$")
+MOST_DUE_MS = 1 << 36  # two years: nothing is parked for longer
+_DUE_MS = {str(1 << exponent): 1 << exponent for exponent in range(MOST_DUE_MS.bit_length())}
 
 
 def prefixed(prefix: str, stream: str) -> str:
@@ -74,16 +73,17 @@ def parking_name(group: str, delay_ms: int, *, suspect: bool = False) -> tuple[s
     Returns ``(<group>:retry:<D>, D - delay_ms)`` with D the smallest power of two >= delay_ms:
     an entry there is due once its idle time has reached D.
     """
+    delay_ms = min(delay_ms, MOST_DUE_MS)
     due_ms = 1 << max(delay_ms - 1, 0).bit_length()
     if suspect:
         due_ms = max(due_ms, SUSPECT_DUE_MS)
     return f"{group}:retry:{due_ms}", due_ms - max(delay_ms, 0)
 
 
-@functools.lru_cache(maxsize=1024)
 def parking_due_ms(group: str, consumer: str) -> int | None:
-    """Idle time in ms at which an entry of this parking consumer is due; None for other names."""
-    if not consumer.startswith(f"{group}:retry:"):
-        return None
-    found = _PARKING.match(consumer, len(group))
-    return int(found[1]) if found else None
+    """Idle time in ms at which an entry of this parking consumer is due; None for other names.
+
+    Others may take any name: only those that parking_name() makes are parking consumers.
+    """
+    head = f"{group}:retry:"
+    return _DUE_MS.get(consumer[len(head) :]) if consumer.startswith(head) else None

@@ -145,7 +145,7 @@ return {page[1], claimed}
 # Returns how many entries have a greater id; counted in pages, so that none is large.
 COUNT_AFTER = Script("""
 local after, counted, most = ARGV[1], 0, tonumber(ARGV[2])
-while counted < most do
+while counted < most and after ~= '18446744073709551615-18446744073709551615' do
   local page = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 200)
   counted = counted + #page
   if #page < 200 then break end
@@ -169,7 +169,7 @@ for _, flat in ipairs(groups) do
   if not lag then
     lag = 0
     local after = g['last-delivered-id']
-    while lag < tonumber(ARGV[1]) do
+    while lag < tonumber(ARGV[1]) and after ~= '18446744073709551615-18446744073709551615' do
       local page = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 200)
       lag = lag + #page
       if #page < 200 then break end

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ._replies import entry_message
+from ._replies import entry_message, mapping, text
 from ._scripts import Script
 from .burial import LETTER_FIELDS
 from .client import StreamClient
 from .exceptions import DLQError
-from .message import StreamMessage
+from .message import GREATEST_ID, StreamMessage
 
 PAGE = 100
 
@@ -34,6 +35,26 @@ return id
 """)
 
 
+@dataclass
+class DeadLetter(StreamMessage):
+    """A letter; its id is its own.
+
+    own_headers: what the message itself brought beside its payload, whatever it is called.
+    """
+
+    own_headers: dict[str, str] = field(default_factory=dict)
+
+
+def _letter(entry: Any) -> DeadLetter:
+    message, fields = entry_message(entry, "data", 0), entry[1]
+    keep = len(fields) - 2 * len(LETTER_FIELDS)
+    if keep < 2 or tuple(map(text, fields[keep::2])) != LETTER_FIELDS:
+        keep = len(fields)  # no letter of ours
+    own = mapping(fields[:keep])
+    own.pop("data", None)
+    return DeadLetter(message.id, message.data, 0, message.headers, own)
+
+
 class DeadLetterQueue:
     """The dead letters in ``dlq_stream``.
 
@@ -45,16 +66,22 @@ class DeadLetterQueue:
         self.client = client
         self.dlq_stream = dlq_stream
 
-    async def list(self, count: int = PAGE, after: str | None = None) -> Sequence[StreamMessage]:
+    async def list(self, count: int = PAGE, after: str | None = None) -> Sequence[DeadLetter]:
         """Up to ``count`` letters, oldest first; ``after``: go on behind this id."""
+        if after == GREATEST_ID:
+            return []
         start = "-" if after is None else f"({after}"
         entries = await self.client.command("XRANGE", self.dlq_stream, start, "+", "COUNT", count)
-        return [entry_message(entry, "data", 0) for entry in entries]
+        return [_letter(entry) for entry in entries]
 
-    async def get(self, letter_id: str) -> StreamMessage | None:
+    async def get(self, letter_id: str) -> DeadLetter | None:
         """One letter, or None."""
-        found = await self.client.fetch_by_ids(self.dlq_stream, [letter_id])
-        return found[0] if found else None
+        found = await self.client.command("XRANGE", self.dlq_stream, letter_id, letter_id)
+        return _letter(found[0]) if found else None
+
+    async def count(self) -> int:
+        """How many letters there are now; those are the oldest ones from now on."""
+        return await self.client.stream_len(self.dlq_stream)
 
     async def requeue(self, ids: Sequence[str] | None = None, to: str | None = None) -> int:
         """Send letters back to the stream they came from; returns how many.
@@ -89,10 +116,14 @@ class DeadLetterQueue:
         return await self.client.fetch_by_ids(self.dlq_stream, ids)
 
     async def _all(self) -> Sequence[StreamMessage]:
-        letters: Sequence[StreamMessage] = ()
-        while page := await self.list(PAGE, letters[-1].id if letters else None):
-            letters = (*letters, *page)
-        return letters
+        letters: list[StreamMessage] = []
+        count = await self.count()
+        while len(letters) < count:
+            page = await self.list(PAGE, letters[-1].id if letters else None)
+            if not page:
+                break
+            letters += page
+        return letters[:count]
 
     async def purge(self, ids: Sequence[str] | None = None) -> int:
         """Delete letters for good; returns how many. ids: which ones; None = all that are there."""

@@ -66,6 +66,9 @@ class StreamStats:
     waiting_retries: int = 0
 
 
+GREATEST_ID = f"{2**64 - 1}-{2**64 - 1}"  # no range can begin behind it
+
+
 def id_key(entry_id: str) -> tuple[int, int]:
     """Entry id as a pair that sorts as Redis sorts it."""
     ms, _, seq = entry_id.partition("-")

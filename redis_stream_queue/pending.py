@@ -12,7 +12,7 @@ from ._keys import parking_name
 from ._replies import entry_message, text
 from ._scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, TAKE, TRIM
 from .client import StreamClient
-from .message import PendingEntry, StreamMessage
+from .message import GREATEST_ID, PendingEntry, StreamMessage
 
 RENEW_CHUNK = 1000
 WRITE_CHUNK = 50  # entries that a script takes over or gives back: a few ms of Redis's time
@@ -92,7 +92,7 @@ class PendingList:
         while True:
             page = await self.page(held[-1].id if held else None, RENEW_CHUNK, consumer)
             held += page
-            if len(page) < RENEW_CHUNK:
+            if len(page) < RENEW_CHUNK or page[-1].id == GREATEST_ID:
                 return held
 
     async def renew(self, consumer: str, ids: Sequence[str]) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate
-from .message import PendingEntry
+from .message import GREATEST_ID, PendingEntry
 from .pending import Offer, PendingList
 
 PAGE = 500  # entries per XPENDING: well under a millisecond of Redis's time
@@ -46,7 +46,7 @@ class Sweep:
                     self._soonest_ms = wait_ms
             elif decision is not Fate.RENEW:
                 due.append((entry, decision))
-        if len(entries) < count:
+        if len(entries) < count or entries[-1].id == GREATEST_ID:
             self.restart()
         else:
             if self._end == "+":  # or the walk would follow busy workers for ever

@@ -13,9 +13,10 @@ import click
 
 from .._cli_output import say
 from .._keys import default_dlq
-from .._plain import json_line
-from ..dlq import DeadLetterQueue
-from ..message import StreamMessage, id_key
+from .._plain import json_line, plain_cut
+from ..burial import LETTER_FIELDS
+from ..dlq import DeadLetter, DeadLetterQueue
+from ..message import id_key
 from ..pool import exits
 from ..pool.exits import Failure
 from .common import (
@@ -52,7 +53,7 @@ class _Age(click.ParamType[float]):
 def _letter_ids(_: click.Context, __: click.Parameter, value: Any) -> Any:
     """One id, or a tuple of them."""
     for entry_id in [value] if isinstance(value, str) else value:
-        if not re.fullmatch(r"\d+-\d+", entry_id):
+        if not re.fullmatch(r"[0-9]{1,20}-[0-9]{1,20}", entry_id):
             raise click.BadParameter(
                 f"expected a letter's id, as in 1700000000000-0, got {entry_id!r}."
             )
@@ -96,28 +97,28 @@ class _Letters:
         cluster = redis.client.endpoint.cluster
         self.stream = dlq_stream or default_dlq(stream, redis.client.prefix, cluster=cluster)
         self.key = redis.client.key(self.stream)
+        self._own_key = redis.client.key(stream)
         self._redis = redis
         self._queue = DeadLetterQueue(redis.client, self.stream)
         self._filters = filters
 
-    def pages(self, ids: tuple[str, ...] = ()) -> Iterator[list[StreamMessage]]:
+    def pages(self, ids: tuple[str, ...] = ()) -> Iterator[list[DeadLetter]]:
         """Matching letters, oldest first, as they are now (what comes later is left out)."""
         if ids:
             yield [self.one(entry_id) for entry_id in ids]
             return
-        after, end = None, f"{int(time.time() * 1000)}"
-        while True:
+        after, left = None, self._ask(self._queue.count)  # no clock: ids may be of any time
+        while left > 0:
             page = self._ask(lambda start=after: self._queue.list(PAGE, start))  # type: ignore[misc]
             if not page:
                 return
             after = page[-1].id
-            yield [letter for letter in page if self._matches(letter)]
-            if id_key(after)[0] > int(end):
-                return
+            yield [letter for letter in page[:left] if self._matches(letter)]
+            left -= len(page)
 
-    def one(self, entry_id: str) -> StreamMessage:
+    def one(self, entry_id: str) -> DeadLetter:
         """Raises Failure for a letter that is not there."""
-        letter: StreamMessage | None = self._ask(lambda: self._queue.get(entry_id))
+        letter: DeadLetter | None = self._ask(lambda: self._queue.get(entry_id))
         if letter is None:
             raise Failure(exits.FAILURE, f"there is no letter {entry_id!r} in {self.key!r}.")
         return letter
@@ -125,15 +126,19 @@ class _Letters:
     def requeue(self, ids: list[str], to: str | None) -> int:
         return int(self._ask(lambda: self._queue.requeue(ids, to)))
 
+    def is_own(self, letter: DeadLetter) -> bool:
+        """Does it say that it came from this stream? Others it may name were not asked for."""
+        return letter.headers.get("original_stream") == self._own_key
+
     def purge(self, ids: list[str]) -> int:
         return int(self._ask(lambda: self._queue.purge(ids)))
 
     def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
         return ask(self._redis, self.stream, question)
 
-    def _matches(self, letter: StreamMessage) -> bool:
+    def _matches(self, letter: DeadLetter) -> bool:
         wanted, headers = self._filters, letter.headers
-        age_s = time.time() - id_key(letter.id)[0] / 1000
+        age_s = max(time.time() - id_key(letter.id)[0] / 1000, 0.0)
         return (
             wanted["reason"] in (None, headers.get("reason"))
             and (wanted["error"] or "") in headers.get("last_error", "")
@@ -161,7 +166,7 @@ def list_(
 ) -> None:
     """List the dead letters of STREAM, oldest first."""
     with complaints(), Redis(url, prefix) as redis:
-        found, letters = _Letters(redis, stream, dlq_stream, filters), list[StreamMessage]()
+        found, letters = _Letters(redis, stream, dlq_stream, filters), list[DeadLetter]()
         for page in found.pages():
             letters += page
             if len(letters) >= limit:
@@ -184,11 +189,13 @@ def show(
 ) -> None:
     """Show one dead letter of STREAM: where it came from, why it died, its payload."""
     with complaints(), Redis(url, prefix) as redis:
-        fields = _as_dict(_Letters(redis, stream, dlq_stream, {}).one(letter_id))
+        letter = _as_dict(_Letters(redis, stream, dlq_stream, {}).one(letter_id))
     if as_json:
-        say(json_line(fields))
+        say(json_line(letter))
         return
-    for field, value in fields.items():
+    headers = letter.pop("headers")
+    rows = [("id", letter.pop("id")), *letter.items()]
+    for field, value in [*rows, *(("header", f"{key}: {text}") for key, text in headers.items())]:
         first, *others = str(value).split("\n")
         say(f"{field:17} {first}", *(" " * 18 + line for line in others))
 
@@ -206,7 +213,9 @@ def _changes(command: Callable[..., Any]) -> Callable[..., Any]:
 @dlq.command()
 @stream_argument
 @_changes
-@click.option("--to", callback=name, help="Another stream.  [default: where each came from]")
+@click.option(
+    "--to", callback=name, help="To this stream.  [default: STREAM, if it came from there]"
+)
 @_dlq_option
 @prefix_option
 @url_option
@@ -223,11 +232,16 @@ def requeue(
 ) -> None:
     """Send dead letters of STREAM back: IDS, those that match the filters, or --all.
 
-    Each one moves in one step: interrupting loses none and doubles none.
+    Each one moves in one step: interrupting loses none and doubles none. A letter that did not come
+    from STREAM stays, unless --to says where it should go.
     """
     with complaints(), Redis(url, prefix) as redis:
         letters = _Letters(redis, stream, dlq_stream, filters)
-        _change(letters, ids, every, dry_run, filters, "requeued", lambda i: letters.requeue(i, to))
+        chosen = _chosen(letters, ids, every, filters)
+        own = [letter for letter in chosen if to or letters.is_own(letter)]
+        _change(letters, own, dry_run, "requeued", lambda i: letters.requeue(i, to))
+        if others := [letter for letter in chosen if not to and not letters.is_own(letter)]:
+            raise Failure(exits.FAILURE, _left(others, stream))
 
 
 @dlq.command()
@@ -249,22 +263,38 @@ def purge(
     """Delete dead letters of STREAM for good: IDS, those that match the filters, or --all."""
     with complaints(), Redis(url, prefix) as redis:
         letters = _Letters(redis, stream, dlq_stream, filters)
-        _change(letters, ids, every, dry_run, filters, "purged", letters.purge)
+        chosen = _chosen(letters, ids, every, filters)
+        _change(letters, chosen, dry_run, "purged", letters.purge)
+
+
+def _left(others: list[DeadLetter], stream: str) -> str:
+    """What was not sent back, and how it could be."""
+    names = sorted({letter.headers.get("original_stream", "(none)") for letter in others})
+    return (
+        f"{counted(len(others), LETTER)} did not come from {stream!r} but from "
+        f"{plain_cut(', '.join(names), SHOWN_ERROR)} and stayed. To send them anywhere, "
+        "say where with --to STREAM."
+    )
+
+
+def _chosen(
+    letters: _Letters, ids: tuple[str, ...], every: bool, filters: dict[str, Any]
+) -> list[DeadLetter]:
+    """Raises Failure unless the command says which letters."""
+    filtered = any(value is not None for value in filters.values())
+    if bool(ids) + filtered + every != 1:
+        raise Failure(exits.USAGE, "name letter ids, or a filter, or --all: exactly one of them.")
+    return [letter for page in letters.pages(ids) for letter in page]
 
 
 def _change(
     letters: _Letters,
-    ids: tuple[str, ...],
-    every: bool,
+    letters_chosen: list[DeadLetter],
     dry_run: bool,
-    filters: dict[str, Any],
     done: str,
     carry_out: Callable[[list[str]], int],
 ) -> None:
-    filtered = any(value is not None for value in filters.values())
-    if bool(ids) + filtered + every != 1:
-        raise Failure(exits.USAGE, "name letter ids, or a filter, or --all: exactly one of them.")
-    chosen = [letter.id for page in letters.pages(ids) for letter in page]
+    chosen = [letter.id for letter in letters_chosen]
     if dry_run:
         say(f"{counted(len(chosen), LETTER)} in {letters.key} would be {done}")
         return
@@ -292,11 +322,14 @@ def _progress(chosen: list[str]) -> Iterator[Callable[[int], None]]:
         yield bar.update
 
 
-def _as_dict(letter: StreamMessage) -> dict[str, Any]:
-    return {"id": letter.id, **letter.headers, "data": letter.data.decode(errors="replace")}
+def _as_dict(letter: DeadLetter) -> dict[str, Any]:
+    """What the message brought, then what we know; nobody else's field stands for one of ours."""
+    ours = {name: letter.headers[name] for name in LETTER_FIELDS if name in letter.headers}
+    data = letter.data.decode(errors="replace")
+    return {"headers": letter.own_headers, "data": data, **ours, "id": letter.id}
 
 
-def _line(letter: StreamMessage) -> str:
+def _line(letter: DeadLetter) -> str:
     headers = letter.headers
     error = headers.get("last_error", "").partition("\n")[0][:SHOWN_ERROR]
     reason, count = headers.get("reason", "?"), headers.get("delivery_count", "?")

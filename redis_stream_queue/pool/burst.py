@@ -14,6 +14,7 @@ from .._link import OUTAGES
 from .._log import log
 from ..client import StreamClient
 from ..group import ConsumerGroup
+from ..message import GREATEST_ID
 from ..pending import PendingList
 from .metrics import PoolMetrics
 
@@ -64,6 +65,8 @@ class Burst:
                     if group["pending"]:
                         return False
                     last = str(group["last-delivered-id"])
+                    if last == GREATEST_ID:
+                        return True
                     newer = await self._client.command(
                         "XRANGE", self._pending.stream, f"({last}", "+", "COUNT", 1
                     )

@@ -11,6 +11,7 @@ from redis.crc import key_slot
 
 from redis_stream_queue import ClusterSlotError
 from redis_stream_queue._keys import (
+    MOST_DUE_MS,
     check_same_slot,
     default_dlq,
     parking_due_ms,
@@ -60,7 +61,7 @@ class TestWorkerName:
 
 
 class TestParking:
-    @given(group=NAME, delay_ms=st.integers(0, 2**53))
+    @given(group=NAME, delay_ms=st.integers(0, MOST_DUE_MS))
     def test_name_and_idle_time_tell_the_delay_exactly(self, group: str, delay_ms: int) -> None:
         """D is the smallest power of two >= the delay, and D - idle is the delay."""
         name, idle_ms = parking_name(group, delay_ms)
@@ -71,6 +72,9 @@ class TestParking:
         assert due_ms & (due_ms - 1) == 0
         assert due_ms == 1 or due_ms < 2 * delay_ms
         assert name == f"{group}:retry:{due_ms}"
+
+    def test_nothing_waits_longer_than_the_longest(self) -> None:
+        assert parking_name("g", 10**30) == (f"g:retry:{MOST_DUE_MS}", 0)
 
     @given(delay_ms=st.integers(-(10**9), 0))
     def test_no_delay_is_due_at_once(self, delay_ms: int) -> None:
