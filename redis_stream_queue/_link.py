@@ -52,7 +52,8 @@ async def exchange(
 
     Whatever interrupts it (timeout, cut, cancellation) closes the connection, since a reply that
     was not read would be taken for the answer to the next command. So does READONLY: behind the
-    address is another server by now, and this connection leads to one that was demoted.
+    address is another server by now, and this connection leads to one that was demoted. And so does
+    a protocol error, after which the server closes its side.
     """
     replies: list[Any] = []
     patience = Patience(timeout_s)
@@ -70,6 +71,7 @@ async def exchange(
                     replies.append(error)
                     # (Redis 6.2 passes it on from a script as another error's text.)
                     demoted |= isinstance(error, ReadOnlyError) or "READONLY" in str(error)
+                    demoted |= str(error).startswith("Protocol error")
                 if on_reply is not None:
                     on_reply(len(replies) - 1, replies[-1])
     except TimeoutError:

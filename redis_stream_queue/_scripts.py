@@ -181,11 +181,14 @@ end
 return worst
 """)
 
-# ARGV: field, payload...
-# Returns one id, or one error, for each payload.
+# ARGV: field, number of header parts (2,000 at most), the parts, payload...
+# Adds each payload with these headers. Returns one id, or one error, for each.
 PUSH = Script("""
-local ids = {}
-for i = 2, #ARGV do ids[#ids + 1] = redis.pcall('XADD', KEYS[1], '*', ARGV[1], ARGV[i]) end
+local first, parts, ids = ARGV[2] + 3, {}, {}
+for i = 3, first - 1 do parts[#parts + 1] = ARGV[i] end
+for i = first, #ARGV do
+  ids[#ids + 1] = redis.pcall('XADD', KEYS[1], '*', ARGV[1], ARGV[i], unpack(parts))
+end
 return ids
 """)
 

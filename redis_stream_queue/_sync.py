@@ -2,25 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 
 from ._endpoint import Endpoint
-from ._replies import text
+from ._link import OUTAGES
 from ._scripts import BACKLOG, PUSH, TRIM, Script
-from .client import chunks, forbids_scripts
 from .pending import TRIM_AT_ONCE
+from .portions import Pushes, portions
+from .pushing import LIMIT, forbids_scripts, own_copy, refusal
+
+
+class _Deadline(threading.local):
+    """When the call that runs in this thread must have ended, in s of time.monotonic()."""
+
+    at_s: float | None = None
+
+    def left_s(self) -> float | None:
+        """Seconds, None = no limit. Raises TimeoutError when there are none."""
+        if self.at_s is None:
+            return None
+        left_s = self.at_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        return left_s
+
+
+_deadline = _Deadline()
+
+
+@contextlib.contextmanager
+def bounded(timeout_s: float | None) -> Iterator[None]:
+    """Everything that this thread asks of Redis meanwhile takes so many seconds at most, in all.
+
+    Raises TimeoutError. (But for a look-up of the host's name, and on a cluster each step counts.)
+    """
+    _deadline.at_s = None if timeout_s is None else time.monotonic() + timeout_s
+    try:
+        yield
+    except redis.TimeoutError as error:
+        if timeout_s is None:
+            raise
+        raise TimeoutError(str(error)) from None
+    finally:
+        _deadline.at_s = None
+
+
+class _Bounded(AbstractConnection):
+    """Each step has what is left of the time that its call has."""
+
+    def _connect(self) -> Any:
+        configured_s = self.socket_connect_timeout
+        self.socket_connect_timeout = _shorter(configured_s, _deadline.left_s())
+        try:
+            return super()._connect()  # type: ignore[no-untyped-call, safe-super]
+        finally:
+            self.socket_connect_timeout = configured_s
+
+    def send_packed_command(self, *args: Any, **options: Any) -> Any:
+        self._bound()
+        return super().send_packed_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        self._bound()
+        return super().read_response(*args, **options)
+
+    def _bound(self) -> None:
+        if self._sock is not None:
+            try:
+                self._sock.settimeout(_shorter(self.socket_timeout, _deadline.left_s()))
+            except TimeoutError:  # in between: what comes in now would answer the next command
+                self.disconnect()
+                raise
+
+
+class _BoundedTcp(_Bounded, Connection):
+    pass
+
+
+class _BoundedSSL(_Bounded, SSLConnection):
+    pass
+
+
+class _BoundedUnix(_Bounded, UnixDomainSocketConnection):
+    pass
+
+
+def _shorter(one_s: float | None, other_s: float | None) -> float | None:
+    return min((s for s in (one_s, other_s) if s is not None), default=None)
 
 
 class SyncLink:
     """Blocking connections to one endpoint. Nothing is retried: a push must not happen twice."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._of_timeout: tuple[float, SyncLink] | None = None
         kwargs = endpoint.connection_kwargs()
         kwargs["socket_timeout"] = endpoint.socket_timeout
         kwargs["retry"] = Retry(NoBackoff(), 0)
@@ -29,31 +121,64 @@ class SyncLink:
             kwargs.pop("db")
             nodes = [redis.cluster.ClusterNode(host, port) for host, port in endpoint.nodes]
             self._redis = redis.RedisCluster(startup_nodes=nodes, ssl=endpoint.ssl, **kwargs)
-        else:
-            if path := kwargs.pop("path", None):
-                kwargs["unix_socket_path"] = path
-            self._redis = redis.Redis(
-                ssl=endpoint.ssl, max_connections=endpoint.max_connections, **kwargs
-            )
+            return
+        kind: Any = _BoundedSSL if endpoint.ssl else _BoundedTcp
+        if endpoint.path:
+            kind = _BoundedUnix
+        pool = redis.ConnectionPool(
+            connection_class=kind, max_connections=endpoint.max_connections, **kwargs
+        )
+        self._redis = redis.Redis.from_pool(pool)
 
-    def push(self, key: str, payloads: Sequence[bytes]) -> list[str]:
-        """XADD payloads; returns their ids. Raises the first error among them."""
-        ids: list[str] = []
-        for chunk in chunks(payloads):
-            if len(chunk) == 1:
-                ids.append(text(self._redis.xadd(key, {"data": chunk[0]})))
-                continue
+    def with_timeout(self, timeout_s: float | None) -> SyncLink:
+        """The link for a call that ``bounded`` limits: on a cluster one of its own."""
+        if timeout_s is None or not self._endpoint.cluster:
+            return self
+        if self._of_timeout is None or self._of_timeout[0] != timeout_s:
+            short = replace(
+                self._endpoint, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+            )
+            self._of_timeout = timeout_s, SyncLink(short)
+        return self._of_timeout[1]
+
+    def push(self, key: str, pushes: Pushes) -> list[Any]:
+        """Add messages; an id or an exception for each. After an outage the rest is not tried."""
+        results: list[Any] = []
+        for portion in portions(pushes):
             try:
-                replies = self._script(PUSH, key, "data", *chunk)
+                results += self._push_portion(key, portion)
+            except OUTAGES as error:
+                left = len(pushes.payloads) - len(results)
+                return results + [own_copy(error) for _ in range(left)]
+        return results
+
+    def _push_portion(self, key: str, portion: Pushes) -> list[Any]:
+        args = portion.script_args() if len(portion.payloads) > 1 else None
+        if args is not None:
+            try:
+                return list(self._script(PUSH, key, *args))
             except ResponseError as error:
                 if not forbids_scripts(error):
+                    return [own_copy(error) for _ in portion.payloads]
+        results: list[Any] = []
+        for command in portion.adds(key):
+            try:
+                results.append(self._redis.execute_command(*command))
+            except ResponseError as error:
+                results.append(self._refused(portion, error))
+            except OUTAGES as error:
+                if not portion.is_large:
                     raise
-                replies = [self._redis.xadd(key, {"data": payload}) for payload in chunk]
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
-                ids.append(text(reply))
-        return ids
+                results.append(self._refused(portion, error))
+        return results
+
+    def _refused(self, portion: Pushes, error: Exception) -> Exception:
+        if not portion.is_large:
+            return error
+        limit = None
+        with contextlib.suppress(*OUTAGES, ValueError):
+            limit = int(self._redis.config_get(LIMIT).get(LIMIT, ""))
+        return refusal(len(portion.payloads[0]), error, limit)
 
     def trim(self, key: str, max_len: int) -> None:
         """Remove finished entries beyond ``max_len``."""
@@ -79,3 +204,5 @@ class SyncLink:
 
     def close(self) -> None:
         self._redis.close()
+        if self._of_timeout is not None:
+            self._of_timeout[1].close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from redis.exceptions import ResponseError
@@ -15,13 +15,13 @@ from ._endpoint import Endpoint, endpoint_from_url, make_endpoint
 from ._keys import prefixed
 from ._link import Channel, Command, Link, first_error
 from ._replies import entry_message, mapping, text
-from ._scripts import AUTOCLAIM, PUSH, Script
+from ._scripts import AUTOCLAIM, Script
 from .exceptions import ConfigError
+from .headers import header_parts
 from .message import PendingEntry, StreamMessage
+from .portions import Pushes
+from .pushing import push_all, push_one
 
-PUSH_CHUNK = 1000  # payloads per script call
-PUSH_AT_ONCE = 8  # script calls per round trip
-PUSH_CHUNK_BYTES = 1 << 20
 READ_MARGIN_S = 5.0  # how much longer than block_ms a healthy server may take to answer
 
 
@@ -187,53 +187,41 @@ class StreamClient:
 
     # -- writing -------------------------------------------------------------------------------
 
-    async def push(self, stream: str, data: bytes, max_len: int | None = None) -> str:
+    async def push(
+        self,
+        stream: str,
+        data: bytes,
+        max_len: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
         """XADD one payload; returns its id. ``max_len`` here is a plain ``MAXLEN ~``.
 
+        headers: texts that travel beside the payload and arrive as ``message.headers``.
         Source: https://redis.io/docs/latest/commands/xadd/
         """
-        return text(await self.command("XADD", stream, *_maxlen(max_len), "*", "data", data))
+        push = Pushes([data], header_parts(headers))
+        return text(await push_one(self.link(), self.key(stream), push, max_len))
 
     async def push_many(
-        self, stream: str, items: Sequence[bytes], max_len: int | None = None
+        self,
+        stream: str,
+        items: Sequence[bytes],
+        max_len: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> list[str]:
         """XADD many payloads, a thousand in one step; returns their ids in order.
 
-        On an error some of them may have been added.
+        headers: go with each of them. On an error some of them may have been added.
         """
-        results = await self.push_payloads(stream, "data", items, max_len)
+        results = await self.push_all(stream, Pushes(items, header_parts(headers)), max_len)
         return [text(reply) for reply in first_error(results)]
 
-    async def push_payloads(
-        self, stream: str, field: str, items: Sequence[bytes], max_len: int | None = None
-    ) -> list[Any]:
-        """Add payloads; an id (bytes) or an exception for each."""
-        results: list[Any] = []
-        portions = chunks(items)
-        for start in range(0, len(portions), PUSH_AT_ONCE):
-            results += await self._push_portions(
-                self.key(stream), field, portions[start : start + PUSH_AT_ONCE]
-            )
-        if max_len and items:
-            await self.command("XTRIM", stream, *_maxlen(max_len))
-        return results
-
-    async def _push_portions(
-        self, key: str, field: str, portions: Sequence[Sequence[bytes]]
-    ) -> list[Any]:
-        """The server adds one portion while the next is on its way."""
-        run, timeout_s = self.link().run, self.endpoint.socket_timeout
-        scripts: list[Command] = [("EVAL", PUSH.source, 1, key, field, *p) for p in portions]
-        replies = await run(key, scripts, timeout_s and timeout_s * len(scripts))
-        results: list[Any] = []
-        for portion, reply in zip(portions, replies, strict=True):
-            if not isinstance(reply, Exception):
-                results += reply
-            elif forbids_scripts(reply):
-                adds: list[Command] = [("XADD", key, "*", field, item) for item in portion]
-                results += await run(key, adds, timeout_s)
-            else:
-                raise reply
+    async def push_all(self, stream: str, pushes: Pushes, max_len: int | None = None) -> list[Any]:
+        """Add messages; an id (bytes) or an exception for each."""
+        key = self.key(stream)
+        results = await push_all(self.link(), key, pushes)
+        if max_len and pushes.payloads:
+            await self.command("XTRIM", stream, "MAXLEN", "~", max_len)
         return results
 
     async def create_group(self, stream: str, group: str, start_id: str = "0") -> None:
@@ -340,30 +328,6 @@ class StreamClient:
             if "no such key" in str(error).lower():
                 return []
             raise
-
-
-def _maxlen(max_len: int | None) -> tuple[Any, ...]:
-    return ("MAXLEN", "~", max_len) if max_len else ()
-
-
-def chunks(items: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """Payloads in portions that one command may carry without holding up the server."""
-    portions: list[Sequence[bytes]] = []
-    start, size = 0, 0
-    for index, item in enumerate(items):
-        if index > start and (index - start == PUSH_CHUNK or size + len(item) > PUSH_CHUNK_BYTES):
-            portions.append(items[start:index])
-            start, size = index, 0
-        size += len(item)
-    if start < len(items):
-        portions.append(items[start:])
-    return portions
-
-
-def forbids_scripts(error: Exception) -> bool:
-    """Does this error say that EVAL is not allowed or not known here?"""
-    words = str(error).lower()
-    return "eval" in words and ("noperm" in words or "permission" in words or "unknown" in words)
 
 
 def check_client(client: Any) -> None:

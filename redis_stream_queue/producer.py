@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from ._link import OUTAGES
 from ._log import log
 from ._replies import text
 from ._scripts import BACKLOG
-from ._sync import SyncLink
+from ._sync import SyncLink, bounded
 from .backlog import Backlog, Claim
 from .client import StreamClient, check_client
 from .config import check_text
 from .exceptions import ConfigError
-from .group import ConsumerGroup
+from .headers import header_parts
 from .metrics import ProducerMeter, ProducerMetrics
+from .outbox import Outbox
 from .pending import PendingList
+from .portions import Pushes
+from .pushing import push_one
 from .serializers import JsonSerializer, Serializer
 
 MAX_LEN = 100_000
@@ -34,7 +36,8 @@ class StreamProducer:
     >>> message_id = await producer.push({"order_id": 1})
 
     group: consumer group that ``ensure_group()`` creates.
-    max_len: approximate length the stream is kept at; only finished messages are removed.
+    max_len: approximate length the stream is kept at; only finished messages are removed. None =
+        this producer removes none.
     serializer: JSON by default.
     trim: "finished", or "any" for a lossy ring buffer: the oldest go, handled or not.
     max_backlog: most unfinished messages; a push beyond raises BacklogFull, or first waits up to
@@ -48,7 +51,7 @@ class StreamProducer:
         client: StreamClient,
         stream: str,
         group: str | None = None,
-        max_len: int = MAX_LEN,
+        max_len: int | None = MAX_LEN,
         serializer: Serializer | None = None,
         *,
         trim: Literal["finished", "any"] = "finished",
@@ -59,8 +62,10 @@ class StreamProducer:
         check_client(client)
         if trim not in ("finished", "any"):
             raise ConfigError(f"trim must be 'finished' or 'any', got {trim!r}.")
-        if isinstance(max_len, bool) or not isinstance(max_len, int) or max_len < 1:
-            raise ConfigError(f"max_len must be a whole number of 1 or more, got {max_len!r}.")
+        if max_len is not None and (type(max_len) is not int or max_len < 1):
+            raise ConfigError(
+                f"max_len must be a whole number of 1 or more, or None, got {max_len!r}."
+            )
         self._client = client
         self.stream = stream
         self.group = group
@@ -69,8 +74,7 @@ class StreamProducer:
         self.trim = trim
         self._backlog = Backlog(max_backlog, backlog_timeout_s)
         self._meter = ProducerMeter()
-        self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[bytes, asyncio.Future[str]]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._outbox = Outbox(self._send_in_turn if max_backlog else self._send, bool(max_backlog))
         self._until_trim = TRIM_EVERY
         self._sync: SyncLink | None = None
         self._instances.add(self)
@@ -80,66 +84,45 @@ class StreamProducer:
         """The client this producer was made with."""
         return self._client
 
-    async def push(self, data: Any) -> str:
+    async def push(
+        self,
+        data: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> str:
         """Add one message; returns its entry id.
 
-        Pushes that are awaited together travel together. Raises SerializationError, and redis-py's
+        headers: texts that travel beside the payload and arrive as ``message.headers``.
+        timeout_s: seconds for the whole call, connecting included; then TimeoutError, and the
+            message may or may not be in the stream. None = the client's ``socket_timeout`` of
+            silence.
+
+        Pushes that are awaited together travel together; each gets its own id or its own error.
+        Raises SerializationError, ConfigError for wrong headers, BacklogFull, and redis-py's
         errors; after a lost connection the message may or may not have been added.
         """
-        payload = self.serializer.encode(data)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[str] = loop.create_future()
-        waiting = self._waiting.setdefault(loop, [])
-        waiting.append((payload, future))
-        if len(waiting) == 1:
-            loop.call_soon(self._send_waiting, loop)
-        return await future
+        payload, parts = self.serializer.encode(data), header_parts(headers)
+        result = await self._within(timeout_s, self._outbox.push(payload, parts))
+        return text(result)
 
-    def _send_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
-        task = loop.create_task(self._send(self._waiting.pop(loop)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _send(self, waiting: list[tuple[bytes, asyncio.Future[str]]]) -> None:
-        results: Sequence[Any]
-        payloads = [payload for payload, _ in waiting]
-        if self._backlog.most:  # each waits for its own room, in turn
-            claims = [Claim(self._backlog, 1) for _ in payloads]
-            results = [
-                await self._push_or_error([payload], claim)
-                for payload, claim in zip(payloads, claims, strict=True)
-            ]
-        else:
-            try:
-                results = await self._push_payloads(payloads)
-            except Exception as error:  # each caller gets it as its own
-                results = [copy.copy(error) for _ in waiting]
-        for (_, future), result in zip(waiting, results, strict=True):
-            if future.done():
-                continue
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(text(result))
-
-    async def _push_or_error(self, payloads: list[bytes], claim: Claim) -> Any:
-        try:
-            [result] = await self._push_payloads(payloads, claim)
-        except Exception as error:  # its caller gets it
-            return error
-        return result
-
-    async def push_many(self, data: Sequence[Any]) -> list[str]:
+    async def push_many(
+        self,
+        data: Sequence[Any],
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> list[str]:
         """Add many messages, a thousand in one step; returns their ids in order.
 
+        headers: go with each of them. timeout_s: see push.
+
         Everything is encoded first: a message that cannot be encoded stops the call before any is
-        added. On an error of Redis some may have been added.
+        added. On an error of Redis the others may have been added.
         """
-        results = await self._push_payloads(self._encoded(data))
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-        return [text(result) for result in results]
+        pushes = Pushes(self._encoded(data), header_parts(headers))
+        claim = Claim(self._backlog, len(pushes.payloads))
+        return _ids(await self._within(timeout_s, self._send(pushes, claim)))
 
     def _encoded(self, data: Sequence[Any]) -> list[bytes]:
         if isinstance(data, str | bytes | Mapping):
@@ -150,62 +133,115 @@ class StreamProducer:
         encode = self.serializer.encode
         return [encode(item) for item in data]
 
-    async def _push_payloads(
-        self, payloads: Sequence[bytes], claim: Claim | None = None
-    ) -> list[Any]:
-        claim = claim or Claim(self._backlog, len(payloads))
-        while (pause_s := claim.wait_s()) is not None:
+    async def _within(self, timeout_s: float | None, send: Coroutine[Any, Any, Any]) -> Any:
+        if timeout_s is None:
+            return await send
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await send
+        except TimeoutError:
+            raise self._late(timeout_s) from None
+
+    def _late(self, timeout_s: float) -> TimeoutError:
+        return TimeoutError(
+            f"the push to {self.stream!r} was not confirmed within {timeout_s:g} s: the message "
+            "may or may not be in the stream"
+        )
+
+    async def _send(self, pushes: Pushes, claim: Claim | None = None) -> list[Any]:
+        """Add them when there is room; an id or an exception for each."""
+        client, count = self._client, len(pushes.payloads)
+        while claim is not None and (pause_s := claim.wait_s()) is not None:
             if pause_s:
                 await asyncio.sleep(pause_s)
-            claim.saw(int(await self._client.script(BACKLOG, self.stream, self._backlog.most)))
+            claim.saw(int(await client.script(BACKLOG, self.stream, self._backlog.most)))
         max_len = self.max_len if self.trim == "any" else None
-        if len(payloads) == 1:
-            results = [await self._client.push(self.stream, payloads[0], max_len)]
+        if count == 1:
+            results = [await push_one(client.link(), client.key(self.stream), pushes, max_len)]
         else:
-            results = await self._client.push_payloads(self.stream, "data", payloads, max_len)
-        self._meter.pushed.record(sum(not isinstance(r, Exception) for r in results))
-        self._until_trim -= len(payloads)
-        if self._until_trim <= 0 and self.trim == "finished":
-            self._until_trim = TRIM_EVERY
-            await self._trim()
+            results = await client.push_all(self.stream, pushes, max_len)
+        if self._pushed(results):
+            try:
+                pending = PendingList(client, self.stream, self.group or "")
+                await pending.trim(self.max_len or 0)
+            except OUTAGES as error:  # the messages are in; trimming can wait
+                log.warning("could not trim %s: %s", self.stream, error)
         return results
 
-    async def _trim(self) -> None:
-        try:
-            await PendingList(self._client, self.stream, self.group or "").trim(self.max_len)
-        except OUTAGES as error:  # the messages are in; trimming can wait
-            log.warning("could not trim %s: %s", self.stream, error)
+    async def _send_in_turn(self, pushes: Pushes) -> list[Any]:
+        """The same where each of them waits for its own room."""
+        claims = [Claim(self._backlog, 1) for _ in pushes.payloads]
+        results: list[Any] = []
+        for index, claim in enumerate(claims):
+            try:
+                results += await self._send(pushes.part(index, index + 1), claim)
+            except Exception as error:  # its caller gets it
+                results.append(error)
+        return results
 
-    def push_sync(self, data: Any) -> str:
-        """``push`` for code without an event loop; safe in threads and after a fork."""
-        return self.push_many_sync([data])[0]
+    def _pushed(self, results: Sequence[Any]) -> bool:
+        """Count them; is it time to trim?"""
+        self._meter.pushed.record(sum(not isinstance(result, Exception) for result in results))
+        if self.max_len is None or self.trim == "any":
+            return False
+        self._until_trim -= len(results)
+        if self._until_trim > 0:
+            return False
+        self._until_trim = TRIM_EVERY
+        return True
 
-    def push_many_sync(self, data: Sequence[Any]) -> list[str]:
+    def push_sync(
+        self,
+        data: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> str:
+        """``push`` for code without an event loop; safe in threads and after a fork.
+
+        timeout_s: as for push, but for the look-up of a host name; on a cluster each step of the
+            call has so long.
+        """
+        return self.push_many_sync([data], headers=headers, timeout_s=timeout_s)[0]
+
+    def push_many_sync(
+        self,
+        data: Sequence[Any],
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> list[str]:
         """``push_many`` for code without an event loop; safe in threads and after a fork."""
-        payloads = self._encoded(data)
+        pushes = Pushes(self._encoded(data), header_parts(headers))
         if self._sync is None:
             self._sync = SyncLink(self._client.endpoint)
-        sync, key = self._sync, self._client.key(self.stream)
-        claim = Claim(self._backlog, len(payloads))
+        try:
+            with bounded(timeout_s):
+                return self._send_sync(self._sync.with_timeout(timeout_s), pushes)
+        except TimeoutError:
+            if timeout_s is None:
+                raise
+            raise self._late(timeout_s) from None
+
+    def _send_sync(self, sync: SyncLink, pushes: Pushes) -> list[str]:
+        key = self._client.key(self.stream)
+        claim = Claim(self._backlog, len(pushes.payloads))
         while (pause_s := claim.wait_s()) is not None:
             if pause_s:
                 time.sleep(pause_s)
             claim.saw(sync.backlog(key, self._backlog.most))
-        ids = sync.push(key, payloads)
-        self._meter.pushed.record(len(ids))
-        self._until_trim -= len(payloads)
-        if self.trim == "any":
-            sync.cut(key, self.max_len)
-        elif self._until_trim <= 0:
-            self._until_trim = TRIM_EVERY
-            try:
-                sync.trim(key, self.max_len)
-            except OUTAGES as error:  # the messages are in; trimming can wait
-                log.warning("could not trim %s: %s", self.stream, error)
-        return ids
+        results = sync.push(key, pushes)
+        try:
+            if self._pushed(results):
+                sync.trim(key, self.max_len or 0)
+            elif self.trim == "any" and self.max_len is not None:
+                sync.cut(key, self.max_len)
+        except OUTAGES as error:  # the messages are in; trimming can wait
+            log.warning("could not trim %s: %s", self.stream, error)
+        return _ids(results)
 
     async def ensure_group(self, group: str | None = None) -> None:
-        """Create the stream and its consumer group where they are missing.
+        """Create the stream and its consumer group where they are missing, asking each time.
 
         Raises ValueError if no group is given, here or at construction.
         """
@@ -214,7 +250,7 @@ class StreamProducer:
             raise ConfigError(
                 "no group given: pass ensure_group('name') or StreamProducer(..., group='name')."
             )
-        await ConsumerGroup(self._client, self.stream, name).ensure()
+        await self._client.create_group(self.stream, name)
 
     def metrics(self) -> ProducerMetrics:
         """Counters and rates so far; no Redis call."""
@@ -227,9 +263,16 @@ class StreamProducer:
 
     async def close(self) -> None:
         """Wait for pushes under way, and close the connections."""
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._outbox.until_sent()
         if self._sync is not None:
             self._sync.close()
             self._sync = None
         await self._client.close()
+
+
+def _ids(results: Sequence[Any]) -> list[str]:
+    """The ids. Raises the first error among them."""
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return [text(result) for result in results]

@@ -17,11 +17,11 @@ from redis.exceptions import NoPermissionError, ResponseError
 from .._cli_output import say
 from .._link import OUTAGES
 from .._plain import json_line
-from ..client import PUSH_CHUNK
 from ..pool import exits
 from ..pool.config import TARGET
 from ..pool.exits import Failure
 from ..pool.loading import SERIALIZERS, LoadError, load_serializer
+from ..portions import PUSH_CHUNK, Pushes
 from ..serializers import Serializer
 from .common import (
     INTERRUPTED,
@@ -200,7 +200,7 @@ class _Pusher:
     def _push_chunk(self, chunk: list[bytes]) -> None:
         try:
             results = self._redis.run(
-                lambda: self._redis.client.push_payloads(self._stream, "data", chunk), PUSH_S
+                lambda: self._redis.client.push_all(self._stream, Pushes(chunk)), PUSH_S
             )
         except ResponseError as error:
             raise self._redis.explained(error, self.key, self.so_far()) from None

@@ -18,7 +18,7 @@ from redis_stream_queue import (
     StreamClient,
     StreamProducer,
 )
-from redis_stream_queue.client import PUSH_AT_ONCE, PUSH_CHUNK
+from redis_stream_queue.portions import PUSH_AT_ONCE, PUSH_CHUNK
 from tests.library.kit import GROUP, WAIT_S, Bench, CountingProxy
 from tests.support.servers import Server
 
@@ -213,7 +213,7 @@ class TestGroup:
         with pytest.raises(ValueError, match="no group given"):
             await StreamProducer(bench.client, bench.stream).ensure_group()
 
-    @pytest.mark.parametrize("max_len", [0, -1, True, "5", 1.5, None])
+    @pytest.mark.parametrize("max_len", [0, -1, True, "5", 1.5])
     def test_bad_max_len(self, max_len: Any) -> None:
         with pytest.raises(ConfigError, match="max_len"):
             StreamProducer(StreamClient(), "s", max_len=max_len)

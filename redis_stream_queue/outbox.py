@@ -1,0 +1,90 @@
+"""Pushes of a producer on their way: a lone one goes at once, those of one moment go together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from .headers import Parts
+from .portions import Pushes
+from .pushing import own_copy
+
+Waiting = list[tuple[bytes, Parts, "asyncio.Future[Any]"]]
+
+
+class Outbox:
+    """Sends by ``send``, which returns an id or an error for each push, or raises for all.
+
+    A push that nothing else accompanies is sent by its own caller, without a task, unless
+    ``together``. Those that come while it is on its way are collected until the loop's next turn.
+    """
+
+    def __init__(
+        self, send: Callable[[Pushes], Awaitable[list[Any]]], together: bool = False
+    ) -> None:
+        self._send = send
+        self._together = together
+        # Loops with such a push under way, and who waits for its end.
+        self._alone: dict[asyncio.AbstractEventLoop, asyncio.Event | None] = {}
+        self._waiting: dict[asyncio.AbstractEventLoop, Waiting] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def push(self, payload: bytes, headers: Parts) -> Any:
+        """The id of the message. Raises its error."""
+        loop = asyncio.get_running_loop()
+        if self._together or loop in self._alone or loop in self._waiting:
+            return await self._with_others(payload, headers, loop)
+        self._alone[loop] = None
+        try:
+            [result] = await self._send(Pushes((payload,), headers))
+        finally:
+            if (ended := self._alone.pop(loop)) is not None:
+                ended.set()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def _with_others(
+        self, payload: bytes, headers: Parts, loop: asyncio.AbstractEventLoop
+    ) -> Any:
+        future: asyncio.Future[Any] = loop.create_future()
+        waiting = self._waiting.setdefault(loop, [])
+        waiting.append((payload, headers, future))
+        if len(waiting) == 1:
+            loop.call_soon(self._send_waiting, loop)
+        return await future
+
+    def _send_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Whose caller has given up meanwhile is not sent.
+        wanted = [entry for entry in self._waiting.pop(loop) if not entry[2].done()]
+        if wanted:
+            task = loop.create_task(self._send_together(wanted))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _send_together(self, waiting: Waiting) -> None:
+        results: Sequence[Any]
+        try:
+            pairs = [(payload, headers) for payload, headers, _ in waiting]
+            results = await self._send(Pushes.of(pairs))
+        except Exception as error:  # each caller gets it as its own
+            results = [own_copy(error) for _ in waiting]
+        for (_, _, future), result in zip(waiting, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    async def until_sent(self) -> None:
+        """Wait for what is under way in this loop."""
+        loop = asyncio.get_running_loop()
+        if loop in self._waiting:
+            await asyncio.sleep(0)
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if loop in self._alone:
+            ended = self._alone[loop] = self._alone[loop] or asyncio.Event()
+            await ended.wait()
