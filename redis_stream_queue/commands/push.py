@@ -212,7 +212,8 @@ class _Pusher:
         self.ids += [result.decode() for result in results if isinstance(result, bytes)]
         self.pushed += len(results) - len(refused)
         if refused:
-            raise self._redis.explained(refused[0], self.key, self.so_far())
+            unknown = sum(not isinstance(error, ResponseError) for error in refused)
+            raise self._redis.explained(refused[0], self.key, self.so_far(unknown))
 
     def so_far(self, unknown: int = 0) -> str:
         """How many are in. unknown: how many of the next may be, because no answer came."""
