@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .message import StreamMessage
+from .message import PendingEntry, StreamMessage
 
 
 def text(value: bytes | str | int) -> str:
     """Text of a reply; bytes that are no UTF-8 stay readable."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def pending_entries(lines: Sequence[Any]) -> list[PendingEntry]:
+    """Lines of XPENDING."""
+    return [PendingEntry(text(i), text(name), ms, n) for i, name, ms, n in lines]
 
 
 def _value(value: Any) -> Any:

@@ -49,7 +49,8 @@ end
 return #held
 """)
 
-# ARGV: group, new owner, then for each entry: id, owner, delivery count, least idle ms, new count
+# ARGV: group, new owner, then for each entry: id, owner, delivery count, least idle ms (-1 = it
+#       stands at 0), new count
 # Takes over each entry that is still as it was seen, with the new delivery count.
 # Returns {{id, fields}...} of what was taken and {id...} of what no longer exists (acknowledged).
 TAKE = Script("""
@@ -57,8 +58,9 @@ local taken, gone = {}, {}
 for i = 3, #ARGV, 5 do
   local id = ARGV[i]
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
+  local least = tonumber(ARGV[i + 3])
   if p and p[2] == ARGV[i + 1] and p[4] == tonumber(ARGV[i + 2])
-     and p[3] >= tonumber(ARGV[i + 3]) then
+     and (least < 0 and p[3] <= 0 or least >= 0 and p[3] >= least) then
     local got = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', ARGV[i + 4])
     if got[1] and got[1][2] then
       taken[#taken + 1] = got[1]

@@ -14,7 +14,7 @@ from . import _connections
 from ._endpoint import Endpoint, endpoint_from_url, make_endpoint
 from ._keys import prefixed
 from ._link import Channel, Command, Link, first_error
-from ._replies import entry_message, mapping, text
+from ._replies import entry_message, mapping, pending_entries, text
 from ._scripts import AUTOCLAIM, Script
 from .exceptions import ConfigError
 from .headers import header_parts
@@ -298,7 +298,7 @@ class StreamClient:
         """
         names = () if consumer is None else (consumer,)
         lines = await self.command("XPENDING", stream, group, start, end, count, *names)
-        return [PendingEntry(text(i), text(name), ms, n) for i, name, ms, n in lines]
+        return pending_entries(lines)
 
     async def fetch_by_ids(self, stream: str, ids: Sequence[str]) -> list[StreamMessage]:
         """The entries with these ids that still exist, in one round trip."""

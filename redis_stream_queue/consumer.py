@@ -28,6 +28,7 @@ from .retention import TRIM_INTERVAL_S, Retention
 from .serializers import Serializer
 from .server_check import check_server
 from .session import Session
+from .sightings import LOOK_MS, LOOKS, WATCH_MS
 from .sweep import Sweep, offer
 from .work import Work
 
@@ -92,12 +93,15 @@ class StreamConsumer:
         self._lanes = handler.concurrency if isinstance(handler, PerMessage) else 1
         self._holdings = self._session.holdings
         self._sweep = Sweep(self._holdings.pending, config.policy, self._owner)
+        sightings = self._sweep.sightings
+        self._holdings.on_answer = lambda asked, now: sightings.answered(asked, now, None)
         self._checked = False
         self._named = False
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = asyncio.Event()
         self._next_sweep_ms = 0
+        self._walked_ms = mono_ms()
         self._next_trim_ms = 0
         self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
         self._retention = Retention(self._holdings.pending, config.max_stream_size)
@@ -132,6 +136,14 @@ class StreamConsumer:
         await self._ensure()
         messages = await self._session.read(self.config.batch_size, self.config.block_ms)
         await self._handle(messages)
+        for _ in range(LOOKS):
+            await self._holdings.bury(await self._walk())
+            if not self._sweep.unwatched:
+                break
+            await asyncio.sleep(LOOK_MS / 1000)
+
+    async def _walk(self) -> list[Offer]:
+        """Look at the pending list from its start; claim and handle; returns what is dead."""
         self._sweep.restart()
         dead: list[Offer] = []
         passes = 0
@@ -140,7 +152,7 @@ class StreamConsumer:
             dead += await self._reclaim_page()
             if self._sweep.at_start:
                 break
-        await self._holdings.bury(dead)
+        return dead
 
     def run_once_sync(self) -> None:
         """``run_once`` for code without an event loop."""
@@ -271,6 +283,7 @@ class StreamConsumer:
         await self._holdings.flush_acks()
         await self._holdings.bury(await self._reclaim_page())
         if self._sweep.at_start:
+            await self._watch_if_idle_is_rare()
             self._schedule_sweep()
         if mono_ms() >= self._next_trim_ms:
             self._next_trim_ms = mono_ms() + int(TRIM_INTERVAL_S * 1000)
@@ -278,6 +291,16 @@ class StreamConsumer:
         if mono_ms() >= self._next_prune_ms:
             self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
             await self.group.prune_consumers(GHOST_IDLE_MS)
+
+    async def _watch_if_idle_is_rare(self) -> None:
+        """Where handlers block the loop for long, there is no other time to watch strangers."""
+        rare = mono_ms() - self._walked_ms > 2 * WATCH_MS
+        for _ in range(LOOKS if rare else 0):
+            if self._stopping or not self._sweep.unwatched:
+                break
+            await asyncio.sleep(LOOK_MS / 1000)
+            await self._holdings.bury(await self._walk())
+        self._walked_ms = mono_ms()
 
     def _wanted(self, work: Work) -> int:
         """More for lanes that are free, until a sweep is due: it waits for all of them."""

@@ -6,7 +6,7 @@ The first line that fits decides (``docs/recovery.md`` shows the same table):
 |---|---|---|
 | me, and I run it | | RENEW |
 | a live mate of my pool | | LEAVE |
-| a stranger | idle < min_idle_ms | LEAVE |
+| a stranger | idle < min_idle_ms, or not watched long enough | LEAVE |
 | a parking name ``<group>:retry:<D>`` | idle < D | LEAVE |
 | a dead mate or me, but it never started there | deliveries <= max_deliveries | HAND_OVER |
 | a dead mate or me, but it never started there | more deliveries | BURY |
@@ -70,13 +70,24 @@ def due_in_ms(entry: PendingEntry, policy: Policy) -> int:
     return max(due_idle_ms(entry, policy) - max(entry.idle_ms, 0), 0)
 
 
-def fate(entry: PendingEntry, owner: Owner, policy: Policy) -> Fate:
-    """Decide for one entry; see the table on top."""
+def is_watched(entry: PendingEntry, policy: Policy, watched_ms: int) -> bool:
+    """Would we have seen a renewal? Nobody renews what is parked or nobody's.
+
+    watched_ms: the idle time that says so (see sightings.py). With ``min_idle_ms=0`` all is due.
+    """
+    parked = not entry.consumer or parking_due_ms(policy.group, entry.consumer) is not None
+    return parked or policy.min_idle_ms == 0 or entry.idle_ms >= watched_ms
+
+
+def fate(entry: PendingEntry, owner: Owner, policy: Policy, watched_ms: int) -> Fate:
+    """Decide for one entry; see the table on top. watched_ms: see is_watched()."""
     if owner is Owner.ME_RUNNING:
         return Fate.RENEW
     if owner is Owner.MATE:
         return Fate.LEAVE
-    if owner is Owner.STRANGER and due_in_ms(entry, policy) > 0:
+    if owner is Owner.STRANGER and (
+        due_in_ms(entry, policy) > 0 or not is_watched(entry, policy, watched_ms)
+    ):
         return Fate.LEAVE
     if owner in (Owner.DEAD_WAITING, Owner.ME_STRANDED):
         # That delivery reached no handler, so even a count at the limit leaves it one.

@@ -32,9 +32,9 @@ from .metrics import ConsumerMeter
 from .pending import Offer, Parked, PendingList
 from .retry_delay import retry_delay_ms
 from .serializers import Serializer
+from .sightings import WATCH_MS, lease_interval_ms
 from .work import DONE, Outcome, Verdict
 
-MAX_RENEW_INTERVAL_MS = 1000
 RESERVE_TRIES = 20
 
 Held = tuple[StreamMessage, Any]  # and its raw payload
@@ -45,6 +45,7 @@ class Holdings:
 
     on_lost: called with the ids that others turn out to have taken.
     held: by id. unsure: the server may hold something under this name that never arrived here.
+    on_answer: called when a renewal was asked for and when it was answered, in ms of mono_ms().
     next_retry_at_ms: when the first message that was parked here is due, in ms of mono_ms().
     """
 
@@ -73,6 +74,7 @@ class Holdings:
         self.held: dict[str, Held] = {}
         self.unsure = False
         self.next_retry_at_ms: int | None = None
+        self.on_answer: Callable[[int, int], None] = lambda asked_ms, now_ms: None
         self._hooks = hooks or Hooks()
         self._on_lost = on_lost
         self._asked_for = ""
@@ -195,6 +197,7 @@ class Holdings:
         asked, asked_ms = dict(self.held), mono_ms()
         answer = await self.pending.renew(self.name, list(asked))
         self._renewed_at_ms = asked_ms  # the answer itself may have lain around
+        self.on_answer(asked_ms, mono_ms())
         self._hooks.renewed()
         # What was settled while the answer was on its way is not lost.
         lost = {
@@ -210,8 +213,8 @@ class Holdings:
 
     def lease_is_old(self, now_ms: int) -> bool:
         """Was this process stopped for so long that others may have taken what it holds?"""
-        limit_ms = self.config.min_idle_claim_ms
-        return now_ms - self._renewed_at_ms > limit_ms > 0
+        old = now_ms - self._renewed_at_ms > WATCH_MS
+        return old and self.config.min_idle_claim_ms > 0
 
     # -- verdicts ------------------------------------------------------------------------------
 

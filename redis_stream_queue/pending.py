@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ._keys import parking_name
-from ._replies import entry_message, text
+from ._link import Command, first_error
+from ._replies import entry_message, pending_entries, text
 from ._scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, TAKE, TRIM
 from .client import StreamClient
 from .message import GREATEST_ID, PendingEntry, StreamMessage
 
 RENEW_CHUNK = 1000
 WRITE_CHUNK = 50  # entries that a script takes over or gives back: a few ms of Redis's time
+STANDS_STILL = -1
 MOST_EXACT = 2**53  # of Lua's numbers
 TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
 
@@ -23,7 +25,8 @@ TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
 class Offer(NamedTuple):
     """An entry as it was seen, and the delivery count it gets when it is taken.
 
-    min_idle_ms: it must have been idle for so long, or it is no longer as it was seen.
+    min_idle_ms: it must have been idle for so long, or it is no longer as it was seen;
+        STANDS_STILL: its idle time must be 0 still, since the server's clock went back.
     """
 
     id: str
@@ -80,6 +83,24 @@ class PendingList:
         return await self.client.pending_range(
             self.stream, self.group, count, consumer, start=start, end=end
         )
+
+    async def look(
+        self, after: str | None, count: int, *, end: str = "+"
+    ) -> tuple[list[PendingEntry], int | None]:
+        """A page as it is now, and the server's time in ms (None where an ACL forbids TIME)."""
+        start = "-" if after is None else f"({after}"
+        key = self.client.key(self.stream)
+        commands: list[Command] = [("XPENDING", key, self.group, start, end, count), ("TIME",)]
+        limit_s = self.client.endpoint.socket_timeout
+        replies = await self.client.link().run(key, commands, limit_s)
+        first_error(replies[:1])
+        return pending_entries(replies[0]), _server_ms(replies[1])
+
+    async def server_ms(self) -> int | None:
+        """The server's time in ms; None where an ACL forbids TIME."""
+        key, limit_s = self.client.key(self.stream), self.client.endpoint.socket_timeout
+        [reply] = await self.client.link().run(key, [("TIME",)], limit_s)
+        return _server_ms(reply)
 
     async def newest(self) -> str:
         """The highest pending id, "+" if nothing is pending."""
@@ -210,3 +231,10 @@ class PendingList:
         return bool(
             await self.client.command("XGROUP CREATECONSUMER", self.stream, self.group, consumer)
         )
+
+
+def _server_ms(reply: Any) -> int | None:
+    if isinstance(reply, Exception):
+        return None
+    seconds, micros = reply
+    return int(seconds) * 1000 + int(micros) // 1000

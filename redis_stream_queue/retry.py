@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 from ._keys import worker_name
@@ -15,6 +16,7 @@ from .handlers import DLQHandler
 from .message import PendingEntry, StreamMessage
 from .pending import PendingList
 from .serializers import JsonSerializer, Serializer
+from .sightings import LOOK_MS, LOOKS
 from .sweep import Sweep, offer
 
 
@@ -57,7 +59,7 @@ class RetryHandler:
         policy = self._config.policy
         sweep = Sweep(self._pending, policy, _stranger)
         name = worker_name(self._config.group, socket.gethostname())
-        buried = 0
+        buried = looks = 0
         while True:
             due = await sweep.page(self._config.batch_size)
             offers = [offer(entry, f, policy) for entry, f in due if f is Fate.BURY]
@@ -68,7 +70,10 @@ class RetryHandler:
             await self._pending.ack(done)
             buried += len(done)
             if sweep.at_start:
-                break
+                looks += 1
+                if not sweep.unwatched or looks == LOOKS:
+                    break
+                await asyncio.sleep(LOOK_MS / 1000)
         await self._pending.prune(name)
         return buried
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate
+from ._clock import mono_ms
+from ._keys import parking_due_ms
+from .fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate, is_watched
 from .message import GREATEST_ID, PendingEntry
-from .pending import Offer, PendingList
+from .pending import STANDS_STILL, Offer, PendingList
+from .sightings import LOOK_MS, WATCH_MS, Sightings
 
 PAGE = 500  # entries per XPENDING: well under a millisecond of Redis's time
 
@@ -19,6 +22,7 @@ class Sweep:
     owner_of: what is known of an entry's holder.
     next_due_ms: after a full walk, milliseconds until the next waiting entry is due (None = no
         entry waits).
+    unwatched: this walk has found what would be due, had it been watched long enough.
     """
 
     def __init__(self, pending: PendingList, policy: Policy, owner_of: OwnerOf) -> None:
@@ -27,32 +31,56 @@ class Sweep:
         self.owner_of = owner_of
         self.at_start = True
         self.next_due_ms: int | None = None
+        self.unwatched = False
+        self.sightings = Sightings()
         self._cursor: str | None = None
         self._end = "+"
         self._soonest_ms: int | None = None
+
+    async def look(self) -> None:
+        """Only see that the server answers, lest the watching has a gap."""
+        asked_ms = mono_ms()
+        server_ms = await self.pending.server_ms()
+        self.sightings.answered(asked_ms, mono_ms(), server_ms)
 
     async def page(self, count: int = PAGE) -> list[tuple[PendingEntry, Fate]]:
         """Look at the next ``count`` entries; returns those with something to do.
 
         ``at_start`` is True afterwards if the walk is complete.
         """
-        entries = await self.pending.page(self._cursor, count, end=self._end)
+        if self.at_start:
+            self.unwatched = False
+        asked_ms = mono_ms()
+        entries, server_ms = await self.pending.look(self._cursor, count, end=self._end)
+        now_ms = mono_ms()
+        self.sightings.answered(asked_ms, now_ms, server_ms)
         due: list[tuple[PendingEntry, Fate]] = []
         for entry in entries:
-            decision = fate(entry, self.owner_of(entry), self.policy)
+            parked = parking_due_ms(self.policy.group, entry.consumer) is not None
+            seen = self.sightings.as_seen(entry, now_ms, parked=parked)
+            owner = self.owner_of(seen)
+            decision = fate(seen, owner, self.policy, self.sightings.watched_ms)
             if decision is Fate.LEAVE:
-                wait_ms = due_in_ms(entry, self.policy)
-                if self._soonest_ms is None or wait_ms < self._soonest_ms:
-                    self._soonest_ms = wait_ms
+                if owner is Owner.STRANGER:
+                    self._note_wait(seen)
             elif decision is not Fate.RENEW:
                 due.append((entry, decision))
         if len(entries) < count or entries[-1].id == GREATEST_ID:
+            self.sightings.walked()
             self.restart()
         else:
             if self._end == "+":  # or the walk would follow busy workers for ever
                 self._end = await self.pending.newest()
             self._cursor, self.at_start = entries[-1].id, False
         return due
+
+    def _note_wait(self, entry: PendingEntry) -> None:
+        wait_ms = due_in_ms(entry, self.policy)
+        if not is_watched(entry, self.policy, self.sightings.watched_ms):
+            self.unwatched |= wait_ms == 0
+            wait_ms = max(wait_ms - WATCH_MS - LOOK_MS, LOOK_MS)  # begin in time
+        if self._soonest_ms is None or wait_ms < self._soonest_ms:
+            self._soonest_ms = wait_ms
 
     def restart(self) -> None:
         """Begin the next page at the start of the list."""
@@ -63,10 +91,12 @@ class Sweep:
 def offer(entry: PendingEntry, decision: Fate, policy: Policy) -> Offer:
     """How to take an entry over, guarded by what was seen."""
     counted = decision in (Fate.CLAIM, Fate.CLAIM_ALONE)
+    due_ms = due_idle_ms(entry, policy)
+    still = entry.idle_ms <= 0 < due_ms and parking_due_ms(policy.group, entry.consumer) is None
     return Offer(
         entry.id,
         entry.consumer,
         entry.delivery_count,
-        min(due_idle_ms(entry, policy), entry.idle_ms),
+        STANDS_STILL if still else min(due_ms, entry.idle_ms),
         entry.delivery_count + counted,
     )

@@ -19,6 +19,7 @@ from ..fate import Fate, Owner, fate
 from ..holdings import Holdings
 from ..message import PendingEntry
 from ..pending import Parked, PendingList
+from ..sightings import NOT_WATCHED_MS, WATCH_MS
 from ..sweep import PAGE, Sweep, offer
 from .config import Settings
 from .offers import Due, Offers
@@ -113,7 +114,7 @@ class Recovery:
                     continue
                 suspect = death.suspects(entry.id)
                 owner = Owner.DEAD_RUNNING if suspect else Owner.DEAD_WAITING
-                decision = fate(entry, owner, self.policy)
+                decision = fate(entry, owner, self.policy, NOT_WATCHED_MS)  # its end was seen
                 due = self._due(entry, decision, death.why)
                 if decision is Fate.BURY:
                     dead.append(due)
@@ -203,6 +204,7 @@ class Recovery:
         passes = consumer.max_claim_passes
         for _ in range(passes or PAGES_PER_TICK):
             if len(self.offers) >= MOST_OFFERS:
+                await self._sweep.look()
                 break
             self._mates = {w.consumer: w for w in self._workers() if w.consumer}
             page_size = PAGE if passes is None else consumer.batch_size
@@ -241,7 +243,7 @@ class Recovery:
         mate = self._mates.get(entry.consumer)
         if mate is None:
             return Owner.STRANGER
-        fresh = entry.idle_ms < self.policy.min_idle_ms  # then it makes no difference
+        fresh = entry.idle_ms < max(self.policy.min_idle_ms, WATCH_MS)
         return Owner.MATE if fresh or mate.may_hold(entry.id) else Owner.STRANGER
 
     async def renew_leases(self, interval_ms: int) -> None:

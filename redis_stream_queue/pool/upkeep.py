@@ -18,6 +18,7 @@ from ..backoff import Backoff
 from ..group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from ..holdings import lease_interval_ms
 from ..retention import TRIM_INTERVAL_S, Retention
+from ..sightings import lease_interval_ms
 from .config import Settings
 from .recovery import Recovery
 

@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 
 from redis_stream_queue.group import ConsumerGroup
 from redis_stream_queue.pool.rows import Rows
+from redis_stream_queue.sightings import LOOK_MS, WATCH_MS
 
 from .actors import Pool, PoolWorker
 from .book import AGE, GROUP, SLOW, STREAM
@@ -162,6 +163,27 @@ class Messages(RuleBasedStateMachine):
             self.each_message_is_in_one_place()
         self._master(pool, "recover")
 
+    @rule(pool=pools, ms=st.sampled_from((200, 4000, 12_000, 27_000)))
+    def watch(self, pool: int, ms: int) -> None:
+        """The master looks again and again, as it does, until it may take what nobody renews."""
+        self.recover_later(pool, ms)
+        for _ in range(2 + WATCH_MS // LOOK_MS):
+            self.recover_later(pool, LOOK_MS)
+
+    @rule(ms=st.sampled_from((12_000, 61_000)), steps=st.booleans())
+    def nobody_can_renew(self, ms: int, steps: bool) -> None:
+        """Redis was away for so long, or its clock has jumped: the masters are the first to look,
+        and what runs is not taken for abandoned."""
+        if steps:
+            self.clock.server_ahead_ms += ms
+        else:
+            self.clock.ms += ms
+        self._age(ms)
+        for pool in self.w.pools:
+            if pool.process.runs:
+                pool.process.run(pool.recover)
+        self.time_passes(600, None)
+
     @precondition(lambda self: self.w.told())
     @rule(index=st.integers(0, 3), at=faults)
     def takes_an_offer(self, index: int, at: At | None) -> None:
@@ -188,8 +210,7 @@ class Messages(RuleBasedStateMachine):
     def time_passes(self, ms: int, cut: int | None) -> None:
         world = self.w
         self.clock.ms += ms
-        for group in (GROUP, SLOW):
-            self.server.eval(AGE, 1, STREAM, group, ms)
+        self._age(ms)
         isolated = world.actors.get(cut) if cut is not None else None
         if isolated is not None:
             isolated.process.cut = True
@@ -199,7 +220,12 @@ class Messages(RuleBasedStateMachine):
         for actor in world.actors.values():
             if actor.alive and actor.process.runs:
                 actor.process.run()
+        self._age(1)  # what was renewed has an idle time, as it would have when anybody looks
         self.aged = ms > 1000  # else the leases need no renewal yet
+
+    def _age(self, ms: int) -> None:
+        for group in (GROUP, SLOW):
+            self.server.eval(AGE, 1, STREAM, group, ms)
 
     @precondition(lambda self: self.w.late)
     @rule(index=st.integers(0, 3))
@@ -303,11 +329,14 @@ class Messages(RuleBasedStateMachine):
             for slot in SLOTS:
                 world.actor(slot).turn(None)
                 self.each_message_is_in_one_place()
-            for pool in (0, 1):
-                self._master(pool, "recover")
-            self.each_message_is_in_one_place()
-            if world.book.all_finished() and not world.hands():
-                return
+            for _ in range(2 + WATCH_MS // LOOK_MS):
+                for pool in (0, 1):
+                    self._master(pool, "recover")
+                self.each_message_is_in_one_place()
+                if world.book.all_finished() and not world.hands():
+                    return
+                self.time_passes(LOOK_MS, None)
+                self.each_message_is_in_one_place()
             self.time_passes(27_000, None)
             self.each_message_is_in_one_place()
         raise AssertionError(f"never finished: {world.book.unfinished()}")

@@ -55,10 +55,11 @@ class At:
 
 
 class Clock:
-    """The time of all processes, in virtual milliseconds."""
+    """The time of all processes, in virtual milliseconds; how far ahead the server's clock is."""
 
     def __init__(self) -> None:
         self.ms = 1_000_000
+        self.server_ahead_ms = 0
 
     def now_ms(self) -> int:
         return self.ms
@@ -199,6 +200,9 @@ class Process:
             replies = await _exchange(connection, commands, timeout_s, note, last_s)
             for command, reply in zip(commands, replies, strict=True):
                 self.on_executed(self, command, reply)
+            if ("TIME",) in commands:
+                server_ms = self.clock.ms + self.clock.server_ahead_ms
+                replies[commands.index(("TIME",))] = [server_ms // 1000, server_ms % 1000 * 1000]
             return replies
 
         def break_off(error: Exception) -> Exception:
