@@ -365,13 +365,6 @@ class Holdings:
         self._hooks.counted(self.meter)
 
 
-def lease_interval_ms(min_idle_claim_ms: int) -> int:
-    """How often leases are renewed, in ms; where they protect nothing (0), now and then."""
-    if min_idle_claim_ms == 0:
-        return MAX_RENEW_INTERVAL_MS
-    return min(max(min_idle_claim_ms // 3, 1), MAX_RENEW_INTERVAL_MS)
-
-
 class _Dead(NamedTuple):
     """A message on its way to the dead letters; worker: who had it last, if not this consumer."""
 

@@ -16,7 +16,6 @@ from .._link import OUTAGES
 from .._log import log
 from ..backoff import Backoff
 from ..group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
-from ..holdings import lease_interval_ms
 from ..retention import TRIM_INTERVAL_S, Retention
 from ..sightings import lease_interval_ms
 from .config import Settings
