@@ -5,7 +5,8 @@ Ids travel, payloads never do. A message that is not known is ignored by whoever
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import msgpack
 
@@ -161,6 +162,17 @@ _TYPES: list[type[Message]] = list(Message.__args__)
 _TAGS = {kind: tag for tag, kind in enumerate(_TYPES)}
 
 
+def _base_types(hint: Any) -> tuple[type, ...]:
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(base for part in get_args(hint) for base in _base_types(part))
+    return (get_origin(hint) or hint,)
+
+
+_FIELD_TYPES = {
+    kind: [_base_types(hint) for hint in get_type_hints(kind).values()] for kind in _TYPES
+}
+
+
 def encode(message: Message) -> bytes:
     """A message as bytes."""
     packed: bytes = msgpack.packb(
@@ -176,6 +188,8 @@ def decode(raw: bytes) -> Message | None:
         if type(tag) is not int:
             return None
         message: Message = _TYPES[tag](*values)
+        if not all(map(isinstance, message, _FIELD_TYPES[type(message)])):
+            return None
     except Exception:  # whatever came, it was no message of ours
         return None
     return message

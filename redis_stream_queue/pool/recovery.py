@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from redis.exceptions import ResponseError
+
 from .._clock import mono_ms
 from .._keys import parking_due_ms
 from .._log import log
@@ -30,6 +32,7 @@ from .totals import Unconfirmed
 PAGES_PER_TICK = 4
 REST = 4  # times as long as looking at them took
 MOST_OFFERS = 2000  # enough to keep all workers busy; the rest stays in Redis until then
+MOST_HELD = 100_000  # entries of one worker
 NAME_LINGERS_MS = 1000  # a dead worker's last read may still be on its way to Redis
 
 
@@ -257,12 +260,15 @@ class Recovery:
                 row.id(Field.FIRST_MS),
                 row.id(Field.LAST_MS),
             )
-            await self.pending.renew_range(
-                worker.consumer,
-                f"{first_ms}-{first_seq}",
-                f"{last_ms}-{last_seq}",
-                row[Field.HELD],
-            )
+            try:
+                await self.pending.renew_range(
+                    worker.consumer,
+                    f"{first_ms}-{first_seq}",
+                    f"{last_ms}-{last_seq}",
+                    min(row[Field.HELD], MOST_HELD),
+                )
+            except ResponseError as error:  # its row may be nonsense; the others' are not
+                log.warning("slot=%d: its leases could not be renewed: %s", worker.slot, error)
 
     # -- burials -------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ _clock.mono_ms().
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import signal
@@ -99,8 +100,11 @@ class Rows:
     def __init__(self, fd: int | None = None) -> None:
         size = (MAX_ROWS + 1) * ROW_WORDS * WORD
         if fd is None:
-            fd = os.memfd_create("rsq-rows")
+            # Sealed, or a worker that cuts it off would take all others and the master along.
+            fd = os.memfd_create("rsq-rows", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fd, size)
+            seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
         self.fd = fd
         self._words = memoryview(mmap.mmap(fd, size)).cast("Q")
 

@@ -25,8 +25,10 @@ from .rows import Rows
 from .template import template_main
 
 TEMPLATE = (
-    "import socket, sys; from redis_stream_queue.pool.template import template_main; "
-    "template_main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))"
+    "import os, socket, sys; from redis_stream_queue.pool.template import template_main; "
+    "sock, rows = map(int, sys.argv[1:]); "
+    "[os.set_inheritable(fd, False) for fd in (sock, rows)]; "
+    "template_main(socket.socket(fileno=sock), rows)"
 )
 
 

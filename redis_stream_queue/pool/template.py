@@ -56,8 +56,9 @@ def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:
 
 
 def _receive(sock: socket.socket) -> tuple[Fork, tuple[int, int]] | None:
-    # Not to be inherited: what a handler starts must not keep a pipe of ours open.
-    raw, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 2, socket.MSG_CMSG_CLOEXEC)
+    raw, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 2)  # (it ignores flags)
+    for fd in fds:  # what a handler starts must not keep a pipe of ours open
+        os.set_inheritable(fd, False)
     message = decode(raw) if raw else None
     return (message, (fds[0], fds[1])) if isinstance(message, Fork) and len(fds) == 2 else None
 

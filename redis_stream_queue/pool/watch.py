@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable
 
 from .._clock import mono_ms
@@ -100,11 +101,14 @@ def _memory_mb(pid: int) -> float | None:
 
 async def dump_stack(worker: Worker) -> str:
     """Where a worker's threads are now, as faulthandler prints it; "" if it cannot tell."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # whatever the worker has there by now
     try:
-        dump = os.open(f"/proc/{worker.pid}/fd/{worker.row[Field.DUMP_FD]}", os.O_RDONLY)
+        dump = os.open(f"/proc/{worker.pid}/fd/{worker.row[Field.DUMP_FD]}", flags)
     except OSError:
         return ""
     try:
+        if not stat.S_ISREG(os.fstat(dump).st_mode):
+            return ""
         os.lseek(dump, 0, os.SEEK_END)
         os.kill(worker.pid, DUMP_SIGNAL)
         await asyncio.sleep(DUMP_WAIT_S)
