@@ -50,6 +50,12 @@ async def stamp_async(message: Any) -> None:
     note(message.data["at"], time.monotonic_ns())
 
 
+async def stamp_batch(messages: list[Any]) -> list[str]:
+    for message in messages:
+        note(message.data["at"], time.monotonic_ns())
+    return [message.id for message in messages]
+
+
 @per_message
 def work(message: Any) -> None:
     """Do so much of that work; note begin and end."""

@@ -1,4 +1,5 @@
-"""Celery, RQ and Dramatiq on the same server with the same tasks, beside ours and the raw loop.
+"""Celery, RQ, Dramatiq and redis-stream-queue 0.1.3 on the same server with the same tasks, beside
+ours and the raw loop.
 
 Two workers each. Messages are pushed first; the drain then counts from the start of the first to
 the end of the last message, as the handlers note them, so booting does not count.
@@ -10,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
+from . import original
 from .bench import Bench
 from .boot_memory import SETTLE_S, pss_mb
 from .busywork import burn, iterations_per_ms
@@ -26,10 +28,11 @@ _Values = dict[str, list[float]]
 
 
 def run(bench: Bench) -> list[Figure]:
+    original.install()
     for system in SYSTEMS:
         system.install()
     iterations = round(WORK_MS * iterations_per_ms(burn))
-    with BenchServer() as server:
+    with BenchServer(tcp=True) as server:  # 0.1.3 knows no other way
         one = _Comparison(bench, server, iterations)
         for _ in bench.each_round():
             for system in (RAW, *SYSTEMS):

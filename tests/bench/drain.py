@@ -13,7 +13,7 @@ from functools import partial
 from .bench import Bench
 from .figures import Figure, Goal, ratio_at_least
 from .names import COUNT
-from .processes import consumer, pool, raw_loops
+from .processes import consumers, pool, raw_loops
 from .server import BenchServer
 
 LABELS = {
@@ -56,7 +56,7 @@ def _raw(case: _Case) -> str:
 
 def _cases(bench: Bench, server: BenchServer) -> list[_Case]:
     cases = [
-        _Case(f"consumer, {label}", 1, partial(consumer, server, handler))
+        _Case(f"consumer, {label}", 1, partial(consumers, server, "library", handler, count=1))
         for handler, label in LABELS.items()
     ]
     for workers in (1, 2, 4):

@@ -82,6 +82,11 @@ def ratio_at_least(least: float) -> Goal:
     return Goal(f">= {least:.2f} x", lambda f: f.ratio is not None and f.ratio >= least)
 
 
+def ratio_at_most(most: float) -> Goal:
+    """A time: at most so many times the base."""
+    return Goal(f"<= {most:.2f} x", lambda f: f.ratio is not None and f.ratio <= most)
+
+
 def ratio_above(least: float) -> Goal:
     return Goal(f"> {least:.2f} x", lambda f: f.ratio is not None and f.ratio > least)
 

@@ -61,10 +61,12 @@ def raw_loops(
 
 
 @contextmanager
-def consumer(server: BenchServer, handler: str) -> Iterator[None]:
-    """A StreamConsumer that waits for messages."""
-    with modules(1, "library", handler, server.url):
-        server.wait_blocked(1)
+def consumers(
+    server: BenchServer, module: str, handler: str, notes: Path | None = None, *, count: int = 2
+) -> Iterator[None]:
+    """StreamConsumers that wait for messages; module: ``library`` or ``original``."""
+    with modules(count, module, handler, server.url, notes=notes):
+        server.wait_blocked(count)
         yield
 
 

@@ -1,4 +1,4 @@
-"""Pushing, one by one and together, beside what redis.asyncio does by itself."""
+"""Pushing, one by one and together, beside what redis.asyncio and the package 0.1.3 do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import redis.asyncio as redis
 
 from redis_stream_queue import JsonSerializer, StreamClient, StreamProducer
 
+from . import original
 from .bench import Bench
 from .figures import Figure, ratio_at_least
 from .names import GROUP, KEY
@@ -23,7 +24,8 @@ Push = Callable[[Sequence[Any]], Awaitable[Any]]
 
 
 def run(bench: Bench) -> list[Figure]:
-    with BenchServer() as server:
+    original.install()
+    with BenchServer(tcp=True) as server:  # 0.1.3 knows no other way
         return asyncio.run(_Pushes(bench, server).figures())
 
 
@@ -34,6 +36,8 @@ class _Pushes:
         self._ours = StreamClient.from_url(server.url)
         self._raw = redis.Redis.from_url(server.url)
         self._producer = StreamProducer(self._ours, KEY, group=GROUP)
+        package = original.load()
+        self._original = package.StreamProducer(package.StreamClient.from_url(server.url), KEY)
         self._encode = JsonSerializer().encode
         self._rates: dict[str, list[float]] = {}
 
@@ -44,12 +48,14 @@ class _Pushes:
         for _ in self._bench.each_round():
             await self._measure("raw one", self._raw_one_by_one, few)
             await self._measure("one", self._one_by_one, few)
+            await self._measure("original one", self._original_one_by_one, few)
             await self._measure("gather", self._gather, few)
             await self._measure("raw json", self._pipeline_json, many)
             await self._measure("json", self._producer.push_many, many)
             await self._measure("raw bytes", self._pipeline, ready)
             await self._measure("bytes", self._push_bytes, ready)
         await self._producer.close()
+        await self._original.close()
         await self._raw.aclose()
         return self._table()
 
@@ -57,6 +63,14 @@ class _Pushes:
         rates = self._rates
         return [
             Figure("push, one by one", "msg/s", rates["one"], rates["raw one"], "await xadd()"),
+            Figure(
+                "push, one by one",
+                "msg/s",
+                rates["one"],
+                rates["original one"],
+                f"{original.VERSION}, push",
+                ratio_at_least(1),
+            ),
             Figure(
                 f"push, {CHUNK} in a gather",
                 "msg/s",
@@ -110,6 +124,12 @@ class _Pushes:
 
     async def _push_bytes(self, items: Sequence[bytes]) -> None:
         await self._ours.push_many(KEY, items)
+
+    # -- redis-stream-queue 0.1.3 ----------------------------------------------------------------
+
+    async def _original_one_by_one(self, items: Sequence[Any]) -> None:
+        for item in items:
+            await self._original.push(item)
 
     # -- redis.asyncio -------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ INTERRUPTED = 130
     show_default=True,
     help="Where all values go.",
 )
-@click.option("--compare", "compared", is_flag=True, help="Celery, RQ and Dramatiq, too.")
+@click.option("--compare", "compared", is_flag=True, help="Celery, RQ, Dramatiq and 0.1.3, too.")
 def main(
     names: Sequence[str], rounds: int | None, quick: bool, json_file: Path, compared: bool
 ) -> None:

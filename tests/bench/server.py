@@ -49,10 +49,10 @@ end
 
 
 class BenchServer:
-    """A private server without persistence, on a unix socket."""
+    """A private server without persistence, on a unix socket or on TCP."""
 
-    def __init__(self) -> None:
-        self._server = Server.start(SERVER, extra_args=("--appendonly", "no"))
+    def __init__(self, *, tcp: bool = False) -> None:
+        self._server = Server.start(SERVER, tcp=tcp, extra_args=("--appendonly", "no"))
         self.url = self._server.url
         self.client: redis.Redis = self._server.client(
             client_name=DRIVER, socket_timeout=SCRIPT_TIMEOUT_S, protocol=2

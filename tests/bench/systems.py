@@ -16,13 +16,14 @@ import psutil
 
 from tests.support.pool import ROOT, plain_environment
 
+from . import original
 from .boot_memory import pids_of
+from .names import HOME
 from .notes import NOTES_ENV
 from .peers.tasks import URL_ENV
 from .processes import modules, pool
 from .server import BenchServer
 
-HOME = ROOT / ".bench"  # virtual environments
 WORKERS = 2
 LEAVE_TIMEOUT_S = 10.0
 
@@ -101,6 +102,12 @@ def _raw(server: BenchServer, kind: str, notes: Path) -> Iterator[Pids]:
         yield lambda: [child.pid for child in children]
 
 
+@contextmanager
+def _original(server: BenchServer, kind: str, notes: Path) -> Iterator[Pids]:
+    with modules(WORKERS, "original", HANDLERS[kind], server.url, notes=notes) as children:
+        yield lambda: [child.pid for child in children]
+
+
 # -- the others ------------------------------------------------------------------------------------
 
 
@@ -169,6 +176,7 @@ _THREADS = {
 RAW = System("raw loops", 100_000, "ours_app", _raw)
 SYSTEMS = (
     System("ours", 100_000, "ours_app", _pool),
+    System(original.VERSION, 20_000, "original_app", _original),
     System(
         "celery",
         5000,

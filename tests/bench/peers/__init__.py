@@ -1,5 +1,5 @@
-"""The same two tasks in Celery, RQ and Dramatiq; each module runs in a virtual environment of its
-own and uses nothing of ours but the busy work and the notes.
+"""The same two tasks in Celery, RQ, Dramatiq and 0.1.3; the modules of the first three run in
+virtual environments of their own and use nothing of ours but the busy work and the notes.
 
 ``python -m tests.bench.peers.NAME nothing|work COUNT ITERATIONS`` pushes messages and says how many
 seconds that took.
