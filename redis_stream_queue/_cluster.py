@@ -21,7 +21,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ._endpoint import Endpoint
-from ._link import Channel, Command, Link, exchange
+from ._link import Channel, Command, Link, exchange, life_of, reconnect
 
 MOST_REDIRECTS = 8  # followed for one command
 REDIRECT_PAUSE_S = 0.05
@@ -30,20 +30,20 @@ REDIRECTS = (MovedError, AskError, TryAgainError, ClusterDownError)
 
 class _ClusterChannel(Channel):
     def __init__(self, link: ClusterLink, key: str) -> None:
-        super().__init__(link.endpoint)
-        self._link = link
+        super().__init__(link)
+        self._cluster_link = link
         self._key = key
 
     async def _open(self) -> AbstractConnection:
-        node = await self._link.node_of(self._key)
-        seen = self._link.version
+        node = await self._cluster_link.node_of(self._key)
+        seen = self._cluster_link.version
         connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
         try:
             await connection.connect()
         except BaseException as error:
             await connection.disconnect(nowait=True)
             if isinstance(error, OSError | RedisError):
-                await self._link.refresh(seen)
+                await self._cluster_link.refresh(seen)
             raise
         return connection
 
@@ -54,16 +54,16 @@ class _ClusterChannel(Channel):
         on_reply: Callable[[int, Any], None] | None = None,
         last_s: float | None = None,
     ) -> list[Any]:
-        seen = self._link.version
+        seen = self._cluster_link.version
         replies = await super().run(commands, timeout_s, on_reply, last_s)
         redirected = [i for i, r in enumerate(replies) if isinstance(r, REDIRECTS)]
         if not redirected:
             return replies
         if any(isinstance(replies[i], MovedError) for i in redirected):
             await self.close()  # the next read goes to the slot's new node
-            await self._link.refresh(seen)
+            await self._cluster_link.refresh(seen)
         limit_s = timeout_s if last_s is None else last_s
-        again = await self._link.run(self._key, [commands[i] for i in redirected], limit_s)
+        again = await self._cluster_link.run(self._key, [commands[i] for i in redirected], limit_s)
         for index, reply in zip(redirected, again, strict=True):
             replies[index] = reply
         return replies
@@ -118,8 +118,14 @@ class ClusterLink(Link):
             self._stale = False
 
     async def run(
-        self, key: str, commands: Sequence[Command], timeout_s: float | None
+        self,
+        key: str,
+        commands: Sequence[Command],
+        timeout_s: float | None,
+        life: str | None = None,
     ) -> list[Any]:
+        if life is not None:
+            return await self._run_on_node(key, commands, timeout_s, None, life)
         replies: list[Any] = [None] * len(commands)
         todo = list(range(len(commands)))
         asking: AskError | None = None
@@ -144,6 +150,7 @@ class ClusterLink(Link):
         commands: Sequence[Command],
         timeout_s: float | None,
         asking: AskError | None,
+        life: str | None = None,
     ) -> list[Any]:
         node = await self.node_of(key)
         if asking is not None:
@@ -151,6 +158,10 @@ class ClusterLink(Link):
             commands = [c for command in commands for c in (("ASKING",), command)]
         connection = node.acquire_connection()
         try:
+            if not connection.is_connected or not await self.is_good(connection):
+                await reconnect(self, connection)
+            if life is not None and await life_of(connection) != life:
+                return []
             replies = await exchange(connection, commands, timeout_s)
         except (OSError, RedisError):
             self._stale = True  # the node may be gone: look where the slot went

@@ -24,16 +24,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ._cluster import ClusterLink
 from ._endpoint import Endpoint
-from ._link import Channel, Command, Link, connecting, exchange
+from ._link import Channel, Command, Link, exchange, life_of, reconnect
 
 
 class _SingleChannel(Channel):
     def __init__(self, link: SingleLink) -> None:
-        super().__init__(link.endpoint)
-        self._link = link
+        super().__init__(link)
+        self._single = link
 
     async def _open(self) -> AbstractConnection:
-        connection = self._link.make_connection()
+        connection = self._single.make_connection()
         try:
             await connection.connect()
         except BaseException:
@@ -52,7 +52,7 @@ class _SingleChannel(Channel):
             return await super().run(commands, timeout_s, on_reply, last_s)
         finally:
             if self.connection is not None and not self.connection.is_connected:
-                await self._link.drop_idle()
+                await self._single.drop_idle()
 
 
 class SingleLink(Link):
@@ -70,16 +70,20 @@ class SingleLink(Link):
         self._room = asyncio.Semaphore(endpoint.max_connections)
 
     async def run(
-        self, key: str, commands: Sequence[Command], timeout_s: float | None
+        self,
+        key: str,
+        commands: Sequence[Command],
+        timeout_s: float | None,
+        life: str | None = None,
     ) -> list[Any]:
         await self._wait_for_room()
         connection = self._idle.pop() if self._idle else self.make_connection()
         self._in_use.add(connection)
         try:
-            if not is_usable(connection):
-                await connection.disconnect(nowait=True)
-                async with connecting(self.endpoint):
-                    await connection.connect()
+            if not is_usable(connection) or not await self.is_good(connection):
+                await reconnect(self, connection)
+            if life is not None and await life_of(connection) != life:
+                return []
             return await exchange(connection, commands, timeout_s)
         finally:
             self._in_use.discard(connection)

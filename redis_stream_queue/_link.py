@@ -15,7 +15,9 @@ from typing import Any
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
+    MasterDownError,
     NoScriptError,
     ReadOnlyError,
     RedisClusterException,
@@ -26,15 +28,23 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ._endpoint import Endpoint
 from ._patience import Patience
+from ._replies import text
 from ._scripts import Script
+from ._wire import Wire, wire_of
 
 Command = tuple[Any, ...]
 
 PACKET_BYTES = 32_768  # sent together
+IDLE_S = 10.0  # a connection that was not used for so long is asked whether it still is one
+PROBE_S = 1.0  # how long it may take to say so
 
 # What talking to a Redis that is down, unreachable or unwilling may raise. (UnicodeError: a host
 # name that no lookup accepts.)
 OUTAGES = (RedisError, RedisClusterException, OSError, TimeoutError, UnicodeError)
+
+# What asyncio, uvloop and redis-py raise, in one version or another, out of a connection that has
+# just broken: a transport that has lost its loop, a reader that is gone.
+_BROKEN = (AttributeError, RuntimeError, AssertionError, EOFError, TypeError, ValueError)
 
 
 async def exchange(
@@ -43,35 +53,44 @@ async def exchange(
     timeout_s: float | None,
     on_reply: Callable[[int, Any], None] | None = None,
     last_s: float | None = None,
+    on_late: Callable[[], None] | None = None,
 ) -> list[Any]:
     """Send the commands in one write and read all replies; an error reply stays in its place.
 
-    timeout_s: for all of it; but where ``last_s`` is given, that is how long the last reply may
-    take after the one before.
+    timeout_s: longest silence, in which not one byte comes or goes; where ``last_s`` is given,
+    that is how long it may last before the last reply. The connection's round trip comes on top.
     on_reply: called with the index and the value of each reply as it comes in.
+    on_late: called once when that silence is nearly over.
 
     Whatever interrupts it (timeout, cut, cancellation) closes the connection, since a reply that
-    was not read would be taken for the answer to the next command. So does READONLY: behind the
-    address is another server by now, and this connection leads to one that was demoted. And so does
-    a protocol error, after which the server closes its side.
+    was not read would be taken for the answer to the next command. So does a server that says it
+    was demoted: behind the address is another one by now, see Link.generation. And so does a
+    protocol error, after which the server closes its side.
     """
     replies: list[Any] = []
-    patience = Patience(timeout_s)
-    demoted = False
+    wire = wire_of(connection)
+    patience = Patience(wire, timeout_s and timeout_s + wire.rtt_s, on_late)
+    demoted = spoiled = False
+    began_s = wire.now()
     try:
         async with patience.limit:
             for packed in _packets(commands):
-                await connection.send_packed_command(packed, check_health=False)
+                wire.sending(len(packed))
+                try:
+                    await connection.send_packed_command(packed, check_health=False)
+                except _BROKEN as error:
+                    raise _broken(error) from error
             for _ in commands:
                 if last_s is not None and len(replies) == len(commands) - 1:
-                    patience.start(last_s)
+                    patience.start(last_s + wire.rtt_s)
                 try:
                     replies.append(await connection.read_response(disable_decoding=True))
                 except ResponseError as error:
                     replies.append(error)
-                    # (Redis 6.2 passes it on from a script as another error's text.)
-                    demoted |= isinstance(error, ReadOnlyError) or "READONLY" in str(error)
-                    demoted |= str(error).startswith("Protocol error")
+                    demoted |= says_demoted(error)
+                    spoiled |= str(error).startswith("Protocol error")
+                except _BROKEN as error:
+                    raise _broken(error) from error
                 if on_reply is not None:
                     on_reply(len(replies) - 1, replies[-1])
     except TimeoutError:
@@ -82,9 +101,24 @@ async def exchange(
         raise
     finally:
         patience.end()
+    wire.exchanged(began_s)
     if demoted:
+        wire.on_demoted()
+    if demoted or spoiled:
         await connection.disconnect(nowait=True)
     return replies
+
+
+def _broken(error: Exception) -> RedisConnectionError:
+    return RedisConnectionError(f"the connection broke ({type(error).__name__}: {error})")
+
+
+def says_demoted(error: Exception) -> bool:
+    """Does a server say that it is no master (any more)?"""
+    if isinstance(error, ReadOnlyError | MasterDownError):
+        return True
+    words = str(error)  # Redis 6.2 passes it on from a script as another error's text
+    return "READONLY" in words or "instance state changed" in words
 
 
 def _packets(commands: Sequence[Command]) -> Iterator[bytes]:
@@ -117,13 +151,59 @@ async def connecting(endpoint: Endpoint) -> AsyncIterator[None]:
         raise RedisTimeoutError(f"{endpoint} accepts connections but does not answer") from None
 
 
-class Channel(ABC):
-    """A connection of one's own, for reads that block. Connects by itself when needed."""
+async def reconnect(link: Link, connection: AbstractConnection) -> None:
+    """Open a connection anew, without a word: nobody has waited for anything on it."""
+    await connection.disconnect(nowait=True)
+    async with connecting(link.endpoint):
+        began_s = link.loop.time()
+        await connection.connect()
+    link.wire(connection, began_s)
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
+
+async def life_of(connection: AbstractConnection) -> str:
+    """Which life of which server is at the other end; "" if it does not tell.
+
+    Ids of clients mean something in that life only: after a restart or a failover the same id is
+    another program's connection.
+    """
+    wire = wire_of(connection)
+    if wire.life is None:
+        [info] = await exchange(connection, [("INFO", "server")], PROBE_S)
+        wire.life = run_id(info)
+    return wire.life
+
+
+def run_id(info: Any) -> str:
+    """The run id in a reply of ``INFO server``; "" if there is none (an ACL may forbid INFO)."""
+    if isinstance(info, bytes | str):
+        for line in text(info).splitlines():
+            name, _, value = line.partition(":")
+            if name == "run_id":
+                return value
+    return ""
+
+
+class Channel(ABC):
+    """A connection of one's own, for reads that block. Connects by itself when needed.
+
+    client_id: its number at the server; None where it may not be used. life: see ``life_of``.
+    on_late: called when the reply to a blocking read is overdue.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.endpoint = link.endpoint
         self.client_id: int | None = None
+        self.life = ""
         self.connection: AbstractConnection | None = None
+        self.on_late: Callable[[], None] | None = None
+
+    @property
+    def wire(self) -> Wire | None:
+        """What is known of the open connection."""
+        if self.connection is None or not self.connection.is_connected:
+            return None
+        return wire_of(self.connection)
 
     @abstractmethod
     async def _open(self) -> AbstractConnection: ...
@@ -137,17 +217,26 @@ class Channel(ABC):
     ) -> list[Any]:
         """Exchange commands; error replies are returned in place. Times: see exchange()."""
         connection = await self.connect()
-        return await exchange(connection, commands, timeout_s, on_reply, last_s)
+        return await exchange(connection, commands, timeout_s, on_reply, last_s, self.on_late)
 
     async def connect(self) -> AbstractConnection:
-        """The connection, opened if it is not open."""
-        if self.connection is not None and self.connection.is_connected:
-            return self.connection
+        """The connection, opened if it is not open or does not lead anywhere any more."""
+        connection = self.connection
+        if (
+            connection is not None
+            and connection.is_connected
+            and await self.link.is_good(connection)
+        ):
+            return connection
         await self.close()
         async with connecting(self.endpoint):
+            began_s = self.link.loop.time()
             connection = self.connection = await self._open()
-            [reply] = await exchange(connection, [("CLIENT", "ID")], None)
-        self.client_id = reply if isinstance(reply, int) else None  # an ACL may forbid it
+            wire = self.link.wire(connection, began_s)
+            id_, info = await exchange(connection, [("CLIENT", "ID"), ("INFO", "server")], None)
+        self.life = wire.life = run_id(info)
+        # An ACL may forbid it; and without a life it cannot be told from another's.
+        self.client_id = id_ if isinstance(id_, int) and self.life else None
         return connection
 
     async def close(self) -> None:
@@ -157,7 +246,12 @@ class Channel(ABC):
 
 
 class Link(ABC):
-    """All connections of one (endpoint, loop, process)."""
+    """All connections of one (endpoint, loop, process).
+
+    generation: goes up when the server turns out to be no master any more: all connections of
+    before are left then, each when it is wanted next.
+    receivers: called now and then while a long answer arrives on any of them.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -166,12 +260,21 @@ class Link(ABC):
         self.users = 0
         self.channels: set[Channel] = set()
         self.closed = False
+        self.generation = 0
+        self.receivers: set[Callable[[], None]] = set()
 
     @abstractmethod
     async def run(
-        self, key: str, commands: Sequence[Command], timeout_s: float | None
+        self,
+        key: str,
+        commands: Sequence[Command],
+        timeout_s: float | None,
+        life: str | None = None,
     ) -> list[Any]:
-        """Run commands that all concern one key in one round trip; error replies stay in place."""
+        """Run commands that all concern one key in one round trip; error replies stay in place.
+
+        life: run nothing, and return [], unless this life of the server answers (see ``life_of``).
+        """
 
     @abstractmethod
     def _new_channel(self, key: str) -> Channel: ...
@@ -181,6 +284,38 @@ class Link(ABC):
 
     @abstractmethod
     def _pooled(self) -> list[AbstractConnection]: ...
+
+    def wire(self, connection: AbstractConnection, began_s: float) -> Wire:
+        """What is known of an open connection; connecting, if it was opened just now, began then.
+
+        (Connecting takes two round trips and more.)
+        """
+        wire = wire_of(connection, (self.loop.time() - began_s) / 2)
+        if wire.on_progress is None:
+            wire.generation = self.generation
+            wire.on_progress, wire.on_demoted = self._progressed, self.abandon
+        return wire
+
+    async def is_good(self, connection: AbstractConnection) -> bool:
+        """Does an open connection that was idle still lead to the server that is wanted?"""
+        wire = wire_of(connection)
+        if wire.generation != self.generation or wire.ended:
+            return False
+        if wire.now() - wire.used_s < IDLE_S:
+            return True
+        try:
+            await exchange(connection, [("PING",)], PROBE_S)
+        except OUTAGES:  # a server or something on the way has forgotten it: no reason to worry
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """Leave all connections that there are: they lead to what is no master any more."""
+        self.generation += 1
+
+    def _progressed(self) -> None:
+        for receiver in list(self.receivers):
+            receiver()
 
     def connections(self) -> list[AbstractConnection]:
         """Every connection there is, for cleaning up behind a loop that is closed already."""

@@ -49,13 +49,15 @@ end
 return #held
 """)
 
-# ARGV: group, new owner, then for each entry: id, owner, delivery count, least idle ms (-1 = it
-#       stands at 0), new count
-# Takes over each entry that is still as it was seen, with the new delivery count.
-# Returns {{id, fields}...} of what was taken and {id...} of what no longer exists (acknowledged).
+# ARGV: group, new owner, most bytes, then for each entry: id, owner, delivery count, least idle ms
+#       (-1 = it stands at 0), new count
+# Takes over each entry that is still as it was seen, with the new delivery count, until what was
+# taken is larger than that.
+# Returns {{id, fields}...} of what was taken, {id...} of what no longer exists (acknowledged), and
+# how many entries it has looked at.
 TAKE = Script("""
-local taken, gone = {}, {}
-for i = 3, #ARGV, 5 do
+local taken, gone, bytes, i = {}, {}, 0, 4
+while i <= #ARGV and bytes < tonumber(ARGV[3]) do
   local id = ARGV[i]
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
   local least = tonumber(ARGV[i + 3])
@@ -64,13 +66,15 @@ for i = 3, #ARGV, 5 do
     local got = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', ARGV[i + 4])
     if got[1] and got[1][2] then
       taken[#taken + 1] = got[1]
+      for _, value in ipairs(got[1][2]) do bytes = bytes + #value end
     else
       redis.call('XACK', KEYS[1], ARGV[1], id)
       gone[#gone + 1] = id
     end
   end
+  i = i + 5
 end
-return {taken, gone}
+return {taken, gone, (i - 4) / 5}
 """)
 
 # ARGV: group, owner, then for each entry: id, delivery count (-1 = any), parking name, idle ms,

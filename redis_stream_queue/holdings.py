@@ -8,9 +8,10 @@ confirmed it, so that an outage in between loses nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from .handlers import DLQHandler
 from .hooks import Hooks
 from .message import StreamMessage, id_key
 from .metrics import ConsumerMeter
-from .pending import Offer, Parked, PendingList
+from .pending import RENEW_CHUNK, Offer, Parked, PendingList
 from .retry_delay import retry_delay_ms
 from .serializers import Serializer
 from .sightings import WATCH_MS, lease_interval_ms
@@ -82,7 +83,9 @@ class Holdings:
         self._to_park: dict[str, Parked] = {}
         self._to_bury: dict[str, _Dead] = {}
         self._renewed_at_ms = 0
+        self._arriving_since_ms = 0
         self._keeper: asyncio.Task[None] | None = None
+        self._arrival: asyncio.Task[None] | None = None
 
     # -- the name ------------------------------------------------------------------------------
 
@@ -112,8 +115,9 @@ class Holdings:
 
     def close(self) -> None:
         """Renew no more."""
-        if self._keeper is not None:
-            self._keeper.cancel()
+        for task in (self._keeper, self._arrival):
+            if task is not None:
+                task.cancel()
 
     # -- what is held --------------------------------------------------------------------------
 
@@ -126,6 +130,7 @@ class Holdings:
         (a stopped process) may be so old that somebody else has the messages by now.
         """
         if messages:
+            asked_ms = max(asked_ms, self._arriving_since_ms)
             self._renewed_at_ms = min(self._renewed_at_ms, asked_ms) if self.held else asked_ms
             self.held.update([(message.id, (message, message.data)) for message in messages])
             if self._to_park:
@@ -136,6 +141,34 @@ class Holdings:
             if self._keeper is None or self._keeper.done():
                 self._keeper = asyncio.ensure_future(self._keep_leases())
         return messages
+
+    # -- what arrives --------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Around a request whose answer may take long to arrive: the server holds messages under
+        this name that are not known here yet, and they are leased meanwhile."""
+        receivers = self.pending.client.link().receivers
+        self._arriving_since_ms = 0
+        receivers.add(self._arriving)
+        try:
+            yield
+        finally:
+            receivers.discard(self._arriving)
+
+    def _arriving(self) -> None:
+        self._hooks.receiving()
+        if self._arrival is None or self._arrival.done():
+            self._arrival = asyncio.ensure_future(self._renew_arriving())
+
+    async def _renew_arriving(self) -> None:
+        asked_ms = mono_ms()
+        try:
+            await self.pending.renew_range(self.name, "-", "+", RENEW_CHUNK)
+        except OUTAGES as error:
+            log.debug("the leases of what arrives could not be renewed: %s", error)
+        else:
+            self._arriving_since_ms = asked_ms
 
     async def take(self, offers: Sequence[Offer]) -> list[StreamMessage]:
         """Take over entries that are still as they were seen."""
@@ -154,7 +187,8 @@ class Holdings:
 
     async def _take_over(self, offers: Sequence[Offer]) -> tuple[list[StreamMessage], list[str]]:
         try:
-            return await self.pending.take(self.name, offers)
+            with self.expecting():
+                return await self.pending.take(self.name, offers)
         except BaseException:
             self.unsure = True  # it may have been carried out
             raise

@@ -12,6 +12,9 @@ from .work import Verdict, Work
 class Hooks:
     """What a session tells its surroundings; every method may be left out."""
 
+    def receiving(self) -> None:
+        """A long answer is arriving."""
+
     def batch_started(self, messages: Sequence[StreamMessage]) -> None:
         """A batch, in the order of the ids, is about to be decoded and handled (in the loop's
         thread)."""

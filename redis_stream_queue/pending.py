@@ -18,6 +18,7 @@ from .message import GREATEST_ID, PendingEntry, StreamMessage
 RENEW_CHUNK = 1000
 WRITE_CHUNK = 50  # entries that a script takes over or gives back: a few ms of Redis's time
 STANDS_STILL = -1
+TAKE_BYTES = 1 << 20  # in one answer
 MOST_EXACT = 2**53  # of Lua's numbers
 TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
 
@@ -145,12 +146,14 @@ class PendingList:
         """
         messages: list[StreamMessage] = []
         deleted: list[str] = []
-        for start in range(0, len(offers), WRITE_CHUNK):
+        start = 0
+        while start < len(offers):
             chunk = offers[start : start + WRITE_CHUNK]
-            args: list[Any] = []
+            args: list[Any] = [self.group, consumer, TAKE_BYTES]
             for o in chunk:
                 args += (o.id, o.owner, o.seen_count, o.min_idle_ms, o.new_count)
-            taken, gone = await self.client.script(TAKE, self.stream, self.group, consumer, *args)
+            taken, gone, looked_at = await self.client.script(TAKE, self.stream, *args)
+            start += int(looked_at)
             counts = {o.id: o.new_count for o in chunk}
             messages += [
                 entry_message(entry, self.payload_field, counts[text(entry[0])]) for entry in taken

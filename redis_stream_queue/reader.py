@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ._link import OUTAGES, Channel, Command, Link, first_error
+from ._link import OUTAGES, Channel, Command, first_error
 from ._log import log
+from ._portion import Portion
 from .client import StreamClient, read_command, read_entries
 
 READ_MARGIN_S = 0.7  # how much longer than its block a read may take before it counts as dead
-UNBLOCK_PAUSE_S = 0.002
+UNBLOCK_PAUSE_S = 0.002  # and twice as long each time, up to
+MOST_UNBLOCK_PAUSE_S = 0.05
 BLOCK_WITHOUT_UNBLOCK_MS = 250  # where an ACL forbids CLIENT ID or CLIENT UNBLOCK
 
 
@@ -22,6 +25,9 @@ class Reader:
     """Reads ``stream`` for ``group``.
 
     acks_refused: the acknowledgement that travelled with the last read brought an error.
+    lost_reply: the last read was given up, although the server answers: what it delivered, if it
+    did, never arrived.
+    portion: how many to ask for at once.
     """
 
     def __init__(self, client: StreamClient, stream: str, group: str) -> None:
@@ -29,22 +35,25 @@ class Reader:
         self.stream = stream
         self.group = group
         self.acks_refused = False
+        self.lost_reply = False
+        self.portion = Portion()
         self._channel: Channel | None = None
-        self._link: Link | None = None  # that the channel is of
         self._reading = False
+        self._server_answers = False
         self._unblocker: asyncio.Task[None] | None = None
 
     def _own_channel(self) -> Channel:
         link = self.client.link()
-        if self._channel is None or self._link is not link:
-            self._channel, self._link = link.channel(self.client.key(self.stream)), link
+        if self._channel is None or self._channel.link is not link:
+            self._channel = link.channel(self.client.key(self.stream))
+            self._channel.on_late = self.interrupt
         return self._channel
 
     @property
     def connected(self) -> bool:
         """Is the connection open, as far as is known?"""
-        connection = None if self._channel is None else self._channel.connection
-        return connection is not None and bool(connection.is_connected)
+        wire = None if self._channel is None else self._channel.wire
+        return wire is not None and not wire.ended
 
     async def connect(self) -> None:
         """Open the connection, which ``read`` does by itself. Raises what connecting raises."""
@@ -58,7 +67,7 @@ class Reader:
         acks: Sequence[str],
         on_acked: Callable[[Sequence[str]], None],
     ) -> list[Any]:
-        """Raw new entries; [] after ``block_ms``, or early after ``interrupt()``.
+        """Up to ``count`` raw new entries; [] after ``block_ms``, or early after ``interrupt()``.
 
         acks: ids to acknowledge in the same round trip; on_acked is called with them as soon as
         that is confirmed, perhaps long before the read ends.
@@ -74,7 +83,9 @@ class Reader:
             if acks and index == 0 and not isinstance(reply, Exception):
                 on_acked(acks)
 
-        self._reading = True
+        wire = channel.wire
+        received = 0 if wire is None else wire.received
+        self._reading, self._server_answers, self.lost_reply = True, False, False
         try:
             # An acknowledgement is answered at once, the read perhaps much later.
             replies = await channel.run(
@@ -83,10 +94,22 @@ class Reader:
                 on_reply,
                 last_s=block_ms / 1000 + READ_MARGIN_S,
             )
+        except RedisTimeoutError:
+            self.portion.broke(count)
+            if not self._server_answers:
+                raise
+            log.debug("no reply to a read of %s, although Redis answers", self.stream)
+            self.lost_reply = True
+            return []
+        except OUTAGES:
+            self.portion.broke(count)
+            raise
         finally:
             self._reading = False
         first_error(replies[-1:])
         entries = read_entries(replies[-1])
+        if channel.wire is wire and wire is not None:
+            self.portion.arrived(len(entries), wire.received - received)
         self.acks_refused = isinstance(replies[0], Exception)
         if not entries:
             first_error(replies)
@@ -99,27 +122,41 @@ class Reader:
 
     async def _unblock(self) -> None:
         # CLIENT UNBLOCK finds nothing while the read is still on its way: ask until it ends.
-        link, key = self.client.link(), self.client.key(self.stream)
+        pause_s = UNBLOCK_PAUSE_S
         while self._reading and self._channel is not None:
-            client_id = self._channel.client_id
             try:
-                if client_id is not None and await link.call(key, "CLIENT", "UNBLOCK", client_id):
+                if self._channel.client_id is not None and await self._client("UNBLOCK"):
                     return
             except OUTAGES as error:
                 log.debug("CLIENT UNBLOCK failed: %s", error)
                 self._channel.client_id = None
                 return
-            await asyncio.sleep(UNBLOCK_PAUSE_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MOST_UNBLOCK_PAUSE_S)
+
+    async def _client(self, verb: str, *what: str) -> bool:
+        """CLIENT KILL or UNBLOCK of the reading connection; False if it is not there.
+
+        Its number belongs to one life of the server: in another it is a stranger's.
+        """
+        channel = self._channel
+        assert channel is not None
+        command = ("CLIENT", verb, *what, channel.client_id)
+        timeout_s = self.client.endpoint.socket_timeout
+        key = self.client.key(self.stream)
+        replies = await self.client.link().run(key, [command], timeout_s, channel.life)
+        first_error(replies)
+        self._server_answers = bool(replies)
+        return bool(replies and replies[0])
 
     async def end_broken_read(self) -> None:
         """Make sure that the server no longer serves a read whose reply nobody waits for."""
         channel = self._channel
         if channel is None or channel.client_id is None:
             return
-        with contextlib.suppress(ResponseError):  # gone already, or an ACL forbids it
-            link, key = self.client.link(), self.client.key(self.stream)
-            await link.call(key, "CLIENT", "KILL", "ID", channel.client_id)
-        if self._link is link:
+        with contextlib.suppress(ResponseError):  # an ACL forbids it
+            await self._client("KILL", "ID")
+        if channel.link is self.client.link():
             await channel.close()
 
     async def close(self) -> None:
@@ -128,5 +165,5 @@ class Reader:
             self._unblocker.cancel()
         channel, self._channel = self._channel, None
         # what an event loop that has ended left open cannot be awaited: it closes with its link
-        if channel is not None and (link := self.client.link()) is self._link:
-            await link.drop(channel)
+        if channel is not None and channel.link is self.client.link():
+            await channel.link.drop(channel)

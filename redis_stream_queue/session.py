@@ -126,8 +126,12 @@ class Session:
             return stranded
         acks = holdings.unacknowledged()
         asked_ms = mono_ms()
+        most = reader.portion.of(count)
         try:
-            entries = await reader.read(holdings.name, count, block_ms, acks, holdings.acknowledged)
+            with holdings.expecting():
+                entries = await reader.read(
+                    holdings.name, most, block_ms, acks, holdings.acknowledged
+                )
         except ResponseError:  # that is an answer
             raise
         except BaseException as error:
@@ -136,6 +140,7 @@ class Session:
                 with contextlib.suppress(*OUTAGES):
                     await holdings.flush_acks()
             raise
+        holdings.unsure |= reader.lost_reply
         return holdings.hold(entry_messages(entries, self.config.payload_field, 1), asked_ms)
 
     async def _take_stranded(self, count: int) -> list[StreamMessage]:
@@ -265,7 +270,7 @@ class Session:
             self._collect(work)
             wanted = 0
             if grows and calls.error is None and not starved and (ticked or self._side_by_side):
-                wanted = self._wanted(work)
+                wanted = self.reader.portion.of(self._wanted(work))
             if wanted > 0:
                 starved = not await self._read_more(calls, work, wanted)
             elif ticked:

@@ -47,6 +47,9 @@ class RowHooks(Hooks):
         self._message_since_ms = 0
         self._running: dict[str, int] = {}  # when what runs was started, the oldest first
 
+    def receiving(self) -> None:
+        self.row[Field.READ_AT] = mono_ms()
+
     def batch_started(self, messages: Sequence[StreamMessage]) -> None:
         row = self.row
         row.set_id(Field.FIRST_MS, messages[0].id)

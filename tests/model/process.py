@@ -193,11 +193,12 @@ class Process:
         timeout_s: float | None,
         on_reply: Callable[[int, Any], None] | None = None,
         last_s: float | None = None,
+        on_late: Callable[[], None] | None = None,
     ) -> list[Any]:
         """What stands in for _link.exchange()."""
 
         async def really(note: Callable[[int, Any], None] | None = on_reply) -> list[Any]:
-            replies = await _exchange(connection, commands, timeout_s, note, last_s)
+            replies = await _exchange(connection, commands, timeout_s, note, last_s, on_late)
             for command, reply in zip(commands, replies, strict=True):
                 self.on_executed(self, command, reply)
             if ("TIME",) in commands:

@@ -1,0 +1,87 @@
+"""What is known of one open connection: what passed, how quick it is, who is at the other end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import struct
+import termios
+from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+
+LARGE_BYTES = 65_536  # what is larger is seen going out; the rest is gone at once
+
+
+class Wire:
+    """Belongs to one open connection, and ends with it.
+
+    received: bytes that came so far. rtt_s: the shortest exchange so far, at first what connecting
+    took: no answer is sooner than that. used_s: when it was used last, by the loop's clock.
+    life: which life of which server is at the other end, None = not asked yet, "" = unknown.
+    generation: see Link. on_progress: called now and then while a long answer arrives; on_demoted:
+    called when the server says that it is no master any more.
+    """
+
+    def __init__(self, connection: AbstractConnection, connecting_s: float) -> None:
+        self.received = 0
+        self.rtt_s = connecting_s
+        self.now = asyncio.get_running_loop().time
+        self.used_s = self.now()
+        self.life: str | None = None
+        self.generation = 0
+        self.on_progress: Callable[[], None] | None = None
+        self.on_demoted: Callable[[], None] = lambda: None
+        self._sent = 0
+        self._reader: Any = connection._reader
+        self._transport: Any = getattr(connection._writer, "transport", None)
+        self._feed: Any = getattr(self._reader, "feed_data", None)
+        if self._feed is not None:  # (fakeredis has none)
+            self._reader.feed_data = self._count
+
+    def _count(self, data: bytes) -> None:
+        self.received += len(data)
+        self._feed(data)
+
+    @property
+    def ended(self) -> bool:
+        """Has the other side closed it?"""
+        return bool(self._reader.at_eof()) if hasattr(self._reader, "at_eof") else False
+
+    def exchanged(self, began_s: float) -> None:
+        """An exchange that began then has ended well."""
+        self.used_s = self.now()
+        if (took_s := self.used_s - began_s) < self.rtt_s:
+            self.rtt_s = took_s
+
+    def sending(self, size: int) -> None:
+        """So many bytes are about to be sent."""
+        if size > LARGE_BYTES:
+            self._sent += size
+
+    def progress(self) -> int:
+        """Grows with every byte that arrives, and with those of a large command that get out."""
+        return self.received + (self._sent - self._unsent() if self._sent else 0)
+
+    def _unsent(self) -> int:
+        if self._transport is None:
+            return 0
+        unsent = int(self._transport.get_write_buffer_size())
+        sock = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, AttributeError, ValueError):
+            packed = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+            unsent += struct.unpack("i", packed)[0]
+        return unsent
+
+
+def wire_of(connection: AbstractConnection, connecting_s: float = 0.0) -> Wire:
+    """The wire of an open connection; made where there is none yet."""
+    reader: Any = connection._reader
+    wire: Wire | None = getattr(reader, "rsq_wire", None)
+    if wire is None:
+        wire = Wire(connection, connecting_s)
+        if reader is not None:
+            reader.rsq_wire = wire
+    return wire
