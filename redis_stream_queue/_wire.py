@@ -8,7 +8,7 @@ import fcntl
 import struct
 import termios
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection
 
@@ -35,7 +35,7 @@ class Wire:
         self.on_progress: Callable[[], None] | None = None
         self.on_demoted: Callable[[], None] = lambda: None
         self._sent = 0
-        self._reader: Any = connection._reader
+        self._reader = cast(Any, connection._reader)
         self._transport: Any = getattr(connection._writer, "transport", None)
         self._feed: Any = getattr(self._reader, "feed_data", None)
         if self._feed is not None:  # (fakeredis has none)

@@ -36,7 +36,6 @@ from .common import (
 )
 
 READ_BYTES = 1 << 18
-PUSH_S = 60.0  # a chunk may be long and the line slow
 
 
 @click.command()
@@ -200,7 +199,7 @@ class _Pusher:
     def _push_chunk(self, chunk: list[bytes]) -> None:
         try:
             results = self._redis.run(
-                lambda: self._redis.client.push_all(self._stream, Pushes(chunk)), PUSH_S
+                lambda: self._redis.client.push_all(self._stream, Pushes(chunk))
             )
         except ResponseError as error:
             raise self._redis.explained(error, self.key, self.so_far()) from None

@@ -24,6 +24,7 @@ class FaultProxy:
 
     target: (host, port), or the path of a unix socket; of new connections.
     latency_s: delay of everything that passes, in each direction.
+    bytes_per_s: how fast the line is, which all connections share; each direction has one.
     refuse: new connections are reset at once.
     cut_after: bytes of replies that still pass, over all connections; the reply that would pass
     them is cut there and its connection reset. None = no limit.
@@ -32,9 +33,11 @@ class FaultProxy:
     def __init__(self, target: tuple[str, int] | str) -> None:
         self.target = target
         self.latency_s = 0.0
+        self.bytes_per_s: float | None = None
         self.refuse = False
         self.cut_after: int | None = None
         self.port = 0
+        self._lines = (asyncio.Lock(), asyncio.Lock())
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._reachable = asyncio.Event()  # cleared for good where strand_all() found a connection
@@ -132,6 +135,9 @@ class FaultProxy:
             if self.latency_s:
                 await asyncio.sleep(self.latency_s)
             await self._flowing.wait()
+            if self.bytes_per_s is not None:
+                async with self._lines[is_reply]:
+                    await asyncio.sleep(len(data) / self.bytes_per_s)
             is_cut = False
             if is_reply and self.cut_after is not None:
                 is_cut = len(data) > self.cut_after
@@ -173,6 +179,7 @@ class ThreadedFaultProxy:
         *,
         target: tuple[str, int] | str | None = None,
         latency_s: float | None = None,
+        bytes_per_s: float | None = None,
         refuse: bool | None = None,
         cut_after: int | None = None,
     ) -> None:
@@ -180,6 +187,7 @@ class ThreadedFaultProxy:
         given = {
             "target": target,
             "latency_s": latency_s,
+            "bytes_per_s": bytes_per_s,
             "refuse": refuse,
             "cut_after": cut_after,
         }
@@ -192,6 +200,7 @@ class ThreadedFaultProxy:
 
         def reset() -> None:
             self._proxy.latency_s, self._proxy.refuse, self._proxy.cut_after = 0.0, False, None
+            self._proxy.bytes_per_s = None
             self._proxy.resume()
 
         self._call(reset)
