@@ -79,11 +79,12 @@ async def test_taking_over_many_large_ones(server_bench: Bench, line: FaultProxy
 
 async def test_a_slow_upload(server_bench: Bench, line: FaultProxy) -> None:
     """Larger than what the sockets between hold."""
-    producer = StreamProducer(over(line, socket_timeout=1.0), server_bench.stream)
-    entry_id = await producer.push("x" * 12 * MB)
+    line.bytes_per_s = 10 * MB
+    producer = StreamProducer(over(line, socket_timeout=1.2), server_bench.stream)
+    entry_id = await producer.push("x" * 24 * MB)
     await producer.close()
     [message] = await server_bench.client.fetch_by_ids(server_bench.stream, [entry_id])
-    assert len(message.data) == 12 * MB + 2
+    assert len(message.data) == 24 * MB + 2
 
 
 async def test_dead_letters_that_are_large(server_bench: Bench, line: FaultProxy) -> None:
