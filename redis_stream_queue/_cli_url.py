@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from urllib.parse import unquote
 
 ENVIRONMENT = "RSQ_URL"  # where the restarted command finds its URL; above REDIS_URL
+
+
+def forget() -> None:
+    """It is read: what this process starts need not inherit it."""
+    os.environ.pop(ENVIRONMENT, None)
 
 
 def hide_password(url: str, module: str) -> None:
@@ -25,7 +31,7 @@ def hide_password(url: str, module: str) -> None:
 
 
 def _may_hold_password(url: str) -> bool:
-    return "@" in url or "password" in url.lower()
+    return "@" in url or "password" in unquote(url).lower()
 
 
 def _without_url(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import re
+import ssl as tls
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,6 +58,14 @@ class Endpoint:
         scheme = ("rediss" if self.ssl else "redis") + ("+cluster" if self.cluster else "")
         where = ",".join(f"{host}:{port}" for host, port in self.nodes)
         return f"{scheme}://{where}" + (f"/{self.db}" if self.db else "")
+
+    @property
+    def unverified(self) -> str:
+        """The TLS option that lets anybody pose as the server, "" if there is none."""
+        options = dict(self.options)
+        if options.get("ssl_cert_reqs", "required") not in ("required", tls.CERT_REQUIRED):
+            return "ssl_cert_reqs"
+        return "" if options.get("ssl_check_hostname", True) else "ssl_check_hostname"
 
     def connection_kwargs(self) -> dict[str, Any]:
         """Arguments of a redis-py connection; replies are RESP2 and undecoded.
@@ -118,6 +127,11 @@ def make_endpoint(**settings: Any) -> Endpoint:
     for host, port in settings.get("nodes", ()):
         if not isinstance(host, str) or not host:
             raise ConfigError(f"host must be a non-empty text, got {host!r}.")
+        if re.search(r"[/@?#\s]", host):  # not quoted: it may be a URL with a password
+            raise ConfigError(
+                "host must be a name or an address, got something with one of '/', '@', '?', '#' "
+                "or a space in it. A URL goes to StreamClient.from_url()."
+            )
         if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
             raise ConfigError(f"port must be a whole number from 1 to 65535, got {port!r}.")
     for name in ("username", "password", "client_name", "path"):
@@ -151,6 +165,13 @@ def make_endpoint(**settings: Any) -> Endpoint:
         raise ConfigError(
             f"connection options {sorted(extra)} must be plain values (text, numbers)."
         ) from None
+    if not known.get("ssl"):
+        for name in (*extra, *known):
+            if name.startswith("ssl_"):
+                raise ConfigError(
+                    f"{name} is set, but not TLS: the connection would be unencrypted. Use "
+                    "rediss:// (or ssl=True), or leave it out."
+                )
     return Endpoint(**known, options=tuple(sorted(extra.items())))
 
 
@@ -191,6 +212,11 @@ def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
             f"a Redis URL must start with one of {SCHEMES} and '://', {_came(scheme, separator)}. "
             "Example: redis://localhost:6379/0"
         )
+    if "@" in rest[len(re.split("[/?#]", rest, maxsplit=1)[0]) :]:
+        raise ConfigError(
+            f"the Redis URL ({scheme}://...) has an '@' behind the host, so it cannot be read. If "
+            "the password holds one of / ? # @, percent-encode it: %2F %3F %23 %40."
+        )
     nodes: tuple[tuple[str, int], ...] | None = None
     try:
         if cluster:
@@ -221,7 +247,7 @@ def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
     path = urlsplit(f"redis://{rest}").path.strip("/")
     if scheme != "unix" and path and not path.isdecimal():
         raise ConfigError(
-            f"the Redis URL ({scheme}://...) names database {path!r}, expected a number, as in "
+            f"the Redis URL ({scheme}://...) must name the database by its number, as in "
             "redis://localhost:6379/0."
         )
     if cluster and parsed.get("db"):

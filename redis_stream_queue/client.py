@@ -14,6 +14,7 @@ from . import _connections
 from ._endpoint import Endpoint, endpoint_from_url, make_endpoint
 from ._keys import prefixed
 from ._link import Channel, Command, Link, first_error
+from ._log import log
 from ._replies import entry_message, mapping, pending_entries, text
 from ._scripts import AUTOCLAIM, Script
 from .exceptions import ConfigError
@@ -23,6 +24,9 @@ from .portions import Pushes
 from .pushing import push_all, push_one
 
 READ_MARGIN_S = 5.0  # how much longer than block_ms a healthy server may take to answer
+
+
+_said: set[Endpoint] = set()  # of which this process has been warned
 
 
 class StreamClient:
@@ -92,7 +96,7 @@ class StreamClient:
         if url.startswith("embedded://"):
             from .embedded import start_or_join
 
-            url = f"unix://{start_or_join(url.removeprefix('embedded://') or None).socket_path}"
+            url = start_or_join(url.removeprefix("embedded://") or None).url
         return cls._of(endpoint_from_url(url, **options), prefix)
 
     @classmethod
@@ -132,6 +136,14 @@ class StreamClient:
     def _setup(self, endpoint: Endpoint, prefix: str) -> None:
         if not isinstance(prefix, str):
             raise ConfigError(f"prefix must be text, got {prefix!r}.")
+        if endpoint.unverified and endpoint not in _said:
+            _said.add(endpoint)
+            log.warning(
+                "TLS to %s does not check who answers, because of %s: whoever is on the way can "
+                "read and change everything",
+                endpoint,
+                endpoint.unverified,
+            )
         self.endpoint = endpoint
         self.prefix = prefix
         self._links: list[Link] = []

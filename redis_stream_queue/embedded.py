@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from ._log import log
 from ._server_binary import find_server
@@ -84,6 +85,11 @@ class EmbeddedServer:
         self._child = child
         self._user_pid = os.getpid()
         self._left = False
+
+    @property
+    def url(self) -> str:
+        """For StreamClient.from_url."""
+        return f"unix://{quote(self.socket_path)}"
 
     def __repr__(self) -> str:
         return f"EmbeddedServer(directory={str(self.directory)!r}, pid={self.pid})"

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .._cli_output import Command, complain
-from .._cli_url import hide_password
+from .._cli_url import forget, hide_password
 from .._version import version_option
 from ..exceptions import RedisStreamError
 from . import exits
@@ -119,6 +119,7 @@ def main(**options: Any) -> None:
     unreachable, refusing us or too old at start.
     """
     hide_password(options["url"], "redis_stream_queue.pool.cli")
+    forget()
     options["graceful_timeout_s"] = options.pop("graceful_timeout")
     options["time_limit_s"] = options.pop("time_limit")
     options["soft_time_limit_s"] = options.pop("soft_time_limit")

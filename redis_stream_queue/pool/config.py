@@ -46,7 +46,7 @@ class PoolConfig:
 
     target: str
     workers: int = field(default_factory=default_workers)
-    url: str = DEFAULT_URL
+    url: str = field(default=DEFAULT_URL, repr=False)  # it may hold a password
     stream: str | None = None
     group: str | None = None
     dlq_stream: str | None = None

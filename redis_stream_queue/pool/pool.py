@@ -41,7 +41,7 @@ class Pool:
             from ..embedded import start_or_join
 
             server = start_or_join(config.url.removeprefix("embedded://") or None)
-            config = replace(config, url=f"unix://{server.socket_path}")
+            config = replace(config, url=server.url)
         rows = Rows()
         with contextlib.closing(Spawner(rows)) as spawner:
             spawner.start_before_loop()
