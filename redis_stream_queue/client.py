@@ -35,9 +35,13 @@ class StreamClient:
     >>> client = StreamClient(host="localhost")
     >>> client = StreamClient.from_url("redis://localhost:6379/0", prefix="shop")
 
+    host, port, db, username, password, ssl: where Redis is, and who we are there; ssl = TLS.
+    client_name: what CLIENT LIST shows.
     prefix: every stream name becomes ``<prefix>_<stream>``.
     max_connections, pool_timeout: size of the shared connection pool, and seconds to wait for a
         free connection (None = for ever).
+    socket_keepalive, socket_keepalive_options: TCP keep-alive, and its settings by their numbers in
+        the module ``socket``.
     socket_timeout, socket_connect_timeout: seconds; a blocking read is never cut short by them.
 
     Connecting happens at the first command. Clients of the same server, event loop and process

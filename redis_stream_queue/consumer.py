@@ -44,6 +44,8 @@ class StreamConsumer:
     >>> consumer = StreamConsumer(client, "orders", ConsumerConfig(group="workers"), handle)
     >>> await consumer.run()
 
+    client, stream, config: where it reads; see StreamClient and ConsumerConfig. ``group`` is the
+        ConsumerGroup it belongs to.
     handler: gets a list of StreamMessage and returns the ids to acknowledge; ``async def``, a plain
         function (runs in a thread) or made by ``@per_message``. What it does not acknowledge, or
         what was in hand when it raised, is delivered again after the retry delay.

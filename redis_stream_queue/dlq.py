@@ -56,7 +56,7 @@ def _letter(entry: Any) -> DeadLetter:
 
 
 class DeadLetterQueue:
-    """The dead letters in ``dlq_stream``.
+    """The dead letters in ``dlq_stream``, read by ``client``.
 
     A letter's ``data`` is the raw payload; its ``headers`` say why it is here (``reason``,
     ``last_error``, ``original_stream``, ``original_id``, ``delivery_count``, ...).

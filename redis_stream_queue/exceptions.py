@@ -63,6 +63,7 @@ class SoftTimeLimitExceeded(RedisStreamError):
 class Retry(RedisStreamError):
     """Raise it in a ``@per_message`` handler to ask for another delivery.
 
+    message: why, as the log shows it.
     delay_ms: wait at least this long: milliseconds as any real number, or a ``timedelta``; at most
         366 days. None = the configured retry delay.
     counted: False = this delivery uses up none of ``max_deliveries`` (waiting for a rate limit).
@@ -83,7 +84,10 @@ class Retry(RedisStreamError):
 
 
 class Reject(RedisStreamError):
-    """Raise it in a ``@per_message`` handler to send the message to the dead letters at once."""
+    """Raise it in a ``@per_message`` handler to send the message to the dead letters at once.
+
+    why: what the dead letter shows as ``last_error``.
+    """
 
     def __init__(self, why: str = "rejected by the handler") -> None:
         super().__init__(why)

@@ -27,7 +27,12 @@ class StreamMessage:
 
 @dataclass
 class PendingEntry:
-    """One line of XPENDING: who holds an entry, since when, and how often it was delivered."""
+    """One line of XPENDING.
+
+    id: entry id. consumer: the name that holds it; retries wait under ``<group>:retry:<ms>``.
+    idle_ms: since its holder last renewed its hold.
+    delivery_count: how often it was delivered.
+    """
 
     id: str
     consumer: str
@@ -37,7 +42,10 @@ class PendingEntry:
 
 @dataclass
 class ConsumerInfo:
-    """One consumer of a group: its name, how many entries it holds, and its idle time in ms."""
+    """One consumer of a group.
+
+    name: its name. pending: how many entries it holds. idle_ms: since it last asked for any.
+    """
 
     name: str
     pending: int
@@ -48,6 +56,7 @@ class ConsumerInfo:
 class StreamStats:
     """State of one stream and group.
 
+    stream_length: entries in the stream. group_pel_size: entries that are pending in the group.
     last_delivered_id: "" for a group that does not exist.
     lag: entries not delivered to the group yet (counted where the server cannot tell).
     consumers: those that read; the names under which retries wait are none.

@@ -1,13 +1,5 @@
 """Counters and rates of producers and consumers.
 
-| counter | unit | moves when |
-|---|---|---|
-| total_read | messages | a message is handed to this consumer, new or reclaimed |
-| total_acked | messages | an acknowledgement reached Redis |
-| total_dlq | messages | a message is buried, for whatever reason |
-| total_errors | handler calls | a handler raised |
-| total_pushed | messages | a push returned an id |
-
 Rates are over a sliding window of 60 s; a span under 1 s counts as 1 s.
 """
 
@@ -23,7 +15,19 @@ WINDOW_S = 60.0
 
 @dataclass
 class ConsumerMetrics:
-    """Snapshot of one consumer; rates in messages per second, uptime from the first message."""
+    """Snapshot of one consumer.
+
+    | field | unit | |
+    |---|---|---|
+    | `total_read` | messages | handed to this consumer, new or reclaimed |
+    | `total_acked` | messages | acknowledgements that reached Redis |
+    | `total_dlq` | messages | buried, for whatever reason |
+    | `total_errors` | handler calls | that raised |
+    | `tps_in`, `tps_out` | messages per second | read, acknowledged; over the last 60 s |
+    | `tps_total` | messages per second | both together |
+    | `avg_tps` | messages per second | acknowledged since the first message |
+    | `uptime_secs` | seconds | since the first message |
+    """
 
     total_read: int = 0
     total_acked: int = 0
@@ -38,7 +42,15 @@ class ConsumerMetrics:
 
 @dataclass
 class ProducerMetrics:
-    """Snapshot of one producer; rates in messages per second, uptime from the first push."""
+    """Snapshot of one producer.
+
+    | field | unit | |
+    |---|---|---|
+    | `total_pushed` | messages | pushes that returned an id |
+    | `tps` | messages per second | over the last 60 s |
+    | `avg_tps` | messages per second | since the first push |
+    | `uptime_secs` | seconds | since the first push |
+    """
 
     total_pushed: int = 0
     tps: float = 0.0

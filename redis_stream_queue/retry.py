@@ -23,6 +23,9 @@ from .sweep import Sweep, offer
 class RetryHandler:
     """Sweeps poison pills for code that has no StreamConsumer (a consumer does it by itself).
 
+    client, stream, group: where the pending messages are.
+    max_deliveries: deliveries before a message is dead. batch_size: entries looked at in one step.
+    serializer: how the payload is decoded for the dlq_handler; JSON by default.
     dlq_handler: called with each dead message and the reason; then the message is acknowledged.
     min_idle_ms: a message that somebody has held for a shorter time is in that consumer's hands.
     """

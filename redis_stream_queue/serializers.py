@@ -33,9 +33,13 @@ SIGNATURE = 32  # bytes of a SHA-256
 class Serializer(Protocol):
     """What producer and consumer need; both must use the same kind."""
 
-    def encode(self, data: Any) -> bytes: ...
+    def encode(self, data: Any) -> bytes:
+        """The payload as bytes. What it raises fails the push."""
+        ...
 
-    def decode(self, raw: bytes) -> Any: ...
+    def decode(self, raw: bytes) -> Any:
+        """The payload of these bytes. What it raises makes the message a dead letter."""
+        ...
 
 
 class JsonSerializer:
@@ -138,6 +142,7 @@ class SignedSerializer:
 
     >>> SignedSerializer(PickleSerializer(), key=os.environ["QUEUE_KEY"].encode())
 
+    inner: the serializer that makes the bytes.
     key: the same secret bytes for producers and consumers.
     Source: https://docs.python.org/3/library/hmac.html
     """

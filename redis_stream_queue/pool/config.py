@@ -34,12 +34,21 @@ class PoolConfig:
     """Settings of a pool; None = as the handler declares it, or the default.
 
     target: ``module:function``.
+    workers: processes; by default one per core.
+    url: where Redis is.
+    stream, group, dlq_stream, prefix: names in Redis, as for ``rsq-pool``.
+    serializer: ``json``, ``msgpack``, ``pickle`` or ``module:object``.
     batch_size: None = adaptive.
+    max_deliveries, min_idle_claim_ms: as in ConsumerConfig.
+    retry_delay_ms, retry_max_delay_ms: as in ConsumerConfig, but by default 1,000 up to 60,000.
     time_limit_s: the worker is killed and its message counts a delivery; soft_time_limit_s:
         SoftTimeLimitExceeded is raised in the handler. Seconds for one message, or for one call of
         a batch handler.
     max_messages_per_child, max_memory_per_child_mb: the worker is replaced between two batches.
-    graceful_timeout_s, connect_timeout_s: seconds.
+    graceful_timeout_s, connect_timeout_s: seconds that running messages have to finish after
+        SIGTERM, and to wait for Redis at start.
+    burst: handle all there is, then end.
+    log_level, log_format: ``debug`` to ``error``; ``text`` or ``json``.
 
     Raises ConfigError naming the option.
     """

@@ -1,15 +1,4 @@
-"""PoolMetrics: what the whole pool did, and each worker's line. Totals never go back.
-
-| counter | unit | moves when |
-|---|---|---|
-| read | messages | a worker got a message, new or taken over |
-| acked | messages | an acknowledgement reached Redis |
-| errors | handler calls | a handler raised |
-| dead | messages | a message was moved to the dead letters |
-| batches | handler calls | a batch ended |
-| replaced | workers | a worker ended that nobody had told to |
-| snapshots | reports | a worker's totals have come through its metrics pipe |
-"""
+"""PoolMetrics: what the whole pool did, and each worker's line."""
 
 from __future__ import annotations
 
@@ -41,7 +30,21 @@ class WorkerMetrics:
 
 @dataclass(frozen=True, slots=True)
 class PoolMetrics:
-    """Totals of a pool since it started; rate in acknowledged messages per second over 60 s."""
+    """Totals of a pool since it started. They never go back.
+
+    | field | unit | |
+    |---|---|---|
+    | `read` | messages | that a worker got, new or taken over |
+    | `acked` | messages | acknowledgements that reached Redis |
+    | `errors` | handler calls | that raised |
+    | `dead` | messages | moved to the dead letters |
+    | `batches` | handler calls | that ended |
+    | `replaced` | workers | that ended and nobody had told to |
+    | `snapshots` | reports | that have come through the workers' metrics pipes |
+    | `acked_per_s` | messages per second | over the last 60 s |
+    | `uptime_s` | seconds | since the start |
+    | `workers` | | one WorkerMetrics a slot |
+    """
 
     uptime_s: float = 0.0
     read: int = 0

@@ -25,6 +25,8 @@ class Pool:
 
     >>> Pool(PoolConfig(target="app:handler", workers=4)).run()
 
+    config: its settings.
+
     Linux only. Call it in the main thread of a process of its own: it handles signals and waits
     for all child processes.
     """

@@ -1,0 +1,98 @@
+"""Reference pages of the public names, made of their docstrings: reference.py DIRECTORY.
+
+Ends with 1 if a public class, method or function has no docstring, or if a class does not say what
+one of its parameters or fields means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pdoc
+import pdoc.doc
+import pdoc.render
+
+MODULES = ("redis_stream_queue", "redis_stream_queue.pool", "redis_stream_queue.popoto")
+PARAMETERS = re.compile(r"((?:\w+, )*\w+): ")  # how a line about parameters begins
+
+
+def as_list(docstring: str) -> str:
+    """The same with the lines about parameters as a Markdown list."""
+    lines: list[str] = []
+    in_list = False
+    for line in docstring.splitlines():
+        if names := PARAMETERS.match(line):
+            if not in_list:
+                lines.append("")
+            line = f"- `{names[1]}`: {line[names.end() :]}"
+            in_list = True
+        elif in_list and line and not line[0].isspace():
+            lines.append("")
+            in_list = False
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def faults(module: pdoc.doc.Module) -> Iterator[str]:
+    """What is missing in a module's docstrings."""
+    for member in module.members.values():
+        if not member.docstring and not isinstance(member, pdoc.doc.Variable):
+            yield f"{member.fullname} has no docstring"
+        if isinstance(member, pdoc.doc.Class):
+            yield from _class_faults(member)
+
+
+def _class_faults(described: pdoc.doc.Class) -> Iterator[str]:
+    made = described.obj
+    names = {field.name for field in dataclasses.fields(made)} if _is_dataclass(made) else set()
+    for member in described.own_members:
+        if member.name[0] == "_" or not member.modulename.startswith(MODULES[0]):
+            continue
+        if isinstance(member, pdoc.doc.Variable) and not member.docstring:
+            names.add(member.name)
+        elif not member.docstring:
+            yield f"{member.fullname} has no docstring"
+    with contextlib.suppress(ValueError):  # an exception without a constructor of its own
+        names |= set(inspect.signature(made).parameters) - {"args", "kwargs"}
+    for name in sorted(names):
+        if not re.search(rf"\b{name}\b", described.docstring):
+            yield f"the docstring of {described.fullname} does not mention {name}"
+
+
+def _is_dataclass(made: type) -> bool:
+    return dataclasses.is_dataclass(made)
+
+
+def with_lists(member: pdoc.doc.Doc[object]) -> None:
+    """Prepare a name and all in it for the page."""
+    member.docstring = as_list(member.docstring)
+    if isinstance(member, pdoc.doc.Namespace):
+        for inner in member.members.values():
+            with_lists(inner)
+
+
+def main(directory: Path) -> int:
+    modules = {name: pdoc.doc.Module.from_name(name) for name in MODULES}
+    if missing := [fault for module in modules.values() for fault in faults(module)]:
+        print(*missing, sep="\n", file=sys.stderr)
+        return 1
+    pdoc.render.configure(docformat="markdown", show_source=False, search=False)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, module in modules.items():
+        with_lists(module)
+        page = directory / f"{name.replace('.', '/')}.html"
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(pdoc.render.html_module(module, modules))
+    (directory / "index.html").write_text(pdoc.render.html_index(modules))
+    print(f"{len(modules)} pages in {directory}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
