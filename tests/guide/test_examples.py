@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -66,6 +67,15 @@ def test_code_metrics_says_when_files_are_missing(shell: Shell, tmp_path: Path) 
     said = shell.run(f"cd {CODE_METRICS}; python report.py", exit_code=1)
     assert "dead letters 1" in said
     assert "The counts do not match" in said
+
+
+def test_basic_worker_handles_all_but_the_bad_order(shell: Shell) -> None:
+    """One program pushes, handles, gives one up and watches; then it ends by itself."""
+    said = shell.run(f"python {ROOT / 'examples' / 'basic_worker.py'}")
+
+    assert "pushed 20 in all" in said
+    assert "given up: order 19 (max_deliveries, 3 deliveries)" in said
+    assert re.search(r"waiting 0, pending 0, done 19, dead 1, \d+/s\nhealthy: True \[\]", said)
 
 
 def test_ctrl_c_leaves_no_process_of_the_demo(shell: Shell, tmp_path: Path) -> None:
