@@ -138,6 +138,10 @@ class StreamConsumer:
         await self._ensure()
         messages = await self._session.read(self.config.batch_size, self.config.block_ms)
         await self._handle(messages)
+        await self._reclaim()
+
+    async def _reclaim(self) -> None:
+        """Handle what is due, bury what is dead; what has to be watched first is watched."""
         for _ in range(LOOKS):
             await self._holdings.bury(await self._walk())
             if not self._sweep.unwatched:
@@ -231,6 +235,7 @@ class StreamConsumer:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         backoff = Backoff()
+        log.info("a consumer of %s in group %s starts", self.stream, self.config.group)
         try:
             while not self._stopping:
                 try:
@@ -244,7 +249,16 @@ class StreamConsumer:
         finally:
             self._loop = None
             self._stopping = False
+            name, done = self._holdings.name or "without a name", self.metrics()
             await self._leave()
+            log.info(
+                "consumer %s of %s has ended: %d acknowledged, %d dead, %d handler errors",
+                name,
+                self.stream,
+                done.total_acked,
+                done.total_dlq,
+                done.total_errors,
+            )
 
     def run_sync(self) -> None:
         """``run`` for code without an event loop; ends on Ctrl-C."""

@@ -178,7 +178,7 @@ class _Member(_StreamConsumer):
 
     async def _iterate(self) -> None:
         await self._ensure()
-        await self._holdings.bury(await self._reclaim_page())
+        await self._reclaim()
         if not self._failures:
             config = self.config
             await self._handle(await self._session.read(config.batch_size, config.block_ms))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from typing import Any
@@ -437,3 +438,22 @@ class TestGroupLost:
             await bench.client.command(how, bench.stream)
         else:
             await bench.client.link().call(bench.stream, how)
+
+
+async def test_start_and_end_are_in_the_log(
+    server_bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line each at level info, with what it has done."""
+    caplog.set_level(logging.INFO, logger="redis_stream_queue")
+    await server_bench.push({"n": 1})
+    consumer = server_bench.consumer(Ledger())
+    server_bench.start(consumer)
+    await server_bench.until(lambda: consumer.metrics().total_acked == 1, "it is done")
+    name = (await server_bench.consumers())[0]
+    await server_bench.stop(consumer)
+
+    stream = server_bench.stream
+    assert [r.getMessage() for r in caplog.records] == [
+        f"a consumer of {stream} in group {GROUP} starts",
+        f"consumer {name} of {stream} has ended: 1 acknowledged, 0 dead, 0 handler errors",
+    ]
