@@ -29,10 +29,12 @@ from .serializers import Serializer
 from .server_check import check_server
 from .session import Session
 from .sightings import LOOK_MS, LOOKS, WATCH_MS
-from .sweep import Sweep, offer
+from .sweep import PAGE, Sweep, offer
 from .work import Work
 
 SWEEP_INTERVAL_MS = 1000
+REFUSED_LONGEST_S = 10.0
+LEAVE_S, LEAVE_TRIES = 2, 3
 JITTER = 0.1
 
 
@@ -104,6 +106,7 @@ class StreamConsumer:
         self._stopped = asyncio.Event()
         self._next_sweep_ms = 0
         self._walked_ms = mono_ms()
+        self._passes = 0  # pages of the sweep under way
         self._next_trim_ms = 0
         self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
         self._retention = Retention(self._holdings.pending, config.max_stream_size)
@@ -122,13 +125,17 @@ class StreamConsumer:
 
     # -- one iteration -------------------------------------------------------------------------
 
-    async def run_once(self) -> None:
+    async def run_once(self) -> int:
         """One full iteration: read new, handle; reclaim what is due, handle; bury the dead.
 
-        Raises what Redis raises.
+        Returns how many messages were acknowledged. Raises what Redis raises, ClusterSlotError and
+        UnsupportedServer.
         """
+        acked = self._holdings.meter.acked
+        before = acked.total
         try:
             await self._iterate()
+            return acked.total - before
         except ResponseError as error:
             if group_is_lost(error):  # the next call creates it again
                 await self._restore_group()
@@ -160,13 +167,13 @@ class StreamConsumer:
                 break
         return dead
 
-    def run_once_sync(self) -> None:
+    def run_once_sync(self) -> int:
         """``run_once`` for code without an event loop."""
-        asyncio.run(self._once_and_close())
+        return asyncio.run(self._once_and_close())
 
-    async def _once_and_close(self) -> None:
+    async def _once_and_close(self) -> int:
         try:
-            await self.run_once()
+            return await self.run_once()
         finally:
             await self._session.close()
             await self.client.close()
@@ -205,7 +212,10 @@ class StreamConsumer:
         together: list[Offer] = []
         alone: list[Offer] = []
         dead: list[Offer] = []
-        for entry, decision in await self._sweep.page():
+        passes = self.config.max_claim_passes
+        for entry, decision in await self._sweep.page(
+            PAGE if passes is None else self.config.batch_size
+        ):
             made = offer(entry, decision, policy)
             if decision is Fate.BURY:
                 dead.append(made)
@@ -228,22 +238,27 @@ class StreamConsumer:
     async def run(self) -> None:
         """Read, handle, reclaim and bury until ``stop()`` or cancellation.
 
-        Errors of Redis and of the network are logged and waited out with backoff; a lost group is
-        created again. On the way out unfinished messages are given back at once.
-        Raises CancelledError when cancelled, ClusterSlotError, and what an ACL forbids at start.
+        Whatever goes wrong is logged and tried again with backoff: errors of Redis and of the
+        network, and what is refused for good until somebody changes it (keys in different slots of
+        a cluster, missing rights; said once). A lost group is created again. On the way out
+        unfinished messages are given back at once. A ``run_once`` of a subclass is what is called
+        again and again. Raises CancelledError when cancelled.
         """
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
-        backoff = Backoff()
+        own = getattr(self.run_once, "__func__", None) is StreamConsumer.run_once
+        turn = self._turn if own else self.run_once
+        backoff, refusal = Backoff(), _Refusal()
         log.info("a consumer of %s in group %s starts", self.stream, self.config.group)
         try:
             while not self._stopping:
                 try:
-                    await self._turn()
+                    await turn()
                     backoff.reset()
+                    refusal = _Refusal()
                     _heed_cancellation()
-                except RedisStreamError:
-                    raise
+                except RedisStreamError as error:
+                    await self._pause(refusal.pause_s(error, self.config.group))
                 except Exception as error:  # Redis, the network, a bug: the loop must go on
                     await self._survive(error, backoff)
         finally:
@@ -298,7 +313,9 @@ class StreamConsumer:
             return
         await self._holdings.flush_acks()
         await self._holdings.bury(await self._reclaim_page())
-        if self._sweep.at_start:
+        self._passes += 1
+        if self._sweep.at_start or self._passes == self.config.max_claim_passes:
+            self._passes = 0
             await self._watch_if_idle_is_rare()
             self._schedule_sweep()
         if mono_ms() >= self._next_trim_ms:
@@ -355,8 +372,12 @@ class StreamConsumer:
                 pause_s,
                 exc_info=None if known else error,
             )
+        await self._pause(pause_s)
+
+    async def _pause(self, seconds: float) -> None:
+        """Or until stop()."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
+            async with asyncio.timeout(seconds):
                 await self._stopped.wait()
 
     async def _restore_group(self) -> None:
@@ -366,15 +387,45 @@ class StreamConsumer:
         await self.group.recreate(self._retention.restart_id)
 
     async def _leave(self) -> None:
+        """Give back what is held and remove the name, also when it is cancelled meanwhile.
+
+        (asyncio.run() cancels once more what a ``gather`` has cancelled already.)
+        """
+        cancelled: asyncio.CancelledError | None = None
+        for _ in range(LEAVE_TRIES):
+            try:
+                await self._try_to_leave()
+                break
+            except asyncio.CancelledError as error:
+                cancelled = error
+        self._named = False
+        if self.config.worker_name is None:
+            self._holdings.name = ""
+        if cancelled is not None:
+            raise cancelled
+
+    async def _try_to_leave(self) -> None:
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(LEAVE_S):
                 await self._session.leave()
         except OUTAGES as error:
             log.warning("could not give everything back, others take it later: %s", error)
             await self._session.close()
-        self._named = False
-        if self.config.worker_name is None:
-            self._holdings.name = ""
+
+
+class _Refusal:
+    """What is refused until somebody changes something: said once, tried again ever less often."""
+
+    def __init__(self) -> None:
+        self._backoff = Backoff(longest_s=REFUSED_LONGEST_S)
+        self._said = ""
+
+    def pause_s(self, error: RedisStreamError, group: str) -> float:
+        """How long to wait before the next try."""
+        if str(error) != self._said:
+            self._said = str(error)
+            log.error("consumer of group %s cannot work, trying again: %s", group, error)
+        return self._backoff.next_s()
 
 
 def _heed_cancellation() -> None:

@@ -114,9 +114,14 @@ class ConsumerGroup:
             group_pel_size=int(info["pending"]) if info else 0,
             lag=lag,
             last_delivered_id=last_id,
-            consumers=consumers,
+            consumers=[c for c in consumers if not self._parks(c)],
+            waiting_retries=sum(c.pending for c in consumers if self._parks(c)),
             dlq_length=None if dlq_stream is None else await client.stream_len(dlq_stream),
         )
+
+    def _parks(self, consumer: ConsumerInfo) -> bool:
+        """Is it a name under which retries wait, and nobody's?"""
+        return parking_due_ms(self.group, consumer.name) is not None
 
     async def _consumers(self) -> list[ConsumerInfo]:
         try:
@@ -140,8 +145,9 @@ class ConsumerGroup:
         """Is the group keeping up? Returns ``{"healthy", "issues", "stats"}``.
 
         max_lag: undelivered messages that are still fine.
-        max_idle_ms: a consumer that holds messages and has been idle for longer is an issue;
-            retries that wait are none.
+        max_idle_ms: a consumer that holds messages and has been idle for longer is an issue, and so
+            are messages that wait while every consumer has been idle for longer. An idle consumer
+            that holds nothing is none, nor are retries that wait.
         """
         stats = await self.stats(dlq_stream)
         issues = []
@@ -150,12 +156,17 @@ class ConsumerGroup:
         if stats.lag > max_lag:
             issues.append(f"lag {stats.lag} is above {max_lag}")
         for consumer in stats.consumers:
-            parked = parking_due_ms(self.group, consumer.name) is not None
-            if consumer.pending and not parked and consumer.idle_ms > max_idle_ms:
+            if consumer.pending and consumer.idle_ms > max_idle_ms:
                 issues.append(
                     f"consumer {consumer.name} holds {consumer.pending} message(s) and has been "
                     f"idle for {consumer.idle_ms} ms (limit {max_idle_ms})"
                 )
+        idle_ms = min((consumer.idle_ms for consumer in stats.consumers), default=None)
+        if stats.lag and idle_ms is not None and idle_ms > max_idle_ms:
+            issues.append(
+                f"{stats.lag} message(s) wait and no consumer has read for {idle_ms} ms "
+                f"(limit {max_idle_ms})"
+            )
         return {"healthy": not issues, "issues": issues, "stats": stats}
 
     async def pending_details(self, count: int = 100) -> list[PendingEntry]:

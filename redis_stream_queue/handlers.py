@@ -18,14 +18,13 @@ from .config import ConsumerConfig
 from .exceptions import ConfigError
 from .message import StreamMessage
 from .serializers import Serializer
-from .work import DONE, Outcome, Verdict, Work
+from .work import DONE, NOT_ACKNOWLEDGED, Work
 
 Handler = Callable[[list[StreamMessage]], Any]
 DLQHandler = Callable[[StreamMessage, str], Awaitable[None]]
 F = TypeVar("F", bound=Callable[..., Any])
 
 DECLARATION = "__stream_handler__"
-NOT_ACKNOWLEDGED = Verdict(Outcome.RETRY, "the handler did not return this message's id")
 
 
 def is_async(handler: Callable[..., Any]) -> bool:
@@ -213,10 +212,14 @@ def _note_result(work: Work, batch: list[StreamMessage], result: Any) -> None:
     else:
         known = {m.id for m in batch}
         returned = list(result)
-        ids = {item for item in returned if isinstance(item, str) and item in known}
-        if foreign := [item for item in returned if not isinstance(item, str) or item not in known]:
+        texts = {item for item in returned if isinstance(item, str)}
+        ids = texts & known
+        earlier = [item for item in texts - known if work.was_kept(item)]
+        work.finish_kept(earlier)
+        ours = ids.union(earlier)
+        if foreign := [item for item in returned if not isinstance(item, str) or item not in ours]:
             log.warning(
-                "the handler returned %d id(s) that were not in its batch, ignored: %s",
+                "the handler returned %d id(s) that this consumer does not hold, ignored: %s",
                 len(foreign),
                 ", ".join(repr(item)[:80] for item in foreign[:5]),
             )

@@ -34,9 +34,10 @@ from .pending import RENEW_CHUNK, Offer, Parked, PendingList
 from .retry_delay import retry_delay_ms
 from .serializers import Serializer
 from .sightings import WATCH_MS, lease_interval_ms
-from .work import DONE, Outcome, Verdict
+from .work import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
 
 RESERVE_TRIES = 20
+MOST_KEPT = 100_000  # ids
 
 Held = tuple[StreamMessage, Any]  # and its raw payload
 
@@ -45,6 +46,7 @@ class Holdings:
     """The holdings of one consumer of ``config.group`` on ``stream``; see the module's text.
 
     on_lost: called with the ids that others turn out to have taken.
+    kept: ids that a batch handler left out of its answer; it may still acknowledge them later.
     held: by id. unsure: the server may hold something under this name that never arrived here.
     on_answer: called when a renewal was asked for and when it was answered, in ms of mono_ms().
     next_retry_at_ms: when the first message that was parked here is due, in ms of mono_ms().
@@ -73,6 +75,7 @@ class Holdings:
             serializer=serializer if config.payload_field is not None else None,
         )
         self.held: dict[str, Held] = {}
+        self.kept: dict[str, None] = {}
         self.unsure = False
         self.next_retry_at_ms: int | None = None
         self.on_answer: Callable[[int, int], None] = lambda asked_ms, now_ms: None
@@ -133,9 +136,10 @@ class Holdings:
             asked_ms = max(asked_ms, self._arriving_since_ms)
             self._renewed_at_ms = min(self._renewed_at_ms, asked_ms) if self.held else asked_ms
             self.held.update([(message.id, (message, message.data)) for message in messages])
-            if self._to_park:
+            if self._to_park or self.kept:
                 for message in messages:
                     self._to_park.pop(message.id, None)
+                    self.kept.pop(message.id, None)
             if count:
                 self.meter.read.record(len(messages))
             if self._keeper is None or self._keeper.done():
@@ -271,6 +275,21 @@ class Holdings:
             self.condemn(message, MAX_DELIVERIES, verdict.error)
         else:
             self._to_park[message.id] = self._retry(message, verdict)
+
+            if verdict is NOT_ACKNOWLEDGED:
+                self.kept[message.id] = None
+                if len(self.kept) > MOST_KEPT:
+                    del self.kept[next(iter(self.kept))]
+
+    def note_kept_done(self, ids: Sequence[str]) -> None:
+        """A handler that collects messages has finished these, of earlier batches.
+
+        Whoever has them meanwhile: done is done.
+        """
+        for entry_id in ids:
+            self.kept.pop(entry_id, None)
+            self._to_park.pop(entry_id, None)
+            self._to_ack[entry_id] = None
 
     def _retry(self, message: StreamMessage, verdict: Verdict) -> Parked:
         config = self.config

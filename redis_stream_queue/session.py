@@ -173,6 +173,7 @@ class Session:
             self._between,
             self.holdings.lease_is_old,
             self._verify,
+            self.holdings.kept.__contains__,
         )
         if work.messages:
             await self._run(work, grows=grows and self._one_by_one)
@@ -341,6 +342,9 @@ class Session:
     def _collect(self, work: Work) -> None:
         for messages, verdict in work.collect():
             self.holdings.note(messages, verdict)
+        if work.kept_done:
+            done, work.kept_done = work.kept_done, []
+            self.holdings.note_kept_done(done)
         if work.errors:
             self._report(work)
 

@@ -43,6 +43,7 @@ class Verdict(NamedTuple):
 
 
 DONE = Verdict(Outcome.ACK)
+NOT_ACKNOWLEDGED = Verdict(Outcome.RETRY, "the handler did not return this message's id")
 
 
 def verdict_of(error: BaseException) -> Verdict:
@@ -95,6 +96,8 @@ class Work:
         the time; returns the time after it. Not for async handlers.
     stale: is the lease, at this time, so old that somebody may have taken the batch?
     verify: look who holds the batch now and fill ``lost``.
+    was_kept: did a handler leave the message with this id out of its answer, and has nothing else
+        become of it here?
 
     Times are ms of mono_ms().
     """
@@ -107,6 +110,7 @@ class Work:
         between: Callable[[int], int] = lambda now_ms: now_ms,
         stale: Callable[[int], bool] = lambda _: False,
         verify: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        was_kept: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.messages = list(messages)
         self.lost: set[str] = set()
@@ -125,6 +129,8 @@ class Work:
         self._look_up_ms = mono_ms() + LOOK_UP_MS
         self._stale = stale
         self._verify = verify
+        self.was_kept = was_kept
+        self.kept_done: list[str] = []  # ids of earlier batches that are done now
         self._loop = asyncio.get_running_loop() if verify else None
 
     # -- the handler's side ----------------------------------------------------------------------
@@ -188,6 +194,10 @@ class Work:
         if len(done) < len(batch):
             ids = {message.id for message in done}
             self._finished.append(([m for m in batch if m.id not in ids], others))
+
+    def finish_kept(self, ids: Sequence[str]) -> None:
+        """Messages of earlier batches are done now: their handler has collected them."""
+        self.kept_done += ids
 
     def fail(self, message: StreamMessage, error: BaseException) -> None:
         """Its call ended with this exception."""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .._cli_output import say
-from .._keys import default_dlq, parking_due_ms
+from .._keys import default_dlq
 from .._plain import json_line, plain_cut
 from ..group import ConsumerGroup
 from ..message import StreamStats
@@ -99,18 +99,13 @@ async def _oldest(redis: Redis, stream: str, groups: list[StreamStats]) -> str |
 
 
 def _group_report(found: StreamStats) -> dict[str, Any]:
-    parked = {
-        consumer.name: consumer.pending
-        for consumer in found.consumers
-        if parking_due_ms(found.group, consumer.name) is not None
-    }
     return {
         "group": found.group,
         "lag": found.lag,
         "pending": found.group_pel_size,
-        "waiting_for_retry": sum(parked.values()),
+        "waiting_for_retry": found.waiting_retries,
         "last_delivered_id": found.last_delivered_id,
-        "consumers": [asdict(c) for c in found.consumers if c.name not in parked],
+        "consumers": [asdict(c) for c in found.consumers],
     }
 
 

@@ -166,8 +166,8 @@ class TestHealth:
         assert ":retry:" in holder
 
         async def silent() -> bool:
-            stats = await group_of(bench).stats()
-            return any(c.name == holder and c.idle_ms > 20 for c in stats.consumers)
+            consumers = await bench.client.consumer_info(bench.stream, GROUP)
+            return any(c["name"] == holder and c["idle"] > 20 for c in consumers)
 
         await bench.until(silent, "the parking name has been silent for a while")
         assert (await group_of(bench).health_check(max_idle_ms=10))["issues"] == []

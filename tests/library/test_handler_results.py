@@ -75,7 +75,7 @@ class TestHandlerResult:
 
         assert await bench.pending() == {other: ("somebody", 1)}
         assert mine not in await bench.pending()
-        assert "not in its batch" in warnings_logged.text
+        assert "this consumer does not hold" in warnings_logged.text
 
     @pytest.mark.parametrize(
         "result",
