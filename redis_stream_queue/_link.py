@@ -125,12 +125,25 @@ def _packets(commands: Sequence[Command]) -> Iterator[bytes]:
     """Bytes to send: small commands together; the server works on a large one meanwhile."""
     packet = b""
     for command in commands:
-        packet += hiredis.pack_command(command)
+        packet += _packed(command)
         if len(packet) >= PACKET_BYTES:
             yield packet
             packet = b""
     if packet:
         yield packet
+
+
+def _packed(command: Command) -> bytes:
+    packed: bytes
+    try:
+        packed = hiredis.pack_command(command)
+    except UnicodeEncodeError:  # a name that others gave, see name_text()
+        parts: Command = tuple(
+            part.encode(errors="surrogateescape") if isinstance(part, str) else part
+            for part in command
+        )
+        packed = hiredis.pack_command(parts)
+    return packed
 
 
 def first_error(replies: Sequence[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .message import PendingEntry, StreamMessage
@@ -13,20 +13,20 @@ def text(value: bytes | str | int) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
+def name_text(value: bytes | str) -> str:
+    """A name as text that becomes the same bytes again when it is sent, UTF-8 or not."""
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+
+
 def pending_entries(lines: Sequence[Any]) -> list[PendingEntry]:
     """Lines of XPENDING."""
-    return [PendingEntry(text(i), text(name), ms, n) for i, name, ms, n in lines]
+    return [PendingEntry(text(i), name_text(name), ms, n) for i, name, ms, n in lines]
 
 
-def _value(value: Any) -> Any:
-    return text(value) if isinstance(value, bytes) else value
-
-
-def mapping(flat: Any) -> dict[str, Any]:
+def mapping(flat: Any, decode: Callable[[bytes], str] = text) -> dict[str, Any]:
     """``[k1, v1, k2, v2]`` as a dict with text keys and text or integer values."""
-    if isinstance(flat, dict):
-        return {text(k): _value(v) for k, v in flat.items()}
-    return {text(flat[i]): _value(flat[i + 1]) for i in range(0, len(flat), 2)}
+    pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=False)
+    return {text(k): decode(v) if isinstance(v, bytes) else v for k, v in pairs}
 
 
 def entry_messages(

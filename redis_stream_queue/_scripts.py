@@ -17,27 +17,71 @@ class Script:
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-# ARGV: group, consumer, id...
-# Resets the idle time of the entries that still belong to the consumer.
-# Returns the ids that do not (acknowledged or taken over).
-RENEW = Script("""
-local lost, mine = {}, {}
-for i = 3, #ARGV do
-  if redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])[1] then
+# (Lua passes at most about 8,000 values to one command: no script unpacks more than its caller
+# bounds, and what needs more goes another way.)
+
+BELOW = """
+local function below(a, b)
+  local am, as = string.match(a, '(%d+)-(%d+)')
+  local bm, bs = string.match(b, '(%d+)-(%d+)')
+  if am ~= bm then return #am < #bm or (#am == #bm and am < bm) end
+  return #as < #bs or (#as == #bs and as < bs)
+end
+"""
+
+# ARGV: group, consumer, 1 = a read may have made its name anew, then for each entry: id, delivery
+#       count
+# Resets the idle time of the entries that still belong to the consumer. Where its name was deleted
+# (XGROUP DELCONSUMER), and its entries with it, claims back those that nobody has: they are in the
+# stream, and were delivered. (What is missing while the name was there was acknowledged: done.)
+# Returns the ids that others hold, those that nobody holds, and those that were claimed back.
+RENEW = Script(
+    BELOW
+    + """
+local taken, gone, back, mine, missing = {}, {}, {}, {}, {}
+for i = 4, #ARGV, 2 do
+  local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
+  if not p then
+    missing[#missing + 1] = i
+  elseif p[2] == ARGV[2] then
     mine[#mine + 1] = ARGV[i]
   else
-    lost[#lost + 1] = ARGV[i]
+    taken[#taken + 1] = ARGV[i]
   end
 end
 if #mine > 0 then
   mine[#mine + 1] = 'JUSTID'
   redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(mine))
 end
-return lost
-""")
+if #missing > 0 then
+  -- 1: it was not there. (Or an error, if memory is short: then it may be so.)
+  local made = redis.pcall('XGROUP', 'CREATECONSUMER', KEYS[1], ARGV[1], ARGV[2])
+  local deleted, read_to = made ~= 0 or ARGV[3] == '1', '0-0'
+  if deleted then
+    for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+      local g = {}
+      for i = 1, #flat, 2 do g[flat[i]] = flat[i + 1] end
+      if g['name'] == ARGV[1] then read_to = g['last-delivered-id'] end
+    end
+  end
+  for _, i in ipairs(missing) do
+    local id = ARGV[i]
+    if deleted and not below(read_to, id) and redis.call('XRANGE', KEYS[1], id, id)[1] then
+      redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id,
+                 'RETRYCOUNT', ARGV[i + 1], 'FORCE', 'JUSTID')
+      back[#back + 1] = id
+    else
+      gone[#gone + 1] = id
+    end
+  end
+end
+return {taken, gone, back}
+"""
+)
 
-# ARGV: group, consumer, first id, last id, most entries
-# Renews what the consumer holds between two ids. Returns how many.
+# ARGV: group, consumer, first id ('(' before it = behind it), last id, most entries
+# Renews what the consumer holds between two ids. Returns the last id that was renewed, or '' if
+# there were fewer than that.
 RENEW_RANGE = Script("""
 local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[4], ARGV[5], ARGV[2])
 local ids = {}
@@ -46,7 +90,7 @@ if #held > 0 then
   ids[#ids + 1] = 'JUSTID'
   redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(ids))
 end
-return #held
+return #held == tonumber(ARGV[5]) and ids[#held] or ''
 """)
 
 # ARGV: group, new owner, most bytes, then for each entry: id, owner, delivery count, least idle ms
@@ -96,10 +140,12 @@ end
 return parked
 """)
 
-# KEYS: stream, dead-letter stream. ARGV: group, owner, id, MAXLEN ~ (0 = none), field, value...
+# KEYS: stream, dead-letter stream. ARGV: group, owner, id, MAXLEN ~ (0 = none), group to create
+#       on the dead-letter stream where that is new ('' = none), most values, field, value...
 # Copies the entry with the extra fields and acknowledges it, if it still belongs to the owner.
 # Returns the dead letter's id, 0 if it is not the owner's any more, -1 if the entry is gone
-# (acknowledged). XADD comes first: when it fails (OOM), nothing has changed.
+# (acknowledged), -2 if it has too many fields for a script. XADD comes first: when it fails (OOM),
+# nothing has changed.
 BURY = Script("""
 if not redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])[1] then return 0 end
 local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])[1]
@@ -107,15 +153,19 @@ if not entry then
   redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
   return -1
 end
+if #entry[2] + #ARGV > tonumber(ARGV[6]) then return -2 end
 local add = {'XADD', KEYS[2]}
 if tonumber(ARGV[4]) > 0 then
   add[3], add[4], add[5] = 'MAXLEN', '~', ARGV[4]
 end
 add[#add + 1] = '*'
 for _, v in ipairs(entry[2]) do add[#add + 1] = v end
-for i = 5, #ARGV do add[#add + 1] = ARGV[i] end
+for i = 7, #ARGV do add[#add + 1] = ARGV[i] end
 local id = redis.call(unpack(add))
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+if ARGV[5] ~= '' and redis.call('XLEN', KEYS[2]) == 1 then
+  redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[5], '0')
+end
 return id
 """)
 
@@ -202,13 +252,9 @@ return ids
 # Trims finished entries only: everything below the oldest entry that some group has not read or
 # not acknowledged. Returns {trimmed, length before, oldest unfinished id of ARGV[1] or '', oldest
 # unfinished id of all, its group}.
-TRIM = Script("""
-local function below(a, b)
-  local am, as = string.match(a, '(%d+)-(%d+)')
-  local bm, bs = string.match(b, '(%d+)-(%d+)')
-  if am ~= bm then return #am < #bm or (#am == #bm and am < bm) end
-  return #as < #bs or (#as == #bs and as < bs)
-end
+TRIM = Script(
+    BELOW
+    + """
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
 if groups.err then return {0, 0, '', '', ''} end
 local oldest, mine, blocker
@@ -236,4 +282,5 @@ if oldest and surplus > 0 then
   trimmed = redis.call('XTRIM', KEYS[1], 'MINID', '~', oldest, 'LIMIT', surplus)
 end
 return {trimmed, length, mine or '', oldest or '', blocker or ''}
-""")
+"""
+)

@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ._clock import wall_ms
+from ._clock import mono_ms, wall_ms
 from ._keys import parking_due_ms
 from ._log import log
 from .condemned import condemned, read_count
@@ -31,6 +32,9 @@ LETTER_FIELDS = (
     "last_error",
 )
 REMEMBERED = 1000
+SAY_EVERY_MS = 60_000
+FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 1000, 8000  # between two tries of a letter that is refused
+JITTER = 0.25
 DLQ_HANDLER_TRIES = 3  # a dlq_handler that ends the process so often is passed over
 
 
@@ -38,6 +42,7 @@ class Burial:
     """Buries for one group.
 
     dlq_stream: where dead letters go; None = nowhere.
+    dlq_group: made there if the stream is new.
     letter: makes what a letter says besides its entry's own fields of what we would say.
     """
 
@@ -47,16 +52,21 @@ class Burial:
         *,
         dlq_stream: str | None,
         dlq_max_len: int | None,
+        dlq_group: str | None = None,
         dlq_handler: DLQHandler | None,
         serializer: Serializer | None,
     ) -> None:
         self.pending = pending
         self.dlq_stream = dlq_stream
         self.dlq_max_len = dlq_max_len
+        self.dlq_group = dlq_group
         self.dlq_handler = dlq_handler
         self.serializer = serializer
         self.letter: Callable[[dict[str, str]], dict[str, str]] = dict
         self._known: OrderedDict[str, str] = OrderedDict()
+        self._tries: OrderedDict[str, int] = OrderedDict()  # how often a letter was refused
+        self._refusals = 0  # since the last line about them
+        self._say_next_ms = 0
 
     def remember(self, entry_id: str, error: str) -> None:
         """Keep the last error of a message for the letter it may become."""
@@ -71,18 +81,43 @@ class Burial:
 
     def forget(self, ids: Sequence[str]) -> None:
         """These are finished."""
-        if self._known:
+        if self._known or self._tries:
             for entry_id in ids:
                 self._known.pop(entry_id, None)
+                self._tries.pop(entry_id, None)
 
     async def put_off(
-        self, message: StreamMessage, reason: str, error: str, *, owner: str, delay_ms: int = 1000
+        self, message: StreamMessage, reason: str, error: str, *, owner: str, delay_ms: int
     ) -> None:
         """Give a dead message back so that the next sweep buries it, and no handler runs it."""
         self.remember(message.id, error)
         _, earlier, deliveries = read_count(message.delivery_count)
         count = condemned(deliveries, earlier or reason)  # what did not end us counts once
         await self.pending.park(owner, [Parked(message.id, delay_ms, deliveries=count)])
+
+    async def refused(
+        self, message: StreamMessage, reason: str, error: str, refusal: str, owner: str
+    ) -> None:
+        """Redis refuses the letter (OOM, NOPERM, a key of another type): it waits, longer each
+        time. Said once, then at most once a minute with a count."""
+        self._refusals += 1
+        if mono_ms() >= self._say_next_ms:
+            log.error(
+                "message %s of %s could not be buried in %s, it is tried again "
+                "(%d refusal(s) since this was said last): %s",
+                message.id,
+                self.pending.stream,
+                self.dlq_stream,
+                self._refusals,
+                refusal,
+            )
+            self._refusals, self._say_next_ms = 0, mono_ms() + SAY_EVERY_MS
+        tries = self._tries[message.id] = self._tries.get(message.id, 0) + 1
+        if len(self._tries) > REMEMBERED:
+            self._tries.popitem(last=False)
+        delay_ms = min(FIRST_PAUSE_MS << min(tries - 1, 10), LONGEST_PAUSE_MS)
+        delay_ms -= int(delay_ms * JITTER * random.random())
+        await self.put_off(message, reason, error, owner=owner, delay_ms=delay_ms)
 
     async def bury(
         self,
@@ -120,7 +155,12 @@ class Burial:
             "last_error": known,
         }
         buried = await self.pending.bury(
-            owner, message.id, self.dlq_stream, self.dlq_max_len, self.letter(letter)
+            owner,
+            message.id,
+            self.dlq_stream,
+            self.dlq_max_len,
+            self.letter(letter),
+            self.dlq_group,
         )
         self.forget([message.id])
         if buried == "":

@@ -15,7 +15,7 @@ from ._endpoint import Endpoint, endpoint_from_url, make_endpoint
 from ._keys import prefixed
 from ._link import Channel, Command, Link, first_error
 from ._log import log
-from ._replies import entry_message, mapping, pending_entries, text
+from ._replies import entry_message, mapping, name_text, pending_entries, text
 from ._scripts import AUTOCLAIM, Script
 from .exceptions import ConfigError
 from .headers import header_parts
@@ -339,7 +339,7 @@ class StreamClient:
 
     async def _info(self, name: str, stream: str, *args: str) -> list[dict[str, Any]]:
         try:
-            return [mapping(item) for item in await self.command(name, stream, *args)]
+            return [mapping(item, name_text) for item in await self.command(name, stream, *args)]
         except ResponseError as error:
             if "no such key" in str(error).lower():
                 return []

@@ -50,6 +50,7 @@ class ConsumerGroup:
         self.stream = stream
         self.group = group
         self._pending = PendingList(client, stream, group)
+        self._letters: tuple[str, str] | None = None  # dead-letter stream and its group
 
     def _name(self, stream: str, group: str) -> tuple[int, object, str, str]:
         return os.getpid(), self.client.endpoint, self.client.key(stream), group
@@ -64,6 +65,7 @@ class ConsumerGroup:
             check_same_slot(self.client.key(self.stream), self.client.key(dlq_stream))
         await self._ensure(self.stream, self.group)
         if dlq_stream is not None and dlq_group is not None:
+            self._letters = dlq_stream, dlq_group
             await self._ensure(dlq_stream, dlq_group)
 
     async def _ensure(self, stream: str, group: str) -> None:
@@ -92,6 +94,8 @@ class ConsumerGroup:
                 start_id = "0"
         self.reset()
         await self.client.create_group(self.stream, self.group, start_id)
+        if self._letters is not None:  # FLUSHALL took it, too
+            await self.client.create_group(*self._letters)
 
     async def stats(self, dlq_stream: str | None = None) -> StreamStats:
         """Lengths, lag and consumers; all zero for a stream or group that does not exist."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from .handlers import DLQHandler
 from .hooks import Hooks
 from .message import StreamMessage, id_key
 from .metrics import ConsumerMeter
-from .pending import RENEW_CHUNK, Offer, Parked, PendingList
+from .pending import RENEW_CHUNK, Offer, Parked, PendingList, Renewed
 from .retry_delay import retry_delay_ms
 from .serializers import Serializer
 from .sightings import WATCH_MS, lease_interval_ms
@@ -45,6 +45,8 @@ Held = tuple[StreamMessage, Any]  # and its raw payload
 class Holdings:
     """The holdings of one consumer of ``config.group`` on ``stream``; see the module's text.
 
+    own_name: nobody else has ``config.worker_name``. (One that was given may be a namesake's: what
+    it holds and never arrived here is not ours.)
     on_lost: called with the ids that others turn out to have taken.
     kept: ids that a batch handler left out of its answer; it may still acknowledge them later.
     held: by id. unsure: the server may hold something under this name that never arrived here.
@@ -62,6 +64,7 @@ class Holdings:
         serializer: Serializer | None = None,
         hooks: Hooks | None = None,
         on_lost: Callable[[set[str]], None] = lambda _: None,
+        own_name: bool = False,
     ) -> None:
         self.config = config
         self.name = config.worker_name or ""
@@ -71,6 +74,7 @@ class Holdings:
             self.pending,
             dlq_stream=config.dlq_stream,
             dlq_max_len=config.dlq_max_len,
+            dlq_group=config.dlq_group,
             dlq_handler=dlq_handler,
             serializer=serializer if config.payload_field is not None else None,
         )
@@ -81,6 +85,8 @@ class Holdings:
         self.on_answer: Callable[[int, int], None] = lambda asked_ms, now_ms: None
         self._hooks = hooks or Hooks()
         self._on_lost = on_lost
+        self._own_name = own_name or config.worker_name is None
+        self._name_may_be_new = False  # a read since the last renewal may have made it again
         self._asked_for = ""
         self._to_ack: dict[str, None] = {}
         self._to_park: dict[str, Parked] = {}
@@ -205,6 +211,8 @@ class Holdings:
 
     async def stranded(self) -> list[Offer]:
         """What the server holds under this name and this process does not know of."""
+        if not self._own_name:
+            return []
         entries = await self.pending.held_by(self.name)
         return [
             Offer(e.id, e.consumer, e.delivery_count, 0, e.delivery_count)
@@ -233,21 +241,57 @@ class Holdings:
     async def renew(self) -> None:
         """Renew the leases of all that is held, and forget what others have taken."""
         asked, asked_ms = dict(self.held), mono_ms()
-        answer = await self.pending.renew(self.name, list(asked))
+        renewed = await self._renew(asked)
         self._renewed_at_ms = asked_ms  # the answer itself may have lain around
         self.on_answer(asked_ms, mono_ms())
         self._hooks.renewed()
         # What was settled while the answer was on its way is not lost.
+        settled = self._to_ack.keys() | self._to_park.keys() | self._to_bury.keys()
         lost = {
             entry_id
-            for entry_id in answer - self._to_ack.keys() - self._to_park.keys()
-            if self.held.get(entry_id) is asked[entry_id] and entry_id not in self._to_bury
+            for entry_id in (renewed.taken | renewed.gone) - settled
+            if self.held.get(entry_id) is asked[entry_id]
         }
         for entry_id in lost:
             del self.held[entry_id]
+        if taken := sorted(lost & renewed.taken):
+            log.warning("%d message(s) were taken over by others: %s", len(taken), taken[:5])
+        if gone := sorted(lost & renewed.gone):
+            log.warning("%d message(s) were acknowledged by others: %s", len(gone), gone[:5])
         if lost:
-            log.warning("%d message(s) were taken over by others: %s", len(lost), sorted(lost)[:5])
             self._on_lost(lost)
+
+    async def _renew(self, held: Mapping[str, Held]) -> Renewed:
+        may_be_new, self._name_may_be_new = self._name_may_be_new, False
+        counts = {i: message.delivery_count for i, (message, _) in held.items()}
+        try:
+            renewed = await self.pending.renew(self.name, counts, name_may_be_new=may_be_new)
+        except BaseException:
+            self._name_may_be_new |= may_be_new
+            raise
+        if back := sorted(renewed.back - self._to_ack.keys()):
+            log.warning(
+                "consumer %s was deleted while it held %d message(s), claimed back: %s",
+                self.name,
+                len(back),
+                back[:5],
+            )
+        if done := [i for i in renewed.back if i in self._to_ack]:
+            await self.pending.ack(done)
+        return renewed
+
+    def reads(self) -> None:
+        """Something is read under this name: should it have been deleted, that makes it again."""
+        self._name_may_be_new |= len(self.held) > len(self._to_ack)
+
+    async def _claimed_back(self, ids: Sequence[str]) -> set[str]:
+        """Which of these, that Redis says are not ours, only were because our name was deleted.
+
+        All that is held is looked at: claiming one back makes the name again, and then nothing
+        would tell that the others were deleted with it.
+        """
+        asked = dict(self.held)
+        return (await self._renew(asked)).back.intersection(ids) if asked else set()
 
     def lease_is_old(self, now_ms: int) -> bool:
         """Was this process stopped for so long that others may have taken what it holds?"""
@@ -340,7 +384,11 @@ class Holdings:
             await self.flush_acks()
         if self._to_park:
             parked = dict(self._to_park)
-            await self.pending.park(self.name, list(parked.values()))
+            ours = await self.pending.park(self.name, list(parked.values()))
+            if len(ours) < len(parked) and (
+                back := await self._claimed_back([i for i in parked if i not in ours])
+            ):
+                await self.pending.park(self.name, [parked[i] for i in back])
             for entry_id in parked:
                 self._to_park.pop(entry_id, None)
                 self.held.pop(entry_id, None)
@@ -402,7 +450,10 @@ class Holdings:
             message = replace(message, data=held[1])
         try:
             count = condemned(message.delivery_count, dead.reason)
-            if not await self.pending.condemn(self.name, message.id, count):
+            ours = await self.pending.condemn(self.name, message.id, count)
+            if not ours and await self._claimed_back([message.id]):
+                ours = await self.pending.condemn(self.name, message.id, count)
+            if not ours:
                 log.warning("message %s was taken over by others, not buried here", message.id)
                 return
             self._hooks.burying(message.id, self.meter.dlq + 1)
@@ -410,9 +461,8 @@ class Holdings:
                 message, dead.reason, owner=self.name, worker=dead.worker, error=dead.error
             )
         except ResponseError as refused:  # OOM, NOPERM, wrong type: the letter waits
-            log.error("message %s could not be buried, trying again: %s", message.id, refused)
             self._hooks.counted(self.meter)  # it was not buried, though it is no longer held
-            await self.burial.put_off(message, dead.reason, dead.error, owner=self.name)
+            await self.burial.refused(message, dead.reason, dead.error, str(refused), self.name)
             return
         self.meter.dlq += buried
         self._hooks.counted(self.meter)

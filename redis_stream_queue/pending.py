@@ -5,7 +5,7 @@ Nothing here decides anything (see fate.py); each method is one script or comman
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ._keys import parking_name
@@ -15,7 +15,9 @@ from ._scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, TAKE, TRIM
 from .client import StreamClient
 from .message import GREATEST_ID, PendingEntry, StreamMessage
 
-RENEW_CHUNK = 1000
+RENEW_CHUNK = 500  # entries per script: two ms of Redis's time
+HELD_PAGE = 1000
+MOST_VALUES = 7000  # that a script passes to one command
 WRITE_CHUNK = 50  # entries that a script takes over or gives back: a few ms of Redis's time
 STANDS_STILL = -1
 TAKE_BYTES = 1 << 20  # in one answer
@@ -48,6 +50,18 @@ class Parked(NamedTuple):
     deliveries: int = -1
     seen_count: int = -1
     suspect: bool = False
+
+
+class Renewed(NamedTuple):
+    """Which entries were not simply renewed.
+
+    taken: others hold them. gone: nobody does, they were acknowledged or deleted. back: the
+    consumer's name had been deleted with them, and they were claimed back.
+    """
+
+    taken: set[str]
+    gone: set[str]
+    back: set[str]
 
 
 class Trimmed(NamedTuple):
@@ -112,29 +126,38 @@ class PendingList:
         """Everything one consumer holds."""
         held: list[PendingEntry] = []
         while True:
-            page = await self.page(held[-1].id if held else None, RENEW_CHUNK, consumer)
+            page = await self.page(held[-1].id if held else None, HELD_PAGE, consumer)
             held += page
-            if len(page) < RENEW_CHUNK or page[-1].id == GREATEST_ID:
+            if len(page) < HELD_PAGE or page[-1].id == GREATEST_ID:
                 return held
 
-    async def renew(self, consumer: str, ids: Sequence[str]) -> set[str]:
+    async def renew(
+        self, consumer: str, counts: Mapping[str, int], *, name_may_be_new: bool = False
+    ) -> Renewed:
         """Set the idle time of these entries to 0 if they are still the consumer's.
 
-        Returns the ids that are not.
+        counts: their ids, and the delivery count of each, should its entry have to be made anew.
+        name_may_be_new: something was read under the name since the last renewal.
         """
-        lost: set[str] = set()
+        renewed = Renewed(set(), set(), set())
+        ids = list(counts)
         for start in range(0, len(ids), RENEW_CHUNK):
-            chunk = ids[start : start + RENEW_CHUNK]
-            reply = await self.client.script(RENEW, self.stream, self.group, consumer, *chunk)
-            lost.update(map(text, reply))
-        return lost
+            pairs = [part for i in ids[start : start + RENEW_CHUNK] for part in (i, counts[i])]
+            reply = await self.client.script(
+                RENEW, self.stream, self.group, consumer, int(name_may_be_new), *pairs
+            )
+            for kind, found in zip(renewed, reply, strict=True):
+                kind.update(map(text, found))
+            name_may_be_new |= bool(renewed.back)  # by now it is there again
+        return renewed
 
-    async def renew_range(self, consumer: str, first: str, last: str, count: int) -> int:
-        """Renew what the consumer holds from ``first`` to ``last``; returns how many."""
-        reply = await self.client.script(
-            RENEW_RANGE, self.stream, self.group, consumer, first, last, count
-        )
-        return int(reply)
+    async def renew_range(self, consumer: str, first: str, last: str) -> None:
+        """Renew what the consumer holds from ``first`` to ``last``."""
+        while first:
+            reply = await self.client.script(
+                RENEW_RANGE, self.stream, self.group, consumer, first, last, RENEW_CHUNK
+            )
+            first = text(reply) and f"({text(reply)}"
 
     async def take(
         self, consumer: str, offers: Sequence[Offer]
@@ -194,21 +217,53 @@ class PendingList:
         dlq_stream: str,
         dlq_max_len: int | None,
         extra: dict[str, str],
+        dlq_group: str | None = None,
     ) -> str | None:
         """Move an entry of ``owner`` to the dead-letter stream in one step.
 
+        dlq_group: made on the dead-letter stream if that is new.
         Returns the dead letter's id, "" if the entry no longer exists, None if it is not the
         owner's any more.
         """
         fields = [part for pair in extra.items() for part in pair]
         client = self.client
         keys = [client.key(self.stream), client.key(dlq_stream)]
+        max_len, made = dlq_max_len or 0, dlq_group or ""
         reply = await client.link().script(
-            BURY, keys, self.group, owner, entry_id, dlq_max_len or 0, *fields
+            BURY, keys, self.group, owner, entry_id, max_len, made, MOST_VALUES, *fields
         )
         if isinstance(reply, bytes | str):
             return text(reply)
+        if reply == -2:
+            return await self._bury_large(keys, owner, entry_id, max_len, fields)
         return None if reply == 0 else ""
+
+    async def _bury_large(
+        self, keys: list[str], owner: str, entry_id: str, max_len: int, extra: list[str]
+    ) -> str | None:
+        """The same for an entry with thousands of fields, which no script can copy.
+
+        A transaction cannot look who has the entry. So its lease is renewed just before: nobody
+        takes it over within the second that this takes.
+        """
+        renewed = await self.renew(owner, {entry_id: 1})
+        if renewed.taken or renewed.gone:
+            return None
+        stream, dlq = keys
+        link, limit_s = self.client.link(), self.client.endpoint.socket_timeout
+        found = await link.call(stream, "XRANGE", stream, entry_id, entry_id)
+        if not found:
+            await self.ack([entry_id])
+            return ""
+        cut = ("MAXLEN", "~", max_len) if max_len else ()
+        commands: list[Command] = [
+            ("MULTI",),
+            ("XADD", dlq, *cut, "*", *found[0][1], *extra),
+            ("XACK", stream, self.group, entry_id),
+            ("EXEC",),
+        ]
+        letter_id, _ = first_error(await link.run(stream, commands, limit_s))[-1]
+        return text(letter_id)
 
     async def ack(self, ids: Sequence[str]) -> int:
         """Acknowledge, whoever holds them: done is done."""

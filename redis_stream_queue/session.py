@@ -51,6 +51,7 @@ class Session:
     """One consumer of ``config.group`` on ``stream``; see the module's text.
 
     run_plain: how a plain (not async) handler is run; between: see Work.
+    own_name: see Holdings.
     wanted: asked while messages are handled one by one: how many more to read now. fetch: how that
     is done; by ``read``, if None.
     """
@@ -70,6 +71,7 @@ class Session:
         between: Callable[[int], int] = lambda now_ms: now_ms,
         wanted: Wanted = lambda _: 0,
         fetch: Fetch | None = None,
+        own_name: bool = False,
     ) -> None:
         self.config = config
         self.handler = handler
@@ -85,6 +87,7 @@ class Session:
             serializer=self.serializer,
             hooks=self.hooks,
             on_lost=self._lost,
+            own_name=own_name,
         )
         self._run_plain = run_plain
         self._between = between
@@ -125,6 +128,7 @@ class Session:
         if holdings.unsure and (stranded := await self._take_stranded(count)):
             return stranded
         acks = holdings.unacknowledged()
+        holdings.reads()
         asked_ms = mono_ms()
         most = reader.portion.of(count)
         try:

@@ -7,13 +7,15 @@ script. What no idle worker can take is parked as due now, and offered as soon a
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from redis.exceptions import ResponseError
 
 from .._clock import mono_ms
-from .._keys import parking_due_ms
+from .._keys import parking_due_ms, worker_name
 from .._log import log
 from ..client import StreamClient
 from ..condemned import MAX_DELIVERIES, read_count, uncounted
@@ -132,9 +134,9 @@ class Recovery:
                 death.said = True
                 shown = ", ".join(blamed[:5])
                 log.warning("%d message(s) were running there: %s", len(blamed), shown)
-            await self._bury(dead)
             self.offers.dispatch()
             await self._park_unoffered(death)
+            await self._bury(dead)
             if now - death.at_ms >= NAME_LINGERS_MS or not held:
                 await self._remove_name(death)
 
@@ -194,10 +196,11 @@ class Recovery:
 
         Bounded: a long list is continued by the next call, after a rest.
         """
+        async with self._sweeping:
+            next_ms = await self._sweep_pages()
         async with self._burying:
             await self.undertaker.settle()  # a burial that an outage interrupted
-        async with self._sweeping:
-            return await self._sweep_pages()
+        return next_ms
 
     async def _sweep_pages(self) -> int | None:
         dead: list[Due] = []
@@ -221,11 +224,10 @@ class Recovery:
                     self.offers.add(due)
             if self._sweep.at_start:
                 break
-        await self._bury(dead)
         self.offers.dispatch()
-        if self._sweep.at_start:
-            return self._sweep.next_due_ms
-        return None if self.offers else REST * (mono_ms() - began_ms)
+        rest_ms = None if self.offers else REST * (mono_ms() - began_ms)
+        await self._bury(dead)  # last: letters that cannot be written hold up nothing else
+        return self._sweep.next_due_ms if self._sweep.at_start else rest_ms
 
     def _due(
         self, entry: PendingEntry, decision: Fate, error: str = "", *, suspect: bool = False
@@ -265,7 +267,6 @@ class Recovery:
                     worker.consumer,
                     f"{first_ms}-{first_seq}",
                     f"{last_ms}-{last_seq}",
-                    min(row[Field.HELD], MOST_HELD),
                 )
             except ResponseError as error:  # its row may be nonsense; the others' are not
                 log.warning("slot=%d: its leases could not be renewed: %s", worker.slot, error)
@@ -282,7 +283,11 @@ class Recovery:
         undertaker = self.undertaker
         async with self._burying:
             if not undertaker.name:
-                await undertaker.reserve_name()
+                with contextlib.suppress(ResponseError):  # OOM: burying can do without
+                    await undertaker.reserve_name()
+                undertaker.name = undertaker.name or worker_name(
+                    self.policy.group, socket.gethostname()
+                )
             for due in dead:
                 known = undertaker.burial.known_error(due.offer.id)
                 await undertaker.bury([due.offer], MAX_DELIVERIES, due.error or known)

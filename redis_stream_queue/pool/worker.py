@@ -94,6 +94,7 @@ class Worker:
             between=main_thread.between,
             wanted=self._wanted,
             fetch=self._fetch,
+            own_name=True,
         )
         self._channel: Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

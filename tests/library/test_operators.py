@@ -1,0 +1,189 @@
+"""What operators and namesakes do to a consumer's name, and what becomes of its messages."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from redis_stream_queue import Reject, StreamMessage, per_message
+from redis_stream_queue.client import StreamClient
+from tests.library.kit import GROUP, Bench, Ledger
+
+LEASES = 2  # intervals that a renewal may take
+
+
+class Gate:
+    """A handler that waits in each message until it is let go."""
+
+    def __init__(self, end: str = "") -> None:
+        self.started: list[StreamMessage] = []
+        self.open = asyncio.Event()
+        self._end = end
+
+    async def __call__(self, message: StreamMessage) -> None:
+        self.started.append(message)
+        await self.open.wait()
+        if self._end == "raise" and message.delivery_count == 1:
+            raise ValueError("on purpose")
+        if self._end == "reject":
+            raise Reject("not for us")
+
+
+async def delete_consumers(bench: Bench) -> int:
+    """XGROUP DELCONSUMER of everybody; returns how many pending entries that dropped."""
+    dropped = 0
+    for name in await bench.consumers():
+        dropped += await bench.client.command("XGROUP DELCONSUMER", bench.stream, GROUP, name)
+    return dropped
+
+
+@pytest.mark.parametrize("end", ["", "raise", "reject"])
+async def test_a_name_that_is_deleted_loses_nothing(real_bench: Bench, end: str) -> None:
+    """The handler has the messages in hand; however it ends, they are settled as ever."""
+    gate = Gate(end)
+    consumer = real_bench.consumer(
+        per_message(concurrency=3)(gate), dlq_stream=real_bench.dlq, retry_delay_ms=10
+    )
+    ids = await real_bench.push(1, 2, 3)
+    real_bench.start(consumer)
+    await real_bench.until(lambda: len(gate.started) == 3, "all are running")
+    assert await delete_consumers(real_bench) == 3
+    assert await real_bench.pending() == {}
+    gate.open.set()
+    runs, letters, acked = {"": (1, 0, 3), "raise": (2, 0, 3), "reject": (1, 3, 0)}[end]
+    meter = consumer._holdings.meter
+    await real_bench.until(lambda: (meter.dlq, meter.acked.total) == (letters, acked), "settled")
+    await real_bench.until(real_bench.settled, "in Redis, too")
+    assert len(gate.started) == 3 * runs
+    assert {letter["original_id"] for letter in await real_bench.letters()} <= set(ids)
+
+
+async def test_while_a_handler_runs_its_message_is_claimed_back(real_bench: Bench) -> None:
+    """With its delivery count, so that others still know how often it was tried."""
+    gate = Gate()
+    consumer = real_bench.consumer(per_message(gate))
+    [entry_id] = await real_bench.push(1)
+    real_bench.start(consumer)
+    await real_bench.until(lambda: gate.started, "it runs")
+    await delete_consumers(real_bench)
+    await real_bench.until(real_bench.pending, "it is pending again")
+    assert list((await real_bench.pending()).values()) == [(consumer._holdings.name, 1)]
+    gate.open.set()
+    await real_bench.until(real_bench.settled, "it is settled")
+    assert [m.id for m in gate.started] == [entry_id]
+
+
+async def test_what_an_operator_acknowledges_is_done(real_bench: Bench) -> None:
+    """XACK of a running message that then fails: it is not tried again."""
+    gate = Gate("raise")
+    consumer = real_bench.consumer(per_message(gate), retry_delay_ms=1)
+    [entry_id] = await real_bench.push(1)
+    real_bench.start(consumer)
+    await real_bench.until(lambda: gate.started, "it runs")
+    assert await real_bench.client.ack(real_bench.stream, GROUP, entry_id) == 1
+    gate.open.set()
+    await real_bench.until(lambda: consumer._holdings.meter.errors == 1, "it has failed")
+    [later] = await real_bench.push(2)
+    await real_bench.until(lambda: len(gate.started) > 1, "the next one has started")
+    assert gate.started[1].id == later
+
+
+async def test_what_others_have_taken_is_not_claimed_back(real_bench: Bench) -> None:
+    """Deleted, and read by somebody else: his it is."""
+    gate = Gate("raise")
+    consumer = real_bench.consumer(per_message(gate))
+    [entry_id] = await real_bench.push(1)
+    real_bench.start(consumer)
+    await real_bench.until(lambda: gate.started, "it runs")
+    await delete_consumers(real_bench)
+    await real_bench.set_pending(entry_id, "somebody", 0, 1)
+    gate.open.set()
+    await real_bench.until(lambda: consumer._holdings.meter.errors == 1, "it has failed")
+    await asyncio.sleep(0.3)  # two leases: nothing happens
+    assert await real_bench.pending() == {entry_id: ("somebody", 1)}
+
+
+async def test_what_was_deleted_from_the_stream_is_not_claimed_back(real_bench: Bench) -> None:
+    gate = Gate("raise")
+    consumer = real_bench.consumer(per_message(gate))
+    [entry_id] = await real_bench.push(1)
+    real_bench.start(consumer)
+    await real_bench.until(lambda: gate.started, "it runs")
+    await real_bench.client.command("XDEL", real_bench.stream, entry_id)
+    await delete_consumers(real_bench)
+    gate.open.set()
+    await real_bench.until(lambda: consumer._holdings.meter.errors == 1, "it has failed")
+    assert await real_bench.pending() == {}
+
+
+@pytest.mark.parametrize("end", ["stop", "blip"])
+async def test_a_namesake_s_messages_are_its_own(
+    server_bench: Bench, server_client: StreamClient, end: str
+) -> None:
+    """A rolling deploy with a fixed worker_name: the one that stops, or whose reads break, neither
+    gives back nor takes what the other one runs."""
+    gate, other = Gate(), Ledger()
+    busy = server_bench.consumer(per_message(gate), worker_name="orders-1")
+    idle = server_bench.consumer(other, worker_name="orders-1", block_ms=50)
+    [entry_id] = await server_bench.push(1)
+    server_bench.start(busy)
+    await server_bench.until(lambda: gate.started, "it runs")
+    server_bench.start(idle)
+    await server_bench.until(lambda: idle._named, "the other one has begun")
+    if end == "stop":
+        await server_bench.stop(idle)
+    else:
+        for _ in range(3):
+            idle._holdings.unsure = True  # as after a read that broke
+            await asyncio.sleep(0.1)
+    assert await server_bench.pending() == {entry_id: ("orders-1", 1)}
+    assert other.messages == []
+    gate.open.set()
+    await server_bench.until(server_bench.settled, "it is settled")
+
+
+@pytest.mark.parametrize("name", [b"java-\x9f\xe2\x88\xff\x01", "m\xfcller-pc".encode("latin-1")])
+async def test_a_dead_consumer_s_name_may_be_any_bytes(real_bench: Bench, name: bytes) -> None:
+    """Taken over, seen, and pruned."""
+    client, stream = real_bench.client, real_bench.stream
+    notes = Ledger()
+    consumer = real_bench.consumer(notes, min_idle_claim_ms=50)
+    ids = await real_bench.push(1, 2)
+    await client.create_group(stream, GROUP)
+    read: Any = ("XREADGROUP", "GROUP", GROUP, name, "COUNT", 2, "STREAMS", stream, ">")
+    assert await client.link().call(stream, *read)
+    await real_bench.drain(consumer)
+    assert [m.id for m in notes.messages] == ids
+    seen = [c["name"] for c in await client.consumer_info(stream, GROUP)]
+    assert name in [n.encode(errors="surrogateescape") for n in seen]
+    await consumer.group.prune_consumers(0)
+    assert await client.consumer_info(stream, GROUP) == []
+
+
+async def test_group_of_the_dead_letters_is_made_again(real_bench: Bench) -> None:
+    """DEL of the dead-letter stream, and FLUSHALL: who reads the letters goes on."""
+
+    async def reject(message: StreamMessage) -> None:
+        raise Reject("no")
+
+    bench = real_bench
+    consumer = bench.consumer(per_message(reject), dlq_stream=bench.dlq, dlq_group="triage")
+    bench.start(consumer)
+
+    async def has_letter() -> bool:
+        groups = await bench.client.group_info(bench.dlq)
+        return bool(groups) and groups[0]["name"] == "triage" and bool(await bench.letters())
+
+    await bench.push(1)
+    await bench.until(has_letter, "a letter")
+    await bench.client.command("DEL", bench.dlq)
+    await bench.push(2)
+    await bench.until(has_letter, "a letter, and the group")
+    await bench.client.link().call("", "FLUSHALL")
+
+    async def has_group() -> bool:
+        return bool(await bench.client.group_info(bench.dlq))
+
+    await bench.until(has_group, "the group, before any letter")
