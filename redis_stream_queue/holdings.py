@@ -30,7 +30,7 @@ from .handlers import DLQHandler
 from .hooks import Hooks
 from .message import StreamMessage, id_key
 from .metrics import ConsumerMeter
-from .pending import RENEW_CHUNK, Offer, Parked, PendingList, Renewed
+from .pending import Offer, Parked, PendingList, Renewed
 from .retry_delay import retry_delay_ms
 from .serializers import Serializer
 from .sightings import WATCH_MS, lease_interval_ms
@@ -174,7 +174,7 @@ class Holdings:
     async def _renew_arriving(self) -> None:
         asked_ms = mono_ms()
         try:
-            await self.pending.renew_range(self.name, "-", "+", RENEW_CHUNK)
+            await self.pending.renew_range(self.name, "-", "+")
         except OUTAGES as error:
             log.debug("the leases of what arrives could not be renewed: %s", error)
         else:

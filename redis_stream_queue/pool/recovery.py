@@ -34,7 +34,6 @@ from .totals import Unconfirmed
 PAGES_PER_TICK = 4
 REST = 4  # times as long as looking at them took
 MOST_OFFERS = 2000  # enough to keep all workers busy; the rest stays in Redis until then
-MOST_HELD = 100_000  # entries of one worker
 NAME_LINGERS_MS = 1000  # a dead worker's last read may still be on its way to Redis
 
 
