@@ -307,8 +307,9 @@ class Master:
         one_at_a_time = bool(self.settings and self.settings.one_at_a_time)
         suspects = nobody if interrupted else worker.suspects(one_at_a_time=one_at_a_time)
         death = Death(worker.consumer, mono_ms(), suspects, why)
-        death.unconfirmed = unconfirmed(worker.row)
-        death.confirm = self.workforce.slots[worker.slot].confirm
+        slot = self.workforce.slots[worker.slot]
+        if worker in slot.lives:  # else its row may be another one's by now
+            death.unconfirmed, death.confirm = unconfirmed(worker.row), slot.confirm
         self.recovery.died(death)
         self.upkeep.look_at_deaths()
 
