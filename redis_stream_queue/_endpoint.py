@@ -109,6 +109,24 @@ _OPTIONS = {
     if parameter.kind is not inspect.Parameter.VAR_KEYWORD
 }
 
+_TLS_ONLY = {
+    name for name in inspect.signature(SSLConnection).parameters if name.startswith("ssl_")
+}
+
+# What replies look like, and what is done about errors, is ours to say: a URL that was written for
+# another program may name these, and they change nothing.
+_OURS = {
+    "decode_responses",
+    "encoding",
+    "encoding_errors",
+    "health_check_interval",
+    "parser_class",
+    "protocol",
+    "retry",
+    "retry_on_error",
+    "retry_on_timeout",
+}
+
 # Left to itself, redis-py reads its own version from disk for every connection it makes. (Its
 # RedisCluster does not take the argument in 7.2 to 7.4.)
 _DRIVER = {"driver_info": _driver_info()} if "driver_info" in _OPTIONS else {}
@@ -153,12 +171,14 @@ def make_endpoint(**settings: Any) -> Endpoint:
             )
         settings["socket_keepalive_options"] = tuple(sorted(keepalive.items()))
     known = {name: value for name, value in settings.items() if name in _FIELDS}
-    extra = {name: value for name, value in settings.items() if name not in _FIELDS}
+    extra = {n: v for n, v in settings.items() if n not in _FIELDS and n not in _OURS}
     for name in extra:
         if name not in _OPTIONS:
             close = difflib.get_close_matches(name, _OPTIONS | _FIELDS, 1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ConfigError(f"{name!r} is no connection option.{hint}")
+        if name in _TLS_ONLY and not settings.get("ssl"):
+            raise ConfigError(f"{name!r} is for TLS: use rediss:// (or ssl=True), or leave it out.")
     try:
         hash(tuple(extra.values()))
     except TypeError:

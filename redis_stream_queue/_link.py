@@ -322,6 +322,13 @@ class Link(ABC):
             return False
         return True
 
+    async def check_role(self, key: str) -> None:
+        """Leave a server that turns out to be a replica. Raises ReadOnlyError then."""
+        [info] = await self.run(key, [("INFO", "replication")], self.endpoint.socket_timeout)
+        if isinstance(info, bytes) and b"role:slave" in info and b"slave_read_only:1" in info:
+            self.abandon()
+            raise ReadOnlyError(f"{self.endpoint} is a replica (now)")
+
     def abandon(self) -> None:
         """Leave all connections that there are: they lead to what is no master any more."""
         self.generation += 1

@@ -248,7 +248,10 @@ class StreamClient:
         try:
             await self.command("XGROUP CREATE", stream, group, start_id, "MKSTREAM")
         except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
+            if str(error).startswith("BUSYGROUP"):
+                return
+            # Out of memory, say: what is there already need not be created.
+            if group not in [info["name"] for info in await self.group_info(stream)]:
                 raise
 
     async def ack(self, stream: str, group: str, *ids: str) -> int:

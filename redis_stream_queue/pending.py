@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from redis.exceptions import ResponseError
+
 from ._keys import parking_name
 from ._link import Command, first_error
+from ._refusals import is_full
 from ._replies import entry_message, pending_entries, text
 from ._scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, TAKE, TRIM
 from .client import StreamClient
@@ -285,10 +288,21 @@ class PendingList:
                 return Trimmed(removed, int(length) - int(trimmed), *map(text, ids))
 
     async def reserve(self, consumer: str) -> bool:
-        """Create a consumer; False if the name is taken."""
-        return bool(
-            await self.client.command("XGROUP CREATECONSUMER", self.stream, self.group, consumer)
-        )
+        """Create a consumer; False if the name is taken.
+
+        Where the memory is full its first read creates it, which is allowed then.
+        """
+        try:
+            return bool(
+                await self.client.command(
+                    "XGROUP CREATECONSUMER", self.stream, self.group, consumer
+                )
+            )
+        except ResponseError as error:
+            if not is_full(error):
+                raise
+        others = await self.client.consumer_info(self.stream, self.group)
+        return consumer not in [other["name"] for other in others]
 
 
 def _server_ms(reply: Any) -> int | None:

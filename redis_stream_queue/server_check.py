@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 
 from ._link import Command
+from ._refusals import is_forbidden
+from ._replies import mapping, text
 from ._scripts import RENEW
 from .client import StreamClient
 from .exceptions import ConfigError, UnsupportedServer
 
 OLDEST = (6, 2)
+FULL = 0.9  # share of maxmemory from which on somebody should know
 NEEDED_ACL = (
     "+@stream +@connection +ping +type +eval +evalsha +info "
     "and access to the keys of the stream and its dead-letter stream"
@@ -52,6 +56,7 @@ def _probes(key: str) -> list[Command]:
         ("XRANGE", key, "no-id", "+"),
         ("XTRIM", key, "MINID", "no-id"),
         ("XGROUP", "CREATECONSUMER", key, "", ""),
+        ("EVAL", "return 1", 1, key),
     ]
 
 
@@ -66,17 +71,67 @@ async def check_stream(client: StreamClient, stream: str) -> None:
         )
 
 
-def is_forbidden(error: Exception) -> bool:
-    """Does an ACL refuse the command or the key?"""
-    return isinstance(error, NoPermissionError) or "permission" in str(error).lower()
-
-
 def forbidden(client: StreamClient, error: Exception) -> UnsupportedServer:
-    """What to tell the user when an ACL refuses a command."""
+    """What to tell the user when a command is refused for good."""
+    if "unknown command" in str(error).lower():
+        return UnsupportedServer(
+            f"{client.endpoint} does not know a command that consumers cannot do without "
+            f"({str(error).partition(', with args')[0].strip()}): it was renamed or disabled there "
+            "(rename-command), or something on the way does not pass it on."
+        )
     return UnsupportedServer(
         f"{client.endpoint} refuses a command that consumers cannot do without ({error}). "
         f"Allow it for this user, for example: ACL SETUSER name {NEEDED_ACL}."
     )
+
+
+async def worries(client: StreamClient, stream: str) -> list[str]:
+    """What may cost messages one day, although this server works now. One sentence each."""
+    key = client.key(stream)
+    commands: list[Command] = [
+        ("INFO", "memory"),
+        ("INFO", "persistence"),
+        ("CONFIG", "GET", "save"),
+    ]
+    memory, persistence, save = await client.link().run(
+        key, commands, client.endpoint.socket_timeout
+    )
+    found = []
+    known = _info(memory)
+    policy, most = known.get("maxmemory_policy", ""), int(known.get("maxmemory", "0"))
+    if policy.startswith(("allkeys-", "volatile-")):
+        found.append(
+            f"{client.endpoint} evicts keys when its memory is full (maxmemory-policy {policy}): "
+            "that can delete a whole stream with its groups. Set maxmemory-policy noeviction."
+        )
+    elif most and int(known.get("used_memory", "0")) > FULL * most:
+        found.append(
+            f"{client.endpoint} uses {int(known['used_memory']) / most:.0%} of its maxmemory "
+            f"({most / 1e6:.0f} MB): when it is full, nothing can be pushed and no dead letter "
+            "written. Trim streams or raise maxmemory."
+        )
+    saves = _config(save)
+    if _info(persistence).get("aof_enabled") == "0" and saves == "":
+        found.append(
+            f"{client.endpoint} keeps nothing on disk (appendonly no, save ''): a restart loses "
+            "every message. Set appendonly yes."
+        )
+    return found
+
+
+def _info(reply: Any) -> dict[str, str]:
+    """Lines ``name:value`` of INFO; empty where an ACL forbids it."""
+    if not isinstance(reply, bytes | str):
+        return {}
+    return dict(line.split(":", 1) for line in text(reply).splitlines() if ":" in line)
+
+
+def _config(reply: Any) -> str | None:
+    """The one value of CONFIG GET; None where it cannot be asked for (managed servers)."""
+    if isinstance(reply, Exception) or not reply:
+        return None
+    [value] = mapping(reply).values()
+    return str(value)
 
 
 def _version(info: bytes | str) -> tuple[int, ...] | None:

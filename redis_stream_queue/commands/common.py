@@ -14,6 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from .._cli_output import complain
 from .._cli_url import hide_password
 from .._link import OUTAGES
+from .._refusals import reason
 from ..client import StreamClient
 from ..exceptions import ConfigError, RedisStreamError
 from ..pool import exits
@@ -97,6 +98,10 @@ class Redis:
         except RedisTimeoutError:
             raise TimeoutError(f"no answer within {ANSWER_S:g} s") from None
 
+    def reason(self, error: Exception) -> str | None:
+        """What is wrong where connecting can never work."""
+        return self._runner.run(reason(self.client.endpoint, error))
+
     def explained(self, error: BaseException, key: str = "", after: str = "") -> Failure:
         """What this error of Redis means to a user.
 
@@ -132,6 +137,8 @@ def ask(redis: Redis, stream: str, question: Callable[[], Awaitable[T]]) -> T:
     try:
         return redis.run(question)
     except OUTAGES as error:
+        if why := redis.reason(error):
+            raise Failure(exits.REDIS, why) from None
         raise redis.explained(error, redis.client.key(stream)) from None
 
 

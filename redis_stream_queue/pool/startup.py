@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import asyncio
 
-from redis.exceptions import (
-    AuthenticationError,
-    MasterDownError,
-    NoPermissionError,
-    ReadOnlyError,
-    ResponseError,
-)
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from .._clock import mono_ms
 from .._link import OUTAGES
 from .._log import log
+from .._refusals import is_forbidden, passes, reason
 from ..backoff import Backoff
 from ..client import StreamClient
 from ..exceptions import ClusterSlotError, ConfigError, UnsupportedServer
 from ..group import ConsumerGroup
-from ..server_check import check_server, check_stream, forbidden, is_forbidden
+from ..server_check import check_server, check_stream, forbidden, worries
 from . import exits
 from .config import Settings
 from .exits import Failure
@@ -49,6 +44,8 @@ async def connect(client: StreamClient, timeout_s: float) -> None:
             last: Exception = error
         except OUTAGES as error:
             last = error
+        if why := await reason(client.endpoint, last):
+            raise Failure(exits.REDIS, why)
         if not said and mono_ms() >= started + SAY_AFTER_MS:
             said = True
             log.info("waiting up to %g s for Redis at %s", timeout_s, client.endpoint)
@@ -68,7 +65,8 @@ def _refused(client: StreamClient, error: Exception) -> Failure:
 
 
 async def prepare(client: StreamClient, settings: Settings, timeout_s: float) -> ConsumerGroup:
-    """Check the server and create what is missing, at most ``timeout_s`` through an outage.
+    """Check the server and create what is missing, at most ``timeout_s`` through an outage or a
+    refusal that passes.
 
     Raises Failure.
     """
@@ -76,13 +74,21 @@ async def prepare(client: StreamClient, settings: Settings, timeout_s: float) ->
     backoff = Backoff()
     while True:
         try:
-            return await _prepare(client, settings)
+            group = await _prepare(client, settings)
+            for worry in await worries(client, settings.stream):
+                log.warning("%s", worry)
+            return group
         except OUTAGES as error:
+            refuses = isinstance(error, ResponseError)
+            why = str(error).rstrip(".") or "no answer"
             if mono_ms() >= deadline:
-                raise Failure(
-                    exits.REDIS, f"{client.endpoint} does not answer: {str(error).rstrip('.')}."
-                ) from None
-            await asyncio.sleep(backoff.next_s())
+                verb = "refuses" if refuses else "does not answer"
+                text = f"{client.endpoint} {verb} after {timeout_s:g} s: {why}."
+                raise Failure(exits.REDIS, text) from None
+            pause_s = backoff.next_s()
+            if refuses and backoff.worth_a_line():
+                log.warning("%s refuses: %s; trying again", client.endpoint, why)
+            await asyncio.sleep(pause_s)
 
 
 async def _prepare(client: StreamClient, settings: Settings) -> ConsumerGroup:
@@ -101,7 +107,7 @@ async def _prepare(client: StreamClient, settings: Settings) -> ConsumerGroup:
     except ResponseError as error:
         if is_forbidden(error):
             raise Failure(exits.REDIS, str(forbidden(client, error))) from None
-        if isinstance(error, ReadOnlyError | MasterDownError):  # a failover under way
+        if passes(error):
             raise
         raise Failure(exits.FAILURE, f"{client.endpoint} does not work: {error}.") from None
     return group

@@ -24,6 +24,7 @@ from .recovery import Recovery
 SWEEP_S = 0.17  # what another host gives back goes on here within 200 ms
 LONE_SWEEP_S = 0.3  # a pool of one worker asks less often
 DEATHS_S = 0.1
+ROLE_S = 1.0
 JITTER = 0.1
 
 
@@ -52,6 +53,7 @@ class Upkeep:
             self._sweeping(),
             self._recovering(),
             self.every(self._lease_interval_ms / 1000, "renewing leases", self._renew),
+            self.every(ROLE_S, "asking for the role", self._ask_role),
             self.every(TRIM_INTERVAL_S, "trimming", self._retention.trim),
             self.every(GHOST_IDLE_MS / 1000, "removing idle consumers", self._prune),
         ]
@@ -164,6 +166,12 @@ class Upkeep:
             await self._group.recreate(self._retention.restart_id)
         except OUTAGES as error:
             log.warning("cannot create the group again yet: %s", error)
+        except Exception as error:  # whatever it was, the next read asks for it again
+            log.exception("cannot create the group again", exc_info=error)
+
+    async def _ask_role(self) -> None:
+        """Sweeps that find nothing to do only read, which an old master answers for ever."""
+        await self._group.client.link().check_role(self._group.client.key(self._group.stream))
 
 
 def _jittered(seconds: float) -> float:

@@ -1,0 +1,129 @@
+"""What an error reply of Redis means for us: wait, or say why it cannot work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
+
+from ._endpoint import Endpoint
+
+PROBE_S = 2.0
+SPEAKS_FIRST_S = 0.2
+
+_PASSING = (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
+# (Those that redis-py has no class for, and all of them where a script passes them on.)
+_PASSING_WORDS = (
+    "BUSY ", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM ", "READONLY",
+    "TRYAGAIN", "instance state changed", "max number of clients",
+)  # fmt: skip
+
+
+def passes(error: Exception) -> bool:
+    """Is this a refusal that ends by itself: a failover, a full disk or memory, a long script?"""
+    return isinstance(error, _PASSING) or any(word in str(error) for word in _PASSING_WORDS)
+
+
+def is_full(error: Exception) -> bool:
+    """Has the server reached its ``maxmemory``?"""
+    return isinstance(error, OutOfMemoryError) or "OOM " in str(error)
+
+
+def is_forbidden(error: Exception) -> bool:
+    """Is the command or the key refused for good, by an ACL or because it was renamed away?"""
+    words = str(error).lower()
+    return (
+        isinstance(error, NoPermissionError)
+        or "permission" in words
+        or words.startswith("unknown command")
+    )
+
+
+async def reason(endpoint: Endpoint, error: Exception) -> str | None:
+    """What is wrong where connecting can never work, in one sentence; None = perhaps it can."""
+    words = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in words:
+        return (
+            f"the certificate of {endpoint} is not trusted ({_ssl_words(words)}). Name the "
+            "authority that signed it: add ?ssl_ca_certs=/path/to/ca.pem to the URL."
+        )
+    closed = any(word in words.lower() for word in ("closed", "reset", "lost"))
+    if endpoint.path is not None or isinstance(error, ResponseError) or "refused" in words.lower():
+        return None
+    if not endpoint.ssl and not closed:
+        return None
+    scheme, _, _ = str(endpoint).partition("://")
+    greeting = await _greeting(*endpoint.nodes[0])
+    if greeting.startswith(b"-DENIED"):
+        return (
+            f"{endpoint} runs in protected mode and refuses other hosts: set a password "
+            "(requirepass, or ACL SETUSER) there, or protected-mode no where the network is "
+            "private."
+        )
+    if endpoint.ssl and greeting[:1] in (b"+", b"-"):
+        return (
+            f"{endpoint} does not speak TLS on that port: use "
+            f"{scheme.replace('rediss', 'redis')}://, or its TLS port."
+        )
+    if not endpoint.ssl and not greeting and await _speaks_tls(*endpoint.nodes[0]):
+        return (
+            f"{endpoint} expects TLS on that port: use "
+            f"{scheme.replace('redis', 'rediss')}://, or its plain port."
+        )
+    return None
+
+
+async def _greeting(host: str, port: int) -> bytes:
+    """What the server says to a plain PING; protected mode speaks first."""
+    writer = None
+    try:
+        async with asyncio.timeout(PROBE_S):
+            reader, writer = await asyncio.open_connection(host, port)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SPEAKS_FIRST_S):
+                    return await reader.read(100)
+            writer.write(b"PING\r\n")
+            return await reader.read(100)
+    except (OSError, TimeoutError, UnicodeError):
+        return b""
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _ssl_words(words: str) -> str:
+    return words.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or "unknown CA"
+
+
+async def _speaks_tls(host: str, port: int) -> bool:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(PROBE_S):
+            _, writer = await asyncio.open_connection(host, port, ssl=context)
+    except ssl.SSLError as error:  # it answers in TLS that it wants a certificate, say
+        return "ALERT" in str(error).upper()
+    except (OSError, TimeoutError, UnicodeError):
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
