@@ -111,18 +111,18 @@ async def test_a_connection_that_was_idle_and_closed_is_no_error(
         return [message.id for message in messages]
 
     client = StreamClient.from_url(proxy.url)
-    async with (
-        Bench(StreamClient.from_url(servers[0].url), stream) as bench,
-        running(bench, bench.consumer(handle, client=client, block_ms=100)),
-    ):
-        await bench.push(1)
-        await started.wait()
-        await bench.client.link().call(stream, "CLIENT", "KILL", "TYPE", "normal")
-        started.clear()
-        go_on.set()
-        await bench.push(2)
-        await started.wait()
-        await bench.until(bench.settled, "both are done")
+    async with Bench(StreamClient.from_url(servers[0].url), stream) as bench:
+        consumer = bench.consumer(handle, client=client, block_ms=100)
+        async with running(bench, consumer):
+            await bench.push(1)
+            await started.wait()
+            await bench.client.link().call(stream, "CLIENT", "KILL", "TYPE", "normal")
+            await bench.until(lambda: not consumer._session.reader.connected, "the end is seen")
+            started.clear()
+            go_on.set()
+            await bench.push(2)
+            await started.wait()
+            await bench.until(bench.settled, "both are done")
     assert not warnings_logged.records
 
 
