@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from ._keys import parking_due_ms
 from ._log import log
 from .condemned import condemned, read_count
 from .handlers import DLQHandler
+from .invocation import call_hook
 from .message import StreamMessage
 from .pending import Parked, PendingList
 from .serializers import Serializer
@@ -31,6 +33,7 @@ LETTER_FIELDS = (
     "dead_letter_ts",
     "last_error",
 )
+LAST_ERROR = "rsq:last_error"  # header of a message that a dlq_handler gets
 REMEMBERED = 1000
 SAY_EVERY_MS = 60_000
 FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 1000, 8000  # between two tries of a letter that is refused
@@ -141,9 +144,9 @@ class Burial:
             return handed_out
         begun, earlier, deliveries = read_count(message.delivery_count)
         message, reason = replace(message, delivery_count=deliveries), earlier or reason
-        if begun < DLQ_HANDLER_TRIES:
-            await self.tell_handler(message, reason)
         known = error or self.known_error(message.id) or self._vanished(worker)
+        if begun < DLQ_HANDLER_TRIES:
+            await self.tell_handler(message, reason, known)
         letter = {
             "original_stream": self.pending.client.key(self.pending.stream),
             "original_id": message.id,
@@ -190,7 +193,7 @@ class Burial:
         """
         _, earlier, deliveries = read_count(message.delivery_count)
         told, reason = replace(message, delivery_count=deliveries), earlier or reason
-        if not await self.tell_handler(told, reason):
+        if not await self.tell_handler(told, reason, error or self.known_error(message.id)):
             await self.put_off(message, reason, error, owner=owner, delay_ms=0)
             return False
         if self.dlq_handler is None:
@@ -211,13 +214,22 @@ class Burial:
             return ""
         return f"its consumer {worker} vanished while it held the message"
 
-    async def tell_handler(self, message: StreamMessage, reason: str) -> bool:
-        """Call the dlq_handler, if any; returns False if it raised (never raises)."""
+    async def tell_handler(self, message: StreamMessage, reason: str, error: str = "") -> bool:
+        """Call the dlq_handler, if any; returns False if it raised (never raises).
+
+        error: what the message died of, for its headers.
+        """
         if self.dlq_handler is None:
             return True
+        told = self._decoded(message)
+        if error:
+            told = replace(told, headers={**told.headers, LAST_ERROR: error})
         try:
-            await self.dlq_handler(self._decoded(message), reason)
-        except (Exception, SystemExit):  # its failure must not lose the letter
+            await call_hook(self.dlq_handler, told, reason)
+        except BaseException as raised:  # its failure must not lose the letter
+            task = asyncio.current_task()
+            if isinstance(raised, asyncio.CancelledError) and task and task.cancelling():
+                raise  # that is the consumer's own
             log.exception("dlq_handler failed for message %s (%s)", message.id, reason)
             return False
         return True

@@ -21,6 +21,7 @@ from .exceptions import ConfigError, RedisStreamError
 from .fate import Fate, Owner
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from .handlers import DLQHandler, Handler, PerMessage
+from .invocation import check_runs
 from .message import PendingEntry, StreamMessage
 from .metrics import ConsumerMetrics
 from .pending import Offer
@@ -80,6 +81,7 @@ class StreamConsumer:
             )
         if not callable(handler):
             raise ConfigError(f"handler must be callable, got {handler!r}.")
+        check_runs(handler)
         self.client = client
         self.stream = stream
         self.config = config

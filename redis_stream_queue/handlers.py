@@ -8,74 +8,119 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from dataclasses import fields
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 from ._log import log
 from .config import ConsumerConfig
 from .exceptions import ConfigError
+from .invocation import (
+    Steps,
+    check_runs,
+    end_forked_child,
+    itself,
+    looks_async,
+    looks_async_inside,
+    must_be_awaited,
+)
 from .message import StreamMessage
 from .serializers import Serializer
-from .work import DONE, NOT_ACKNOWLEDGED, Work
+from .work import DONE, NOT_ACKNOWLEDGED, Handed, Work
 
 Handler = Callable[[list[StreamMessage]], Any]
-DLQHandler = Callable[[StreamMessage, str], Awaitable[None]]
+DLQHandler = Callable[[StreamMessage, str], Any]
+ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
 DECLARATION = "__stream_handler__"
 
 
-def is_async(handler: Callable[..., Any]) -> bool:
-    """Does calling it give an awaitable?"""
-    if isinstance(handler, PerMessage):
-        return handler.is_async
-    handler = inspect.unwrap(handler) if not isinstance(handler, functools.partial) else handler
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-        getattr(handler, "__call__", None)  # noqa: B004 - an object with an async __call__
-    )
-
-
 class PerMessage:
-    """A handler made of a function for one message; see per_message."""
+    """A handler made of a function for one message; see per_message.
 
-    def __init__(self, func: Callable[[StreamMessage], Any], concurrency: int) -> None:
+    is_async: it is called in the loop; else where it may block, though what it gives may have to
+        be awaited all the same.
+    """
+
+    def __init__(
+        self, func: Callable[[StreamMessage], Any], concurrency: int, *, is_async: bool
+    ) -> None:
         functools.update_wrapper(self, func)
         self.func = func
         self.concurrency = concurrency
-        self.is_async = is_async(func)
+        self.is_async = is_async
 
-    def __call__(self, messages: list[StreamMessage]) -> Any:
-        """Handle a batch outside a consumer (in a test, say): returns the ids that succeeded."""
+    def __get__(self, instance: Any, owner: type | None = None) -> PerMessage:
+        """In the body of a class: the handler of one instance."""
+        if instance is None:
+            return self
+        func = self.func.__get__(instance, owner)
+        return PerMessage(func, self.concurrency, is_async=self.is_async)
+
+    def __call__(self, messages: StreamMessage | list[StreamMessage]) -> Any:
+        """Handle messages outside a consumer (in a test, say).
+
+        One StreamMessage: returns what the function returns, and raises what it raises. A list:
+        returns the ids that succeeded; errors are logged. Of an async function: an awaitable.
+        """
+        if isinstance(messages, StreamMessage):
+            result = self.func(messages)
+            must_be_awaited(result)  # raises if it has run nothing
+            return result
         work = Work(messages)
+        if not self.is_async:
+            self.run(work)
+            if work.handed is None:
+                return _succeeded(work)
+        return self._finish_all(work)
 
-        def succeeded() -> list[str]:
-            for error, _ in work.errors:
-                log.error("message handler failed", exc_info=error)
-            return [m.id for done, verdict in work.collect() if verdict is DONE for m in done]
-
-        async def run() -> list[str]:
-            await self.run_async(work)
-            return succeeded()
-
+    async def _finish_all(self, work: Work) -> list[str]:
+        work.owner = asyncio.current_task()
         if self.is_async:
-            return run()
-        self.run(work)
-        return succeeded()
+            await self.run_async(work)
+        while work.handed is not None:
+            await self.finish(work)
+            self.run(work)
+        return _succeeded(work)
 
     def run(self, work: Work) -> None:
-        """Handle one message after the other."""
+        """Handle one message after the other; stops where one gave something to ``finish``."""
         func = self.func
         while (message := work.next()) is not None:
+            context = copy_context()  # with what a hook has put in for this message
             try:
-                result = func(message)
-                if result is not None and inspect.isawaitable(result):
-                    raise _never_awaited(result)
-            except (Exception, SystemExit) as error:  # the app's error is that message's verdict
+                result = context.run(func, message)
+                waits = result is not None and must_be_awaited(result)
+            except BaseException as error:  # whatever is raised is that message's verdict
+                end_forked_child(work.forks, error)
                 work.fail(message, error)
-            else:
-                work.done(message)
+                continue
+            end_forked_child(work.forks)
+            if waits:
+                work.handed = Handed([message], result, context)
+                return
+            work.done(message)
+
+    async def finish(self, work: Work) -> None:
+        """Await, in the loop, what the call of ``run`` gave that was the last."""
+        if (handed := work.take_handed()) is not None:
+            await _apart(work, self._finish(work, handed))
+
+    async def _finish(self, work: Work, handed: Handed) -> bool:
+        [message] = handed.messages
+        steps = Steps(handed.context, work.forks)
+        try:
+            if steps.begin(itself, handed.result):
+                await steps.end()
+        except BaseException as error:
+            _heed(error, steps, work)
+            work.fail(message, error)
+        else:
+            end_forked_child(work.forks)
+            work.done(message)
+        return True
 
     async def run_async(self, work: Work) -> None:
         """Handle up to ``concurrency`` messages side by side."""
@@ -93,26 +138,122 @@ class PerMessage:
     async def _lane(self, work: Work) -> None:
         work.lanes += 1
         try:
-            while (message := await work.next_async()) is not None:
-                try:
-                    await self.func(message)
-                except (Exception, SystemExit, asyncio.CancelledError) as error:
-                    if _is_cancelled(error):
-                        raise
-                    work.fail(message, error)
-                else:
-                    work.done(message)
+            while await _apart(work, self._stretch(work)):
+                pass
         finally:
             work.lanes -= 1
 
+    async def _stretch(self, work: Work) -> bool:
+        """Handle messages until one has had to wait, or none is left; returns which.
 
-def _never_awaited(result: Any) -> TypeError:
-    if inspect.iscoroutine(result):
-        result.close()
-    return TypeError(
-        "the handler is a plain function but returned an awaitable, so nothing has run: make it "
-        "'async def', or let its decorator use functools.wraps"
-    )
+        What that one may have left behind in this task (a cancellation, a timer) is not for the
+        next one.
+        """
+        func, task = self.func, asyncio.current_task()
+        assert task is not None
+        while (message := await work.next_async()) is not None:
+            steps = Steps(copy_context(), work.forks)
+            try:
+                if steps.begin(func, message):
+                    await steps.end()
+            except BaseException as error:
+                _heed(error, steps, work)
+                work.fail(message, error)
+            else:
+                end_forked_child(work.forks)
+                work.done(message)
+            if steps.suspended or task.cancelling():
+                return True
+        return False
+
+
+class PerBatch:
+    """A handler that is called with the whole batch, as a session runs it."""
+
+    concurrency = 1
+
+    def __init__(self, func: Handler, *, is_async: bool | None = None) -> None:
+        self.func = func
+        self.is_async = looks_async(func) if is_async is None else is_async
+
+    def run(self, work: Work) -> None:
+        """Call it; what it gave may be left to ``finish``."""
+        batch = work.start_all()
+        if not batch:
+            return
+        context = copy_context()
+        try:
+            result = context.run(self.func, list(batch))
+            waits = must_be_awaited(result)
+        except BaseException as error:  # whatever is raised is the batch's verdict
+            end_forked_child(work.forks, error)
+            work.fail_batch(batch, error)
+            return
+        end_forked_child(work.forks)
+        if waits:
+            work.handed = Handed(batch, result, context)
+        else:
+            _note(work, batch, result)
+
+    async def finish(self, work: Work) -> None:
+        """Await, in the loop, what it gave."""
+        if (handed := work.take_handed()) is not None:
+            call = self._finish(work, handed.messages, handed.context, itself, handed.result)
+            await _apart(work, call)
+
+    async def run_async(self, work: Work) -> None:
+        """Call it in the loop."""
+        if batch := work.start_all():
+            call = self._finish(work, batch, copy_context(), self.func, list(batch))
+            await _apart(work, call)
+
+    async def _finish(
+        self,
+        work: Work,
+        batch: list[StreamMessage],
+        context: Context,
+        call: Callable[[Any], Any],
+        argument: Any,
+    ) -> bool:
+        steps = Steps(context, work.forks)
+        try:
+            if steps.begin(call, argument):
+                await steps.end()
+        except BaseException as error:
+            _heed(error, steps, work)
+            work.fail_batch(batch, error)
+        else:
+            end_forked_child(work.forks)
+            _note(work, batch, steps.result)
+        return True
+
+
+def runner_of(handler: Handler) -> PerMessage | PerBatch:
+    """What runs a handler for a session."""
+    return handler if isinstance(handler, PerMessage | PerBatch) else PerBatch(handler)
+
+
+def _heed(error: BaseException, steps: Steps, work: Work) -> None:
+    """Whatever is raised is a verdict, unless it is the end of the consumer or of a child."""
+    end_forked_child(work.forks, error)
+    if steps.abandoned or work.is_cancelled(error):
+        raise error
+
+
+async def _apart(work: Work, call: Coroutine[Any, Any, bool]) -> bool:
+    """Run it in a task of its own, which it may cancel."""
+    try:
+        return await asyncio.create_task(call)
+    except asyncio.CancelledError as error:
+        if work.is_cancelled(error):
+            raise
+        return True  # the app has cancelled it at its very end
+
+
+def _succeeded(work: Work) -> list[str]:
+    for error, _ in work.errors:
+        log.error("message handler failed", exc_info=error)
+    return [m.id for done, verdict in work.collect() if verdict is DONE for m in done]
 
 
 @overload
@@ -140,58 +281,27 @@ def per_message(
     def decorate(target: Callable[[StreamMessage], Any]) -> PerMessage:
         if not callable(target):
             raise ConfigError(f"@per_message wants a function, got {target!r}.")
-        made = PerMessage(target, concurrency)
+        check_runs(target)
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
             raise ConfigError(f"concurrency must be 1 or more, got {concurrency!r}.")
-        if concurrency > 1 and not made.is_async:
+        is_async = looks_async(target) or (concurrency > 1 and looks_async_inside(target))
+        if concurrency > 1 and not is_async:
             raise ConfigError(
                 f"concurrency={concurrency} needs an 'async def' function, but "
                 f"{getattr(target, '__name__', target)!r} is a plain one. "
                 "Leave concurrency out and run more workers."
             )
-        return made
+        return PerMessage(target, concurrency, is_async=is_async)
 
     return decorate if func is None else decorate(func)
 
 
-def run_batch(handler: Handler, work: Work) -> None:
-    """Call a plain batch handler and note the verdicts."""
-    batch = work.start_all()
-    if not batch:
-        return
-    try:
-        result = handler(list(batch))
-    except (Exception, SystemExit) as error:  # the app's error is the batch's verdict
-        work.fail_batch(batch, error)
-        return
+def _note(work: Work, batch: list[StreamMessage], result: Any) -> None:
     try:
         _note_result(work, batch, result)
-    except Exception as error:  # a generator's body runs only now
+    except BaseException as error:  # an iterator's own code runs only now
+        end_forked_child(work.forks, error)
         work.fail_batch(batch, error)
-
-
-async def run_batch_async(handler: Handler, work: Work) -> None:
-    """The same for an async batch handler."""
-    batch = work.start_all()
-    if not batch:
-        return
-    try:
-        result = await handler(list(batch))
-    except (Exception, SystemExit, asyncio.CancelledError) as error:
-        if _is_cancelled(error):
-            raise
-        work.fail_batch(batch, error)
-        return
-    try:
-        _note_result(work, batch, result)
-    except Exception as error:  # a generator's body runs only now
-        work.fail_batch(batch, error)
-
-
-def _is_cancelled(error: BaseException) -> bool:
-    """Is this the cancellation of the consumer, and not something the app cancelled itself?"""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _note_result(work: Work, batch: list[StreamMessage], result: Any) -> None:
@@ -234,6 +344,7 @@ class Declaration(NamedTuple):
     settings: dict[str, Any]
     serializer: Serializer | None = None
     dlq_handler: DLQHandler | None = None
+    error_hook: ErrorHook | None = None
 
 
 def stream_handler(
@@ -241,6 +352,7 @@ def stream_handler(
     *,
     serializer: Serializer | None = None,
     dlq_handler: DLQHandler | None = None,
+    error_hook: ErrorHook | None = None,
     **settings: Any,
 ) -> Callable[[F], F]:
     """Say which stream a pool feeds this handler from; the function stays callable as it is.
@@ -251,7 +363,8 @@ def stream_handler(
 
     settings: any ConsumerConfig field; ``group`` defaults to the stream's name + ``_workers``.
     dlq_handler: called with each dead message and the reason; in the worker's event loop, but not
-        always in the same thread.
+        always in the same thread. ``message.headers["rsq:last_error"]`` says what it died of.
+    error_hook: ``f(exception, messages)``, plain or async, called there when the handler raised.
     Raises ConfigError naming a wrong setting.
     """
     if not isinstance(stream, str) or not stream:
@@ -263,12 +376,21 @@ def stream_handler(
     if unknown := sorted(set(settings) - known):
         raise ConfigError(
             f"@stream_handler does not know {', '.join(unknown)}. "
-            f"Known: {', '.join(sorted(known))}, serializer, dlq_handler."
+            f"Known: {', '.join(sorted(known))}, serializer, dlq_handler, error_hook."
         )
     ConsumerConfig(**{"group": f"{stream}_workers", **settings})
 
+    declaration = Declaration(stream, settings, serializer, dlq_handler, error_hook)
+
     def decorate(func: F) -> F:
-        setattr(func, DECLARATION, Declaration(stream, settings, serializer, dlq_handler))
+        if not callable(func):
+            raise ConfigError(f"@stream_handler wants a function, got {func!r}.")
+        check_runs(func)
+        try:
+            setattr(func, DECLARATION, declaration)
+        except (AttributeError, TypeError):  # a bound method, say: it takes no attributes
+            func = cast(F, functools.partial(func))
+            setattr(func, DECLARATION, declaration)
         return func
 
     return decorate

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -23,20 +21,20 @@ from .calls import Calls
 from .client import StreamClient
 from .condemned import DECODE_ERROR
 from .config import ConsumerConfig
-from .handlers import DLQHandler, Handler, PerMessage, is_async, run_batch, run_batch_async
+from .handlers import DLQHandler, ErrorHook, Handler, PerMessage, runner_of
 from .holdings import Holdings
 from .hooks import Hooks
+from .invocation import call_hook
 from .message import StreamMessage
 from .reader import Reader
 from .serializers import JsonSerializer, Serializer
-from .work import Work, one_line
+from .work import Work, one_line, verdict_of
 
 RECONNECT_S = 0.5  # longest that acknowledgements wait for a connection to read with
 TEND_S = 0.05  # longest that a finished message waits for its acknowledgement
 
 FIELDS_SHOWN, NAMES_SHOWN = 20, 300  # fields, and characters of their names
 
-ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
 RunPlain = Callable[[Callable[[], None]], Awaitable[None]]
 Wanted = Callable[[Work], int]
 Fetch = Callable[[int], Awaitable[list[StreamMessage]]]
@@ -75,6 +73,7 @@ class Session:
     ) -> None:
         self.config = config
         self.handler = handler
+        self._finishing: asyncio.Task[None] | None = None
         self.serializer = serializer or JsonSerializer()
         self.error_hook = error_hook
         self.hooks = hooks or Hooks()
@@ -94,10 +93,20 @@ class Session:
         self._wanted = wanted
         self._fetch = fetch or (lambda count: self.read(count, 0))
         self._one_by_one = isinstance(handler, PerMessage)
-        self._side_by_side = isinstance(handler, PerMessage) and handler.concurrency > 1
+        self._side_by_side = self._runner.concurrency > 1
         self._work: Work | None = None
         self._settling = Backoff()
         self._hooked: set[asyncio.Task[None]] = set()
+
+    @property
+    def handler(self) -> Handler:
+        """What handles the messages."""
+        return self._handler
+
+    @handler.setter
+    def handler(self, handler: Handler) -> None:
+        self._handler = handler
+        self._runner = runner_of(handler)
 
     async def leave(self) -> None:
         """Settle what is done, give the rest back uncounted, and remove the name."""
@@ -179,6 +188,7 @@ class Session:
             self._verify,
             self.holdings.kept.__contains__,
         )
+        work.owner = asyncio.current_task()
         if work.messages:
             await self._run(work, grows=grows and self._one_by_one)
         else:
@@ -199,6 +209,9 @@ class Session:
             except Exception as error:  # a serializer may raise anything: never retried
                 why = self._misses_field(message) or one_line(error)
                 self.holdings.condemn(message, DECODE_ERROR, why)
+            except BaseException as error:  # a panic says nothing about the payload: a failure
+                self._report([(error, [message])])
+                self.holdings.note([message], verdict_of(error))
             else:
                 decoded.append(message)
         return decoded
@@ -234,16 +247,19 @@ class Session:
             self.holdings.release(work.unfinished())
 
     async def _call(self, work: Work) -> None:
-        handler = self.handler
-        if isinstance(handler, PerMessage):
-            if handler.is_async:
-                await handler.run_async(work)
-            else:
-                await self._run_plain(lambda: handler.run(work))
-        elif is_async(handler):
-            await run_batch_async(handler, work)
-        else:
-            await self._run_plain(lambda: run_batch(handler, work))
+        runner = self._runner
+        if runner.is_async:
+            await runner.run_async(work)
+            return
+        while True:
+            await self._run_plain(lambda: runner.run(work))
+            if work.handed is None:
+                return
+            self._finishing = asyncio.ensure_future(runner.finish(work))
+            try:
+                await self._finishing
+            finally:
+                self._finishing = None
 
     async def _verify(self) -> None:
         """Look who has the batch now, if the lease is so old that others may."""
@@ -331,8 +347,10 @@ class Session:
         self.holdings.release(work.close())
         self._collect(work)
         await self._try_to_settle()
-        if is_async(self.handler):
+        if self._runner.is_async:
             calls.cancel()
+        elif self._finishing is not None:
+            self._finishing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await calls.ended()
 
@@ -350,10 +368,10 @@ class Session:
             done, work.kept_done = work.kept_done, []
             self.holdings.note_kept_done(done)
         if work.errors:
-            self._report(work)
+            errors, work.errors = work.errors, []
+            self._report(errors)
 
-    def _report(self, work: Work) -> None:
-        errors, work.errors = work.errors, []
+    def _report(self, errors: list[tuple[BaseException, list[StreamMessage]]]) -> None:
         for error, messages in errors:
             self.holdings.meter.errors += 1
             log.error(
@@ -373,8 +391,6 @@ class Session:
     async def _call_error_hook(self, error: BaseException, messages: list[StreamMessage]) -> None:
         assert self.error_hook is not None
         try:
-            result = self.error_hook(error, messages)
-            if inspect.isawaitable(result):
-                await result
-        except Exception:  # the hook is the user's; the loop goes on
+            await call_hook(self.error_hook, error, messages)
+        except BaseException:  # the hook is the user's; the loop goes on
             log.exception("error_hook failed")

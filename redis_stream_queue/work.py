@@ -11,12 +11,14 @@ import asyncio
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context
 from enum import Enum
 from typing import Any, NamedTuple
 
 from ._clock import mono_ms
 from ._plain import cut, plain, plain_cut
 from .exceptions import Reject, Retry, whole_ms
+from .invocation import discard, forks
 from .message import StreamMessage
 
 ERROR_TEXT = 2000  # characters of an error that travel and are kept
@@ -85,6 +87,14 @@ def describe(error: BaseException) -> str:
     return f"{head}\n{trace[-room:]}" if trace else head
 
 
+class Handed(NamedTuple):
+    """What a call gave that has to be awaited in the loop, and the context of the call."""
+
+    messages: list[StreamMessage]
+    result: Any
+    context: Context
+
+
 class Work:
     """A batch in the hands of a handler.
 
@@ -98,6 +108,9 @@ class Work:
     verify: look who holds the batch now and fill ``lost``.
     was_kept: did a handler leave the message with this id out of its answer, and has nothing else
         become of it here?
+    owner: the task whose cancellation is that of the consumer.
+    handed: what the handler's thread leaves to the loop.
+    forks: see invocation.forks().
 
     Times are ms of mono_ms().
     """
@@ -117,6 +130,9 @@ class Work:
         self.lanes = 0  # async calls that run side by side
         self.handled = 0  # messages whose verdict is known
         self.stirred = asyncio.Event()  # a lane found nothing to start, or a call ended
+        self.owner: asyncio.Task[Any] | None = None
+        self.handed: Handed | None = None
+        self.forks = forks()
         self._closed = False
         self.errors: list[tuple[BaseException, list[StreamMessage]]] = []
         self._waiting = deque(self.messages)
@@ -213,6 +229,19 @@ class Work:
         """
         self.errors.append((error, batch))
         self.finish_batch(batch, [], Verdict(Outcome.RETRY, describe(error)))
+
+    def take_handed(self) -> Handed | None:
+        """What the handler's thread has left to the loop; nothing if the consumer is cancelled."""
+        handed, self.handed = self.handed, None
+        if handed is not None and self.owner is not None and self.owner.cancelling():
+            discard(handed.result)
+            return None
+        return handed
+
+    def is_cancelled(self, error: BaseException) -> bool:
+        """Is this the cancellation of the consumer, and not something the app cancelled itself?"""
+        cancelled = self.owner is not None and self.owner.cancelling() > 0
+        return cancelled and isinstance(error, asyncio.CancelledError)
 
     # -- the loop's side -------------------------------------------------------------------------
 

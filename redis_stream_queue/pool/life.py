@@ -5,6 +5,7 @@ The event loop and the handler both run in the main thread; see ``main_thread``.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import faulthandler
 import gc
@@ -33,7 +34,7 @@ from .protocol import (
     encode,
 )
 from .rows import DUMP_SIGNAL, Field, Row, Rows
-from .soft_limit import soft_limited
+from .soft_limit import SoftLimit
 from .totals import of_row
 from .worker import Worker
 
@@ -65,8 +66,10 @@ def worker_main(
     start = _converse(sock, _loaded(handler, declared))
     if not isinstance(start, Start):
         return EXIT_OK  # drained before it began, or the master is gone
+    soft_limit = None
     if start.settings["soft_time_limit_s"] is not None:
-        handler = soft_limited(handler, start.settings["soft_time_limit_s"])
+        soft_limit = SoftLimit(start.settings["soft_time_limit_s"])
+        handler = soft_limit.limited(handler)
     main_thread = MainThread()
     worker = Worker(
         sock,
@@ -76,22 +79,26 @@ def worker_main(
         handler,
         main_thread,
         dlq_handler=declared.dlq_handler if declared else None,
+        error_hook=declared.error_hook if declared else None,
         serializer=serializer or (declared.serializer if declared else None),
     )
     row = rows.row(spec["row"])
     _answer_stack_dumps(row)
     signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
     reporter = Reporter(metrics, lambda: of_row(row))
-    main_thread.serve(_run(worker, reporter))
+    main_thread.serve(_run(worker, reporter, soft_limit))
     atexit._run_exitfuncs()
     return EXIT_OK
 
 
-async def _run(worker: Worker, reporter: Reporter) -> None:
+async def _run(worker: Worker, reporter: Reporter, soft_limit: SoftLimit | None) -> None:
     reporter.start()
+    watch = asyncio.ensure_future(soft_limit.watch()) if soft_limit else None
     try:
         await worker.run()
     finally:
+        if watch is not None:
+            watch.cancel()
         reporter.close()
 
 

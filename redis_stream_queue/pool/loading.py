@@ -12,6 +12,7 @@ from typing import Any
 
 from ..exceptions import RedisStreamError
 from ..handlers import PerMessage
+from ..invocation import check_runs
 from ..serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
 
 LAST_LINES = 12
@@ -55,7 +56,7 @@ def load(target: str) -> Any:
 
 
 def load_handler(target: str) -> Any:
-    """The handler that ``module:function`` names. Raises LoadError."""
+    """The handler that ``module:function`` names. Raises LoadError, or ConfigError."""
     handler = load(target)
     if not callable(handler):
         raise LoadError(
@@ -64,6 +65,7 @@ def load_handler(target: str) -> Any:
         )
     if isinstance(handler, type):
         raise LoadError("it is a class, not a function: name an instance or a function.")
+    check_runs(handler)
     _check_signature(handler)
     return handler
 

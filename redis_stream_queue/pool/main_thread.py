@@ -4,6 +4,9 @@ There, timer signals arrive at once, and libraries that insist on the main threa
 costs no change of threads, and a long one that handles many short messages lets the loop have a
 turn between two of them. One that does not, for ``PATIENCE_S``, does not stop the loop either: a
 second thread takes it over.
+
+That thread and its locks are the interpreter's own, taken before an app can patch ``threading`` and
+``time`` (gevent does): a greenlet in its place would run the loop in the midst of a handler.
 """
 
 from __future__ import annotations
@@ -12,13 +15,14 @@ import asyncio
 import contextlib
 import importlib
 import os
-import threading
-import time
+from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Coroutine
+from time import sleep
 from typing import Any
 
 from .._clock import mono_ms
 from .._log import log
+from ..invocation import end_forked_child, forks
 
 PATIENCE_S = 0.025  # a call is taken for a long one after once or twice as much
 TURN_STEPS = 4  # a turn: the task that a timer or a reply wakes comes to its next wait
@@ -41,12 +45,18 @@ class MainThread:
         self._asked: tuple[Callable[[], None], asyncio.Future[None]] | None = None
         self._calls = 0  # how many have begun
         self._calling = False
-        self._turn = threading.Lock()  # who holds it may run the loop
-        self._stand_in: threading.Thread | None = None
+        self._turn = allocate_lock()  # who holds it may run the loop
+        self._has_stand_in = False
         self._serving = True
-        self._forked = False
-        os.register_at_fork(after_in_child=self._note_fork)
-        self._wanted = threading.Event()  # not set: the stand-in may sleep
+        self._forks = forks()
+        os.register_at_fork(after_in_child=self._stop_in_child)
+        self._wanted = False  # the stand-in may sleep, on:
+        self._bell = allocate_lock()
+        self._bell.acquire()
+
+    def _stop_in_child(self) -> None:
+        if self._serving:
+            self._loop.stop()
 
     async def run(self, call: Callable[[], None]) -> None:
         """Run a call in the main thread and wait for it."""
@@ -63,15 +73,24 @@ class MainThread:
             try:
                 while not task.done():
                     if self._asked is None:
-                        self._loop.run_forever()
+                        self._run_loop()
+                        end_forked_child(self._forks)  # of a task of the app's
                     else:
                         asked, self._asked = self._asked, None
                         self._call(*asked)
                         del asked  # or a batch would live until the next one has been handled
             finally:
                 self._serving = False
-                self._wanted.set()
+                self._wake_stand_in()
         task.result()
+
+    def _run_loop(self) -> None:
+        """A turn; what a task or a callback of the app's raises out of the loop ends nothing."""
+        try:
+            self._loop.run_forever()
+        except BaseException as error:
+            end_forked_child(self._forks, error)
+            log.exception("a task or a callback of the app's has raised this in the event loop")
 
     def _call(self, call: Callable[[], None], done: asyncio.Future[None]) -> None:
         error: BaseException | None = None
@@ -80,7 +99,7 @@ class MainThread:
             call()
         except BaseException as caught:  # it belongs to whoever waits for the call
             error = caught
-        self._end_child()
+        end_forked_child(self._forks, error)
         self._end()
         if done.cancelled():
             return
@@ -89,23 +108,13 @@ class MainThread:
         else:
             done.set_exception(error)
 
-    def _note_fork(self) -> None:
-        self._forked = True
-
-    def _end_child(self) -> None:
-        if self._forked:
-            log.error("a handler forked, and its child returned: the child ends here")
-            os._exit(1)  # or it would go on as a second worker on the same connections
-
     def between(self, now_ms: int) -> int:
         """Between two messages of a call: a turn for the loop. Times: mono_ms()."""
-        self._end_child()
+        end_forked_child(self._forks)
         if self._turn.acquire(blocking=False):
             self._step(TURN_STEPS)
             try:
-                # The task that raised one of these keeps it; serve() sees it there.
-                with contextlib.suppress(SystemExit, KeyboardInterrupt):
-                    self._loop.run_forever()
+                self._run_loop()
             finally:
                 self._calls += 1
                 self._turn.release()
@@ -122,11 +131,11 @@ class MainThread:
     def _begin(self) -> None:
         self._calls += 1
         self._calling = True
-        if not self._wanted.is_set():
-            self._wanted.set()
-            if self._stand_in is None:
-                self._stand_in = threading.Thread(target=self._watch, name="rsq-loop", daemon=True)
-                self._stand_in.start()
+        if not self._wanted:
+            self._wake_stand_in()
+            if not self._has_stand_in:
+                self._has_stand_in = True
+                start_new_thread(self._watch, ())
         self._turn.release()
 
     def _end(self) -> None:
@@ -135,26 +144,30 @@ class MainThread:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._turn.acquire()
 
+    def _wake_stand_in(self) -> None:
+        self._wanted = True
+        if self._bell.locked():
+            self._bell.release()
+
     def _watch(self) -> None:
         """Body of the stand-in's thread. It looks now and then: to be told would cost more."""
         known = 0
         while self._serving:
-            time.sleep(PATIENCE_S)
+            sleep(PATIENCE_S)
             if self._calls != known:
                 known = self._calls
             elif self._calling:
                 self._run_loop_meanwhile()
             else:
-                self._wanted.clear()
+                self._bell.acquire(blocking=False)  # then it rings from now on
+                self._wanted = False
                 if self._calls == known and self._serving:  # else it may just have been set
-                    self._wanted.wait()
+                    self._bell.acquire()
 
     def _run_loop_meanwhile(self) -> None:
         if self._turn.acquire(blocking=False):
             try:
-                # The task that raised one of these keeps it; the main thread sees it there.
-                with contextlib.suppress(SystemExit, KeyboardInterrupt):
-                    if self._calling:  # still
-                        self._loop.run_forever()
+                if self._calling:  # still
+                    self._run_loop()
             finally:
                 self._turn.release()

@@ -1,97 +1,134 @@
-"""Soft time limit: raise SoftTimeLimitExceeded inside a handler that runs too long.
+"""Soft time limit: SoftTimeLimitExceeded is raised inside a handler that runs too long.
 
-A plain handler runs in the main thread, so a timer signal (SIGALRM) interrupts it at once, blocking
-system calls included. An async one is woken up by a cancellation that arrives as our exception.
+A plain call in the main thread is interrupted by a signal, blocking system calls included. The
+signal is one of our own, sent by the loop: SIGALRM and the timers belong to the app. What is
+awaited is cancelled like a timeout does it, so all that runs under it (wait_for, a TaskGroup) ends
+with it; the cancellation is a SoftTimeLimitExceeded as well, so a handler can catch it as one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
-from collections.abc import Callable, Coroutine, Generator
+from _thread import get_ident
+from collections.abc import Callable, Generator
+from time import monotonic
 from typing import Any
 
 from ..exceptions import SoftTimeLimitExceeded
-from ..handlers import Handler, PerMessage, is_async
+from ..handlers import Handler, PerBatch, PerMessage, runner_of
+
+INTERRUPT = signal.SIGRTMIN + 9
+AGAIN_S = 0.05  # the signal may find the call in a place where it is not seen
 
 
-def soft_limited(handler: Handler, limit_s: float) -> Handler:
-    """The same handler, each call (of a message, or of a batch) limited to ``limit_s`` seconds."""
-    wrap = _limit_async if is_async(handler) else _limit_plain
-    if isinstance(handler, PerMessage):
-        return PerMessage(wrap(handler.func, limit_s), handler.concurrency)
-    return wrap(handler, limit_s)
+class _Cancelled(asyncio.CancelledError, SoftTimeLimitExceeded):
+    """How the limit arrives in what is awaited."""
+
+
+class SoftLimit:
+    """Limits each call of a handler, for a message or for a batch.
+
+    limit_s: seconds. Make it in the main thread, and let ``watch`` run in the loop.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._main_thread = get_ident()
+        self._ends_at = 0.0  # when the plain call must end, in s of monotonic(); 0 = none runs
+        signal.signal(INTERRUPT, self._interrupted)
+
+    def limited(self, handler: Handler) -> PerMessage | PerBatch:
+        """The same handler, each call limited."""
+        runner = runner_of(handler)
+        call = self._calling(runner.func, plain=not runner.is_async)
+        if isinstance(runner, PerBatch):
+            return PerBatch(call, is_async=runner.is_async)
+        return PerMessage(call, runner.concurrency, is_async=runner.is_async)
+
+    def _calling(self, func: Callable[[Any], Any], *, plain: bool) -> Callable[[Any], Any]:
+        limit_s = self._limit_s
+
+        def call(argument: Any) -> Any:
+            if plain:
+                self._ends_at = monotonic() + limit_s
+            try:
+                result = func(argument)
+            finally:
+                self._ends_at = 0.0
+            return _Limited(result, limit_s) if inspect.isawaitable(result) else result
+
+        return call
+
+    def _interrupted(self, *_: object) -> None:
+        if self._ends_at and monotonic() >= self._ends_at:  # else the call was just ending
+            self._ends_at = 0.0
+            raise _exceeded(self._limit_s)
+
+    async def watch(self) -> None:
+        """Send the signal when a plain call is over its limit; for ever."""
+        while True:
+            ends_at = self._ends_at
+            left_s = ends_at - monotonic() if ends_at else self._limit_s
+            if left_s <= 0:
+                signal.pthread_kill(self._main_thread, INTERRUPT)
+                left_s = AGAIN_S
+            await asyncio.sleep(left_s)
 
 
 def _exceeded(limit_s: float) -> SoftTimeLimitExceeded:
     return SoftTimeLimitExceeded(f"the handler ran for more than {limit_s:g} s")
 
 
-def _limit_plain(func: Callable[[Any], Any], limit_s: float) -> Callable[[Any], Any]:
-    running = False
+class _Limited:
+    """Awaits what a call gave, and cancels it when the limit has passed."""
 
-    def alarm(*_: object) -> None:
-        if running:  # else it rang while the call was just ending
-            raise _exceeded(limit_s)
-
-    def limited(argument: Any) -> Any:
-        nonlocal running
-        signal.signal(signal.SIGALRM, alarm)
-        running = True
-        try:
-            signal.setitimer(signal.ITIMER_REAL, limit_s)
-            return func(argument)
-        finally:
-            running = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-    return limited
-
-
-def _limit_async(func: Callable[[Any], Any], limit_s: float) -> Callable[[Any], Any]:
-    async def limited(argument: Any) -> Any:
-        task = asyncio.current_task()
-        assert task is not None
-        call = _Interruptible(func(argument), limit_s)
-        timer = asyncio.get_running_loop().call_later(limit_s, call.interrupt, task)
-        try:
-            return await call
-        finally:
-            timer.cancel()
-            if call.interrupted:
-                task.uncancel()
-
-    return limited
-
-
-class _Interruptible:
-    """Awaits a coroutine and turns the cancellation by ``interrupt`` into our exception."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], limit_s: float) -> None:
-        self.interrupted = False
-        self._steps = coroutine.__await__()
+    def __init__(self, result: Any, limit_s: float) -> None:
+        self._result = result
         self._limit_s = limit_s
-        self._thrown = False
+        self._passed = False
 
-    def interrupt(self, task: asyncio.Task[Any]) -> None:
-        self.interrupted = True
+    def _interrupt(self, task: asyncio.Task[Any]) -> None:
+        self._passed = True
         task.cancel()
 
     def __await__(self) -> Generator[Any, Any, Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._limit_s, self._interrupt, task)
+        try:
+            return (yield from self._steps(task))
+        except asyncio.CancelledError:
+            if self._passed and not task.cancelling():
+                raise _exceeded(self._limit_s) from None
+            raise
+        except BaseExceptionGroup as group:  # of a TaskGroup that it went through
+            if group.subgroup(_Cancelled):
+                raise _exceeded(self._limit_s) from group
+            raise
+        finally:
+            timer.cancel()
+
+    def _steps(self, task: asyncio.Task[Any]) -> Generator[Any, Any, Any]:
+        steps = self._result.__await__()
         value: Any = None
         error: BaseException | None = None
+        thrown = False
         while True:
             try:
-                step = self._steps.send(value) if error is None else self._steps.throw(error)
+                step = steps.send(value) if error is None else steps.throw(error)
             except StopIteration as end:
                 return end.value
-            value, error = None, None
+            value = error = None
             try:
                 value = yield step
             except asyncio.CancelledError as cancelled:
                 error = cancelled
-                if self.interrupted and not self._thrown:
-                    self._thrown = True
-                    error = _exceeded(self._limit_s)
-            except BaseException as thrown:  # whatever is thrown in goes to the coroutine
-                error = thrown
+                if self._passed and not thrown:
+                    thrown = True
+                    if not task.uncancel():  # else the consumer is cancelled as well
+                        error = _Cancelled(str(_exceeded(self._limit_s)))
+            except BaseException as other:  # whatever is thrown in goes to the coroutine
+                error = other

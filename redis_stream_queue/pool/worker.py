@@ -15,7 +15,7 @@ from ..client import StreamClient
 from ..config import ConsumerConfig
 from ..exceptions import RedisStreamError
 from ..group import group_is_lost
-from ..handlers import DLQHandler, Handler, PerMessage
+from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage
 from ..message import StreamMessage
 from ..pending import Offer
 from ..serializers import Serializer
@@ -62,6 +62,7 @@ class Worker:
         main_thread: MainThread,
         *,
         dlq_handler: DLQHandler | None,
+        error_hook: ErrorHook | None,
         serializer: Serializer | None,
     ) -> None:
         self._sock = sock
@@ -88,6 +89,7 @@ class Worker:
             ConsumerConfig(**settings["config"]),
             handler,
             dlq_handler=dlq_handler,
+            error_hook=error_hook,
             serializer=serializer,
             hooks=self._hooks,
             run_plain=main_thread.run,

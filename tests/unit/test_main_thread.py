@@ -183,23 +183,36 @@ def test_a_task_that_exits_in_such_a_turn_does_not_end_the_call() -> None:
     assert ended == [True]
 
 
-def test_an_error_out_of_such_a_turn_is_the_call_s_and_the_loop_goes_on() -> None:
-    """What a signal handler of the app raises, say."""
+@pytest.mark.parametrize("in_a_turn", [False, True])
+def test_what_a_callback_raises_out_of_the_loop_ends_neither_call_nor_loop(
+    in_a_turn: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any callback of the app's that exits, or a task of its own; also between two messages."""
+
+    def leave() -> None:
+        raise SystemExit(3)
+
+    async def leave_later() -> None:
+        raise KeyboardInterrupt
 
     async def main(turns: MainThread) -> None:
+        loop = asyncio.get_running_loop()
+
         def call() -> None:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(turns._loop, "run_forever", fail)
+            while not loop.call_soon_threadsafe(leave).cancelled() and in_a_turn:
                 turns.between(mono_ms())
+                if "SystemExit" in caplog.text:
+                    return
 
-        def fail() -> None:
-            raise ValueError("no")
-
-        with pytest.raises(ValueError, match="no"):
-            await turns.run(call)
-        await ticks(1)
+        await turns.run(call)
+        loop.call_soon(leave)
+        leaving = loop.create_task(leave_later())
+        await ticks(3)
+        assert isinstance(leaving.exception(), KeyboardInterrupt)
 
     served(main)
+    assert "SystemExit: 3" in caplog.text
+    assert "KeyboardInterrupt" in caplog.text
 
 
 @pytest.mark.usefixtures("kind_of_loop")
@@ -277,7 +290,7 @@ def test_a_forked_child_that_returns_does_not_go_on_as_a_second_worker(goes_on: 
         await ticks(1)
 
     served(main)
-    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 1
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
 
 
 def test_a_stand_in_that_comes_too_late_leaves_the_loop_alone() -> None:

@@ -1,0 +1,215 @@
+"""One call of the app's code, and what calling it gave.
+
+A call gets a context of its own (contextvars), so what one sets the next does not see. What it
+gives decides how it goes on, not how the function looks: an awaitable is awaited in the loop, and
+something that has run nothing (a generator) is refused. A process that the app forked never comes
+back out of a call: it would be a second worker on the same connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import inspect
+import os
+import sys
+import traceback
+import types
+from collections.abc import AsyncIterator, Callable, Generator
+from contextvars import Context, copy_context
+from typing import Any
+
+from ._log import log
+from .exceptions import ConfigError
+
+
+class _Forks:
+    """How many forks lie between the first process and this one."""
+
+    count = 0
+
+
+def _count_fork() -> None:
+    _Forks.count += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
+def forks() -> int:
+    """To be kept, and given to end_forked_child() later."""
+    return _Forks.count
+
+
+def end_forked_child(forks_then: int, error: BaseException | None = None) -> None:
+    """End this process if it was forked since then.
+
+    error: what the child's call ended with; the exit code is the one that it would have in a plain
+    Python program.
+    """
+    if _Forks.count != forks_then:
+        _end_child(error)
+
+
+def _end_child(error: BaseException | None) -> None:
+    code: object = 0
+    if isinstance(error, SystemExit):
+        code = error.code or 0
+    elif error is not None:
+        code = 1
+    with contextlib.suppress(BaseException):
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+        elif error is not None and not isinstance(error, SystemExit):
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    log.warning("a handler forked, and its child came back: the child ends here, with %s", code)
+    os._exit(code & 0xFF if isinstance(code, int) else 1)
+
+
+# -- how it looks ----------------------------------------------------------------------------------
+
+
+def looks_async(func: Callable[..., Any]) -> bool:
+    """Will calling it give a coroutine? A guess that says where to call it; its result decides."""
+    return any(map(inspect.iscoroutinefunction, _forms(func)))
+
+
+def looks_async_inside(func: Callable[..., Any]) -> bool:
+    """The same, or does it wrap a function of which that is true?"""
+    return looks_async(func) or looks_async(inspect.unwrap(func))
+
+
+def check_runs(func: Callable[..., Any]) -> None:
+    """Raise ConfigError for a function with a ``yield``: calling it runs nothing of it."""
+    for form in _forms(func):
+        if inspect.isgeneratorfunction(form) or inspect.isasyncgenfunction(form):
+            raise ConfigError(
+                f"handler {getattr(func, '__name__', func)!r} has a 'yield', so calling it runs "
+                "nothing. Make it a plain or an 'async def' function that returns."
+            )
+
+
+def _forms(func: Callable[..., Any]) -> tuple[Any, Any]:
+    """It, and what an object of a class of the app's calls."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    return func, getattr(func, "__call__", None)  # noqa: B004
+
+
+# -- what it gave ----------------------------------------------------------------------------------
+
+
+def must_be_awaited(result: Any) -> bool:
+    """Is what a call gave still to be waited for, in the loop?
+
+    Raises TypeError for something that has run nothing and that nobody would run.
+    """
+    if result is None:
+        return False
+    if type(result) is types.CoroutineType:
+        return True
+    if inspect.isawaitable(result) or isinstance(result, concurrent.futures.Future):
+        return True
+    if isinstance(result, Generator | AsyncIterator):
+        if isinstance(result, Generator):
+            result.close()
+        raise TypeError(
+            f"the handler gave a {type(result).__name__}, which has run nothing yet: return only "
+            "when the work is done (a batch handler: a list of ids)"
+        )
+    return False
+
+
+def discard(result: Any) -> None:
+    """Of an awaitable that is not awaited any more: no warning about that."""
+    if inspect.iscoroutine(result):
+        result.close()
+    elif isinstance(result, concurrent.futures.Future | asyncio.Future):
+        result.cancel()
+
+
+class Steps:
+    """One call, each step of it in its context: to its end, or until it waits in the loop.
+
+    result: what came of it. suspended: did it wait for something? abandoned: was it closed before
+    its end?
+    """
+
+    __slots__ = ("_forks", "_run", "_waiting", "abandoned", "result", "suspended")
+
+    def __init__(self, context: Context, forks_then: int) -> None:
+        self._run = context.run
+        self._forks = forks_then
+        self._waiting: tuple[Any, Any] | None = None
+        self.result: Any = None
+        self.suspended = self.abandoned = False
+
+    def begin(self, func: Callable[[Any], Any], argument: Any) -> bool:
+        """Call it, and run what that gives; True if it waits: then ``end`` has to be awaited."""
+        result = self._run(func, argument)
+        while result is not None and must_be_awaited(result):
+            coroutine = result if type(result) is types.CoroutineType else _wait_for(result)
+            try:
+                self._waiting = coroutine, self._run(coroutine.send, None)
+            except StopIteration as end:
+                result = end.value
+            else:
+                self.suspended = True
+                return True
+        self.result = result
+        return False
+
+    async def end(self) -> None:
+        """Until nothing is to be waited for any more."""
+        while self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            result = await self._go_on(*waiting)
+            self.begin(itself, result)
+
+    @types.coroutine
+    def _go_on(self, coroutine: Any, waits_for: Any) -> Generator[Any, Any, Any]:
+        run = self._run
+        while True:
+            end_forked_child(self._forks)  # a child must not get into the loop
+            step = coroutine.send
+            try:
+                argument = yield waits_for
+            except GeneratorExit:  # nobody goes on with us
+                self.abandoned = True
+                run(coroutine.close)
+                raise
+            except BaseException as thrown:
+                step, argument = coroutine.throw, thrown
+            try:
+                waits_for = run(step, argument)
+            except StopIteration as end:
+                return end.value
+
+
+def itself(given: Any) -> Any:
+    """Stands for a call that was made before: this is what it gave."""
+    return given
+
+
+async def _wait_for(result: Any) -> Any:
+    if isinstance(result, concurrent.futures.Future):
+        return await asyncio.wrap_future(result)
+    return await result
+
+
+async def call_hook(hook: Callable[..., Any], *args: Any) -> None:
+    """Call a hook of the app's in the loop, plain or async. Raises what it raises."""
+    context, forks_then = copy_context(), forks()
+    try:
+        steps = Steps(context, forks_then)
+        if steps.begin(lambda _: hook(*args), None):
+            await steps.end()
+    except BaseException as error:
+        end_forked_child(forks_then, error)
+        raise
+    end_forked_child(forks_then)
