@@ -197,45 +197,67 @@ end
 return {page[1], claimed}
 """)
 
-# ARGV: id, most to count
-# Returns how many entries have a greater id; counted in pages, so that none is large.
-COUNT_AFTER = Script("""
-local after, counted, most = ARGV[1], 0, tonumber(ARGV[2])
-while counted < most and after ~= '18446744073709551615-18446744073709551615' do
-  local page = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 200)
-  counted = counted + #page
-  if #page < 200 then break end
-  after = page[#page][1]
+# count(after, counted): goes on counting the entries behind an id, as far as one call may: about
+# 500 small ones, or 256 kB. Returns how many so far, the last id, and whether that is all (or
+# as many as were asked for).
+COUNT = """
+local most, entries, bytes = tonumber(ARGV[1]), 500, 262144
+local function count(after, counted)
+  local n = 1
+  while counted < most and entries > 0 and bytes > 0 do
+    local page, size = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', n), 0
+    for _, entry in ipairs(page) do
+      for _, value in ipairs(entry[2]) do size = size + #value end
+    end
+    counted, entries, bytes = counted + #page, entries - #page, bytes - size
+    if #page > 0 then after = page[#page][1] end
+    if #page < n or after == '18446744073709551615-18446744073709551615' then
+      return counted, after, true
+    end
+    n = size < 32768 and math.min(n * 2, 100) or math.max(math.floor(n / 2), 1)
+  end
+  return counted, after, counted >= most
 end
-return counted
-""")
+"""
 
-# ARGV: most to count where the server does not know a group's lag
-# Returns how many entries are unfinished in the group that is furthest behind; without any group
-# that is the whole stream.
-BACKLOG = Script("""
+# ARGV: most to count, id, counted so far
+# Counts entries with a greater id. Returns how many so far, the id to go on from, 1 if that is all.
+COUNT_AFTER = Script(
+    COUNT
+    + """
+local counted, after, done = count(ARGV[2], tonumber(ARGV[3]))
+return {counted, after, done and 1 or 0}
+"""
+)
+
+# ARGV: most to count where the server does not know a group's lag, then for each such group what
+#       the call before returned: name, id, counted so far
+# Returns 1 if all is counted, how many entries are unfinished in the group that is furthest behind
+# (without any group that is the whole stream), and what to go on with.
+BACKLOG = Script(
+    COUNT
+    + """
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
-if groups.err then return 0 end
-if #groups == 0 then return redis.call('XLEN', KEYS[1]) end
-local worst = 0
+if groups.err then return {1, 0, {}} end
+if #groups == 0 then return {1, redis.call('XLEN', KEYS[1]), {}} end
+local before = {}
+for i = 2, #ARGV, 3 do before[ARGV[i]] = {ARGV[i + 1], tonumber(ARGV[i + 2])} end
+local worst, all, states = 0, true, {}
 for _, flat in ipairs(groups) do
   local g = {}
   for i = 1, #flat, 2 do g[flat[i]] = flat[i + 1] end
   local lag = g['lag']
   if not lag then
-    lag = 0
-    local after = g['last-delivered-id']
-    while lag < tonumber(ARGV[1]) and after ~= '18446744073709551615-18446744073709551615' do
-      local page = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 200)
-      lag = lag + #page
-      if #page < 200 then break end
-      after = page[#page][1]
-    end
+    local state, after, done = before[g['name']] or {g['last-delivered-id'], 0}
+    lag, after, done = count(state[1], state[2])
+    all = all and done
+    states[#states + 1], states[#states + 2], states[#states + 3] = g['name'], after, lag
   end
   worst = math.max(worst, lag + g['pending'])
 end
-return worst
-""")
+return {all and 1 or 0, worst, states}
+"""
+)
 
 # ARGV: field, number of header parts (2,000 at most), the parts, payload...
 # Adds each payload with these headers. Returns one id, or one error, for each.

@@ -194,7 +194,10 @@ class SyncLink:
 
     def backlog(self, key: str, most: int) -> int:
         """How many entries are unfinished."""
-        return int(self._script(BACKLOG, key, most))
+        done, state = 0, ()
+        while not done:  # a step at a time, where the server has to count
+            done, unfinished, state = self._script(BACKLOG, key, most, *state)
+        return int(unfinished)
 
     def _script(self, script: Script, key: str, *args: Any) -> Any:
         try:

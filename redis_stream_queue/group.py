@@ -137,8 +137,12 @@ class ConsumerGroup:
         return [ConsumerInfo(c["name"], c["pending"], c["idle"]) for c in lines]
 
     async def _count_lag(self, last_id: str, length: int) -> int:
-        counted = int(await self.client.script(COUNT_AFTER, self.stream, last_id, COUNT_LIMIT))
-        return counted if counted < COUNT_LIMIT else length
+        after, counted, done = last_id, 0, False
+        while not done:  # a step at a time: counting a long list would hold up the server
+            counted, after, done = await self.client.script(
+                COUNT_AFTER, self.stream, COUNT_LIMIT, after, counted
+            )
+        return int(counted) if int(counted) < COUNT_LIMIT else length
 
     async def health_check(
         self,

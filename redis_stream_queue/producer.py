@@ -154,7 +154,12 @@ class StreamProducer:
         while claim is not None and (pause_s := claim.wait_s()) is not None:
             if pause_s:
                 await asyncio.sleep(pause_s)
-            claim.saw(int(await client.script(BACKLOG, self.stream, self._backlog.most)))
+            done, state = 0, ()
+            while not done:  # a step at a time, where the server has to count
+                done, unfinished, state = await client.script(
+                    BACKLOG, self.stream, self._backlog.most, *state
+                )
+            claim.saw(int(unfinished))
         max_len = self.max_len if self.trim == "any" else None
         if count == 1:
             results = [await push_one(client.link(), client.key(self.stream), pushes, max_len)]
