@@ -198,10 +198,10 @@ return {page[1], claimed}
 """)
 
 # count(after, counted): goes on counting the entries behind an id, as far as one call may: about
-# 500 small ones, or 256 kB. Returns how many so far, the last id, and whether that is all (or
+# 500 small ones, or 512 kB. Returns how many so far, the last id, and whether that is all (or
 # as many as were asked for).
 COUNT = """
-local most, entries, bytes = tonumber(ARGV[1]), 500, 262144
+local most, entries, bytes = tonumber(ARGV[1]), 500, 524288
 local function count(after, counted)
   local n = 1
   while counted < most and entries > 0 and bytes > 0 do

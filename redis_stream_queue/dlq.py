@@ -46,9 +46,9 @@ return id
 
 # ARGV: id to go on behind ('' = from the start), most letters
 # Returns an id and an original stream ('' = none) for each letter, as far as one call may look:
-# about 256 kB of letters.
+# about 512 kB of letters.
 ORIGINS = Script("""
-local found, after, bytes, n = {}, ARGV[1], 262144, 1
+local found, after, bytes, n = {}, ARGV[1], 524288, 1
 while #found < 2 * tonumber(ARGV[2]) and bytes > 0 do
   local from, size = after == '' and '-' or '(' .. after, 0
   local page = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', n)
