@@ -57,7 +57,10 @@ class PerMessage:
         if instance is None:
             return self
         func = self.func.__get__(instance, owner)
-        return PerMessage(func, self.concurrency, is_async=self.is_async)
+        bound = PerMessage(func, self.concurrency, is_async=self.is_async)
+        if (declared := declaration_of(self)) is not None:
+            setattr(bound, DECLARATION, declared)
+        return bound
 
     def __call__(self, messages: StreamMessage | list[StreamMessage]) -> Any:
         """Handle messages outside a consumer (in a test, say).

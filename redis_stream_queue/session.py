@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from redis.exceptions import ResponseError
@@ -28,6 +30,7 @@ from .invocation import call_hook
 from .message import StreamMessage
 from .reader import Reader
 from .serializers import JsonSerializer, Serializer
+from .told import ToldWork
 from .work import Work, one_line, verdict_of
 
 RECONNECT_S = 0.5  # longest that acknowledgements wait for a connection to read with
@@ -179,7 +182,7 @@ class Session:
         others were read meanwhile.
         """
         self.hooks.batch_started(messages)  # first: what kills us may be the decoding
-        work = Work(
+        work = self._work_class()(
             self._decode(messages),
             self.hooks.message_started,
             self.hooks.message_finished if self._side_by_side else None,
@@ -197,6 +200,11 @@ class Session:
             await asyncio.gather(*self._hooked)
         await self.holdings.settle()
         return work.handled
+
+    def _work_class(self) -> Callable[..., Work]:
+        if log.isEnabledFor(logging.DEBUG):
+            return functools.partial(ToldWork, self.reader.stream)
+        return Work
 
     def _decode(self, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
         if self.config.payload_field is None:

@@ -5,8 +5,8 @@ costs no change of threads, and a long one that handles many short messages lets
 turn between two of them. One that does not, for ``PATIENCE_S``, does not stop the loop either: a
 second thread takes it over.
 
-That thread and its locks are the interpreter's own, taken before an app can patch ``threading`` and
-``time`` (gevent does): a greenlet in its place would run the loop in the midst of a handler.
+That thread, its locks and the selector are the interpreter's own, taken before an app can patch
+them (gevent does): a greenlet in its place would run the loop in the midst of a handler.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import asyncio
 import contextlib
 import importlib
 import os
+import selectors
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Coroutine
+from selectors import DefaultSelector
 from time import sleep
 from typing import Any
 
@@ -33,6 +35,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     with contextlib.suppress(ImportError):
         loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
         return loop
+    if selectors.DefaultSelector is not DefaultSelector:  # gevent's serves one thread only
+        return asyncio.SelectorEventLoop(DefaultSelector())
     return asyncio.new_event_loop()
 
 

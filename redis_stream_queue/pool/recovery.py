@@ -132,7 +132,9 @@ class Recovery:
             if blamed and not death.said:
                 death.said = True
                 shown = ", ".join(blamed[:5])
-                log.warning("%d message(s) were running there: %s", len(blamed), shown)
+                log.warning(
+                    "%d message(s) were running there: %s; why: %s", len(blamed), shown, death.why
+                )
             self.offers.dispatch()
             await self._park_unoffered(death)
             await self._bury(dead)

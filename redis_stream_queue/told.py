@@ -1,0 +1,56 @@
+"""One line at debug for each message: how it ended, and after how long.
+
+Only where somebody wants to see it: else a session takes a plain Work and nothing is paid.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._clock import mono_ms
+from ._log import log
+from .message import StreamMessage
+from .work import Verdict, Work
+
+
+class ToldWork(Work):
+    """Work that tells of each message of ``stream``."""
+
+    def __init__(self, stream: str, *args: Any) -> None:
+        super().__init__(*args)
+        self._stream = stream
+        self._started_ms: dict[str, int] = {}
+        self._batch_ms = mono_ms()
+
+    def _start_one(self, now_ms: int) -> StreamMessage | None:
+        message = super()._start_one(now_ms)
+        if message is not None:
+            self._started_ms[message.id] = now_ms
+        return message
+
+    def done(self, message: StreamMessage) -> None:
+        super().done(message)
+        self._tell(message, "done")
+
+    def fail(self, message: StreamMessage, error: BaseException) -> None:
+        super().fail(message, error)
+        self._tell(message, type(error).__name__)
+
+    def finish_batch(
+        self, batch: list[StreamMessage], done: list[StreamMessage], others: Verdict
+    ) -> None:
+        super().finish_batch(batch, done, others)
+        ids = {message.id for message in done}
+        for message in batch:
+            self._tell(message, "done" if message.id in ids else "not done")
+
+    def _tell(self, message: StreamMessage, how: str) -> None:
+        took_ms = mono_ms() - self._started_ms.pop(message.id, self._batch_ms)
+        log.debug(
+            "%s of %s: %s after %d ms (delivery %d)",
+            message.id,
+            self._stream,
+            how,
+            took_ms,
+            message.delivery_count,
+        )
