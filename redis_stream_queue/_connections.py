@@ -25,6 +25,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from ._cluster import ClusterLink
 from ._endpoint import Endpoint
 from ._link import Channel, Command, Link, exchange, life_of, reconnect
+from ._sentinel import MasterConnection, MasterSSLConnection
 
 
 class _SingleChannel(Channel):
@@ -136,12 +137,16 @@ def is_usable(connection: AbstractConnection) -> bool:
 
 def connection_maker(endpoint: Endpoint) -> Callable[[], AbstractConnection]:
     """Makes connections to a single server, each not open yet."""
+    kwargs = endpoint.connection_kwargs()
     kind: type[AbstractConnection] = Connection
-    if endpoint.path:
+    if endpoint.service is not None:
+        kind = MasterSSLConnection if endpoint.ssl else MasterConnection
+        kwargs["watched"] = endpoint
+    elif endpoint.path:
         kind = UnixDomainSocketConnection
     elif endpoint.ssl:
         kind = SSLConnection
-    return partial(kind, retry=Retry(NoBackoff(), 0), **endpoint.connection_kwargs())
+    return partial(kind, retry=Retry(NoBackoff(), 0), **kwargs)
 
 
 _links: dict[tuple[Endpoint, int], Link] = {}

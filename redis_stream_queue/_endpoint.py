@@ -9,7 +9,7 @@ import re
 import ssl as tls
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.asyncio.connection import (
@@ -22,8 +22,11 @@ from redis.asyncio.connection import (
 
 from .exceptions import ConfigError
 
-SCHEMES = "redis, rediss, unix, redis+cluster, rediss+cluster, embedded"
+SCHEMES = (
+    "redis, rediss, unix, redis+cluster, rediss+cluster, redis+sentinel, rediss+sentinel, embedded"
+)
 DEFAULT_PORT = 6379
+SENTINEL_PORT = 26379
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Endpoint:
 
     nodes: (host, port) pairs; more than one only on a cluster.
     path: unix socket instead of a host.
+    service: name of the master that the nodes, which are Sentinels then, watch; sentinel_username,
+    sentinel_password: what they themselves want.
     options: further redis-py connection arguments (``ssl_ca_certs`` and the like).
     """
 
@@ -42,6 +47,9 @@ class Endpoint:
     password: str | None = field(default=None, repr=False)
     ssl: bool = False
     cluster: bool = False
+    service: str | None = None
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
     max_connections: int = 1000
     pool_timeout: float | None = 5
     client_name: str | None = None
@@ -55,8 +63,11 @@ class Endpoint:
         """The address without secrets, for messages."""
         if self.path:
             return f"unix://{self.path}"
-        scheme = ("rediss" if self.ssl else "redis") + ("+cluster" if self.cluster else "")
+        scheme = "rediss" if self.ssl else "redis"
         where = ",".join(f"{host}:{port}" for host, port in self.nodes)
+        if self.service is not None:
+            return f"{scheme}+sentinel://{where}/{self.service}/{self.db}"
+        scheme += "+cluster" if self.cluster else ""
         return f"{scheme}://{where}" + (f"/{self.db}" if self.db else "")
 
     @property
@@ -152,7 +163,7 @@ def make_endpoint(**settings: Any) -> Endpoint:
             )
         if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
             raise ConfigError(f"port must be a whole number from 1 to 65535, got {port!r}.")
-    for name in ("username", "password", "client_name", "path"):
+    for name in ("username", "password", "client_name", "path", "service"):
         if not isinstance(settings.get(name), str | None):
             raise ConfigError(f"{name} must be text, got a {type(settings[name]).__name__}.")
     client_name = settings.get("client_name")
@@ -220,14 +231,17 @@ def _check_number(name: str, value: Any, kind: Any, least: int) -> None:
 
 
 def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
-    """Endpoint of a redis://, rediss://, unix://, redis+cluster:// or rediss+cluster:// URL.
+    """Endpoint of a URL: redis://, rediss:// or unix://, or one of the first two with +cluster or
+    +sentinel (redis+sentinel://host:26379,host:26379/service/db).
 
     Query parameters are redis-py's; keyword arguments that the URL does not set come on top.
     Raises ConfigError; its text never holds the URL's password.
     """
     scheme, separator, rest = url.partition("://")
-    cluster = scheme.endswith("+cluster")
-    if not separator or scheme.removesuffix("+cluster") not in ("redis", "rediss", "unix"):
+    plain, _, kind = scheme.partition("+")
+    cluster, sentinel = kind == "cluster", kind == "sentinel"
+    known = plain in ("redis", "rediss") and kind in ("", "cluster", "sentinel")
+    if not separator or not (known or scheme == "unix"):
         raise ConfigError(
             f"a Redis URL must start with one of {SCHEMES} and '://', {_came(scheme, separator)}. "
             "Example: redis://localhost:6379/0"
@@ -239,9 +253,12 @@ def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
         )
     nodes: tuple[tuple[str, int], ...] | None = None
     try:
-        if cluster:
-            rest, nodes = _cluster_nodes(rest)
-        parsed: dict[str, Any] = dict(parse_url(f"{scheme.removesuffix('+cluster')}://{rest}"))
+        service = None
+        if sentinel:
+            rest, service = _without_service(rest)
+        if kind:
+            rest, nodes = _nodes(rest, SENTINEL_PORT if sentinel else DEFAULT_PORT)
+        parsed: dict[str, Any] = dict(parse_url(f"{plain}://{rest}"))
     except (ValueError, TypeError) as exc:
         raise ConfigError(
             f"the Redis URL ({scheme}://...) cannot be read: {_reason(exc)} Expected the form "
@@ -275,17 +292,30 @@ def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
             f"a Redis Cluster has only database 0, but the URL names {parsed['db']}. "
             "Leave the database out."
         )
-    return make_endpoint(**{**settings, **parsed, "cluster": cluster})
+    if sentinel and not service:
+        raise ConfigError(
+            f"the Redis URL ({scheme}://...) must name the master that the Sentinels watch, as in "
+            f"{scheme}://host1:26379,host2:26379/mymaster/0."
+        )
+    return make_endpoint(**{**settings, **parsed, "cluster": cluster, "service": service})
 
 
-def _cluster_nodes(rest: str) -> tuple[str, tuple[tuple[str, int], ...]]:
+def _without_service(rest: str) -> tuple[str, str]:
+    """``hosts/service/db?...`` as (``hosts/db?...``, service)."""
+    address, question, query = rest.partition("?")
+    hosts, _, path = address.partition("/")
+    service, _, db = path.partition("/")
+    return f"{hosts}/{db}{question}{query}", unquote(service)
+
+
+def _nodes(rest: str, default_port: int) -> tuple[str, tuple[tuple[str, int], ...]]:
     """``user:pw@h1:p1,h2:p2/...`` as (the same with the first node only, all nodes)."""
     authority, slash, tail = rest.partition("/")
     credentials, at, hosts = authority.rpartition("@")
     nodes = []
     for part in hosts.partition("?")[0].split(","):
         split = urlsplit(f"//{part}")
-        nodes.append((split.hostname or "localhost", split.port or DEFAULT_PORT))
+        nodes.append((split.hostname or "localhost", split.port or default_port))
     query = hosts.partition("?")
     first = hosts.split(",")[0].partition("?")[0]
     return f"{credentials}{at}{first}{query[1]}{query[2]}{slash}{tail}", tuple(nodes)

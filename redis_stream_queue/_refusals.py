@@ -66,7 +66,8 @@ async def reason(endpoint: Endpoint, error: Exception) -> str | None:
             "authority that signed it: add ?ssl_ca_certs=/path/to/ca.pem to the URL."
         )
     closed = any(word in words.lower() for word in ("closed", "reset", "lost"))
-    if endpoint.path is not None or isinstance(error, ResponseError) or "refused" in words.lower():
+    elsewhere = endpoint.path is not None or endpoint.service is not None
+    if elsewhere or isinstance(error, ResponseError) or "refused" in words.lower():
         return None
     if not endpoint.ssl and not closed:
         return None

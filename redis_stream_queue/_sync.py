@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,9 +23,12 @@ from redis.retry import Retry
 from ._endpoint import Endpoint
 from ._link import OUTAGES
 from ._scripts import BACKLOG, PUSH, TRIM, Script
+from ._sentinel import master_of_sync
 from .pending import TRIM_AT_ONCE
 from .portions import Pushes, portions
 from .pushing import LIMIT, forbids_scripts, own_copy, refusal
+
+PIECE_BYTES = 1 << 18  # sent within one timeout
 
 
 class _Deadline(threading.local):
@@ -74,9 +77,15 @@ class _Bounded(AbstractConnection):
         finally:
             self.socket_connect_timeout = configured_s
 
-    def send_packed_command(self, *args: Any, **options: Any) -> Any:
+    def send_packed_command(self, command: Any, check_health: bool = True) -> Any:
+        """In pieces: sendall() takes its timeout for all of what it is given."""
+        send: Any = super().send_packed_command
         self._bound()
-        return super().send_packed_command(*args, **options)  # type: ignore[no-untyped-call]
+        pieces = _pieces([command] if isinstance(command, bytes | str) else command)
+        send(pieces[:1], check_health=check_health)
+        for piece in pieces[1:]:
+            self._bound()
+            send([piece], check_health=False)
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         self._bound()
@@ -91,7 +100,35 @@ class _Bounded(AbstractConnection):
                 raise
 
 
+def _pieces(packed: Iterable[Any]) -> list[Any]:
+    return [
+        item[start : start + PIECE_BYTES]
+        for item in packed
+        for start in range(0, max(len(item), 1), PIECE_BYTES)
+    ]
+
+
+class _ToMaster(_Bounded):
+    """Leads to the master that there is when it connects."""
+
+    def __init__(self, *, watched: Endpoint, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._watched = watched
+
+    def _connect(self) -> Any:
+        self.host, self.port = master_of_sync(self._watched)
+        return super()._connect()
+
+
 class _BoundedTcp(_Bounded, Connection):
+    pass
+
+
+class _MasterTcp(_ToMaster, Connection):
+    pass
+
+
+class _MasterSSL(_ToMaster, SSLConnection):
     pass
 
 
@@ -125,6 +162,9 @@ class SyncLink:
         kind: Any = _BoundedSSL if endpoint.ssl else _BoundedTcp
         if endpoint.path:
             kind = _BoundedUnix
+        elif endpoint.service is not None:
+            kind = _MasterSSL if endpoint.ssl else _MasterTcp
+            kwargs["watched"] = endpoint
         pool = redis.ConnectionPool(
             connection_class=kind, max_connections=endpoint.max_connections, **kwargs
         )

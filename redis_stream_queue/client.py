@@ -87,7 +87,7 @@ class StreamClient:
     @classmethod
     def from_url(cls, url: str, *, prefix: str = "", **options: Any) -> Self:
         """Client of a URL: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``redis+cluster://``,
-        ``rediss+cluster://`` or ``embedded://[DIR]``.
+        ``rediss+cluster://``, ``redis+sentinel://h1:p1,h2:p2/service/db`` or ``embedded://[DIR]``.
 
         options: the constructor's arguments, or redis-py connection options (``ssl_ca_certs``).
         ``embedded://DIR`` starts (or joins) a private real server with its data in DIR; without

@@ -38,9 +38,22 @@ find_python() {
     return 1
 }
 
+# Use an environment with this version of Python (3.13) instead of .venv.
+use_python() {
+    local candidate
+    for candidate in "python$1" "$HOME/.pyenv/versions/$1"*/bin/python; do
+        if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$1" ]; then
+            PYTHON=$(command -v "$candidate")
+            VENV=$ROOT/.venv-$1
+            return 0
+        fi
+    done
+    fail "There is no Python $1, neither on PATH nor in ~/.pyenv/versions."
+}
+
 make_venv() {
     local python
-    python=$(find_python) || fail "Python 3.11 or newer is needed, and there is none on PATH. Install python3."
+    python=${PYTHON:-$(find_python)} || fail "Python 3.11 or newer is needed, and there is none on PATH. Install python3."
     rm -rf "$VENV"
     "$python" -m venv "$VENV" >/dev/null 2>&1 && return 0
     rm -rf "$VENV"

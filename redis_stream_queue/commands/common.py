@@ -54,7 +54,7 @@ url_option = click.option(
     show_default="REDIS_URL or " + DEFAULT_URL,
     is_eager=True,  # before --file opens a pipe, which can be opened only once
     callback=_hide,
-    help="redis://, rediss://, unix://, redis+cluster:// or embedded://DIR.",
+    help="redis://, rediss://, unix://, redis+cluster://, redis+sentinel:// or embedded://DIR.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

@@ -98,7 +98,7 @@ _AT_LEAST_0 = click.IntRange(min=0)
     envvar=["RSQ_URL", "REDIS_URL"],
     default=DEFAULT_URL,
     show_default="REDIS_URL or " + DEFAULT_URL,
-    help="redis://, rediss://, unix://, redis+cluster:// or embedded://DIR.",
+    help="redis://, rediss://, unix://, redis+cluster://, redis+sentinel:// or embedded://DIR.",
 )
 @click.option(
     "--log-level",
