@@ -1,12 +1,87 @@
-"""Keep a password out of ``ps``: a command given ``--url`` with one starts again without it."""
+"""The URL of a command: where it is found, and how a password in it is kept out of ``ps`` (a
+command given ``--url`` with one starts again without it)."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
+import click
+from click.core import ParameterSource
+
+from ._endpoint import DEFAULT_URL
+from .exceptions import ConfigError
+
+FILE_ENVIRONMENT = "REDIS_URL_FILE"
+CREDENTIAL = "redis-url"  # of systemd: LoadCredential=redis-url:/path
 ENVIRONMENT = "RSQ_URL"  # where the restarted command finds its URL; above REDIS_URL
+
+
+def url_options(found: Callable[[str], None]) -> Callable[[Any], Any]:
+    """Adds ``--url`` and ``--url-file``; the command gets ``url``. found: told of it at once."""
+
+    def note_file(context: click.Context, _: click.Parameter, value: str | None) -> None:
+        source = context.get_parameter_source("url_file")
+        context.meta[FILE_ENVIRONMENT] = value, source is ParameterSource.COMMANDLINE
+
+    def choose(context: click.Context, _: click.Parameter, url: str | None) -> str:
+        url_file, file_is_typed = context.meta.get(FILE_ENVIRONMENT, (None, False))
+        url_is_typed = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
+        try:
+            chosen = find_url(None if file_is_typed and not url_is_typed else url, url_file)
+        except ConfigError as error:
+            raise click.UsageError(str(error)) from None
+        found(chosen)
+        return chosen
+
+    def add(command: Any) -> Any:
+        command = click.option(
+            "--url",
+            envvar=["RSQ_URL", "REDIS_URL"],
+            show_default="REDIS_URL or " + DEFAULT_URL,
+            is_eager=True,  # before --file opens a pipe, which can be opened only once
+            callback=choose,
+            help="redis://, rediss://, unix://, redis+cluster://, redis+sentinel:// or "
+            "embedded://DIR.",
+        )(command)
+        return click.option(
+            "--url-file",
+            envvar=FILE_ENVIRONMENT,
+            is_eager=True,
+            expose_value=False,
+            callback=note_file,
+            help="Read the URL from this file (a mounted secret), or set REDIS_URL_FILE; systemd's "
+            f"credential {CREDENTIAL} is read by itself.",
+        )(command)
+
+    return add
+
+
+def find_url(url: str | None, url_file: str | None) -> str:
+    """The URL that was given: --url or its variables, a file that holds it, systemd's credential,
+    or that of a Redis on this machine.
+
+    Raises ConfigError for a file that cannot be read or is empty.
+    """
+    if url is not None:
+        return url
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if url_file is None and directory and (credential := Path(directory, CREDENTIAL)).exists():
+        url_file = str(credential)
+    if url_file is None:
+        return DEFAULT_URL
+    try:
+        found = Path(url_file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"the file with the URL ({url_file}) cannot be read: {why}.") from None
+    if not found:
+        raise ConfigError(f"the file with the URL ({url_file}) is empty.")
+    return found
 
 
 def forget() -> None:

@@ -12,13 +12,12 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._cli_output import complain
-from .._cli_url import hide_password
+from .._cli_url import hide_password, url_options
 from .._link import OUTAGES
 from .._refusals import reason
 from ..client import StreamClient
 from ..exceptions import ConfigError, RedisStreamError
 from ..pool import exits
-from ..pool.config import DEFAULT_URL
 from ..pool.exits import Failure
 
 ANSWER_S = 5.0
@@ -35,11 +34,6 @@ def name(_: click.Context, __: click.Parameter, value: str | None) -> str | None
     return value
 
 
-def _hide(_: click.Context, __: click.Parameter, url: str) -> str:
-    hide_password(url, "redis_stream_queue.cli")
-    return url
-
-
 stream_argument = click.argument("stream", callback=name)
 prefix_option = click.option(
     "--prefix",
@@ -47,15 +41,7 @@ prefix_option = click.option(
     default="",
     help="Put before every stream name, with an underscore.",
 )
-url_option = click.option(
-    "--url",
-    envvar=["RSQ_URL", "REDIS_URL"],
-    default=DEFAULT_URL,
-    show_default="REDIS_URL or " + DEFAULT_URL,
-    is_eager=True,  # before --file opens a pipe, which can be opened only once
-    callback=_hide,
-    help="redis://, rediss://, unix://, redis+cluster://, redis+sentinel:// or embedded://DIR.",
-)
+url_option = url_options(lambda url: hide_password(url, "redis_stream_queue.cli"))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

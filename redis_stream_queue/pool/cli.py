@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from .._cli_output import Command, complain
-from .._cli_url import forget, hide_password
+from .._cli_url import forget, hide_password, url_options
 from .._version import version_option
 from ..exceptions import RedisStreamError
 from . import exits
-from .config import DEFAULT_URL, PoolConfig, default_workers
+from .config import PoolConfig, default_workers
 from .pool import Pool
 
 
@@ -93,13 +93,7 @@ _AT_LEAST_0 = click.IntRange(min=0)
     help="Seconds to wait for Redis at start.",
 )
 @click.option("--burst", is_flag=True, help="Handle all there is, then exit (1 if some died).")
-@click.option(
-    "--url",
-    envvar=["RSQ_URL", "REDIS_URL"],
-    default=DEFAULT_URL,
-    show_default="REDIS_URL or " + DEFAULT_URL,
-    help="redis://, rediss://, unix://, redis+cluster://, redis+sentinel:// or embedded://DIR.",
-)
+@url_options(lambda url: hide_password(url, "redis_stream_queue.pool.cli"))
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -118,7 +112,6 @@ def main(**options: Any) -> None:
     the status. Exit codes: 0 clean, 1 failure, 2 usage, 3 the app could not be loaded, 4 Redis
     unreachable, refusing us or too old at start.
     """
-    hide_password(options["url"], "redis_stream_queue.pool.cli")
     forget()
     options["graceful_timeout_s"] = options.pop("graceful_timeout")
     options["time_limit_s"] = options.pop("time_limit")

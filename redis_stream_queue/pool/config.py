@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .._endpoint import DEFAULT_URL
 from .._keys import default_dlq
 from ..config import ConsumerConfig
 from ..exceptions import ConfigError
@@ -15,7 +16,6 @@ from ._linux import cpu_limit
 from .protocol import Loaded
 from .rows import MAX_SLOTS
 
-DEFAULT_URL = "redis://localhost:6379/0"
 COMMAND_TIMEOUT_S = 1.2  # where the URL sets no socket_timeout: a dead connection is left behind
 RETRY_DELAY_MS = 1000
 RETRY_MAX_DELAY_MS = 60_000

@@ -64,7 +64,7 @@ class SentinelSet:
     def _knows_all(self, port: int) -> bool:
         with contextlib.suppress(redis.RedisError), redis.Redis(port=port) as sentinel:
             state = sentinel.sentinel_master(SERVICE)
-            return state["num-other-sentinels"] == SENTINELS - 1 and state["num-slaves"] == 1
+            return bool(state["num-other-sentinels"] == SENTINELS - 1 and state["num-slaves"] == 1)
         return False
 
     @property

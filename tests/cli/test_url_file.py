@@ -1,0 +1,64 @@
+"""Secrets from files: --url-file, REDIS_URL_FILE, systemd's credentials, and what goes first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.support.pool import PoolProcess, plain_environment
+
+USAGE = 2
+WRONG = "redis://127.0.0.1:1/0"
+
+
+def stats(*args: str, url: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "redis_stream_queue.cli", "stats", "orders", *args],
+        env={**plain_environment(url), **env}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def secret(pool_url: str, tmp_path: Path) -> Path:
+    with redis.Redis.from_url(pool_url) as client:
+        client.xadd("orders", {"data": "1"})
+    path = tmp_path / "redis-url"
+    path.write_text(pool_url + "\n")
+    return path
+
+
+def test_where_it_is_read_from(secret: Path) -> None:
+    """What is typed goes before what is in the environment."""
+    assert stats("--url-file", str(secret)).returncode == 0
+    assert stats("--url-file", str(secret), url=WRONG).returncode == 0
+    assert stats(REDIS_URL_FILE=str(secret)).returncode == 0
+    assert stats(CREDENTIALS_DIRECTORY=str(secret.parent)).returncode == 0
+    assert stats("--url", WRONG, "--url-file", str(secret)).returncode == 4
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), ("", "is empty")])
+def test_a_file_that_does_not_do(tmp_path: Path, content: str | None, why: str) -> None:
+    path = tmp_path / "url"
+    if content is not None:
+        path.write_text(content)
+    done = stats("--url-file", str(path))
+    assert done.returncode == USAGE
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_of_the_pool(secret: Path, tmp_path: Path) -> None:
+    app = """
+from redis_stream_queue import per_message, stream_handler
+
+@stream_handler("orders")
+@per_message
+def handler(message): ...
+"""
+    with PoolProcess(app, "--workers", "1", "--url-file", str(secret), url=None, cwd=tmp_path) as p:
+        p.wait_ready()
+        assert p.drain() == 0
