@@ -19,6 +19,7 @@ import redis
 
 from tests.support.pool import PoolProcess
 
+from .app import GROUP, STREAM
 from .world import GRACEFUL_S, READY_S, Host, World
 
 Run = Callable[[World, Host, random.Random], None]
@@ -26,6 +27,7 @@ Lock = threading.Lock
 
 LEAVE_S = GRACEFUL_S + 5
 STOP_S = (0.2, 3.0)  # how long something is stopped or stalled
+OUTAGE_S = (2.5, 4.0)
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,59 @@ def slow_network(world: World, host: Host, rng: random.Random) -> None:
         host.proxy.set(latency_s=0.0)
 
 
+def slow_line(world: World, host: Host, rng: random.Random) -> None:
+    with world.faults.during("slow line", host=host.name):
+        host.proxy.set(bytes_per_s=rng.uniform(30_000, 200_000))
+        world.pause(rng.uniform(*STOP_S))
+        host.proxy.heal()
+
+
 # -- Redis ---------------------------------------------------------------------------------------
+
+
+def demote(world: World, _: Host, rng: random.Random) -> None:
+    """The master becomes a replica of nobody that answers, and is made a master again."""
+    with world.faults.during("demote", severs=True), world.server.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", 1)
+        world.pause(rng.uniform(*STOP_S))
+        client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def out_of_memory(world: World, _: Host, rng: random.Random) -> None:
+    with world.faults.during("out of memory"), world.server.client() as client:
+        client.config_set("maxmemory", 1)
+        world.pause(rng.uniform(*STOP_S))
+        client.config_set("maxmemory", 0)
+
+
+def clock_jumps(world: World, _: Host, rng: random.Random) -> None:
+    if world.clock.works:
+        world.faults.moment("clock jumps")
+        world.clock.jump(rng.choice([60, 5, -5, -60]))
+
+
+def delete_consumer(world: World, _: Host, rng: random.Random) -> None:
+    """An operator's clean-up: somebody who holds messages, alive or not; no parked retries."""
+    with world.server.client() as client:
+        names = [c["name"] for c in client.xinfo_consumers(STREAM, GROUP) if c["pending"]]
+        names = [name for name in names if b":retry:" not in name]
+        if not names:
+            return
+        name = rng.choice(names)
+        with client.pipeline() as pipe:  # one step: nothing is delivered in between
+            pipe.xpending_range(STREAM, GROUP, "-", "+", 10_000, name)
+            pipe.xgroup_delconsumer(STREAM, GROUP, name)
+            held, _count = pipe.execute()
+        ids = frozenset(line["message_id"].decode() for line in held)
+        world.faults.moment("delete consumer", ids=ids)
+
+
+def long_outage(world: World, _: Host, rng: random.Random) -> None:
+    """Much longer than min_idle_claim_ms."""
+    with world.faults.during("long outage", severs=True):
+        world.server.kill()
+        world.pause(rng.uniform(*OUTAGE_S))
+        world.server.restart()
 
 
 def client_kill(world: World, _: Host, __: random.Random) -> None:
@@ -265,9 +319,15 @@ ACTIONS = [
     Action("stall", 3, stall, _network),
     Action("cut replies", 3, cut_replies, _network),
     Action("slow network", 1, slow_network, _network),
+    Action("slow line", 1, slow_line, _network),
     Action("client kill", 2, client_kill, _redis),
     Action("client pause", 2, client_pause, _redis),
     Action("kill redis", 2, kill_redis, _redis),
     Action("stop redis", 1, stop_redis, _redis),
     Action("debug sleep", 1, debug_sleep, _redis),
+    Action("demote", 1, demote, _redis),
+    Action("out of memory", 1, out_of_memory, _redis),
+    Action("clock jumps", 1, clock_jumps, _redis),
+    Action("delete consumer", 1, delete_consumer, _redis),
+    Action("long outage", 0.5, long_outage, _redis),
 ]

@@ -18,6 +18,7 @@ class Fault:
 
     host: whom it hit, "" = all. pool: the life of a pool (``A3``). pid: the one process.
     severs: it separates the host from Redis, or stops all of the host.
+    ids: messages that it dropped from the pending list.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class Fault:
     pool: str = ""
     pid: int = 0
     severs: bool = False
+    ids: frozenset[str] = frozenset()
 
     def overlaps(self, begin_s: float, end_s: float) -> bool:
         return self.begin_s <= end_s and begin_s <= self.end_s + TAIL_S
@@ -72,10 +74,15 @@ class Faults:
                 return fault.begin_s
         return None
 
+    def dropped(self, entry_id: str) -> list[Fault]:
+        """When somebody deleted the consumer that held this message."""
+        return [f for f in self.all if entry_id in f.ids]
+
     def slow(self, host: str, at_s: float) -> bool:
         """Was the network of this host slow at this moment?"""
         return any(
-            f.kind == "slow network" and f.host == host and f.overlaps(at_s, at_s) for f in self.all
+            f.kind in ("slow network", "slow line") and f.host == host and f.overlaps(at_s, at_s)
+            for f in self.all
         )
 
     def has_run_for(self, pid: int, pool: str, since_s: float, for_s: float) -> float:

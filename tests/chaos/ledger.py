@@ -18,6 +18,7 @@ SLOW_MOMENT_S = 0.5  # the same through a slow network: up to 80 ms each way
 MIN_IDLE_S = 1.0  # the pools' min_idle_claim_ms
 RENEWAL_S = 0.4  # a lease may be that old when a fault begins
 SEVERED_S = MIN_IDLE_S - RENEWAL_S  # long enough for others to take over what runs
+CLAIM_BACK_S = 2.0  # a worker that lives so long has noticed that its name was deleted
 CHAIN_GAP_S = RENEWAL_S  # faults in such short succession leave no time to renew a lease
 
 
@@ -57,6 +58,7 @@ class Finding:
 class Verdict:
     """findings: what is wrong; twice: why messages ran again, by cause; overlaps: likewise.
 
+    dropped: lost with a consumer that was deleted, before it could know or after its death.
     unlucky: innocents among the dead whose every permitted execution was killed by a fault.
     """
 
@@ -67,6 +69,7 @@ class Verdict:
     unlucky: int = 0
     executions: int = 0
     lost: int = 0
+    dropped: int = 0
     findings: list[Finding] = field(default_factory=list)
     twice: Counter[str] = field(default_factory=Counter)
     overlaps: Counter[str] = field(default_factory=Counter)
@@ -92,7 +95,7 @@ def judge(
     known = {p.id for p in pushed}
     ended = {i for i, runs in of.items() if any(e.how == "ended" for e in runs)}
     verdict.handled, verdict.dead = len(ended), len(letters)
-    _judge_losses(verdict, pushed, of, ended, letters)
+    _judge_losses(verdict, pushed, of, ended, letters, faults)
     _judge_letters(verdict, pushed, of, letters, faults)
     for entry_id, runs in of.items():
         if entry_id not in known and runs[0].n not in unconfirmed:
@@ -107,18 +110,37 @@ def _judge_losses(
     of: dict[str, list[Execution]],
     ended: set[str],
     letters: list[Letter],
+    faults: Faults,
 ) -> None:
     """Also of messages whose push failed: what was begun must come to an end."""
     settled = ended | {letter.original_id for letter in letters}
     for message in pushed:
         if message.id not in settled:
+            if _is_dropped(message.id, of.get(message.id, []), faults):
+                verdict.dropped += 1
+                continue
             runs = len(of.get(message.id, []))
             detail = f"{message.do}, pushed {message.at_s:.3f}, {runs} execution(s)"
             verdict.findings.append(Finding("LOST", message.id, detail))
             verdict.lost += 1
     for entry_id in of.keys() - settled - {p.id for p in pushed}:
+        if _is_dropped(entry_id, of[entry_id], faults):
+            verdict.dropped += 1
+            continue
         verdict.findings.append(Finding("LOST (its push was not confirmed)", entry_id))
         verdict.lost += 1
+
+
+def _is_dropped(entry_id: str, runs: list[Execution], faults: Faults) -> bool:
+    """Was it deleted with its consumer, and did nobody live who had it in memory?"""
+    for fault in faults.dropped(entry_id):
+        last = runs[-1] if runs else None
+        if last is None:
+            return True  # its reply never arrived, or its worker died before it began
+        died_s = _death_s(last, faults) or faults.killed_at(last.pid, last.pool)
+        if died_s is not None and died_s < fault.end_s + CLAIM_BACK_S:
+            return True
+    return False
 
 
 def _judge_letters(
@@ -135,6 +157,9 @@ def _judge_letters(
             verdict.findings.append(Finding(f"buried {times} times", entry_id))
     for letter in letters:
         if letter.do in DOOMED:
+            continue
+        if any(e.how == "ended" for e in of.get(letter.original_id, [])):
+            verdict.findings.append(Finding("buried although it ran", letter.original_id))
             continue
         killed = sum(_death_s(e, faults) is not None for e in of.get(letter.original_id, []))
         if killed >= MAX_DELIVERIES:

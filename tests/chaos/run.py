@@ -60,6 +60,8 @@ def _options() -> argparse.Namespace:
 
 def _run(directory: Path, seed: int, seconds: float) -> int:
     world = World(directory)
+    if not world.clock.works:
+        print("there is no C compiler: the server's clock will not jump")
     storm, feeder = Storm(world, seed), Feeder(world.server.url, seed)
     recorder = Recorder(world.server.socket_path or "", directory / "commands")
     try:
@@ -119,7 +121,7 @@ def _print_table(verdict: Verdict, storm: Storm, world: World, drained_s: float)
         "pushed": f"{verdict.pushed}, and {verdict.unconfirmed} without an answer",
         "handled": verdict.handled,
         "dead": f"{verdict.dead}, {verdict.unlucky} of them by mere bad luck",
-        "lost": verdict.lost,
+        "lost": f"{verdict.lost}, and {verdict.dropped} dropped by DELCONSUMER",
         "executions": verdict.executions,
         "executed again": f"{verdict.twice.total()}: {_counted(verdict.twice)}",
         "  unexplained": unexplained,

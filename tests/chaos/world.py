@@ -15,6 +15,7 @@ from tests.support.servers import Server
 
 from . import app
 from .faults import Faults
+from .jump import JumpingClock
 from .ledger import MIN_IDLE_S
 
 GRACEFUL_S = 10
@@ -104,7 +105,8 @@ class World:
         self.redis_busy = threading.Lock()
         self.hosts: list[Host] = []
         (directory / "notes").mkdir()
-        self.server = Server.start("valkey-9.1", extra_args=SERVER_ARGS)
+        self.clock = JumpingClock(directory)
+        self.server = Server.start("valkey-9.1", extra_args=SERVER_ARGS, env=self.clock.env)
         try:
             for name, target in (("A", "app:plain"), ("B", "app:asynchronous")):
                 self.hosts.append(Host(name, directory, target, self.server))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -41,7 +42,13 @@ class Server:
     """
 
     def __init__(
-        self, name: str, *, tcp: bool, password: str | None, extra_args: Sequence[str]
+        self,
+        name: str,
+        *,
+        tcp: bool,
+        password: str | None,
+        extra_args: Sequence[str],
+        env: dict[str, str] | None = None,
     ) -> None:
         self.name = name
         self.directory = Path(tempfile.mkdtemp(prefix="rsq-test-"))
@@ -50,6 +57,7 @@ class Server:
         self.password = password
         self._tcp = tcp
         self._extra_args = list(extra_args)
+        self._env = env or {}
         self._child: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -60,9 +68,10 @@ class Server:
         tcp: bool = False,
         password: str | None = None,
         extra_args: Sequence[str] = (),
+        env: dict[str, str] | None = None,
     ) -> Server:
-        """Start a server: on a unix socket, or on a free port of 127.0.0.1."""
-        server = cls(name, tcp=tcp, password=password, extra_args=extra_args)
+        """Start a server: on a unix socket, or on a free port of 127.0.0.1; env: added to ours."""
+        server = cls(name, tcp=tcp, password=password, extra_args=extra_args, env=env)
         atexit.register(server.stop)
         try:
             for attempt in range(1, PORT_ATTEMPTS + 1):
@@ -152,6 +161,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **self._env},
             start_new_session=True,  # a Ctrl-C is for pytest, which stops the server itself
         )
         what = f"{self.name} answers PING"
