@@ -126,3 +126,19 @@ def test_signals_are_all_there(name: str) -> None:
     assert name in CliRunner().invoke(main, ["--help"]).output
     for page, heading in ((README, "signal to the master"), (DOCS / "signals.md", "signal")):
         assert any(name in row[0] for row in rows(page, heading)), page.name
+
+
+# -- pictures --------------------------------------------------------------------------------------
+
+
+def test_pictures_hold_no_semicolon() -> None:
+    """It ends a statement of Mermaid, wherever it stands."""
+    pages = {page.name: page.read_text() for page in DOCS.rglob("*.md")}
+    pictures = [
+        (name, picture)
+        for name, text in pages.items()
+        for picture in re.findall(r"^```mermaid\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    ]
+
+    assert pictures
+    assert [name for name, picture in pictures if ";" in picture] == []
