@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 from redis.exceptions import ResponseError
@@ -248,8 +248,7 @@ class StreamConsumer:
         """
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
-        own = getattr(self.run_once, "__func__", None) is StreamConsumer.run_once
-        turn = self._turn if own else self.run_once
+        turn = self._way_to_turn()
         backoff, refusal = Backoff(), _Refusal()
         log.info("a consumer of %s in group %s starts", self.stream, self.config.group)
         try:
@@ -303,6 +302,11 @@ class StreamConsumer:
         self._session.stop_starting()
         self._session.reader.interrupt()
 
+    def _way_to_turn(self) -> Callable[[], Awaitable[Any]]:
+        """What ``run()`` calls again and again."""
+        own = getattr(self.run_once, "__func__", None) is StreamConsumer.run_once
+        return self._turn if own else self.run_once
+
     async def _turn(self) -> None:
         await self._ensure()
         now = mono_ms()
@@ -350,7 +354,9 @@ class StreamConsumer:
     def _schedule_sweep(self) -> None:
         now = mono_ms()
         pause_ms = SWEEP_INTERVAL_MS * (1 + JITTER * random.uniform(-1, 1))
-        if self._sweep.next_due_ms is not None:
+        if not self._sweep.at_start:  # cut short, and the watching must have no gap meanwhile
+            pause_ms = LOOK_MS
+        elif self._sweep.next_due_ms is not None:
             pause_ms = min(pause_ms, max(self._sweep.next_due_ms, 1))
         self._next_sweep_ms = now + int(pause_ms)
         self._holdings.next_retry_at_ms = None

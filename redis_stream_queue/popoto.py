@@ -13,10 +13,13 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from .client import StreamClient
 from .config import ConsumerConfig
 from .consumer import StreamConsumer as _StreamConsumer
 from .exceptions import ConfigError
+from .group import group_is_lost
 from .message import StreamMessage
 from .pending import Offer
 
@@ -123,12 +126,21 @@ class StreamConsumer:
         return asyncio.run(self._closing(self._member.process_batch()))
 
     async def run(self) -> None:
-        """Process batches until ``stop()`` or cancellation; failures are logged and waited out."""
+        """Process batches until ``stop()`` or cancellation; failures are logged and waited out.
+
+        A ``process_batch`` of a subclass is what is called again and again.
+        """
+        self._obey_subclass()
         await self._member.run()
 
     def run_sync(self) -> None:
         """``run`` for code without an event loop; ends on Ctrl-C, too."""
+        self._obey_subclass()
         self._member.run_sync()
+
+    def _obey_subclass(self) -> None:
+        if getattr(self.process_batch, "__func__", None) is not StreamConsumer.process_batch:
+            self._member.turn = self.process_batch
 
     def stop(self) -> None:
         """End ``run()`` after the batch that runs now. Safe from threads and signal handlers."""
@@ -155,6 +167,7 @@ class _Member(_StreamConsumer):
         super().__init__(client, stream, config, self._noting_failures)
         self._handler = handler
         self._failures: list[BaseException] | None = None  # of this iteration; None = in run()
+        self.turn: Callable[[], Awaitable[int]] | None = None  # of run(), if a subclass has its own
         self._holdings.burial.letter = _letter
 
     async def _noting_failures(self, messages: list[StreamMessage]) -> list[str]:
@@ -167,14 +180,24 @@ class _Member(_StreamConsumer):
 
     async def process_batch(self) -> int:
         before = self._holdings.meter.acked.total
-        self._failures, self._stopping = [], False
+        self._failures = []
+        if self._loop is None:  # a stop() of before is over
+            self._stopping = False
         try:
-            await self.run_once()
+            try:
+                await self.run_once()
+            except ResponseError as error:
+                if not group_is_lost(error):
+                    raise
+                await self.run_once()  # it is there again
             if self._failures:
                 raise self._failures[0]
         finally:
             self._failures = None
         return self._holdings.meter.acked.total - before
+
+    def _way_to_turn(self) -> Callable[[], Awaitable[Any]]:
+        return self.turn or super()._way_to_turn()
 
     async def _iterate(self) -> None:
         await self._ensure()

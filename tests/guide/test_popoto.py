@@ -17,7 +17,7 @@ import redis
 from redis_stream_queue import ConfigError, StreamClient
 from redis_stream_queue.popoto import StreamConsumer
 from tests.guide.conftest import ROOT
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_until, wait_until_async
 
 WAIT_S = 10.0
 _numbers = itertools.count(1)
@@ -186,6 +186,45 @@ def test_run_goes_on_after_a_failure_and_ends_by_stop(place: Place) -> None:
         worker.stop()
         thread.join(WAIT_S)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("end", ["stop in it", "stop from outside"])
+async def test_run_calls_the_process_batch_of_a_subclass(place: Place, end: str) -> None:
+    class Counting(StreamConsumer):
+        rounds = 0
+
+        async def process_batch(self) -> int:
+            self.rounds += 1
+            if self.rounds == 2:
+                raise RuntimeError("the loop goes on")
+            if self.rounds == 4 and end == "stop in it":
+                self.stop()
+            return await super().process_batch()
+
+    handler = Handler()
+    worker = Counting(place.stream, "billing", "worker-1", handler, block_ms=10)
+    entry = place.add(ключ="значение")
+    running = asyncio.create_task(worker.run())
+    if end == "stop from outside":
+        await wait_until_async(lambda: worker.rounds >= 4, WAIT_S, "it goes round")
+        worker.stop()
+    await asyncio.wait_for(running, WAIT_S)
+    assert worker.rounds >= 4
+    assert handler.batches == [[(entry, {"ключ": "значение"})]]
+    await StreamClient.close_all()
+
+
+@pytest.mark.parametrize("loss", ["delete", "flushall", "xgroup_destroy"])
+def test_a_lost_group_is_made_again_in_the_same_call(place: Place, loss: str) -> None:
+    handler = Handler()
+    worker = place.consumer(handler)
+    place.add(n=1)
+    assert worker.process_batch_sync() == 1
+    args = {"delete": [place.stream], "flushall": []}.get(loss, [place.stream, "billing"])
+    getattr(place.look, loss)(*args)
+    entry = place.add(n=2)
+    assert worker.process_batch_sync() >= 1
+    assert entry in handler.ids
 
 
 async def test_stop_before_run_stops_nothing_else(place: Place) -> None:

@@ -130,6 +130,19 @@ class TestRunOnce:
         await consumer.close()
 
 
+    async def test_run_gets_through_a_long_list_by_short_walks(self, server_bench: Bench) -> None:
+        """What a dead consumer held: it has to be watched first, over several walks."""
+        bench = server_bench
+        ids = await bench.push(*range(60))
+        await bench.deliver("gone", 60)
+        ledger = Ledger()
+        consumer = bench.consumer(ledger, batch_size=5, max_claim_passes=1, block_ms=100)
+        bench.start(consumer)
+        await bench.until(lambda: len(ledger.runs) == len(ids), "all are handled", 20)
+        assert set(ledger.runs.values()) == {1}
+        await bench.stop(consumer)
+
+
 def test_ctrl_c_of_a_gather_removes_the_consumer_s_name(
     server: Server, stream: str, tmp_path: Path
 ) -> None:
