@@ -36,5 +36,11 @@ def header_parts(headers: Mapping[str, str] | None) -> Parts:
                 f"header {name!r} has a name that is taken: {PAYLOAD!r} holds the payload, and "
                 f"names that begin with {OURS!r} are the library's. Choose another one."
             )
+        try:
+            (name + value).encode()
+        except UnicodeEncodeError:  # packed with those of others, it would fail them all
+            raise ConfigError(
+                f"header {name!r} holds half of a surrogate pair, which is no text: {value!r:.80}."
+            ) from None
         parts += (name, value)
     return tuple(parts)

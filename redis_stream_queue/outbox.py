@@ -83,8 +83,9 @@ class Outbox:
         loop = asyncio.get_running_loop()
         if loop in self._waiting:
             await asyncio.sleep(0)
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Other loops, of threads or of the process before a fork, wait for their own.
+        if mine := [task for task in self._tasks if task.get_loop() is loop]:
+            await asyncio.gather(*mine, return_exceptions=True)
         if loop in self._alone:
             ended = self._alone[loop] = self._alone[loop] or asyncio.Event()
             await ended.wait()

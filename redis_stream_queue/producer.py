@@ -6,6 +6,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import Coroutine, Mapping, Sequence
+from math import inf
 from typing import Any, ClassVar, Literal
 
 from ._link import OUTAGES
@@ -27,6 +28,7 @@ from .serializers import JsonSerializer, Serializer
 
 MAX_LEN = 100_000
 TRIM_EVERY = 1000  # pushes between two trims
+LONGEST_S = 20 * 24 * 3600.0  # a socket's timeout must fit into 2**31 ms
 
 
 class StreamProducer:
@@ -99,11 +101,12 @@ class StreamProducer:
             silence.
 
         Pushes that are awaited together travel together; each gets its own id or its own error.
-        Raises SerializationError, ConfigError for wrong headers, BacklogFull, and redis-py's
+        Raises SerializationError, ConfigError for wrong headers or times, BacklogFull, and redis-py's
         errors; after a lost connection the message may or may not have been added.
         """
         payload, parts = self.serializer.encode(data), header_parts(headers)
-        result = await self._within(timeout_s, self._outbox.push(payload, parts))
+        limit_s = _limit_s(timeout_s)
+        result = await self._within(limit_s, self._outbox.push(payload, parts))
         return text(result)
 
     async def push_many(
@@ -121,8 +124,8 @@ class StreamProducer:
         added. On an error of Redis the others may have been added.
         """
         pushes = Pushes(self._encoded(data), header_parts(headers))
-        claim = Claim(self._backlog, len(pushes.payloads))
-        return _ids(await self._within(timeout_s, self._send(pushes, claim)))
+        claim, limit_s = Claim(self._backlog, len(pushes.payloads)), _limit_s(timeout_s)
+        return _ids(await self._within(limit_s, self._send(pushes, claim)))
 
     def _encoded(self, data: Sequence[Any]) -> list[bytes]:
         if isinstance(data, str | bytes | Mapping):
@@ -218,6 +221,7 @@ class StreamProducer:
     ) -> list[str]:
         """``push_many`` for code without an event loop; safe in threads and after a fork."""
         pushes = Pushes(self._encoded(data), header_parts(headers))
+        timeout_s = _limit_s(timeout_s)
         if self._sync is None:
             self._sync = SyncLink(self._client.endpoint)
         try:
@@ -273,6 +277,19 @@ class StreamProducer:
             self._sync.close()
             self._sync = None
         await self._client.close()
+
+
+def _limit_s(timeout_s: float | None) -> float | None:
+    """A push's ``timeout_s``, as long as a socket can wait at most.
+
+    Raises ConfigError for what is no number: NaN would upset the order of the loop's timers.
+    """
+    if timeout_s is None:
+        return None
+    number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not number or not timeout_s <= inf:
+        raise ConfigError(f"timeout_s must be a number of seconds, or None, got {timeout_s!r}.")
+    return min(timeout_s, LONGEST_S)
 
 
 def _ids(results: Sequence[Any]) -> list[str]:

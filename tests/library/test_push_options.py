@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
@@ -64,14 +65,23 @@ class TestHeaders:
     @pytest.mark.parametrize(
         "headers",
         [{"rsq:x": "1"}, {"data": "1"}, {"": "1"}, {"a": 1}, {1: "a"}, ["a"],
-         {str(n): "" for n in range(1001)}],
-        ids=["ours", "payload", "empty", "number", "number-name", "list", "many"],
+         {str(n): "" for n in range(1001)}, {"a": "\ud800"}, {"\udcff": "a"}],
+        ids=["ours", "payload", "empty", "number", "number-name", "list", "many",
+             "no-text", "no-text-name"],
     )  # fmt: skip
     async def test_that_cannot_be_are_refused(self, way: str, headers: Any) -> None:
         """Before anything is sent: nobody listens there."""
         producer = StreamProducer(StreamClient.from_url("redis://127.0.0.1:1"), "s")
         with pytest.raises(ConfigError, match="header"):
             await WAYS[way](producer, headers)
+
+
+async def test_headers_that_are_no_text_fail_alone(real_bench: Bench) -> None:
+    producer = StreamProducer(real_bench.client, real_bench.stream)
+    pushes = [producer.push(n, headers={"n": "\udcff" if n == 2 else "x"}) for n in range(5)]
+    results = await asyncio.gather(*pushes, return_exceptions=True)
+    assert isinstance(results.pop(2), ConfigError)
+    assert sorted(await real_bench.entry_ids()) == sorted(map(str, results))
 
 
 class TestTimeout:
@@ -118,6 +128,27 @@ class TestTimeout:
         second.cancel()
         await asyncio.wait([first, second])
         assert await producer.client.stream_len(stream) == 1
+        await producer.close()
+
+    @pytest.mark.parametrize("timeout_s", [float("nan"), "1", True, [1]], ids=repr)
+    async def test_that_is_no_number_is_refused(self, timeout_s: Any) -> None:
+        """Before anything is sent: nobody listens there. (NaN upsets the loop's timers.)"""
+        producer = StreamProducer(StreamClient.from_url("redis://127.0.0.1:1"), "s")
+        for push in (producer.push, lambda *a, **k: asyncio.to_thread(producer.push_sync, *a, **k)):
+            with pytest.raises(ConfigError, match="timeout_s must be a number of seconds"):
+                await push("x", timeout_s=timeout_s)
+        with pytest.raises(ConfigError, match="timeout_s must be a number of seconds"):
+            await producer.push_many(["x"], timeout_s=timeout_s)
+
+    @pytest.mark.parametrize("timeout_s", [1e308, float("inf"), 10**400], ids=["e", "inf", "int"])
+    async def test_that_is_huge_is_no_limit(
+        self, redis_url: str, stream: str, timeout_s: float
+    ) -> None:
+        client = StreamClient.from_url(redis_url, socket_timeout=None, socket_connect_timeout=None)
+        producer = StreamProducer(client, stream)
+        await producer.push("x", timeout_s=timeout_s)
+        await asyncio.to_thread(producer.push_sync, "x", timeout_s=timeout_s)
+        assert await client.stream_len(stream) == 2
         await producer.close()
 
     async def test_in_time_is_an_id(self, bench: Bench) -> None:
@@ -180,6 +211,36 @@ class TestTooLarge:
             await asyncio.to_thread(producer.push_sync, LARGE)
         assert self.named(caught.value)
         assert await asyncio.to_thread(producer.push_sync, "small")
+
+
+def test_closing_waits_for_the_pushes_of_its_own_loop_alone(server: Server, stream: str) -> None:
+    """Threads share the producer; each has a loop with pushes under way."""
+    producer = StreamProducer(StreamClient.from_url(server.url), stream)
+    under_way, closed = threading.Event(), threading.Event()
+
+    async def push_and_close() -> None:
+        pushes = [asyncio.create_task(producer.push(n)) for n in range(5)]
+        while not producer._outbox._tasks:
+            await asyncio.sleep(0)
+        under_way.set()
+        await asyncio.to_thread(closed.wait, WAIT_S)
+        server.resume()
+        await asyncio.gather(*pushes)
+        await producer.close()
+
+    producer.push_sync("the server is there")
+    server.pause()
+    thread = threading.Thread(target=asyncio.run, args=(push_and_close(),))
+    thread.start()
+    assert under_way.wait(WAIT_S)
+    try:
+        asyncio.run(producer.close())
+    finally:
+        closed.set()
+        thread.join(WAIT_S)
+        server.resume()
+    with server.client() as look:
+        assert look.xlen(stream) == 6
 
 
 async def test_max_len_none_trims_nothing(real_bench: Bench) -> None:
