@@ -32,8 +32,11 @@ class Health(TypedDict):
 
 def group_is_lost(error: BaseException) -> bool:
     """Does this error say that the stream or the group is gone (FLUSHALL, XGROUP DESTROY, DEL)?"""
+    words = str(error)
     return isinstance(error, ResponseError) and (
-        "NOGROUP" in str(error) or "UNBLOCKED the stream key" in str(error)
+        "NOGROUP" in words
+        or "UNBLOCKED the stream key" in words
+        or "requires the key to exist" in words  # XGROUP, where nothing was read yet
     )
 
 

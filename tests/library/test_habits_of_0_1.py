@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+from redis.exceptions import ResponseError
+
 from redis_stream_queue import (
     ConsumerConfig,
     ConsumerGroup,
@@ -129,7 +132,6 @@ class TestRunOnce:
         assert await consumer.run_once() == 10
         await consumer.close()
 
-
     async def test_run_gets_through_a_long_list_by_short_walks(self, server_bench: Bench) -> None:
         """What a dead consumer held: it has to be watched first, over several walks."""
         bench = server_bench
@@ -140,6 +142,36 @@ class TestRunOnce:
         bench.start(consumer)
         await bench.until(lambda: len(ledger.runs) == len(ids), "all are handled", 20)
         assert set(ledger.runs.values()) == {1}
+        await bench.stop(consumer)
+
+
+@pytest.mark.parametrize("loss", ["DEL", "FLUSHALL", "XGROUP DESTROY"])
+@pytest.mark.parametrize("way", ["run_once", "run"])
+async def test_a_new_consumer_of_a_group_that_was_lost(
+    server_bench: Bench, loss: str, way: str
+) -> None:
+    """The process remembers the group, and this consumer has no name in it yet."""
+    bench = server_bench
+    key = bench.client.key(bench.stream)
+    await bench.consumer(Ledger()).run_once()
+    args = {"DEL": [key], "FLUSHALL": []}.get(loss, [key, GROUP])
+    await bench.client.link().call(key, *loss.split(), *args)
+    ledger = Ledger()
+    consumer = bench.consumer(ledger, block_ms=10)
+    if way == "run_once":
+        with pytest.raises(ResponseError):
+            await consumer.run_once()
+    else:
+        bench.start(consumer)
+        await bench.until(
+            lambda: bench.client.group_info(bench.stream), "it has made the group again"
+        )
+    await bench.push("x")
+    if way == "run_once":
+        assert await consumer.run_once() == 1
+        await consumer.close()
+    else:
+        await bench.until(lambda: consumer.metrics().total_acked == 1, "it is handled")
         await bench.stop(consumer)
 
 
