@@ -101,8 +101,8 @@ class StreamProducer:
             silence.
 
         Pushes that are awaited together travel together; each gets its own id or its own error.
-        Raises SerializationError, ConfigError for wrong headers or times, BacklogFull, and redis-py's
-        errors; after a lost connection the message may or may not have been added.
+        Raises SerializationError, ConfigError for wrong headers or times, BacklogFull, and
+        redis-py's errors; after a lost connection the message may or may not have been added.
         """
         payload, parts = self.serializer.encode(data), header_parts(headers)
         limit_s = _limit_s(timeout_s)

@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 from redis_stream_queue import ConfigError, StreamClient, StreamProducer
 from tests.library.kit import WAIT_S, Bench
 from tests.support.servers import Server
+from tests.support.waiting import wait_until_async
 
 HEADERS = {"traceparent": "00-ab-cd-01", "tenant": "Ä"}
 LIMIT = 1 << 20
@@ -220,8 +221,7 @@ def test_closing_waits_for_the_pushes_of_its_own_loop_alone(server: Server, stre
 
     async def push_and_close() -> None:
         pushes = [asyncio.create_task(producer.push(n)) for n in range(5)]
-        while not producer._outbox._tasks:
-            await asyncio.sleep(0)
+        await wait_until_async(lambda: producer._outbox._tasks, WAIT_S, "they are under way")
         under_way.set()
         await asyncio.to_thread(closed.wait, WAIT_S)
         server.resume()
