@@ -23,6 +23,26 @@ def set_process_name(name: str) -> None:
     _prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]))
 
 
+def children() -> list[int]:
+    """Pids of this process's children, adopted orphans and dead ones included; on a kernel without
+    that list, of all processes."""
+    try:
+        lists = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
+    except OSError:  # a thread has just ended
+        lists = []
+    pids = " ".join(lists).split() or os.listdir("/proc")
+    return [int(pid) for pid in pids if pid.isdecimal()]
+
+
+def memory_mb(pid: int | str = "self") -> float | None:
+    """Memory that a process has in use (resident), in MB; None = it cannot be told."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def cpu_limit(
     cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> float | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import faulthandler
 import gc
 import io
@@ -14,13 +15,16 @@ import os
 import signal
 import socket
 import sys
+import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
+from .. import _current
 from ..exceptions import RedisStreamError
 from ..handlers import Declaration, Handler, PerMessage, declaration_of
-from . import _linux, logs
+from . import _linux, logs, signals
 from .channel import MAX_MESSAGE
+from .directory import enter_again
 from .loading import load_handler, load_serializer
 from .main_thread import MainThread
 from .metrics_pipe import Reporter
@@ -40,6 +44,7 @@ from .worker import Worker
 
 EXIT_OK = 0
 EXIT_LOAD_FAILED = 3
+MASTER_FIRST_S = 5.0
 
 
 def worker_main(
@@ -47,12 +52,14 @@ def worker_main(
 ) -> int:
     """One worker life, from just after the fork to the exit code."""
     _linux.set_process_name(f"rsq-worker-{slot}")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the master decides
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signals.keep_from_children()
     logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}", slot)
     for stream in (sys.stdout, sys.stderr):  # whole lines, and each at once
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False)
+    row = rows.row(spec["row"])
+    _answer_stack_dumps(row)
+    enter_again(spec["directory"])
     loading = spec["target"]
     try:
         handler = load_handler(loading)
@@ -65,6 +72,7 @@ def worker_main(
     declared = declaration_of(handler)
     start = _converse(sock, _loaded(handler, declared))
     if not isinstance(start, Start):
+        _end_as_an_interpreter_does(spec["graceful_timeout_s"])
         return EXIT_OK  # drained before it began, or the master is gone
     soft_limit = None
     if start.settings["soft_time_limit_s"] is not None:
@@ -82,13 +90,24 @@ def worker_main(
         error_hook=declared.error_hook if declared else None,
         serializer=serializer or (declared.serializer if declared else None),
     )
-    row = rows.row(spec["row"])
-    _answer_stack_dumps(row)
     signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
     reporter = Reporter(metrics, lambda: of_row(row))
     main_thread.serve(_run(worker, reporter, soft_limit))
-    atexit._run_exitfuncs()
+    _end_as_an_interpreter_does(spec["graceful_timeout_s"])
     return EXIT_OK
+
+
+def _end_as_an_interpreter_does(timeout_s: float) -> None:
+    """Threads and pools of threads or processes finish, then what is registered to run at exit.
+
+    timeout_s: how long the master lets it take; should that be gone, we see to it ourselves.
+    """
+    signals.do_nothing(signal.SIGTERM)
+    _current.handled.set(None)
+    with contextlib.suppress(RuntimeError):  # no thread can be started
+        faulthandler.dump_traceback_later(timeout_s + MASTER_FIRST_S, exit=True, file=2)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
 
 
 async def _run(worker: Worker, reporter: Reporter, soft_limit: SoftLimit | None) -> None:
@@ -127,4 +146,5 @@ def _loaded(handler: Handler, declared: Declaration | None) -> Loaded:
         serializer=bool(declared and declared.serializer),
         dlq_handler=bool(declared and declared.dlq_handler),
         one_at_a_time=isinstance(handler, PerMessage) and handler.concurrency == 1,
+        memory_mb=round(_linux.memory_mb() or 0),
     )

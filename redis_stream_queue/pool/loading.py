@@ -34,7 +34,13 @@ def load(target: str) -> Any:
     Raises LoadError with the import error's own last lines.
     """
     module_name, _, path = target.partition(":")
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise LoadError(
+            "the directory that the pool was started in has been removed. Put one in its place, or "
+            "start the pool in another one."
+        ) from None
     if here not in sys.path:
         sys.path.insert(0, here)
     try:

@@ -27,7 +27,7 @@ from . import exits
 from .burst import Burst
 from .config import COMMAND_TIMEOUT_S, PoolConfig, Settings, resolve
 from .exits import Failure
-from .limits import Limits
+from .limits import Limits, memory_limit_mb
 from .metrics import PoolMetrics
 from .notify import notify, watchdog_interval_s
 from .protocol import (
@@ -35,6 +35,7 @@ from .protocol import (
     Fatal,
     Free,
     GroupLost,
+    Leaving,
     Loaded,
     LoadFailed,
     Message,
@@ -52,7 +53,7 @@ from .startup import connect, prepare
 from .states import WorkerState
 from .totals import unconfirmed
 from .upkeep import Upkeep
-from .watch import Watch
+from .watch import Watch, watch_loading
 from .workforce import Workforce
 
 STATUS_S = 60.0
@@ -78,6 +79,7 @@ class Master:
                 "serializer": config.serializer,
                 "log_level": config.log_level,
                 "log_format": config.log_format,
+                "graceful_timeout_s": config.graceful_timeout_s,
             },
         )
         self.settings: Settings | None = None
@@ -91,6 +93,8 @@ class Master:
         self._announced = False
         self._setting_up = False
         self._exit_code = exits.OK
+        self._load_error = ""
+        self._limit_too_small = False
         self._connected = asyncio.Event()
         self._over: asyncio.Future[int]
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -110,6 +114,7 @@ class Master:
         self.workforce.on_death = self._died
         self.workforce.on_failure = self._fail
         self.workforce.start()
+        self._task(watch_loading(self.workforce, self.config.target))
         self._task(self._connect())
         try:
             code = await self._over
@@ -190,7 +195,11 @@ class Master:
     def _start_clocks(self, upkeep: Upkeep) -> None:
         for clock in upkeep.clocks():
             self._task(clock)
-        limits = Limits(self.config.time_limit_s, self.config.max_memory_per_child_mb)
+        limits = Limits(
+            self.config.time_limit_s,
+            self.config.max_memory_per_child_mb,
+            self.config.graceful_timeout_s,
+        )
         watch = Watch(self.workforce, limits, upkeep.redis_ok_ms)
         self._task(upkeep.every(watch.interval_s, "watching", watch.look))
         self._task(upkeep.every(STATUS_S, "status", self._status_tick))
@@ -250,6 +259,8 @@ class Master:
         elif isinstance(message, Retire):
             log.debug("slot=%d pid=%d is replaced: %s", worker.slot, worker.pid, message.why)
             self.workforce.retire(worker)
+        elif isinstance(message, Leaving):
+            self.workforce.leaving(worker, message.threads)
         elif isinstance(message, Fatal):
             self._fail(Failure(exits.REDIS, message.error))
         elif isinstance(message, GroupLost):
@@ -271,6 +282,8 @@ class Master:
 
     def _loaded(self, worker: Worker, message: Loaded) -> None:
         worker.loaded = True
+        worker.own_mb = message.memory_mb
+        self._check_memory_limit(message.memory_mb)
         self.workforce.introduced(worker, message.pid)
         if self.settings is not None:
             self._task(self._let_start(worker))
@@ -278,16 +291,32 @@ class Master:
             self._setting_up = True
             self._task(self._set_up(message))
 
+    def _check_memory_limit(self, own_mb: int) -> None:
+        limit_mb = self.config.max_memory_per_child_mb
+        if limit_mb is None or own_mb <= limit_mb or self._limit_too_small:
+            return
+        self._limit_too_small = True
+        log.warning(
+            "--max-memory-per-child %d MB is less than the app takes by itself (%d MB): workers "
+            "may use %.0f MB. Set it above that.",
+            limit_mb,
+            own_mb,
+            memory_limit_mb(limit_mb, own_mb),
+        )
+
     def _load_failed(self, worker: Worker, message: LoadFailed) -> None:
         text = f"cannot load {message.what!r}: {message.error}"
         worker.told_to_go = True
         if self.workforce.ever_ready:
-            log.error("slot=%d %s", worker.slot, text)
+            if text != self._load_error:  # once: it is tried again and again
+                self._load_error = text
+                log.error("slot=%d %s", worker.slot, text)
         else:
             self._fail(Failure(exits.LOAD_FAILED, text))
 
     def _ready(self, worker: Worker) -> None:
         first = not self.workforce.ever_ready
+        self._load_error = ""
         self.workforce.ready(worker)
         log.debug("slot=%d pid=%d ready as %s", worker.slot, worker.pid, worker.consumer)
         if first and self.upkeep is not None:
@@ -355,7 +384,9 @@ class Master:
         if self._draining or not self.workforce.ever_ready:
             log.warning("SIGHUP: ignored, the pool is not running")
             return
-        log.info("SIGHUP: replacing the workers one by one with fresh code")
+        log.info(
+            "SIGHUP: replacing the workers with fresh code, one by one once the first is ready"
+        )
         notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self.workforce.reload()
         notify("READY=1")
@@ -383,6 +414,11 @@ class Master:
             busy = [str(w.slot) for w in self.workforce.living() if w.busy]
             if busy:
                 log.warning("graceful timeout: giving back what slots %s run", ", ".join(busy))
+            for worker in self.workforce.living():
+                if worker.leaving_since_ms:
+                    log.warning(
+                        "graceful timeout: slot=%d waits for %s", worker.slot, worker.waits_for
+                    )
         self._end()
 
     def _end(self) -> None:

@@ -24,6 +24,7 @@ class Loaded(NamedTuple):
     serializer: bool
     dlq_handler: bool
     one_at_a_time: bool  # a plain @per_message handler: the row names the message that runs
+    memory_mb: int = 0  # what the app takes by itself; 0 = not known
 
 
 class LoadFailed(NamedTuple):
@@ -76,6 +77,15 @@ class Retire(NamedTuple):
     """This life has nearly used up what it may handle: start a successor, then drain me."""
 
     why: str
+
+
+class Leaving(NamedTuple):
+    """Handles nothing more and has left Redis; ends as an interpreter does, threads first.
+
+    threads: names of those that it waits for.
+    """
+
+    threads: list[str]
 
 
 class Fatal(NamedTuple):
@@ -131,6 +141,14 @@ class Forked(NamedTuple):
     pid: int
 
 
+class ForkFailed(NamedTuple):
+    """There is no such worker, and why."""
+
+    slot: int
+    life: int
+    error: str
+
+
 class Exited(NamedTuple):
     """A worker has ended; status as of waitpid."""
 
@@ -156,6 +174,8 @@ Message = (
     | Fork
     | Forked
     | Exited
+    | Leaving
+    | ForkFailed
 )
 
 _TYPES: list[type[Message]] = list(Message.__args__)

@@ -36,7 +36,13 @@ class Worker:
     state: WorkerState = WorkerState.STARTING
     loaded: bool = False
     told_to_go: bool = False
+    own_mb: int = 0  # memory of the app by itself; 0 = not known
+    began_ms: int = field(default_factory=mono_ms)
+    code: int = 0  # how often fresh code had been asked for when it was started
     retiring: bool = False  # a successor is on its way
+    must_go: bool = False  # not only for fresh code
+    leaving_since_ms: int = 0  # it waits for its threads and processes
+    waits_for: str = ""
     killed: str = ""  # why the master killed it
     offers: int = 0  # how many were sent to it
     offered_until_ms: int = 0  # how long it has to take the newest; 0 = it asked since, or declined

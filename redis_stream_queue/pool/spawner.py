@@ -19,41 +19,58 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from . import _linux, channel, metrics_pipe
-from .protocol import Exited, Fork, Forked, Message, decode, encode
+from . import _linux, channel, metrics_pipe, signals
+from .directory import started_in
+from .orphans import Orphans
+from .protocol import Exited, Fork, Forked, ForkFailed, Message, decode, encode
 from .rows import Rows
 from .template import template_main
 
-TEMPLATE = (
-    "import os, socket, sys; from redis_stream_queue.pool.template import template_main; "
-    "sock, rows = map(int, sys.argv[1:]); "
-    "[os.set_inheritable(fd, False) for fd in (sock, rows)]; "
-    "template_main(socket.socket(fileno=sock), rows)"
-)
+# The arguments and the path are the master's, as the first template has them. Our own modules are
+# found before any file of the app's: its directory comes last while they are imported.
+TEMPLATE = """
+import sys
+_, sock, rows, ignored, here, path, *sys.argv = sys.argv
+path = path.split("\\n")
+sys.path[:] = sorted(path, key=lambda directory: directory in ("", here))
+from redis_stream_queue.pool.template import exec_main
+sys.path[:] = path
+exec_main(int(sock), int(rows), ignored)
+"""
 
 
 class Spawner:
     """Starts and reaps processes.
 
-    on_forked(slot, life, pid), on_exit(pid, status), on_template_death() are called in the loop.
+    on_forked(slot, life, pid), on_fork_failed(slot, life, error), on_exit(pid, status),
+    on_template_death() are called in the loop.
     """
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.template_pid = 0
+        self.directory = started_in()
+        self.orphans = Orphans()
         self.on_forked: Callable[[int, int, int], None] = lambda *_: None
+        self.on_fork_failed: Callable[[int, int, str], None] = lambda *_: None
         self.on_exit: Callable[[int, int], None] = lambda *_: None
         self.on_template_death: Callable[[], None] = lambda: None
         self._sock: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._started_in = os.getcwd()
+        self._path = list(sys.path)
+        self._ignored = signals.ignored()
 
     # -- the template --------------------------------------------------------------------------
 
     def start_before_loop(self) -> None:
-        """Start the first template; call it before any event loop or thread exists."""
+        """Start the first template; call it before any event loop or thread exists.
+
+        Raises OSError where the system has no room for it.
+        """
         if threading.active_count() > 1:
-            self._exec_template()
+            self._sock = self._exec_template()
             return
         gc.freeze()  # or the collector would touch, and so copy, what both sides share
         mine, theirs = channel.pair()
@@ -66,16 +83,30 @@ class Spawner:
         theirs.close()
         self._sock, self.template_pid = mine, pid
 
-    def _exec_template(self) -> None:
+    def _exec_template(self) -> socket.socket:
+        """Start a fresh one where a symlink leads now; returns our end of its pipe."""
+        here = self.directory if os.path.isdir(self.directory) else None
+        path = [here if here and entry == self._started_in else entry for entry in self._path]
         mine, theirs = channel.pair()
         fds = (theirs.fileno(), self.rows.fd)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", TEMPLATE, *map(str, fds)],
-            pass_fds=fds,
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        self._sock, self.template_pid = mine, self._process.pid
+        ignored = " ".join(map(str, self._ignored))
+        options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        try:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, *options, "-c", TEMPLATE),
+                    *(*map(str, fds), ignored, here or "", "\n".join(path), *sys.argv),
+                ],
+                pass_fds=fds,
+                cwd=here,
+            )
+        except BaseException:
+            mine.close()
+            raise
+        finally:
+            theirs.close()
+        self.template_pid = self._process.pid
+        return mine
 
     def attach(self) -> None:
         """Begin to listen; call it in the running loop."""
@@ -86,9 +117,11 @@ class Spawner:
         self._reap()
 
     def replace_template(self) -> None:
-        """Start a new template; the workers of the old one live on."""
+        """Start a new template; the workers of the old one live on, and so does itself until there
+        is a new one. Raises OSError where the system has no room for it."""
+        sock = self._exec_template()
         self._drop_socket()
-        self._exec_template()
+        self._sock = sock
         self._listen()
 
     def _listen(self) -> None:
@@ -113,8 +146,14 @@ class Spawner:
     def _dispatch(self, message: Message | None) -> None:
         if isinstance(message, Forked):
             self.on_forked(message.slot, message.life, message.pid)
+        elif isinstance(message, ForkFailed):
+            self.on_fork_failed(message.slot, message.life, message.error)
         elif isinstance(message, Exited):
-            self.on_exit(message.pid, message.status)
+            self._ended(message.pid, message.status)
+
+    def _ended(self, pid: int, status: int) -> None:
+        self.on_exit(pid, status)
+        self.orphans.look()
 
     def _drop_socket(self) -> None:
         if self._sock is not None:
@@ -129,22 +168,23 @@ class Spawner:
         self, slot: int, life: int, spec: dict[str, Any]
     ) -> tuple[socket.socket, Connection] | None:
         """Ask for a worker; returns our ends of its two pipes, for control and for metrics, or None
-        if there is no template now."""
+        if there is no template now. Raises OSError where the system has no room for it."""
         if self._sock is None:
             return None
-        mine, theirs = channel.pair()
-        reader, writer = metrics_pipe.pipe()
-        request, fds = encode(Fork(slot, life, spec)), [theirs.fileno(), writer.fileno()]
-        try:
-            socket.send_fds(self._sock, [request], fds)
-        except OSError:
-            mine.close()
-            reader.close()
-            return None
-        finally:
-            theirs.close()
-            writer.close()
-        return mine, reader
+        request = encode(Fork(slot, life, {**spec, "directory": self.directory}))
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            mine, sock = channel.pair()
+            ours.callback(mine.close)
+            theirs.callback(sock.close)
+            reader, writer = metrics_pipe.pipe()
+            ours.callback(reader.close)
+            theirs.callback(writer.close)
+            try:
+                socket.send_fds(self._sock, [request], [sock.fileno(), writer.fileno()])
+            except ConnectionError:  # it has just ended
+                return None
+            ours.pop_all()
+            return mine, reader
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Send a signal to a worker that may be gone already."""
@@ -169,7 +209,7 @@ class Spawner:
                 self._drop_socket()
                 self.on_template_death()
             else:
-                self.on_exit(pid, status)
+                self._ended(pid, status)
 
     def close(self) -> None:
         """End the template and wait for it."""

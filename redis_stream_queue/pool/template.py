@@ -7,6 +7,7 @@ with the master.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import random
@@ -19,10 +20,10 @@ from multiprocessing.connection import Connection
 from typing import NoReturn
 
 from .._log import log
-from . import _linux
+from . import _linux, signals
 from .channel import MAX_MESSAGE
 from .life import worker_main
-from .protocol import Exited, Fork, Forked, decode, encode
+from .protocol import Exited, Fork, Forked, ForkFailed, decode, encode
 from .rows import Rows
 
 
@@ -30,8 +31,7 @@ def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:
     """Serve fork requests until the master is gone."""
     _linux.set_process_name("rsq-template")
     sock.setblocking(True)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
+    signals.do_nothing(*signals.NOT_FOR_WORKERS)
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_w, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -44,10 +44,14 @@ def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:
         while True:
             for key, _ in selector.select():
                 if key.fileobj is sock:
-                    request = _receive(sock)
-                    if request is None:
+                    raw, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 2)  # (it ignores flags)
+                    for fd in fds:  # what a handler starts must not keep a pipe of ours open
+                        os.set_inheritable(fd, False)
+                    if not raw:
                         os._exit(0)
-                    _fork(*request, sock, selector, (wake_r, wake_w), rows_fd)
+                    request = decode(raw)
+                    if isinstance(request, Fork):
+                        _fork(request, fds, sock, selector, (wake_r, wake_w), rows_fd)
                 else:
                     os.read(wake_r, 4096)
                     _reap(sock)
@@ -55,30 +59,41 @@ def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:
         os._exit(0)
 
 
-def _receive(sock: socket.socket) -> tuple[Fork, tuple[int, int]] | None:
-    raw, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 2)  # (it ignores flags)
-    for fd in fds:  # what a handler starts must not keep a pipe of ours open
+def exec_main(sock_fd: int, rows_fd: int, ignored: str) -> NoReturn:
+    """The same in a fresh process. ignored: signals that the master was started with ignored."""
+    for fd in (sock_fd, rows_fd):
         os.set_inheritable(fd, False)
-    message = decode(raw) if raw else None
-    return (message, (fds[0], fds[1])) if isinstance(message, Fork) and len(fds) == 2 else None
+    for number in ignored.split():
+        signal.signal(int(number), signal.SIG_IGN)
+    template_main(socket.socket(fileno=sock_fd), rows_fd)
 
 
 def _fork(
     request: Fork,
-    pipe_fds: tuple[int, int],
+    pipe_fds: list[int],
     sock: socket.socket,
     selector: selectors.BaseSelector,
     wakeup: tuple[int, int],
     rows_fd: int,
 ) -> None:
-    pid = os.fork()
+    try:
+        if len(pipe_fds) < 2:  # the kernel drops what there is no room for
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        pid = os.fork()
+    except OSError as error:
+        for fd in pipe_fds:
+            os.close(fd)
+        sock.send(encode(ForkFailed(request.slot, request.life, str(error))))
+        return
     if pid:
         for fd in pipe_fds:
             os.close(fd)
         sock.send(encode(Forked(request.slot, request.life, pid)))
         return
     # The child: what belongs to the template must go first, or nobody would ever see an EOF.
+    code = 1
     try:
+        os.setsid()  # see orphans.py
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         selector.close()
@@ -95,13 +110,13 @@ def _fork(
             request.slot,
             request.spec,
         )
-    except BaseException:  # nothing may return into the template's loop
+    except BaseException:
         log.critical("the worker process failed", exc_info=True)
-        code = 1
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+    finally:  # nothing may return into the template's loop
+        with suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def _reap(sock: socket.socket) -> None:

@@ -6,10 +6,12 @@ import asyncio
 import os
 import stat
 from collections.abc import Callable
+from typing import NamedTuple, NoReturn
 
 from .._clock import mono_ms
 from .._log import log
-from .limits import LONG_HANDLER_MS, Action, Limits, Vitals, judge
+from ._linux import memory_mb
+from .limits import LONG_HANDLER_MS, Action, Limits, Vitals, judge, memory_limit_mb
 from .roster import Worker
 from .rows import DUMP_SIGNAL, Field
 from .states import WorkerState
@@ -20,6 +22,9 @@ UNLIMITED_S = 0.5
 MEMORY_EVERY_MS = 1000
 DUMP_WAIT_S = 0.2
 MOST_DUMP = 1500  # characters
+LOADING_LOOK_S = 1.0
+SLOW_LOADING_MS = 10_000
+MOST_FRAMES = 8  # the innermost; then come those of the import system, and ours
 
 
 class Watch:
@@ -37,6 +42,7 @@ class Watch:
         self._redis_ok_ms = redis_ok_ms
         self._next_memory_ms = 0
         self._named: dict[Worker, int] = {}
+        self._weighed: dict[Worker, Weighed] = {}
 
     async def look(self) -> None:
         """One round over all workers."""
@@ -44,27 +50,51 @@ class Watch:
         weigh = self._limits.memory_mb is not None and now >= self._next_memory_ms
         if weigh:
             self._next_memory_ms = now + MEMORY_EVERY_MS
+            self._weighed = {w: self._weigh(w) for w in self._workforce.living()}
         for worker in self._workforce.living():
             if worker.state is WorkerState.STARTING or worker.killed:
                 continue
-            vitals = self._vitals(worker, now, weigh=weigh)
+            vitals = self._vitals(worker, now, weighed=weigh)
             self._name_long_handler(worker, vitals)
-            match judge(vitals, self._limits):
+            match judge(vitals, self._limits_for(worker)):
                 case (Action.KILL, why):
-                    await self._kill(worker, why)
+                    await self._kill(
+                        worker,
+                        f"{why}: it waits for {worker.waits_for}" if worker.waits_for else why,
+                    )
                 case (Action.RETIRE, why) if not worker.retiring:
                     log.info("slot=%d pid=%d is replaced: %s", worker.slot, worker.pid, why)
                     self._workforce.retire(worker)
 
-    def _vitals(self, worker: Worker, now: int, *, weigh: bool) -> Vitals:
+    def _limits_for(self, worker: Worker) -> Limits:
+        limit_mb = self._limits.memory_mb
+        if limit_mb is None:
+            return self._limits
+        return self._limits._replace(memory_mb=memory_limit_mb(limit_mb, worker.own_mb))
+
+    def _weigh(self, worker: Worker) -> Weighed:
+        """What it uses, and what it used when the message that runs had not been started."""
+        before = self._weighed.get(worker)
+        since = worker.row[Field.MESSAGE_SINCE] if worker.row[Field.BATCHES] else 0
+        used_mb = memory_mb(worker.pid)
+        if before is None or not since:
+            return Weighed(since, used_mb, used_mb)
+        return Weighed(
+            since, before.used_mb if since != before.since else before.at_start_mb, used_mb
+        )
+
+    def _vitals(self, worker: Worker, now: int, *, weighed: bool) -> Vitals:
         row = worker.row
         since, read_at = row[Field.MESSAGE_SINCE], row[Field.READ_AT]
+        memory = self._weighed.get(worker) if weighed else None
         return Vitals(
             busy=worker.busy,
             message_ms=now - since if worker.busy and since else 0,
             poll_age_ms=now - max(read_at, row[Field.BUSY_UNTIL]),
             redis_ok_ms=self._redis_ok_ms(),
-            memory_mb=_memory_mb(worker.pid) if weigh else None,
+            memory_mb=memory.used_mb if memory else None,
+            taken_mb=memory.taken_mb if memory else 0,
+            leaving_ms=now - worker.leaving_since_ms if worker.leaving_since_ms else 0,
         )
 
     def _name_long_handler(self, worker: Worker, vitals: Vitals) -> None:
@@ -90,13 +120,37 @@ class Watch:
         self._workforce.kill(worker, f"{why}\n{stack}" if stack else why)
 
 
-def _memory_mb(pid: int) -> float | None:
-    import psutil  # only where there is a memory limit: it takes as long as all modules of ours
+class Weighed(NamedTuple):
+    """Memory of a worker, in MB, and since when its message runs (0 = none that counts)."""
 
-    try:
-        return float(psutil.Process(pid).memory_info().rss / 1e6)
-    except psutil.Error:
-        return None
+    since: int
+    at_start_mb: float | None
+    used_mb: float | None
+
+    @property
+    def taken_mb(self) -> float:
+        return (self.used_mb or 0) - (self.at_start_mb or 0)
+
+
+async def watch_loading(workforce: Workforce, target: str) -> NoReturn:
+    """Say which workers take long to load the app, and where they are: it may hang."""
+    say_at_ms = SLOW_LOADING_MS
+    while True:
+        await asyncio.sleep(LOADING_LOOK_S)
+        loading = [w for w in workforce.living() if w.pid and not w.loaded and not w.told_to_go]
+        slow_ms = max((mono_ms() - w.began_ms for w in loading), default=0)
+        if not loading:
+            say_at_ms = SLOW_LOADING_MS
+        elif slow_ms >= say_at_ms:
+            say_at_ms = slow_ms * 2
+            stack = "\n".join((await dump_stack(loading[0])).splitlines()[:MOST_FRAMES])
+            log.warning(
+                "%d worker(s) have been loading %r for %d s%s",
+                len(loading),
+                target,
+                slow_ms // 1000,
+                stack and f", one of them here:\n{stack}",
+            )
 
 
 async def dump_stack(worker: Worker) -> str:

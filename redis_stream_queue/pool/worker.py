@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 from typing import Any
 
 from .._clock import mono_ms
@@ -31,6 +32,7 @@ from .protocol import (
     Fatal,
     Free,
     GroupLost,
+    Leaving,
     Message,
     Nothing,
     Ready,
@@ -339,8 +341,13 @@ class Worker:
             log.warning("could not give everything back, others take it over later")
             await self.session.close()
         await self._client.close()
+        self._send(Leaving([t.name for t in threading.enumerate() if _is_waited_for(t)]))
         if self._channel is not None:
             self._channel.close()
+
+
+def _is_waited_for(thread: threading.Thread) -> bool:
+    return not thread.daemon and thread is not threading.main_thread()
 
 
 def _offers(take: Take) -> list[Offer]:

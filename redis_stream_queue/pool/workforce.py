@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from .._clock import mono_ms
 from .._log import log
+from ..backoff import Backoff
 from ..exceptions import RedisStreamError
 from . import exits
 from .channel import Channel
@@ -26,6 +29,7 @@ RETIRE_AGAIN_S = 1.0
 FORKED_WAIT_S = 1.0
 MOST_LIVES = 4  # of one slot: old ones that finish long jobs, and a new one
 REFILL_S = 0.02
+ORPHANS_S = 2.0
 
 
 class Workforce:
@@ -53,12 +57,17 @@ class Workforce:
         self._to_retire: deque[Worker] = deque()
         self._retiring: asyncio.Task[None] | None = None
         self._reloading = False
+        self._reloads = 0  # so often was fresh code asked for
+        self._proven = False  # the newest has been seen to start
+        self._no_room = Backoff(RESTART_FIRST_S, RESTART_LONGEST_S)
+        self._template_ends = Backoff(RESTART_FIRST_S, RESTART_LONGEST_S)
 
     # -- starting ------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Fill every slot; call it in the running loop."""
         self._spawner.on_forked = self._forked
+        self._spawner.on_fork_failed = self._fork_failed
         self._spawner.on_exit = self._exited
         self._spawner.on_template_death = self._template_died
         self._spawner.attach()
@@ -74,14 +83,19 @@ class Workforce:
         slot.lives_so_far += 1
         row_number = self._free_rows.popleft()
         spec = {**self._spec, "row": row_number}
-        pipes = self._spawner.fork(slot.number, slot.lives_so_far, spec)
-        if pipes is None:  # no template now: its successor will start us
+        try:
+            pipes = self._spawner.fork(slot.number, slot.lives_so_far, spec)
+        except OSError as error:
+            self._fill_when_there_is_room(slot, str(error))
+            pipes = None
+        if pipes is None:  # or no template now: its successor will start us
             self._free_rows.append(row_number)
             return None
         sock, reader = pipes
         row = self._rows.row(row_number)
         reports = Reports(reader, f"slot={slot.number}")
         worker = Worker(slot.number, slot.lives_so_far, row_number, row, reports=reports)
+        worker.code = self._reloads
         slot.lives.append(worker)
         worker.channel = Channel(
             sock,
@@ -89,6 +103,25 @@ class Workforce:
             lambda: self._pipe_ended(worker),
         )
         return worker
+
+    def _fork_failed(self, slot: int, life: int, error: str) -> None:
+        for worker in self.slots[slot].lives:
+            if worker.life == life:
+                self._fill_when_there_is_room(self._remove(worker, error), error)
+                self._check_all_gone()
+                return
+
+    def _fill_when_there_is_room(self, slot: Slot, error: str) -> None:
+        """The system has no more processes, memory or descriptors now."""
+        pause_s = self._no_room.next_s()
+        if self._no_room.worth_a_line():
+            log.error(
+                "slot=%d cannot start a worker: %s; trying again until it can, next in %.1f s",
+                slot.number,
+                error,
+                pause_s,
+            )
+        asyncio.get_running_loop().call_later(pause_s, self._fill, slot)
 
     def _forked(self, slot: int, life: int, pid: int) -> None:
         for worker in self.slots[slot].lives:
@@ -110,7 +143,17 @@ class Workforce:
         worker.go(WorkerState.READY)
         self.slots[worker.slot].failed_starts = 0
         self.ever_ready = True
+        self._no_room.reset()
+        self._template_ends.reset()
         self._changed.set()
+
+    def leaving(self, worker: Worker, threads: list[str]) -> None:
+        """A worker handles nothing more; it ends when its threads and processes have."""
+        worker.go(WorkerState.DRAINING)
+        worker.leaving_since_ms = mono_ms()
+        worker.waits_for = f"thread(s) {', '.join(threads[:5])}" if threads else "what it started"
+        self._changed.set()
+        asyncio.get_running_loop().call_later(REFILL_S, self._fill, self.slots[worker.slot])
 
     @property
     def all_ready(self) -> bool:
@@ -139,6 +182,7 @@ class Workforce:
             self.replaced += 1
             log.warning("slot=%d pid=%d ended: %s", worker.slot, pid, why.partition("\n")[0])
         slot = self._remove(worker, why)
+        self._spawner.orphans.worker_died(pid)
         if was_starting and not self._leaving:
             self._fill_later(slot, why)
         else:  # what it leaves is handed over first: booting takes more CPU than that
@@ -189,8 +233,10 @@ class Workforce:
         self._leaving = True
 
     def send_away(self, worker: Worker) -> None:
-        """Ask a worker to finish what it runs and leave."""
+        """Ask a worker to finish what it runs and leave; one that still loads runs nothing."""
         worker.told_to_go = True
+        if worker.state is WorkerState.STARTING and not worker.loaded:
+            self.kill(worker, "it was still loading")
         worker.go(WorkerState.DRAINING)
         if worker.channel is not None:
             worker.channel.send(Drain())
@@ -217,6 +263,9 @@ class Workforce:
             self._never_forked(worker)
         self._check_all_gone()
         await self._all_gone.wait()
+        with contextlib.suppress(TimeoutError):  # a process may be stuck in the kernel
+            async with asyncio.timeout(ORPHANS_S):
+                await self._spawner.orphans.until_none_left()
 
     def _check_all_gone(self) -> None:
         if self._leaving and not self.living():
@@ -226,6 +275,10 @@ class Workforce:
 
     def retire(self, worker: Worker) -> None:
         """Replace a worker: first a new one gets ready, then this one drains; one at a time."""
+        worker.must_go = True
+        self._queue_to_retire(worker)
+
+    def _queue_to_retire(self, worker: Worker) -> None:
         if worker.retiring or self._leaving:
             return
         worker.retiring = True
@@ -235,46 +288,88 @@ class Workforce:
 
     async def _retire_all(self) -> None:
         while self._to_retire:
-            old = self._to_retire.popleft()
-            slot = self.slots[old.slot]
-            pause_s = RETIRE_AGAIN_S
-            while old in slot.lives and not self._leaving:
-                scarce = len(self._free_rows) < len(self.slots)
-                if slot.lives[-1] is old and len(slot.lives) >= (2 if scarce else MOST_LIVES):
-                    self._to_retire.append(old)  # long jobs still end there: the others first
-                    await asyncio.sleep(RETIRE_AGAIN_S)
-                    break
-                new = self._begin_life(slot) if slot.lives[-1] is old else slot.lives[-1]
-                while new and new.state is WorkerState.STARTING:
-                    self._changed.clear()
-                    await self._changed.wait()
-                if new and new is not old and new.state is WorkerState.READY:
-                    self.send_away(old)
-                    break
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, RESTART_LONGEST_S)
+            await self._replace(self._to_retire.popleft())
         if self._reloading and not self._leaving:
             self._reloading = False
             log.info("all workers have been replaced")
 
+    async def _replace(self, old: Worker) -> None:
+        slot = self.slots[old.slot]
+        pause_s = RETIRE_AGAIN_S
+        while old in slot.lives and not self._leaving:
+            scarce = len(self._free_rows) < len(self.slots)
+            if slot.lives[-1] is old and len(slot.lives) >= (2 if scarce else MOST_LIVES):
+                self._to_retire.append(old)  # long jobs still end there: the others first
+                await asyncio.sleep(RETIRE_AGAIN_S)
+                return
+            new = self._begin_life(slot) if slot.lives[-1] is old else slot.lives[-1]
+            while new and new.state is WorkerState.STARTING:
+                self._changed.clear()
+                await self._changed.wait()
+            if new and new is not old and new.state is WorkerState.READY:
+                self._proven = self._proven or new.code == self._reloads
+                self.send_away(old)
+                return
+            if new and new.code == self._reloads and self._reloading and not self._proven:
+                self._give_up_reload(old)
+                if not old.must_go:
+                    return
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RESTART_LONGEST_S)
+
     def reload(self) -> None:
-        """Fresh code: a new template, then all workers are replaced one by one."""
-        self._spawner.replace_template()
-        self._reloading = True
-        for worker in self.living():
-            if worker.pid:
-                self.retire(worker)
+        """Fresh code: a new template and one worker of it; when that is ready, all are replaced one
+        by one; if it does not get ready, all stay."""
+        try:
+            self._spawner.replace_template()
+        except OSError as error:
+            log.error("SIGHUP: cannot start a process: %s; all workers stay as they are", error)
+            return
+        self._reloads += 1
+        self._reloading, self._proven = True, False
+        for slot in self.slots:
+            for worker in slot.lives:
+                if worker.state is WorkerState.STARTING and worker is not slot.lives[0]:
+                    self.send_away(worker)  # it would only be replaced
+                elif worker.pid:
+                    self._queue_to_retire(worker)
+
+    def _give_up_reload(self, tried: Worker) -> None:
+        self._reloading = False
+        log.error(
+            "the fresh code does not start: all workers stay as they are. Mend it, and send SIGHUP "
+            "again"
+        )
+        for worker in (tried, *self._to_retire):
+            worker.retiring = worker.must_go
+        self._to_retire = deque(worker for worker in self._to_retire if worker.must_go)
 
     def _template_died(self) -> None:
         """Its workers live on; they finish what they run and are replaced one by one."""
-        unborn = [worker for worker in self.living() if worker.pid == 0]
-        if not self._leaving:
+        for worker in self.living():
+            if worker.pid == 0:
+                self._never_forked(worker)
+        if self._leaving:
+            return
+        pause_s = self._template_ends.next_s()
+        if self._template_ends.worth_a_line():
             log.warning(
                 "the template process has ended; starting a new one and replacing its workers"
             )
-            self._spawner.replace_template()
-        for worker in unborn:
-            self._never_forked(worker)
+        asyncio.get_running_loop().call_later(pause_s, self._restart_template)
+
+    def _restart_template(self) -> None:
+        if self._leaving:
+            return
+        if not self._spawner.template_pid:  # else a reload came first
+            try:
+                self._spawner.replace_template()
+            except OSError as error:
+                pause_s = self._no_room.next_s()
+                if self._no_room.worth_a_line():
+                    log.error("cannot start the template process: %s; trying again", error)
+                asyncio.get_running_loop().call_later(pause_s, self._restart_template)
+                return
         for slot in self.slots:
             self._fill(slot)
         for worker in self.living():

@@ -1,0 +1,46 @@
+"""What signals do in the pool's processes, and that no child process of a handler inherits it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+PACKAGE = __package__.partition(".")[0]
+NOT_FOR_WORKERS = (  # the master decides; a terminal or a process group may send them to all
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGQUIT,
+)
+
+
+def ignored() -> list[int]:
+    """Of these, which this process was started with ignored (under ``nohup``, for example)."""
+    return [int(n) for n in NOT_FOR_WORKERS if signal.getsignal(n) is signal.SIG_IGN]
+
+
+def do_nothing(*numbers: signal.Signals) -> None:
+    """Let these signals do nothing here. What is ignored stays so, as in plain Python, and nothing
+    else becomes so: programs inherit that."""
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _nothing)
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+def keep_from_children() -> None:
+    """From now on a forked child of this process starts with Python's own signal handlers."""
+    os.register_at_fork(after_in_child=_as_plain_python)
+
+
+def _as_plain_python() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if callable(handler) and str(handler.__module__).startswith(f"{PACKAGE}."):
+            plain = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, plain)
