@@ -23,15 +23,31 @@ def set_process_name(name: str) -> None:
     _prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]))
 
 
-def children() -> list[int]:
-    """Pids of this process's children, adopted orphans and dead ones included; on a kernel without
-    that list, of all processes."""
+def process_name(pid: int) -> str:
+    """What set_process_name() gave it, or the name of its program; "" if it has ended."""
     try:
-        lists = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
-    except OSError:  # a thread has just ended
-        lists = []
-    pids = " ".join(lists).split() or os.listdir("/proc")
-    return [int(pid) for pid in pids if pid.isdecimal()]
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+    except OSError:
+        return ""
+
+
+def children() -> list[int]:
+    """Pids of this process's living children, adopted orphans included."""
+    pids: list[str] = []
+    with contextlib.suppress(OSError):  # the kernel has no such list, or a thread has just ended
+        for path in Path("/proc/self/task").glob("*/children"):
+            pids += path.read_text().split()
+    found = pids or [name for name in os.listdir("/proc") if name.isdecimal()]
+    return [int(pid) for pid in found if _state_and_parent(pid) == (True, os.getpid())]
+
+
+def _state_and_parent(pid: str) -> tuple[bool, int]:
+    """Does it live, and whose child is it?"""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:2]
+    except (OSError, ValueError):
+        return False, 0
+    return state not in (b"Z", b"X"), int(parent)
 
 
 def memory_mb(pid: int | str = "self") -> float | None:

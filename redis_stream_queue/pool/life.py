@@ -22,7 +22,7 @@ from typing import Any
 from .. import _current
 from ..exceptions import RedisStreamError
 from ..handlers import Declaration, Handler, PerMessage, declaration_of
-from . import _linux, logs, signals
+from . import _linux, logs, orphans, signals
 from .channel import MAX_MESSAGE
 from .directory import enter_again
 from .loading import load_handler, load_serializer
@@ -53,6 +53,7 @@ def worker_main(
     """One worker life, from just after the fork to the exit code."""
     _linux.set_process_name(f"rsq-worker-{slot}")
     signals.keep_from_children()
+    orphans.mark_children()
     logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}", slot)
     for stream in (sys.stdout, sys.stderr):  # whole lines, and each at once
         if isinstance(stream, io.TextIOWrapper):

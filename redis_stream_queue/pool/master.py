@@ -355,6 +355,7 @@ class Master:
         )
 
     async def _metrics_tick(self) -> None:
+        self.workforce.note_background()
         self.metrics()
 
     async def _status_tick(self) -> None:

@@ -1,9 +1,13 @@
-"""Ends what dead workers leave behind.
+"""Ends what dead workers leave behind: the processes that their handlers have started.
 
-Each worker is the leader of a session. What its handlers have started is in it, unless it made a
-session of its own, and becomes a child of the master (a subreaper) when the worker has ended. So
-nothing has to be noted while workers live, and nobody else's process can be meant: a child that
-nobody has waited for keeps its pid.
+When a worker has ended, its children become children of the master (a subreaper), and theirs when
+those have ended. Programs that a worker starts have its pid in their environment, forks of it in
+their name; so what a living worker has put into the background is left alone. One that has neither
+(a program with an environment of its own) belongs to the worker that has just died, unless it has
+been here before. What made a session of its own is free.
+
+All stay in the session and the process group of the pool: Ctrl-C and ``kill -- -PID`` reach them.
+A child that nobody has waited for keeps its pid: no other process can be meant.
 """
 
 from __future__ import annotations
@@ -12,53 +16,98 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
 
 from . import _linux
 
+VARIABLE = "RSQ_WORKER_PID"
+FORK = "rsq-of-"  # and the worker's pid
 GRACE_S = 0.5  # from SIGTERM to SIGKILL: for those that clean up after themselves
 
 
+def mark_children() -> None:
+    """In a worker: whatever it starts can be told to be its."""
+    pid = os.getpid()
+    os.environ[VARIABLE] = str(pid)
+    os.register_at_fork(after_in_child=lambda: _linux.set_process_name(f"{FORK}{pid}"))
+
+
 class Orphans:
-    """The sessions of dead workers that are not empty yet. Call it in the loop."""
+    """Looks at the children of this process that are none of ``ours``. Call it in the loop.
+
+    ours: pids of templates and workers. unborn: is there a worker whose pid is not known yet?
+    """
 
     def __init__(self) -> None:
-        self._sessions: dict[int, float] = {}  # until when its processes have time, loop.time()
-        self._told: set[int] = set()
+        self.ours: Callable[[], set[int]] = set
+        self.unborn: Callable[[], bool] = lambda: False
+        self._ending = False
+        self._background: set[int] = set()
+        self._kill_at: dict[int, float] = {}  # those that were told to end; loop.time()
         self._none_left = asyncio.Event()
         self._again: asyncio.TimerHandle | None = None
+        os.environ.pop(VARIABLE, None)  # a handler of another pool has started this one
 
-    def worker_died(self, pid: int) -> None:
-        """End what is left of its session; the worker was the process with this pid."""
-        self._sessions[pid] = asyncio.get_running_loop().time() + GRACE_S
+    def note(self) -> None:
+        """Call it now and then: what is here now is not left by a worker that dies later."""
+        if not self._ending:
+            self._background = set(self._strangers())
+
+    def worker_died(self) -> None:
+        """End what it has left."""
+        self._ending = True
         self.look()
 
-    def look(self) -> None:
-        """Go on with it. Call it whenever a child has ended: its own children are ours then."""
-        if not self._sessions:
-            return
-        left = {pid: sid for pid in _linux.children() if (sid := _session(pid)) in self._sessions}
-        now = asyncio.get_running_loop().time()
-        for pid, session in left.items():
-            if now >= self._sessions[session]:
-                _signal_group_of(pid, signal.SIGKILL)
-            elif pid not in self._told:
-                self._told.add(pid)
-                _signal_group_of(pid, signal.SIGTERM)
-        self._told.intersection_update(left)
-        kept = set(left.values())
-        self._sessions = {sid: until for sid, until in self._sessions.items() if sid in kept}
-        if self._again is not None:
-            self._again.cancel()
-        if self._sessions:
-            self._again = asyncio.get_running_loop().call_later(GRACE_S, self.look)
-        else:
-            self._none_left.set()
-
-    async def until_none_left(self) -> None:
-        """Wait until all of them have ended."""
-        while self._sessions:
+    async def end_all(self) -> None:
+        """No worker is left: end everything, and wait until it is gone."""
+        self._background.clear()
+        self.worker_died()
+        while self._ending:
             self._none_left.clear()
             await self._none_left.wait()
+
+    def look(self) -> None:
+        """Go on with it. Call it whenever a child has ended: its own children are here then."""
+        if not self._ending:
+            return
+        ours, now = self.ours(), asyncio.get_running_loop().time()
+        left = [p for p in self._strangers() if p in self._kill_at or not self._is_kept(p, ours)]
+        for pid in left:
+            if pid not in self._kill_at:
+                _signal(pid, signal.SIGTERM)
+            elif now >= self._kill_at[pid]:
+                _signal(pid, signal.SIGKILL)
+        self._kill_at = {pid: self._kill_at.get(pid, now + GRACE_S) for pid in left}
+        if self._again is not None:
+            self._again.cancel()
+        if left:
+            self._again = asyncio.get_running_loop().call_later(GRACE_S, self.look)
+        else:
+            self._ending = False
+            self._none_left.set()
+
+    def _strangers(self) -> list[int]:
+        ours, session = self.ours(), os.getsid(0)
+        return [pid for pid in _linux.children() if pid not in ours and _session(pid) == session]
+
+    def _is_kept(self, pid: int, ours: set[int]) -> bool:
+        name, worker = _linux.process_name(pid), _worker_of(pid)
+        if name.startswith(FORK):
+            worker = name.removeprefix(FORK)
+        elif name.startswith("rsq-") and self.unborn():
+            return True
+        return int(worker) in ours if worker.isdecimal() else pid in self._background
+
+
+def _worker_of(pid: int) -> str:
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended, or belongs to another user
+        return ""
+    begin = f"{VARIABLE}=".encode()
+    found = [v.removeprefix(begin) for v in variables if v.startswith(begin)]
+    return found[0].decode(errors="replace") if found else ""
 
 
 def _session(pid: int) -> int:
@@ -68,7 +117,11 @@ def _session(pid: int) -> int:
         return 0
 
 
-def _signal_group_of(pid: int, number: signal.Signals) -> None:
-    """To the child and what shares its process group, as a terminal would."""
+def _signal(pid: int, number: signal.Signals) -> None:
+    """To a child, and to its process group if that is not ours."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(os.getpgid(pid), number)
+        group = os.getpgid(pid)
+        if group == os.getpgid(0):
+            os.kill(pid, number)
+        else:
+            os.killpg(group, number)

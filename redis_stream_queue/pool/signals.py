@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 PACKAGE = __package__.partition(".")[0]
 NOT_FOR_WORKERS = (  # the master decides; a terminal or a process group may send them to all
@@ -34,7 +35,19 @@ def _nothing(*_: object) -> None:
 
 def keep_from_children() -> None:
     """From now on a forked child of this process starts with Python's own signal handlers."""
-    os.register_at_fork(after_in_child=_as_plain_python)
+    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_as_plain_python)
+
+
+_held = threading.local()
+
+
+def _hold() -> None:
+    """What is sent to the child at once waits until it is itself."""
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
+
+
+def _let_go() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
 
 
 def _as_plain_python() -> None:
@@ -44,3 +57,4 @@ def _as_plain_python() -> None:
         if callable(handler) and str(handler.__module__).startswith(f"{PACKAGE}."):
             plain = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, plain)
+    _let_go()

@@ -51,6 +51,7 @@ class Spawner:
         self.template_pid = 0
         self.directory = started_in()
         self.orphans = Orphans()
+        self.templates: set[int] = set()  # old ones, too, until they have ended
         self.on_forked: Callable[[int, int, int], None] = lambda *_: None
         self.on_fork_failed: Callable[[int, int, str], None] = lambda *_: None
         self.on_exit: Callable[[int, int], None] = lambda *_: None
@@ -82,6 +83,7 @@ class Spawner:
             template_main(theirs, self.rows.fd)
         theirs.close()
         self._sock, self.template_pid = mine, pid
+        self.templates.add(pid)
 
     def _exec_template(self) -> socket.socket:
         """Start a fresh one where a symlink leads now; returns our end of its pipe."""
@@ -106,6 +108,7 @@ class Spawner:
         finally:
             theirs.close()
         self.template_pid = self._process.pid
+        self.templates.add(self.template_pid)
         return mine
 
     def attach(self) -> None:
@@ -200,6 +203,7 @@ class Spawner:
                 return
             if pid == 0:
                 return
+            self.templates.discard(pid)
             if pid == self.template_pid:
                 if self._process is not None:
                     self._process.returncode = os.waitstatus_to_exitcode(status)

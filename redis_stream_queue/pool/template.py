@@ -93,7 +93,6 @@ def _fork(
     # The child: what belongs to the template must go first, or nobody would ever see an EOF.
     code = 1
     try:
-        os.setsid()  # see orphans.py
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         selector.close()

@@ -29,7 +29,7 @@ RETIRE_AGAIN_S = 1.0
 FORKED_WAIT_S = 1.0
 MOST_LIVES = 4  # of one slot: old ones that finish long jobs, and a new one
 REFILL_S = 0.02
-ORPHANS_S = 2.0
+ORPHANS_S = 3.0
 
 
 class Workforce:
@@ -70,6 +70,10 @@ class Workforce:
         self._spawner.on_fork_failed = self._fork_failed
         self._spawner.on_exit = self._exited
         self._spawner.on_template_death = self._template_died
+        self._spawner.orphans.ours = lambda: (
+            {w.pid for w in self.living()} | self._spawner.templates
+        )
+        self._spawner.orphans.unborn = lambda: any(w.pid == 0 for w in self.living())
         self._spawner.attach()
         for slot in self.slots:
             self._fill(slot)
@@ -155,6 +159,10 @@ class Workforce:
         self._changed.set()
         asyncio.get_running_loop().call_later(REFILL_S, self._fill, self.slots[worker.slot])
 
+    def note_background(self) -> None:
+        """Call it now and then: see Orphans.note()."""
+        self._spawner.orphans.note()
+
     @property
     def all_ready(self) -> bool:
         """Does every slot have a worker that reads messages?"""
@@ -182,7 +190,7 @@ class Workforce:
             self.replaced += 1
             log.warning("slot=%d pid=%d ended: %s", worker.slot, pid, why.partition("\n")[0])
         slot = self._remove(worker, why)
-        self._spawner.orphans.worker_died(pid)
+        self._spawner.orphans.worker_died()
         if was_starting and not self._leaving:
             self._fill_later(slot, why)
         else:  # what it leaves is handed over first: booting takes more CPU than that
@@ -265,7 +273,7 @@ class Workforce:
         await self._all_gone.wait()
         with contextlib.suppress(TimeoutError):  # a process may be stuck in the kernel
             async with asyncio.timeout(ORPHANS_S):
-                await self._spawner.orphans.until_none_left()
+                await self._spawner.orphans.end_all()
 
     def _check_all_gone(self) -> None:
         if self._leaving and not self.living():

@@ -35,7 +35,7 @@ class PoolProcess:
     args: options of rsq-pool. target: what it runs; None = not given.
     url: handed over as REDIS_URL; None = not given.
     cwd: directory of its own for the app and for what the pool says.
-    env: further environment variables.
+    env: further environment variables. stdin: its standard input.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class PoolProcess:
         cwd: Path,
         target: str | None = "app:handler",
         env: dict[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         if app_source is not None:
             (cwd / "app.py").write_text(app_source)
@@ -59,7 +60,7 @@ class PoolProcess:
                 self.command,
                 cwd=cwd,
                 env={**plain_environment(url), **(env or {}), MARK: self._mark},
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,  # a Ctrl-C is for pytest
