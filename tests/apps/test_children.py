@@ -155,7 +155,8 @@ def test_programs_inherit_what_they_would_from_plain_python(scene: Any, nohup: b
 
 
 STARTS = """
-STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+STUBBORN = "import signal, time; signal.signal(15, 1); print(flush=True); time.sleep(60)"
+BACKGROUND = "sleep 60 > /dev/null & echo $!"
 def keep(process):
     note("child", process.pid)
     return process
@@ -163,16 +164,20 @@ def keep(process):
 def simple():
     return keep(subprocess.Popen(["sleep", "60"]))
 
+def bare():
+    return keep(subprocess.Popen(["/bin/sleep", "60"], env={}))
+
 def own_group():  # as timeout and a shell's job control do
     return keep(subprocess.Popen(["sleep", "60"], process_group=0))
 
 def grandchild():
-    shell = keep(subprocess.Popen("sleep 60 > /dev/null & echo $!; wait", shell=True, stdout=subprocess.PIPE))
+    pipe = subprocess.PIPE
+    shell = keep(subprocess.Popen(BACKGROUND + "; wait", shell=True, stdout=pipe))
     note("child", int(shell.stdout.readline()))
     return shell
 
 def background():
-    shell = subprocess.run("sleep 60 > /dev/null & echo $!", shell=True, stdout=subprocess.PIPE)
+    shell = subprocess.run(BACKGROUND, shell=True, stdout=subprocess.PIPE)
     note("child", int(shell.stdout))
 
 def stubborn():
@@ -194,7 +199,7 @@ def session():
 def handler(message):
     if message.delivery_count > 1:
         return
-    for start in (simple, own_group, grandchild, background, stubborn, forked, session):
+    for start in (simple, bare, own_group, grandchild, background, stubborn, forked, session):
         start()
     note("started")
     if message.data.get("do") == "die":
@@ -226,9 +231,10 @@ def test_nothing_that_a_handler_started_outlives_its_worker(scene: Any, how: str
     scene.wait_notes("started")
     children = [int(line.split()[1]) for line in scene.notes("child")]
     [free] = [int(line.split()[1]) for line in scene.notes("free")]
-    assert len(children) == 7
+    assert len(children) == 8
     for number in signals:
         pool.send(number)
+        pool.wait_log("SIGTERM: draining|SIGQUIT")
     if signals:
         assert pool.wait() == 0
         assert not [pid for pid in children if alive(pid)]
