@@ -7,6 +7,7 @@ import difflib
 import inspect
 import re
 import ssl as tls
+import string
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -238,7 +239,7 @@ def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
     Query parameters are redis-py's; keyword arguments that the URL does not set come on top.
     Raises ConfigError; its text never holds the URL's password.
     """
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, rest = url.strip("\ufeff" + string.whitespace).partition("://")
     plain, _, kind = scheme.partition("+")
     cluster, sentinel = kind == "cluster", kind == "sentinel"
     known = plain in ("redis", "rediss") and kind in ("", "cluster", "sentinel")

@@ -56,8 +56,10 @@ def check_same_slot(stream_key: str, dlq_key: str) -> None:
 def worker_name(group: str, hostname: str) -> str:
     """A new consumer name ``<group>_<hostname>_<rand4>`` of at most 64 characters.
 
-    The group is cut first; a hostname over 40 characters is cut and gets a short hash.
+    The group is cut first; a hostname over 40 characters is cut and gets a short hash. Of one that
+    is not UTF-8, question marks stand for what cannot be sent.
     """
+    hostname = hostname.encode(errors="replace").decode()
     if len(hostname) > MAX_HOST:
         digest = hashlib.sha256(hostname.encode()).hexdigest()[:6]
         hostname = f"{hostname[: MAX_HOST - 7]}-{digest}"

@@ -9,9 +9,11 @@ import click
 
 from .._cli_output import Command, complain
 from .._cli_url import forget, hide_password, url_options
+from .._cli_variables import unknown_variables
+from .._log import log
 from .._version import version_option
 from ..exceptions import RedisStreamError
-from . import exits
+from . import exits, logs, standard_streams
 from .config import PoolConfig, default_workers
 from .pool import Pool
 
@@ -22,6 +24,11 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
     if value.isdecimal() and int(value) >= 1:
         return int(value)
     raise click.BadParameter(f"expected a whole number of 1 or more, or 'auto', got {value!r}.")
+
+
+def _found_url(url: str) -> None:
+    standard_streams.open_those_closed()  # what is printed on the way goes there, too
+    hide_password(url, "redis_stream_queue.pool.cli")
 
 
 _AT_LEAST_1 = click.IntRange(min=1)
@@ -93,7 +100,7 @@ _AT_LEAST_0 = click.IntRange(min=0)
     help="Seconds to wait for Redis at start.",
 )
 @click.option("--burst", is_flag=True, help="Handle all there is, then exit (1 if some died).")
-@url_options(lambda url: hide_password(url, "redis_stream_queue.pool.cli"))
+@url_options(_found_url)
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -113,6 +120,9 @@ def main(**options: Any) -> None:
     unreachable, refusing us or too old at start.
     """
     forget()
+    logs.set_up(options["log_level"], options["log_format"], "master")
+    for sentence in unknown_variables(click.get_current_context().command.params):
+        log.warning("%s", sentence)
     options["graceful_timeout_s"] = options.pop("graceful_timeout")
     options["time_limit_s"] = options.pop("time_limit")
     options["soft_time_limit_s"] = options.pop("soft_time_limit")

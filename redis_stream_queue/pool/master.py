@@ -113,6 +113,8 @@ class Master:
         self.workforce.on_message = self._heard
         self.workforce.on_death = self._died
         self.workforce.on_failure = self._fail
+        if not _is_utf8(host := socket.gethostname()):
+            log.warning("the host name %r is not UTF-8: consumer names show a '?' instead", host)
         self.workforce.start()
         self._task(watch_loading(self.workforce, self.config.target))
         self._task(self._connect())
@@ -435,3 +437,11 @@ class Master:
         await burst.until_done()
         log.info("burst: all done")
         self.drain(exits.FAILURE if self.metrics().dead else exits.OK)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .._log import log
-from . import exits, logs
+from . import exits, logs, standard_streams
 from .config import PoolConfig
 from .exits import Failure
 from .metrics import PoolMetrics
@@ -37,6 +37,7 @@ class Pool:
 
     def run(self) -> int:
         """Run until drained (SIGTERM), or until all is handled (burst); returns the exit code."""
+        standard_streams.open_those_closed()
         logs.set_up(self.config.log_level, self.config.log_format, "master")
         config = self.config
         if config.url.startswith("embedded://"):
@@ -44,9 +45,14 @@ class Pool:
 
             server = start_or_join(config.url.removeprefix("embedded://") or None)
             config = replace(config, url=server.url)
-        rows = Rows()
-        with contextlib.closing(Spawner(rows)) as spawner:
-            spawner.start_before_loop()
+        with contextlib.ExitStack() as stack:
+            try:
+                rows = Rows()
+                spawner = stack.enter_context(contextlib.closing(Spawner(rows)))
+                spawner.start_before_loop()
+            except OSError as error:
+                log.error("cannot start: %s", error)
+                return exits.FAILURE
             from .master import Master  # now: workers need none of it, and start meanwhile
 
             self._master = Master(config, spawner, rows)

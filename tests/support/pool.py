@@ -36,6 +36,7 @@ class PoolProcess:
     url: handed over as REDIS_URL; None = not given.
     cwd: directory of its own for the app and for what the pool says.
     env: further environment variables. stdin: its standard input.
+    shell: redirections, as in ``2>&-``.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class PoolProcess:
         target: str | None = "app:handler",
         env: dict[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
+        shell: str = "",
     ) -> None:
         if app_source is not None:
             (cwd / "app.py").write_text(app_source)
@@ -55,6 +57,8 @@ class PoolProcess:
         self._stderr = cwd / f"pool-{self._mark[:6]}.stderr"
         self.command = [sys.executable, "-m", "redis_stream_queue.pool.cli", *args]
         self.command += [target] if target is not None else []
+        if shell:
+            self.command = ["sh", "-c", f'exec "$@" {shell}', "sh", *self.command]
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
                 self.command,
@@ -67,6 +71,16 @@ class PoolProcess:
             )
 
     # -- what it says --------------------------------------------------------------------------
+
+    @property
+    def stdout_name(self) -> str:
+        """Name of the file that its standard output is."""
+        return self._stdout.name
+
+    @property
+    def stderr_name(self) -> str:
+        """Name of the file that its standard error is."""
+        return self._stderr.name
 
     @property
     def stdout(self) -> str:

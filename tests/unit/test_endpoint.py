@@ -192,3 +192,18 @@ def test_ports_and_databases_may_be_text() -> None:
     endpoint = make_endpoint(nodes=(("host", "6380"),), db="3", pool_timeout=None)
     assert endpoint.nodes == (("host", 6380),)
     assert (endpoint.db, endpoint.pool_timeout) == (3, None)
+
+
+@pytest.mark.parametrize("around", ["{} ", " {}", "{}\n", "{}\r\n", "\ufeff{}", "\t{}\t"])
+def test_blanks_around_a_url_are_not_part_of_it(around: str) -> None:
+    """Secrets in files and panels come with them."""
+    plain = "redis://:secret@h:1/2"
+    assert endpoint_from_url(around.format(plain)) == endpoint_from_url(plain)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster", "unix"])
+@pytest.mark.parametrize("option", ["ssl_cert_reqs=none", "ssl_ca_certs=/ca.pem"])
+def test_options_of_tls_need_tls(scheme: str, option: str) -> None:
+    with pytest.raises(ConfigError, match="not TLS: the connection would be unencrypted"):
+        endpoint_from_url(f"{scheme}://h/0?{option}")
+    endpoint_from_url(f"rediss://h/0?{option}")

@@ -144,3 +144,11 @@ class TestKeys:
             proposed = re.search(r"Name the dead-letter stream '([^']+)'", str(error))
             if proposed:
                 assert key_slot(proposed[1].encode()) == key_slot(stream.encode())
+
+
+@pytest.mark.parametrize("host", ["w\udcfcrker", "\udcff" * 60, "wörker"])
+def test_a_worker_name_can_be_sent_whatever_the_host_is_called(host: str) -> None:
+    """A host name that is not UTF-8 comes from the system with lone surrogates."""
+    name = worker_name("crew", host)
+    assert len(name) <= 64
+    assert name.encode()
