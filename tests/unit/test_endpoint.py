@@ -204,6 +204,6 @@ def test_blanks_around_a_url_are_not_part_of_it(around: str) -> None:
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster", "unix"])
 @pytest.mark.parametrize("option", ["ssl_cert_reqs=none", "ssl_ca_certs=/ca.pem"])
 def test_options_of_tls_need_tls(scheme: str, option: str) -> None:
-    with pytest.raises(ConfigError, match="not TLS: the connection would be unencrypted"):
+    with pytest.raises(ConfigError, match=option.partition("=")[0]):
         endpoint_from_url(f"{scheme}://h/0?{option}")
     endpoint_from_url(f"rediss://h/0?{option}")
