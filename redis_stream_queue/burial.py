@@ -16,7 +16,7 @@ from dataclasses import replace
 from ._clock import mono_ms, wall_ms
 from ._keys import parking_due_ms
 from ._log import log
-from .condemned import condemned, read_count
+from .condemned import TOO_LARGE, condemned, read_count
 from .handlers import DLQHandler
 from .invocation import call_hook
 from .message import StreamMessage
@@ -221,7 +221,7 @@ class Burial:
         """
         if self.dlq_handler is None:
             return True
-        told = self._decoded(message)
+        told = message if reason == TOO_LARGE else self._decoded(message)
         if error:
             told = replace(told, headers={**told.headers, LAST_ERROR: error})
         try:

@@ -10,8 +10,12 @@ from __future__ import annotations
 MAX_DELIVERIES = "max_deliveries"
 REJECTED = "rejected"
 DECODE_ERROR = "decode_error"
+TOO_LARGE = "too_large"
+EXPIRED = "expired"
+UNKNOWN_TASK = "unknown_task"
 
-REASONS = (MAX_DELIVERIES, REJECTED, DECODE_ERROR)
+# Their order is part of what stands in Redis: new ones come last, ten at most.
+REASONS = (MAX_DELIVERIES, REJECTED, DECODE_ERROR, TOO_LARGE, EXPIRED, UNKNOWN_TASK)
 MOST_DELIVERIES = 10**9 - 1  # that can be told apart from the rest
 _REASON = 10**9
 _BEGUN = 10**10

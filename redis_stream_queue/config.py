@@ -29,6 +29,8 @@ class ConsumerConfig:
         round of `run`, of a pool's master) looks at; None = all.
     retry_delay_ms, retry_max_delay_ms: the n-th retry waits `retry_delay_ms * 2**(n-1)` up to the
         maximum, minus up to 25 % jitter; delay None = min_idle_claim_ms, maximum None = no growth.
+    max_payload_bytes: a larger payload is a dead letter (`too_large`) before it is decoded; None =
+        any size.
     payload_field: entry field with the payload; None = the whole entry as `dict[str, str]`.
 
     Raises ConfigError naming the field.
@@ -48,6 +50,7 @@ class ConsumerConfig:
     retry_delay_ms: int | None = None
     retry_max_delay_ms: int | None = None
     payload_field: str | None = "data"
+    max_payload_bytes: int | None = None
 
     def __post_init__(self) -> None:
         check_text("group", self.group)
@@ -55,21 +58,22 @@ class ConsumerConfig:
             if getattr(self, name) is not None:
                 check_text(name, getattr(self, name))
         for name in ("batch_size", "max_deliveries", "max_stream_size"):
-            _number(name, getattr(self, name), 1)
+            check_number(name, getattr(self, name), 1)
         if self.max_deliveries > MOST_DELIVERIES:
             raise ConfigError(
                 f"max_deliveries must be {MOST_DELIVERIES:,} or less, got {self.max_deliveries:,}."
             )
         for name in ("block_ms", "min_idle_claim_ms"):
-            _number(name, getattr(self, name), 0)
+            check_number(name, getattr(self, name), 0)
         for name, least in (
             ("max_claim_passes", 1),
+            ("max_payload_bytes", 1),
             ("dlq_max_len", 1),
             ("retry_delay_ms", 0),
             ("retry_max_delay_ms", 0),
         ):
             if getattr(self, name) is not None:
-                _number(name, getattr(self, name), least)
+                check_number(name, getattr(self, name), least)
         if self.retry_max_delay_ms is not None and self.retry_max_delay_ms < self.first_retry_ms:
             first = "retry_delay_ms"
             if self.retry_delay_ms is None:
@@ -100,6 +104,7 @@ def check_text(name: str, value: object) -> None:
         raise ConfigError(f"{name} must be a non-empty text, got {value!r}.")
 
 
-def _number(name: str, value: object, least: int) -> None:
+def check_number(name: str, value: object, least: int) -> None:
+    """Raise ConfigError unless ``value`` is a whole number of ``least`` or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} must be a whole number of {least} or more, got {value!r}.")

@@ -19,6 +19,9 @@ class Hooks:
         """A batch, in the order of the ids, is about to be decoded and handled (in the loop's
         thread)."""
 
+    def batch_decoded(self) -> None:
+        """Its payloads are decoded; handling begins."""
+
     def batch_grows(self, messages: Sequence[StreamMessage], held: int) -> None:
         """More were read while it is handled, and are about to be decoded; ``held`` in all."""
 

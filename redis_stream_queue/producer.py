@@ -16,15 +16,15 @@ from ._scripts import BACKLOG
 from ._sync import SyncLink, bounded
 from .backlog import Backlog, Claim
 from .client import StreamClient, check_client
-from .config import check_text
-from .exceptions import ConfigError
+from .config import check_number, check_text
+from .exceptions import ConfigError, SerializationError
 from .headers import header_parts
 from .metrics import ProducerMeter, ProducerMetrics
 from .outbox import Outbox
 from .pending import PendingList
 from .portions import Pushes
 from .pushing import push_one
-from .serializers import JsonSerializer, Serializer
+from .serializers import JsonSerializer, Serializer, for_stream
 
 MAX_LEN = 100_000
 TRIM_EVERY = 1000  # pushes between two trims
@@ -41,6 +41,8 @@ class StreamProducer:
     max_len: approximate length the stream is kept at; only finished messages are removed. None =
         this producer removes none.
     serializer: JSON by default.
+    max_payload_bytes: a larger payload is refused, as consumers with this setting would; None = any
+        size.
     trim: "finished", or "any" for a lossy ring buffer: the oldest go, handled or not.
     max_backlog: most unfinished messages; a push beyond raises BacklogFull, or first waits up to
         backlog_timeout_s seconds for room (None = for ever).
@@ -59,6 +61,7 @@ class StreamProducer:
         trim: Literal["finished", "any"] = "finished",
         max_backlog: int | None = None,
         backlog_timeout_s: float | None = 0,
+        max_payload_bytes: int | None = None,
     ) -> None:
         check_text("stream", stream)
         check_client(client)
@@ -72,7 +75,10 @@ class StreamProducer:
         self.stream = stream
         self.group = group
         self.max_len = max_len
-        self.serializer = serializer or JsonSerializer()
+        if max_payload_bytes is not None:
+            check_number("max_payload_bytes", max_payload_bytes, 1)
+        self.serializer = for_stream(serializer or JsonSerializer(), client.key(stream))
+        self.max_payload_bytes = max_payload_bytes
         self.trim = trim
         self._backlog = Backlog(max_backlog, backlog_timeout_s)
         self._meter = ProducerMeter()
@@ -104,7 +110,7 @@ class StreamProducer:
         Raises SerializationError, ConfigError for wrong headers or times, BacklogFull, and
         redis-py's errors; after a lost connection the message may or may not have been added.
         """
-        payload, parts = self.serializer.encode(data), header_parts(headers)
+        payload, parts = self._payload(data), header_parts(headers)
         limit_s = _limit_s(timeout_s)
         result = await self._within(limit_s, self._outbox.push(payload, parts))
         return text(result)
@@ -133,8 +139,16 @@ class StreamProducer:
                 f"push_many wants a list of messages, got a {type(data).__name__}; for one message "
                 "use push"
             )
-        encode = self.serializer.encode
-        return [encode(item) for item in data]
+        return list(map(self._payload, data))
+
+    def _payload(self, data: Any) -> bytes:
+        payload, most = self.serializer.encode(data), self.max_payload_bytes
+        if most is not None and len(payload) > most:
+            raise SerializationError(
+                f"a payload of {len(payload):,} bytes is above max_payload_bytes ({most:,}), so it "
+                "was not added"
+            )
+        return payload
 
     async def _within(self, timeout_s: float | None, send: Coroutine[Any, Any, Any]) -> Any:
         if timeout_s is None:

@@ -15,7 +15,7 @@ from .fate import Fate, Owner
 from .handlers import DLQHandler
 from .message import PendingEntry, StreamMessage
 from .pending import PendingList
-from .serializers import JsonSerializer, Serializer
+from .serializers import JsonSerializer, Serializer, for_stream
 from .sightings import LOOK_MS, LOOKS
 from .sweep import Sweep, offer
 
@@ -54,7 +54,7 @@ class RetryHandler:
             dlq_stream=None,
             dlq_max_len=None,
             dlq_handler=dlq_handler,
-            serializer=serializer or JsonSerializer(),
+            serializer=for_stream(serializer or JsonSerializer(), client.key(stream)),
         )
 
     async def handle_poison_pills(self) -> int:

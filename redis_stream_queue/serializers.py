@@ -10,6 +10,7 @@ import json
 import math
 import pickle
 import uuid
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import msgpack
@@ -26,6 +27,7 @@ ADVICE = {  # what to send instead
     set | frozenset: "; send a list",
     bytes | bytearray: "; send text, or use MsgpackSerializer",
 }
+LEAST_KEY = 16  # bytes
 SIGNATURE = 32  # bytes of a SHA-256
 
 
@@ -143,27 +145,62 @@ class SignedSerializer:
     >>> SignedSerializer(PickleSerializer(), key=os.environ["QUEUE_KEY"].encode())
 
     inner: the serializer that makes the bytes.
-    key: the same secret bytes for producers and consumers.
+    key: the same secret bytes for producers and consumers, 16 or more; a list while they change:
+        the first signs, each of them is accepted. Roll out ``[old, new]``, then ``[new, old]``,
+        then ``new``.
+    context: what a signature is valid for; None = the stream (its whole key) that a producer or
+        consumer uses it with, so that a message copied to another stream is refused there.
+
+    Raises ConfigError for a key that is too short.
     Source: https://docs.python.org/3/library/hmac.html
     """
 
-    def __init__(self, inner: Serializer, key: bytes) -> None:
-        if not isinstance(key, bytes) or not key:
-            raise ConfigError(f"key must be non-empty bytes, got a {type(key).__name__}.")
+    def __init__(
+        self, inner: Serializer, key: bytes | Sequence[bytes], *, context: str | None = None
+    ) -> None:
+        keys: Sequence[Any] = (key,) if not isinstance(key, list | tuple) else key
+        if not keys or not all(isinstance(k, bytes) and len(k) >= LEAST_KEY for k in keys):
+            raise ConfigError(
+                f"key must be {LEAST_KEY} or more secret bytes, or a list of such keys; "
+                "secrets.token_bytes(32) makes one."
+            )
         self._inner = inner
-        self._key = key
+        self._given: Sequence[bytes] = keys
+        self._context = context
+        self._keys = [hmac.digest(k, b"rsq:" + (context or "").encode(), "sha256") for k in keys]
+
+    def for_stream(self, key: str) -> SignedSerializer:
+        """The same for one stream; producers and consumers ask for it."""
+        if self._context is not None:
+            return self
+        return SignedSerializer(self._inner, self._given, context=key)
 
     def encode(self, data: Any) -> bytes:
         """Raises what the inner serializer raises."""
         payload = self._inner.encode(data)
-        return hmac.digest(self._key, payload, "sha256") + payload
+        return hmac.digest(self._keys[0], payload, "sha256") + payload
 
     def decode(self, raw: bytes) -> Any:
         """Raises SerializationError for a wrong signature, before anything is decoded."""
         signature, payload = raw[:SIGNATURE], raw[SIGNATURE:]
-        if not hmac.compare_digest(signature, hmac.digest(self._key, payload, "sha256")):
-            raise SerializationError("the payload's signature is wrong: another key, or forged")
+        if not any(
+            hmac.compare_digest(signature, hmac.digest(key, payload, "sha256"))
+            for key in self._keys
+        ):
+            raise SerializationError(
+                "the payload's signature is wrong: another key, another stream, or forged"
+            )
         return self._inner.decode(payload)
+
+
+def for_stream(serializer: Serializer, key: str) -> Serializer:
+    """The serializer as it is to be used with one stream, which its key names.
+
+    Only one with a method ``for_stream(key)`` makes a difference.
+    """
+    bind = getattr(serializer, "for_stream", None)
+    bound: Serializer = bind(key) if callable(bind) else serializer
+    return bound
 
 
 @functools.cache  # once a process

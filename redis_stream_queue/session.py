@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 
 from redis.exceptions import ResponseError
 
@@ -21,7 +22,7 @@ from ._replies import Missing, entry_messages
 from .backoff import Backoff
 from .calls import Calls
 from .client import StreamClient
-from .condemned import DECODE_ERROR
+from .condemned import DECODE_ERROR, TOO_LARGE
 from .config import ConsumerConfig
 from .handlers import DLQHandler, ErrorHook, Handler, PerMessage, runner_of
 from .holdings import Holdings
@@ -29,7 +30,7 @@ from .hooks import Hooks
 from .invocation import call_hook
 from .message import StreamMessage
 from .reader import Reader
-from .serializers import JsonSerializer, Serializer
+from .serializers import JsonSerializer, Serializer, for_stream
 from .told import ToldWork
 from .work import Work, one_line, verdict_of
 
@@ -77,7 +78,7 @@ class Session:
         self.config = config
         self.handler = handler
         self._finishing: asyncio.Task[None] | None = None
-        self.serializer = serializer or JsonSerializer()
+        self.serializer = for_stream(serializer or JsonSerializer(), client.key(stream))
         self.error_hook = error_hook
         self.hooks = hooks or Hooks()
         self.reader = Reader(client, stream, config.group)
@@ -182,8 +183,10 @@ class Session:
         others were read meanwhile.
         """
         self.hooks.batch_started(messages)  # first: what kills us may be the decoding
+        decoded = self._decode(messages)
+        self.hooks.batch_decoded()
         work = self._work_class()(
-            self._decode(messages),
+            decoded,
             self.hooks.message_started,
             self.hooks.message_finished if self._side_by_side else None,
             self._between,
@@ -207,6 +210,8 @@ class Session:
         return Work
 
     def _decode(self, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
+        if self.config.max_payload_bytes is not None:
+            messages = [message for message in messages if self._fits(message)]
         if self.config.payload_field is None:
             return list(messages)
         decode = self.serializer.decode
@@ -223,6 +228,16 @@ class Session:
             else:
                 decoded.append(message)
         return decoded
+
+    def _fits(self, message: StreamMessage) -> bool:
+        """Is it small enough? If not, it dies before anything is made of it."""
+        data, most = message.data, self.config.max_payload_bytes
+        size = len(data) if isinstance(data, bytes) else sum(map(len, chain(*data.items())))
+        if most is None or size <= most:
+            return True
+        why = f"a payload of {size:,} bytes is above max_payload_bytes ({most:,})"
+        self.holdings.condemn(message, TOO_LARGE, why)
+        return False
 
     def _misses_field(self, message: StreamMessage) -> str:
         """What to say of an entry that others wrote in fields of their own; "" if it is not one."""

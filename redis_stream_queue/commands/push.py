@@ -22,7 +22,7 @@ from ..pool.config import TARGET
 from ..pool.exits import Failure
 from ..pool.loading import SERIALIZERS, LoadError, load_serializer
 from ..portions import PUSH_CHUNK, Pushes
-from ..serializers import Serializer
+from ..serializers import Serializer, for_stream
 from .common import (
     INTERRUPTED,
     Redis,
@@ -79,8 +79,9 @@ def push(
     """
     source = _source(data, file)
     with complaints():
-        encode = _Encoder(_serializer(serializer), text)
+        loaded = _serializer(serializer)
         with Redis(url, prefix) as redis:
+            encode = _Encoder(for_stream(loaded, redis.client.key(stream)), text)
             pusher = _Pusher(redis, stream)
             if source is None:
                 payloads = _encoded_arguments(data, encode)

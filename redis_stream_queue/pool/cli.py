@@ -88,6 +88,11 @@ _AT_LEAST_0 = click.IntRange(min=0)
     help="MB of memory above which a worker is replaced.  [default: none]",
 )
 @click.option(
+    "--max-payload-bytes",
+    type=_AT_LEAST_1,
+    help="A larger payload is a dead letter before it is decoded.  [default: none]",
+)
+@click.option(
     "--graceful-timeout",
     type=click.FloatRange(min=0),
     default=30.0,

@@ -70,6 +70,7 @@ class PoolConfig:
     soft_time_limit_s: float | None = None
     max_messages_per_child: int | None = None
     max_memory_per_child_mb: int | None = None
+    max_payload_bytes: int | None = None
     graceful_timeout_s: float = 30.0
     connect_timeout_s: float = 10.0
     burst: bool = False
@@ -99,7 +100,7 @@ class PoolConfig:
                 f"soft_time_limit_s ({soft:g}) must be below time_limit_s ({hard:g}), or the "
                 "handler would be killed before it is asked."
             )
-        for name in ("max_messages_per_child", "max_memory_per_child_mb"):
+        for name in ("max_messages_per_child", "max_memory_per_child_mb", "max_payload_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {value}.")
@@ -146,6 +147,7 @@ def resolve(config: PoolConfig, loaded: Loaded, *, cluster: bool) -> Settings:
         "min_idle_claim_ms",
         "retry_delay_ms",
         "retry_max_delay_ms",
+        "max_payload_bytes",
     ):
         value = getattr(config, name)
         if value is not None:

@@ -56,12 +56,15 @@ class RowHooks(Hooks):
         row.set_id(Field.LAST_MS, messages[-1].id)
         row[Field.CURRENT_MS] = row[Field.CURRENT_SEQ] = 0
         row[Field.HELD] = len(messages)
-        row[Field.MESSAGE_SINCE] = 0
         row[Field.RENEWED_AT] = self._message_since_ms = mono_ms()
+        row[Field.MESSAGE_SINCE] = row[Field.RENEWED_AT]  # decoding counts for the time limit
         row[Field.BUSY_SINCE] = row[Field.RENEWED_AT]
         if self._whole_batch:
             ids = messages[0].id, messages[-1].id
             self._batch_ids = ids[0] if ids[0] == ids[1] else "..".join(ids)
+
+    def batch_decoded(self) -> None:
+        self.row[Field.MESSAGE_SINCE] = 0
 
     def batch_grows(self, messages: Sequence[StreamMessage], held: int) -> None:
         row = self.row

@@ -34,6 +34,7 @@ def test_defaults() -> None:
         "retry_delay_ms": None,
         "retry_max_delay_ms": None,
         "payload_field": "data",
+        "max_payload_bytes": None,
     }
 
 

@@ -159,12 +159,59 @@ def test_signed_serializer() -> None:
             Inner.decoded += 1
             return super().decode(raw)
 
-    signed = redis_stream_queue.SignedSerializer(Inner(), b"key")
+    signed = redis_stream_queue.SignedSerializer(Inner(), b"key" * 8)
     raw = signed.encode({"n": 1})
     assert signed.decode(raw) == {"n": 1}
     Inner.decoded = 0
-    other = redis_stream_queue.SignedSerializer(Inner(), b"other key")
+    other = redis_stream_queue.SignedSerializer(Inner(), b"other key" * 2)
     for forged in (other.encode({"n": 1}), raw[:-1], b"", raw[::-1], raw + b"x"):
         with pytest.raises(SerializationError):
             signed.decode(forged)
     assert Inner.decoded == 0
+
+
+def test_a_signature_is_valid_for_one_stream_only() -> None:
+    key = b"k" * 16
+    signed = redis_stream_queue.SignedSerializer(JsonSerializer(), key)
+    orders, refunds = signed.for_stream("shop_orders"), signed.for_stream("shop_refunds")
+    raw = orders.encode({"pay": 1})
+    assert orders.decode(raw) == {"pay": 1}
+    for other in (refunds, signed):
+        with pytest.raises(SerializationError, match="another stream"):
+            other.decode(raw)
+    shared = redis_stream_queue.SignedSerializer(JsonSerializer(), key, context="shop")
+    assert shared.for_stream("a").decode(shared.for_stream("b").encode(1)) == 1
+    same = redis_stream_queue.SignedSerializer(JsonSerializer(), key, context="shop_orders")
+    assert same.decode(raw) == {"pay": 1}
+
+
+def test_keys_are_changed_without_losing_a_message() -> None:
+    old, new = b"o" * 16, b"n" * 32
+    make = redis_stream_queue.SignedSerializer
+    before, between, after = (
+        make(JsonSerializer(), k).for_stream("s") for k in (old, [new, old], [new])
+    )
+    assert between.decode(before.encode(1)) == 1
+    assert between.decode(between.encode(2)) == 2
+    assert after.decode(between.encode(3)) == 3
+    for serializer, raw in ((after, before.encode(4)), (before, after.encode(5))):
+        with pytest.raises(SerializationError):
+            serializer.decode(raw)
+
+
+@pytest.mark.parametrize(
+    "key", [b"", b"k" * 15, "k" * 32, [], [b"k" * 16, b"short"], ["k" * 32], None, 7]
+)
+def test_keys_that_are_no_keys_are_refused_without_showing_them(key: Any) -> None:
+    with pytest.raises(redis_stream_queue.ConfigError, match="16 or more secret bytes") as error:
+        redis_stream_queue.SignedSerializer(JsonSerializer(), key)
+    assert "kkk" not in str(error.value)
+
+
+@pytest.mark.parametrize("depth", [10**5, 10**6])
+def test_what_is_nested_too_deep_is_a_decode_error(depth: int) -> None:
+    for raw in (b"[" * depth, b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth):
+        with pytest.raises(SerializationError):
+            JsonSerializer().decode(raw)
+    with pytest.raises(SerializationError):
+        redis_stream_queue.MsgpackSerializer().decode(b"\x91" * depth + b"\xc0")
