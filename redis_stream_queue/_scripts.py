@@ -238,7 +238,10 @@ BACKLOG = Script(
     COUNT
     + """
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
-if groups.err then return {1, 0, {}} end
+if groups.err then
+  local missing = string.find(tostring(groups.err), 'no such key', 1, true)
+  return missing and {1, 0, {}} or groups -- not permitted, say
+end
 if #groups == 0 then return {1, redis.call('XLEN', KEYS[1]), {}} end
 local before = {}
 for i = 2, #ARGV, 3 do before[ARGV[i]] = {ARGV[i + 1], tonumber(ARGV[i + 2])} end
@@ -278,7 +281,10 @@ TRIM = Script(
     BELOW
     + """
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
-if groups.err then return {0, 0, '', '', ''} end
+if groups.err then
+  local missing = string.find(tostring(groups.err), 'no such key', 1, true)
+  return missing and {0, 0, '', '', ''} or groups -- not permitted, say
+end
 local oldest, mine, blocker
 for _, flat in ipairs(groups) do
   local g = {}

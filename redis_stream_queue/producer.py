@@ -9,6 +9,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 from math import inf
 from typing import Any, ClassVar, Literal
 
+from redis.exceptions import ResponseError
+
 from ._link import OUTAGES
 from ._log import log
 from ._replies import text
@@ -25,6 +27,7 @@ from .pending import PendingList
 from .portions import Pushes
 from .pushing import push_one
 from .serializers import JsonSerializer, Serializer, for_stream
+from .server_check import no_backlog
 
 MAX_LEN = 100_000
 TRIM_EVERY = 1000  # pushes between two trims
@@ -165,18 +168,24 @@ class StreamProducer:
             "may or may not be in the stream"
         )
 
+    async def _unfinished(self) -> int:
+        done, state = 0, ()
+        while not done:  # a step at a time, where the server has to count
+            try:
+                done, unfinished, state = await self._client.script(
+                    BACKLOG, self.stream, self._backlog.most, *state
+                )
+            except ResponseError as error:
+                raise no_backlog(self._client, error) from None
+        return int(unfinished)
+
     async def _send(self, pushes: Pushes, claim: Claim | None = None) -> list[Any]:
         """Add them when there is room; an id or an exception for each."""
         client, count = self._client, len(pushes.payloads)
         while claim is not None and (pause_s := claim.wait_s()) is not None:
             if pause_s:
                 await asyncio.sleep(pause_s)
-            done, state = 0, ()
-            while not done:  # a step at a time, where the server has to count
-                done, unfinished, state = await client.script(
-                    BACKLOG, self.stream, self._backlog.most, *state
-                )
-            claim.saw(int(unfinished))
+            claim.saw(await self._unfinished())
         max_len = self.max_len if self.trim == "any" else None
         if count == 1:
             results = [await push_one(client.link(), client.key(self.stream), pushes, max_len)]
@@ -252,7 +261,10 @@ class StreamProducer:
         while (pause_s := claim.wait_s()) is not None:
             if pause_s:
                 time.sleep(pause_s)
-            claim.saw(sync.backlog(key, self._backlog.most))
+            try:
+                claim.saw(sync.backlog(key, self._backlog.most))
+            except ResponseError as error:
+                raise no_backlog(self._client, error) from None
         results = sync.push(key, pushes)
         try:
             if self._pushed(results):

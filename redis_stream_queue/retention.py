@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from redis.exceptions import ResponseError
+
 from ._clock import mono_ms
 from ._log import log
+from ._refusals import is_forbidden
 from .client import StreamClient
 from .message import id_before
 from .pending import PendingList, Trimmed
+from .server_check import missing_right
 
 TRIM_INTERVAL_S = 5.0
 TOLERANCE = 1.2  # trimming is approximate: so much over the limit is no news
@@ -29,7 +33,13 @@ class Retention:
 
     async def trim(self) -> None:
         """Remove finished entries beyond the limit; log what keeps the stream above it."""
-        trimmed = await self._pending.trim(self._max_len)
+        try:
+            trimmed = await self._pending.trim(self._max_len)
+        except ResponseError as error:
+            if not is_forbidden(error):
+                raise
+            self._say_not_permitted(error)
+            return
         self._oldest_unfinished = trimmed.oldest_unfinished or self._oldest_unfinished
         if trimmed.length > self._max_len * TOLERANCE and mono_ms() >= self._say_next_ms:
             self._say_next_ms = mono_ms() + SAY_EVERY_MS
@@ -39,6 +49,17 @@ class Retention:
                 trimmed.length,
                 self._max_len,
                 await blocker(self._pending.client, self._pending.stream, trimmed),
+            )
+
+    def _say_not_permitted(self, error: Exception) -> None:
+        if mono_ms() >= self._say_next_ms:
+            self._say_next_ms = mono_ms() + SAY_EVERY_MS
+            log.warning(
+                "stream %s is not trimmed, and its group would begin anew at 0 if it were lost: "
+                "this user lacks a right (%s). ACL SETUSER name %s",
+                self._pending.stream,
+                error,
+                missing_right(error, "+xinfo|groups +xtrim"),
             )
 
 

@@ -17,9 +17,11 @@ from .exceptions import ConfigError, UnsupportedServer
 OLDEST = (6, 2)
 FULL = 0.9  # share of maxmemory from which on somebody should know
 NEEDED_ACL = (
-    "+@stream +@connection +ping +type +eval +evalsha +info "
+    "+ping +type +eval +evalsha +xreadgroup +xack +xclaim +xpending +xadd +xrange +xtrim +xlen "
+    "+xinfo|groups +xinfo|stream +xgroup|create +xgroup|createconsumer +xgroup|delconsumer "
     "and access to the keys of the stream and its dead-letter stream"
-)
+)  # of a pool; docs/security.md has the other roles
+BACKLOG_RIGHTS = "+eval +evalsha +xlen +xrange +xinfo|groups"
 
 
 async def check_server(client: StreamClient, stream: str) -> None:
@@ -35,9 +37,10 @@ async def check_server(client: StreamClient, stream: str) -> None:
             "Valkey 7.2 or newer) is needed: consumer recovery relies on XAUTOCLAIM and friends. "
             "Upgrade the server."
         )
-    for reply in await link.run(key, _probes(key), client.endpoint.socket_timeout):
-        if isinstance(reply, Exception) and is_forbidden(reply):
-            raise forbidden(client, reply)
+    replies = await link.run(key, _probes(key), client.endpoint.socket_timeout)
+    refused = [r for r in replies if isinstance(r, Exception) and is_forbidden(r)]
+    if refused:
+        raise forbidden(client, *refused)
     try:
         await client.script(RENEW, stream, "", "")
     except ResponseError as error:
@@ -71,17 +74,19 @@ async def check_stream(client: StreamClient, stream: str) -> None:
         )
 
 
-def forbidden(client: StreamClient, error: Exception) -> UnsupportedServer:
-    """What to tell the user when a command is refused for good."""
-    if "unknown command" in str(error).lower():
-        return UnsupportedServer(
-            f"{client.endpoint} does not know a command that consumers cannot do without "
-            f"({str(error).partition(', with args')[0].strip()}): it was renamed or disabled there "
-            "(rename-command), or something on the way does not pass it on."
-        )
+def forbidden(client: StreamClient, *errors: Exception) -> UnsupportedServer:
+    """What to tell the user when commands are refused for good: only what is missing."""
+    for error in errors:
+        if "unknown command" in str(error).lower():
+            return UnsupportedServer(
+                f"{client.endpoint} does not know a command that consumers cannot do without "
+                f"({str(error).partition(', with args')[0].strip()}): it was renamed or disabled "
+                "there (rename-command), or something on the way does not pass it on."
+            )
+    rights = list(dict.fromkeys(map(missing_right, errors)))
     return UnsupportedServer(
-        f"{client.endpoint} refuses a command that consumers cannot do without ({error}). "
-        f"Allow it for this user, for example: ACL SETUSER name {NEEDED_ACL}."
+        f"{client.endpoint} refuses a command that consumers cannot do without ({errors[0]}). "
+        f"Allow it for this user: ACL SETUSER name {' '.join(rights)}"
     )
 
 
@@ -132,6 +137,25 @@ def _config(reply: Any) -> str | None:
         return None
     [value] = mapping(reply).values()
     return str(value)
+
+
+def no_backlog(client: StreamClient, error: ResponseError) -> Exception:
+    """Why the backlog of a stream cannot be told."""
+    if not is_forbidden(error):
+        return error
+    return UnsupportedServer(
+        f"max_backlog: {client.endpoint} does not let this user see what is unfinished ({error}). "
+        f"Allow it: ACL SETUSER name {missing_right(error, BACKLOG_RIGHTS)}"
+    )
+
+
+def missing_right(error: Exception, otherwise: str = "+eval +evalsha") -> str:
+    """The part of an ACL line that is missing; otherwise: where the server does not say it."""
+    if found := re.search(r"'([a-z|]+)' command", str(error)):
+        return f"+{found[1]}"
+    if "key" in str(error):
+        return "with access to the keys of the stream and its dead-letter stream (~KEY ~DLQ_KEY)"
+    return otherwise
 
 
 def _version(info: bytes | str) -> tuple[int, ...] | None:

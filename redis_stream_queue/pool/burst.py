@@ -13,7 +13,6 @@ import click
 from .._link import OUTAGES
 from .._log import log
 from ..client import StreamClient
-from ..group import ConsumerGroup
 from ..message import GREATEST_ID
 from ..pending import PendingList
 from .metrics import PoolMetrics
@@ -54,8 +53,10 @@ class Burst:
         bar.update(handled - bar.pos)
 
     async def _backlog(self) -> int:
-        stats = await ConsumerGroup(self._client, self._pending.stream, self._pending.group).stats()
-        return stats.lag + stats.group_pel_size
+        for group in await self._client.group_info(self._pending.stream):
+            if group["name"] == self._pending.group:
+                return int(group.get("lag") or 0) + int(group["pending"])
+        return 0
 
     async def _is_done(self) -> bool:
         try:

@@ -45,6 +45,7 @@ class PoolConfig:
         SoftTimeLimitExceeded is raised in the handler. Seconds for one message, or for one call of
         a batch handler.
     max_messages_per_child, max_memory_per_child_mb: the worker is replaced between two batches.
+    max_payload_bytes: a larger payload is a dead letter before it is decoded.
     graceful_timeout_s, connect_timeout_s: seconds that running messages have to finish after
         SIGTERM, and to wait for Redis at start.
     burst: handle all there is, then end.

@@ -1,0 +1,136 @@
+"""Each role works with exactly the rights in docs/security.md, and says which one it lacks."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from redis_stream_queue import BacklogFull, StreamClient, StreamProducer, UnsupportedServer
+from redis_stream_queue.server_check import NEEDED_ACL
+from tests.support.pool import PoolProcess
+from tests.support.servers import NAMES, Server
+
+from .conftest import Rsq
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "security.md"
+SERVERS = [*NAMES, *(["redis-7.0"] if shutil.which("redis-server") else [])]
+APP = """
+from redis_stream_queue import Reject, per_message, stream_handler
+
+@stream_handler("s", group="g", retry_delay_ms=20, max_deliveries=2, max_stream_size=1)
+@per_message
+def handler(message):
+    if message.data == "reject":
+        raise Reject("no")
+    if message.data == "fail" or (message.data == "retry" and message.delivery_count == 1):
+        raise ValueError("no")
+    if message.data == "die":
+        import os
+        os._exit(7)
+"""
+
+
+def documented(role: str) -> list[str]:
+    """The rights of a role as the document's table has them, without the optional ones."""
+    [line] = [x for x in DOCS.read_text().splitlines() if x.startswith(f"| {role} |")]
+    return re.findall(r"\+[a-z|]+", line.split(" | ")[1].replace("\\|", "|"))
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with Server.start(request.param, tcp=True, password="root") as started:
+        yield started
+
+
+def user(server: Server, *rights: str, keys: tuple[str, ...] = ("~s", "~s_dlq")) -> str:
+    """URL of a user with these rights alone."""
+    with server.client() as client:
+        client.flushall()
+        client.execute_command("ACL", "SETUSER", "u", "reset", "on", ">pw", *keys, *rights)
+        client.xgroup_create("s", "g", "0", mkstream=True)
+    return f"redis://u:pw@127.0.0.1:{server.port}/0"
+
+
+def test_the_document_and_the_error_text_agree() -> None:
+    assert set(documented("pool, StreamConsumer")) == set(re.findall(r"\+[a-z|]+", NEEDED_ACL))
+
+
+def test_a_pool_with_its_rights(server: Server, tmp_path: Path) -> None:
+    """It handles, retries, buries, recovers from a death and trims."""
+    url = user(server, *documented("pool, StreamConsumer"))
+    with server.client() as client:
+        for data in ["ok"] * 50 + ["fail", "retry", "reject", "die"]:
+            client.xadd("s", {"data": f'"{data}"'})
+        with PoolProcess(APP, "--workers", "2", "--burst", url=url, cwd=tmp_path) as pool:
+            assert pool.wait() == 1  # because there are dead letters
+            assert "permission" not in pool.stderr.lower()
+            assert "noperm" not in pool.stderr.lower()
+        assert client.xpending("s", "g")["pending"] == 0
+        assert client.xlen("s_dlq") == 3
+
+
+def test_a_producer_with_xadd_alone(server: Server) -> None:
+    url = user(server, *documented("producer"))
+    producer = StreamProducer(StreamClient.from_url(url), "s")
+    assert producer.push_sync(1)
+    assert len(producer.push_many_sync([1, 2, 3])) == 3
+
+
+def test_a_producer_with_all_its_features(server: Server) -> None:
+    url = user(server, *documented("producer, all features"))
+    producer = StreamProducer(StreamClient.from_url(url), "s", max_len=5, max_backlog=2000)
+    for _ in range(2):
+        producer.push_many_sync([1] * 600)
+    with pytest.raises(BacklogFull):
+        producer.push_many_sync([1] * 2000)
+
+
+def test_rsq_with_its_rights(server: Server, rsq: Rsq) -> None:
+    url = user(server, *documented("rsq stats, rsq dlq"))
+    with server.client() as client:
+        client.xadd("s", {"data": "1"})
+        client.xreadgroup("g", "c", {"s": ">"})
+        for _ in range(3):
+            client.xadd("s_dlq", {"data": "1", "original_stream": "s"})
+    for args in (
+        ("stats", "s"),
+        ("dlq", "list", "s"),
+        ("dlq", "requeue", "s", "--all", "--dry-run"),
+        ("dlq", "requeue", "s", "--newer-than", "1h"),
+        ("dlq", "purge", "s", "--all"),
+    ):
+        done = rsq(*args, url=url)
+        assert done.returncode == 0, done.stderr
+        assert b"permission" not in done.stderr.lower()
+
+
+def test_a_backlog_that_cannot_be_seen_is_said(server: Server) -> None:
+    """And nothing is pushed, as the bound could not be kept."""
+    url = user(server, "+xadd", "+eval", "+evalsha")
+    producer = StreamProducer(StreamClient.from_url(url), "s", max_backlog=5)
+    with pytest.raises(UnsupportedServer, match=r"xinfo\|groups|xinfo") as error:
+        producer.push_sync(1)
+    assert "ACL SETUSER" in str(error.value)
+    with server.client() as client:
+        assert client.xlen("s") == 0
+
+
+@pytest.mark.parametrize("server", ["redis-6.2"], indirect=True)
+def test_trimming_that_is_not_permitted_is_said(server: Server, tmp_path: Path) -> None:
+    rights = [r for r in documented("pool, StreamConsumer") if not r.startswith("+xinfo")]
+    url = user(server, *rights)
+    with PoolProcess(APP, "--workers", "1", url=url, cwd=tmp_path) as pool:
+        pool.wait_log(r"is not trimmed, and its group would begin anew at 0.*xinfo")
+
+
+def test_only_what_is_missing_is_named(server: Server, tmp_path: Path) -> None:
+    needed = documented("pool, StreamConsumer")
+    url = user(server, *(right for right in needed if right not in ("+xclaim", "+xtrim")))
+    with PoolProcess(APP, "--workers", "1", url=url, cwd=tmp_path) as pool:
+        assert pool.wait() == 4
+        [asked] = re.findall(r"ACL SETUSER name (.*)", pool.stderr)
+        assert asked.split() == ["+xclaim", "+xtrim"]
