@@ -53,6 +53,7 @@ def is_forbidden(error: Exception) -> bool:
     return (
         isinstance(error, NoPermissionError)
         or "permission" in words
+        or "user executing the script can't" in words  # Redis 6.2
         or words.startswith("unknown command")
     )
 
