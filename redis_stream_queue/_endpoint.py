@@ -198,13 +198,6 @@ def make_endpoint(**settings: Any) -> Endpoint:
         raise ConfigError(
             f"connection options {sorted(extra)} must be plain values (text, numbers)."
         ) from None
-    if not known.get("ssl"):
-        for name in (*extra, *known):
-            if name.startswith("ssl_"):
-                raise ConfigError(
-                    f"{name} is set, but not TLS: the connection would be unencrypted. Use "
-                    "rediss:// (or ssl=True), or leave it out."
-                )
     return Endpoint(**known, options=tuple(sorted(extra.items())))
 
 

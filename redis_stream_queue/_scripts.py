@@ -203,7 +203,8 @@ return {page[1], claimed}
 COUNT = """
 local most, entries, bytes = tonumber(ARGV[1]), 500, 524288
 local function count(after, counted)
-  local n = 1
+  local n, last = 1, '18446744073709551615-18446744073709551615'
+  if after == last then return counted, after, true end
   while counted < most and entries > 0 and bytes > 0 do
     local page, size = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', n), 0
     for _, entry in ipairs(page) do
@@ -211,9 +212,7 @@ local function count(after, counted)
     end
     counted, entries, bytes = counted + #page, entries - #page, bytes - size
     if #page > 0 then after = page[#page][1] end
-    if #page < n or after == '18446744073709551615-18446744073709551615' then
-      return counted, after, true
-    end
+    if #page < n or after == last then return counted, after, true end
     n = size < 32768 and math.min(n * 2, 100) or math.max(math.floor(n / 2), 1)
   end
   return counted, after, counted >= most
