@@ -36,7 +36,7 @@ class PoolProcess:
     url: handed over as REDIS_URL; None = not given.
     cwd: directory of its own for the app and for what the pool says.
     env: further environment variables. stdin: its standard input.
-    shell: redirections, as in ``2>&-``.
+    shell: redirections, as in ``2>&-``. log_dir: for what it says, if not ``cwd``.
     """
 
     def __init__(
@@ -49,12 +49,13 @@ class PoolProcess:
         env: dict[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
         shell: str = "",
+        log_dir: Path | None = None,
     ) -> None:
         if app_source is not None:
             (cwd / "app.py").write_text(app_source)
         self._mark = uuid.uuid4().hex
-        self._stdout = cwd / f"pool-{self._mark[:6]}.stdout"
-        self._stderr = cwd / f"pool-{self._mark[:6]}.stderr"
+        self._stdout = (log_dir or cwd) / f"pool-{self._mark[:6]}.stdout"
+        self._stderr = (log_dir or cwd) / f"pool-{self._mark[:6]}.stderr"
         self.command = [sys.executable, "-m", "redis_stream_queue.pool.cli", *args]
         self.command += [target] if target is not None else []
         if shell:
