@@ -29,16 +29,18 @@ local function below(a, b)
 end
 """
 
-# ARGV: group, consumer, 1 = a read may have made its name anew, then for each entry: id, delivery
-#       count
+# ARGV: group, consumer, 1 = the call before found its name deleted, then for each entry: id,
+#       delivery count
 # Resets the idle time of the entries that still belong to the consumer. Where its name was deleted
 # (XGROUP DELCONSUMER), and its entries with it, claims back those that nobody has: they are in the
 # stream, and were delivered. (What is missing while the name was there was acknowledged: done.)
-# Returns the ids that others hold, those that nobody holds, and those that were claimed back.
+# Returns the ids that others hold, those that nobody holds, those that were claimed back, and 1 if
+# the name was deleted.
 RENEW = Script(
     BELOW
     + """
 local taken, gone, back, mine, missing = {}, {}, {}, {}, {}
+local deleted = ARGV[3] == '1'
 for i = 4, #ARGV, 2 do
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
   if not p then
@@ -54,9 +56,10 @@ if #mine > 0 then
   redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(mine))
 end
 if #missing > 0 then
-  -- 1: it was not there. (Or an error, if memory is short: then it may be so.)
+  -- 1: it was not there. (Or an error, where memory is short: then that is not known yet.)
   local made = redis.pcall('XGROUP', 'CREATECONSUMER', KEYS[1], ARGV[1], ARGV[2])
-  local deleted, read_to = made ~= 0 or ARGV[3] == '1', '0-0'
+  local read_to = '0-0'
+  deleted = deleted or made == 1
   if deleted then
     for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
       local g = {}
@@ -75,7 +78,7 @@ if #missing > 0 then
     end
   end
 end
-return {taken, gone, back}
+return {taken, gone, back, deleted and 1 or 0}
 """
 )
 

@@ -37,6 +37,7 @@ from .sightings import WATCH_MS, lease_interval_ms
 from .work import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
 
 RESERVE_TRIES = 20
+LOOK_AT_NAME_MS = 50
 MOST_KEPT = 100_000  # ids
 
 Held = tuple[StreamMessage, Any]  # and its raw payload
@@ -86,7 +87,6 @@ class Holdings:
         self._hooks = hooks or Hooks()
         self._on_lost = on_lost
         self._own_name = own_name or config.worker_name is None
-        self._name_may_be_new = False  # a read since the last renewal may have made it again
         self._asked_for = ""
         self._to_ack: dict[str, None] = {}
         self._to_park: dict[str, Parked] = {}
@@ -262,27 +262,26 @@ class Holdings:
             self._on_lost(lost)
 
     async def _renew(self, held: Mapping[str, Held]) -> Renewed:
-        may_be_new, self._name_may_be_new = self._name_may_be_new, False
         counts = {i: message.delivery_count for i, (message, _) in held.items()}
-        try:
-            renewed = await self.pending.renew(self.name, counts, name_may_be_new=may_be_new)
-        except BaseException:
-            self._name_may_be_new |= may_be_new
-            raise
-        if back := sorted(renewed.back - self._to_ack.keys()):
+        renewed = await self.pending.renew(self.name, counts)
+        # What has been settled meanwhile is not needed any more.
+        settled = [i for i in renewed.back if i in self._to_ack or self.held.get(i) is not held[i]]
+        if settled:
+            await self.pending.ack(settled)
+        if back := sorted(renewed.back.difference(settled)):
             log.warning(
                 "consumer %s was deleted while it held %d message(s), claimed back: %s",
                 self.name,
                 len(back),
                 back[:5],
             )
-        if done := [i for i in renewed.back if i in self._to_ack]:
-            await self.pending.ack(done)
         return renewed
 
-    def reads(self) -> None:
-        """Something is read under this name: should it have been deleted, that makes it again."""
-        self._name_may_be_new |= len(self.held) > len(self._to_ack)
+    async def look_before_reading(self) -> None:
+        """A read would make a deleted name again, and hide that it was deleted: look first."""
+        unfinished = len(self.held) > len(self._to_ack)
+        if unfinished and mono_ms() - self._renewed_at_ms >= LOOK_AT_NAME_MS:
+            await self.renew()
 
     async def _claimed_back(self, ids: Sequence[str]) -> set[str]:
         """Which of these, that Redis says are not ours, only were because our name was deleted.

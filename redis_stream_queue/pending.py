@@ -134,24 +134,20 @@ class PendingList:
             if len(page) < HELD_PAGE or page[-1].id == GREATEST_ID:
                 return held
 
-    async def renew(
-        self, consumer: str, counts: Mapping[str, int], *, name_may_be_new: bool = False
-    ) -> Renewed:
+    async def renew(self, consumer: str, counts: Mapping[str, int]) -> Renewed:
         """Set the idle time of these entries to 0 if they are still the consumer's.
 
         counts: their ids, and the delivery count of each, should its entry have to be made anew.
-        name_may_be_new: something was read under the name since the last renewal.
         """
-        renewed = Renewed(set(), set(), set())
+        renewed, deleted = Renewed(set(), set(), set()), 0
         ids = list(counts)
         for start in range(0, len(ids), RENEW_CHUNK):
             pairs = [part for i in ids[start : start + RENEW_CHUNK] for part in (i, counts[i])]
-            reply = await self.client.script(
-                RENEW, self.stream, self.group, consumer, int(name_may_be_new), *pairs
+            *found_ids, deleted = await self.client.script(
+                RENEW, self.stream, self.group, consumer, deleted, *pairs
             )
-            for kind, found in zip(renewed, reply, strict=True):
+            for kind, found in zip(renewed, found_ids, strict=True):
                 kind.update(map(text, found))
-            name_may_be_new |= bool(renewed.back)  # by now it is there again
         return renewed
 
     async def renew_range(self, consumer: str, first: str, last: str) -> None:

@@ -140,8 +140,8 @@ class Session:
             reader.acks_refused = False
         if holdings.unsure and (stranded := await self._take_stranded(count)):
             return stranded
+        await holdings.look_before_reading()
         acks = holdings.unacknowledged()
-        holdings.reads()
         asked_ms = mono_ms()
         most = reader.portion.of(count)
         try:

@@ -75,6 +75,23 @@ async def test_while_a_handler_runs_its_message_is_claimed_back(real_bench: Benc
     assert [m.id for m in gate.started] == [entry_id]
 
 
+async def test_thousands_of_messages_are_claimed_back(real_bench: Bench) -> None:
+    """More than one script renews, and messages that are settled meanwhile are settled."""
+    consumer = real_bench.consumer(lambda _: [], batch_size=1200)
+    holdings = consumer._holdings
+    await real_bench.push(*range(1200))
+    await consumer._ensure()
+    messages = await consumer._session.read(1200, 0)
+    await delete_consumers(real_bench)
+    done = asyncio.create_task(holdings.renew())
+    await asyncio.sleep(0)
+    holdings.acknowledged([messages[0].id])  # while the answer is on its way
+    await done
+    pending = await real_bench.pending()
+    assert pending == {m.id: (holdings.name, 1) for m in messages[1:]}
+    await consumer.close()
+
+
 async def test_what_an_operator_acknowledges_is_done(real_bench: Bench) -> None:
     """XACK of a running message that then fails: it is not tried again."""
     gate = Gate("raise")
