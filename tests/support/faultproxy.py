@@ -137,7 +137,8 @@ class FaultProxy:
             await self._flowing.wait()
             if self.bytes_per_s is not None:
                 async with self._lines[is_reply]:
-                    await asyncio.sleep(len(data) / self.bytes_per_s)
+                    if speed := self.bytes_per_s:  # it may have been healed while we waited
+                        await asyncio.sleep(len(data) / speed)
             is_cut = False
             if is_reply and self.cut_after is not None:
                 is_cut = len(data) > self.cut_after
