@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 from ._clock import mono_ms
 from ._keys import parking_due_ms
+from ._log import log
+from ._plain import plain_cut
 from .fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate, is_watched
 from .message import GREATEST_ID, PendingEntry
 from .pending import STANDS_STILL, Offer, PendingList
 from .sightings import LOOK_MS, WATCH_MS, Sightings
 
+SAY_ODD_EVERY_MS = 60_000
 PAGE = 500  # entries per XPENDING: well under a millisecond of Redis's time
 
 OwnerOf = Callable[[PendingEntry], Owner]
@@ -36,6 +39,7 @@ class Sweep:
         self._cursor: str | None = None
         self._end = "+"
         self._soonest_ms: int | None = None
+        self._say_odd_at_ms = 0
 
     async def look(self) -> None:
         """Only see that the server answers, lest the watching has a gap."""
@@ -56,14 +60,12 @@ class Sweep:
         self.sightings.answered(asked_ms, now_ms, server_ms)
         due: list[tuple[PendingEntry, Fate]] = []
         for entry in entries:
-            parked = parking_due_ms(self.policy.group, entry.consumer) is not None
-            seen = self.sightings.as_seen(entry, now_ms, parked=parked)
-            owner = self.owner_of(seen)
-            decision = fate(seen, owner, self.policy, self.sightings.watched_ms)
-            if decision is Fate.LEAVE:
-                if owner is Owner.STRANGER:
-                    self._note_wait(seen)
-            elif decision is not Fate.RENEW:
+            try:
+                decision = self._decide(entry, now_ms)
+            except Exception:  # whatever somebody made of it: the others have their turn
+                self._say_odd(entry, now_ms)
+                continue
+            if decision not in (Fate.LEAVE, Fate.RENEW):
                 due.append((entry, decision))
         if len(entries) < count or entries[-1].id == GREATEST_ID:
             self.sightings.walked()
@@ -73,6 +75,22 @@ class Sweep:
                 self._end = await self.pending.newest()
             self._cursor, self.at_start = entries[-1].id, False
         return due
+
+    def _decide(self, entry: PendingEntry, now_ms: int) -> Fate:
+        parked = parking_due_ms(self.policy.group, entry.consumer) is not None
+        seen = self.sightings.as_seen(entry, now_ms, parked=parked)
+        owner = self.owner_of(seen)
+        decision = fate(seen, owner, self.policy, self.sightings.watched_ms)
+        if decision is Fate.LEAVE and owner is Owner.STRANGER:
+            self._note_wait(seen)
+        return decision
+
+    def _say_odd(self, entry: PendingEntry, now_ms: int) -> None:
+        if now_ms >= self._say_odd_at_ms:
+            self._say_odd_at_ms = now_ms + SAY_ODD_EVERY_MS
+            log.exception(
+                "entry %s, held by %s, is passed over", entry.id, plain_cut(entry.consumer, 100)
+            )
 
     def _note_wait(self, entry: PendingEntry) -> None:
         wait_ms = due_in_ms(entry, self.policy)

@@ -59,7 +59,7 @@ make_venv() {
     rm -rf "$VENV"
     # Debian and Ubuntu ship Python without ensurepip
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "installing python3-venv" >&2
+        echo "$python makes no virtual environments: calling apt-get install python3-venv" >&2
         export DEBIAN_FRONTEND=noninteractive
         quietly apt-get -qq update || true # old lists may do
         quietly apt-get -qq install -y --no-install-recommends python3-venv || true

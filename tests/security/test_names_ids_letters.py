@@ -6,9 +6,13 @@ import json
 import time
 from typing import Any
 
+from redis_stream_queue import StreamClient
 from redis_stream_queue._keys import MOST_DUE_MS, parking_due_ms
 from redis_stream_queue.burial import LETTER_FIELDS
-from redis_stream_queue.message import GREATEST_ID
+from redis_stream_queue.fate import Owner, Policy
+from redis_stream_queue.message import GREATEST_ID, PendingEntry
+from redis_stream_queue.pending import PendingList
+from redis_stream_queue.sweep import Sweep
 
 from .conftest import Rsq, StartPool
 
@@ -171,3 +175,21 @@ def test_nothing_that_others_wrote_reaches_the_terminal_as_it_is(raw: Any, rsq: 
         assert line.isascii()
         assert visible(line)
         json.loads(line)
+
+
+async def test_an_entry_that_cannot_be_judged_stops_no_other(pool_url: str, raw: Any) -> None:
+    client = StreamClient.from_url(pool_url)
+    raw.xgroup_create("s", "g", "0", mkstream=True)
+    for number in range(5):
+        raw.xadd("s", {"data": "1"}, id=f"1-{number + 1}")
+    raw.xreadgroup("g", "c", {"s": ">"})
+
+    def owner_of(entry: PendingEntry) -> Owner:
+        if entry.id == "1-2":
+            raise ValueError("nobody knows")
+        return Owner.DEAD_WAITING
+
+    sweep = Sweep(PendingList(client, "s", "g"), Policy("g", 100, 3), owner_of)
+    assert [entry.id for entry, _ in await sweep.page()] == ["1-1", "1-3", "1-4", "1-5"]
+    assert sweep.at_start
+    await client.close()

