@@ -148,8 +148,7 @@ class Holdings:
                     self.kept.pop(message.id, None)
             if count:
                 self.meter.read.record(len(messages))
-            if self._keeper is None or self._keeper.done():
-                self._keeper = asyncio.ensure_future(self._keep_leases())
+            self.keep_leases()
         return messages
 
     # -- what arrives --------------------------------------------------------------------------
@@ -221,6 +220,11 @@ class Holdings:
         ]
 
     # -- leases --------------------------------------------------------------------------------
+
+    def keep_leases(self) -> None:
+        """Go on renewing, also where asyncio.run() has cancelled every task there was."""
+        if self._keeper is None or self._keeper.done() or self._keeper.cancelling():
+            self._keeper = asyncio.ensure_future(self._keep_leases())
 
     async def _keep_leases(self) -> None:
         """Renew what is held, whatever else goes on, as long as anything is held."""

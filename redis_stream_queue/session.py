@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -45,8 +46,16 @@ Fetch = Callable[[int], Awaitable[list[StreamMessage]]]
 
 
 async def run_in_thread(call: Callable[[], None]) -> None:
-    """Run a plain handler beside the loop, so that the loop stays alive."""
-    await asyncio.to_thread(call)
+    """Run a plain handler beside the loop, so that the loop stays alive.
+
+    A thread cannot be interrupted, so neither is the wait for it.
+    """
+    context, loop = contextvars.copy_context(), asyncio.get_running_loop()
+    thread = loop.run_in_executor(None, context.run, call)
+    while not thread.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(thread)
+    thread.result()
 
 
 class Session:
@@ -369,13 +378,16 @@ class Session:
         """The consumer is cancelled: start nothing more; a plain handler cannot be interrupted."""
         self.holdings.release(work.close())
         self._collect(work)
-        await self._try_to_settle()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._try_to_settle()
         if self._runner.is_async:
             calls.cancel()
         elif self._finishing is not None:
             self._finishing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await calls.ended()
+        while calls.running:  # nothing is given back while it runs, however often we are cancelled
+            self.holdings.keep_leases()
+            with contextlib.suppress(asyncio.CancelledError):
+                await calls.ended()
 
     def stop_starting(self) -> None:
         """Let what runs finish, and give back the rest of its batch."""

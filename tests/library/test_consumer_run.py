@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -202,6 +203,53 @@ class TestRun:
         assert task.cancelled()
         await bench.until(bench.settled, "the message is done")
         assert executed == [entry_id]
+
+    @pytest.mark.parametrize("kind", ["plain", "async"])
+    async def test_nothing_is_given_back_while_it_runs_however_often_it_is_cancelled(
+        self, bench: Bench, kind: str
+    ) -> None:
+        """The Ctrl-C of a gather: cancelled, and then by asyncio.run() once more, as every task."""
+        running, most = 0, 0
+        release = threading.Event()
+
+        def plain(messages: list[StreamMessage]) -> list[str]:
+            nonlocal running, most
+            running, most = running + 1, max(most, running + 1)
+            release.wait(WAIT_S)
+            running -= 1
+            return [m.id for m in messages]
+
+        async def cleans_up(messages: list[StreamMessage]) -> list[str]:
+            nonlocal running, most
+            running, most = running + 1, max(most, running + 1)
+            try:
+                await asyncio.to_thread(release.wait, 0.3)
+            finally:
+                while not release.is_set():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.sleep(0.02)
+                running -= 1
+            return [m.id for m in messages]
+
+        handler = {"plain": plain, "async": cleans_up}[kind]
+        others = asyncio.all_tasks()
+        await bench.push(1)
+        task = bench.start(bench.consumer(handler, min_idle_claim_ms=200))
+        await bench.until(lambda: running, "the handler runs")
+        for _ in range(3):
+            for one in {task, *(asyncio.all_tasks() - others)}:
+                one.cancel()
+            await asyncio.sleep(0.05)
+        other = bench.consumer(handler, min_idle_claim_ms=200, block_ms=20)
+        bench.start(other)
+        await asyncio.sleep(2.5)  # longer than an abandoned message would be left alone
+        assert running == 1
+        release.set()
+        await asyncio.wait({task}, timeout=WAIT_S)
+        assert task.cancelled()
+        await bench.until(bench.settled, "the message is done")
+        assert most == 1
+        assert other.metrics().total_acked == (kind == "async")
 
     async def test_cancelled_reads_strand_nothing(self, server_bench: Bench) -> None:
         """Consumers that are cancelled while messages come in leave them for others at once."""
