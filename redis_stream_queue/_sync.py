@@ -17,7 +17,7 @@ from redis.connection import (
     SSLConnection,
     UnixDomainSocketConnection,
 )
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, RedisClusterException, ResponseError
 from redis.retry import Retry
 
 from ._endpoint import Endpoint
@@ -58,9 +58,10 @@ def bounded(timeout_s: float | None) -> Iterator[None]:
     _deadline.at_s = None if timeout_s is None else time.monotonic() + timeout_s
     try:
         yield
-    except redis.TimeoutError as error:
-        if timeout_s is None:
-            raise
+    except (redis.TimeoutError, RedisClusterException) as error:
+        at_s = _deadline.at_s
+        if at_s is None or (isinstance(error, RedisClusterException) and time.monotonic() < at_s):
+            raise  # a cluster wraps what its nodes said
         raise TimeoutError(str(error)) from None
     finally:
         _deadline.at_s = None
@@ -174,6 +175,7 @@ class SyncLink:
         """The link for a call that ``bounded`` limits: on a cluster one of its own."""
         if timeout_s is None or not self._endpoint.cluster:
             return self
+        _deadline.left_s()  # no socket takes a time of 0 or less
         if self._of_timeout is None or self._of_timeout[0] != timeout_s:
             short = replace(
                 self._endpoint, socket_timeout=timeout_s, socket_connect_timeout=timeout_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,23 @@ async def either_client(
 
 
 class TestProducer:
+    async def test_sync_time_limits(self, cluster_url: str, stream: str) -> None:
+        """Those of 0 and less are over at once, also while the cluster is looked for."""
+        producer = StreamProducer(StreamClient.from_url(cluster_url), stream)
+        for timeout_s in (0, -1, 0.0):
+            with pytest.raises(TimeoutError, match="may or may not be in the stream"):
+                await asyncio.to_thread(producer.push_sync, "x", timeout_s=timeout_s)
+        assert await asyncio.to_thread(producer.push_sync, "x", timeout_s=WAIT_S)
+        assert await asyncio.to_thread(producer.push_sync, "x", timeout_s=float("inf"))
+        await producer.close()
+
+    def test_a_cluster_that_does_not_answer_in_time(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"redis+cluster://127.0.0.1:{silent.getsockname()[1]}"
+            producer = StreamProducer(StreamClient.from_url(url), "s")
+            with pytest.raises(TimeoutError, match="may or may not be in the stream"):
+                producer.push_sync("x", timeout_s=0.2)
+
     async def test_push(self, either_client: StreamClient, stream: str) -> None:
         """One by one, together and many; each stream on whichever node serves it."""
         for n in range(6):
