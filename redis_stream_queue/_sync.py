@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import redis
@@ -151,15 +152,18 @@ class SyncLink:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._of_timeout: tuple[float, SyncLink] | None = None
+
+    @cached_property
+    def _redis(self) -> Any:
+        """A cluster is looked for at once, so it is made within the call that needs it."""
+        endpoint = self._endpoint
         kwargs = endpoint.connection_kwargs()
         kwargs["socket_timeout"] = endpoint.socket_timeout
         kwargs["retry"] = Retry(NoBackoff(), 0)
-        self._redis: Any
         if endpoint.cluster:
             kwargs.pop("db")
             nodes = [redis.cluster.ClusterNode(host, port) for host, port in endpoint.nodes]
-            self._redis = redis.RedisCluster(startup_nodes=nodes, ssl=endpoint.ssl, **kwargs)
-            return
+            return redis.RedisCluster(startup_nodes=nodes, ssl=endpoint.ssl, **kwargs)
         kind: Any = _BoundedSSL if endpoint.ssl else _BoundedTcp
         if endpoint.path:
             kind = _BoundedUnix
@@ -169,7 +173,7 @@ class SyncLink:
         pool = redis.ConnectionPool(
             connection_class=kind, max_connections=endpoint.max_connections, **kwargs
         )
-        self._redis = redis.Redis.from_pool(pool)
+        return redis.Redis.from_pool(pool)
 
     def with_timeout(self, timeout_s: float | None) -> SyncLink:
         """The link for a call that ``bounded`` limits: on a cluster one of its own."""
@@ -248,6 +252,7 @@ class SyncLink:
             return self._redis.eval(script.source, 1, key, *args)
 
     def close(self) -> None:
-        self._redis.close()
+        if "_redis" in vars(self):
+            self._redis.close()
         if self._of_timeout is not None:
             self._of_timeout[1].close()
