@@ -285,6 +285,7 @@ class Holdings:
         """A read would make a deleted name again, and hide that it was deleted: look first."""
         unfinished = len(self.held) > len(self._to_ack)
         if unfinished and mono_ms() - self._renewed_at_ms >= LOOK_AT_NAME_MS:
+            await self.flush_acks()  # they would have gone with the read
             await self.renew()
 
     async def _claimed_back(self, ids: Sequence[str]) -> set[str]:

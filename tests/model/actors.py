@@ -238,6 +238,7 @@ class PoolWorker(Actor):
             SimpleNamespace(run=None, between=None),  # type: ignore[arg-type]  # for plain handlers
             dlq_handler=None,
             serializer=None,
+            error_hook=None,
         )
         self.worker._loop = self.process.loop
         self.worker._channel = self
