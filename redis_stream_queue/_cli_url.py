@@ -51,6 +51,7 @@ def url_options(found: Callable[[str], None]) -> Callable[[Any], Any]:
         return click.option(
             "--url-file",
             envvar=FILE_ENVIRONMENT,
+            show_default="none",
             is_eager=True,
             expose_value=False,
             callback=note_file,

@@ -134,7 +134,9 @@ class ClusterLink(Link):
             got = await self._run_on_node(key, [commands[i] for i in todo], timeout_s, asking)
             for index, reply in zip(todo, got, strict=True):
                 replies[index] = reply
-            todo = [i for i in todo if isinstance(replies[i], REDIRECTS)]
+            redirected = [i for i in todo if isinstance(replies[i], REDIRECTS)]
+            # WAIT is about the writes of its own connection: it goes where they go.
+            todo = [i for i in todo if i in redirected or (redirected and commands[i][0] == "WAIT")]
             if not todo or attempt == MOST_REDIRECTS:
                 break
             asking = next((replies[i] for i in todo if isinstance(replies[i], AskError)), None)

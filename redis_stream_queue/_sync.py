@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,8 @@ from ._endpoint import Endpoint
 from ._link import OUTAGES
 from ._scripts import BACKLOG, PUSH, TRIM, Script
 from ._sentinel import master_of_sync
+from .durability import Durability
+from .exceptions import ConfigError
 from .pending import TRIM_AT_ONCE
 from .portions import Pushes, portions
 from .pushing import LIMIT, forbids_scripts, own_copy, refusal
@@ -197,6 +200,20 @@ class SyncLink:
                 left = len(pushes.payloads) - len(results)
                 return results + [own_copy(error) for _ in range(left)]
         return results
+
+    def push_and_wait(
+        self, key: str, pushes: Pushes, durability: Durability
+    ) -> tuple[list[Any], int]:
+        """The same, and how many replicas have confirmed it: asked on the same connection."""
+        if self._endpoint.cluster:
+            raise ConfigError("push_sync with min_replicas works with one server, not a cluster.")
+        same = copy.copy(self)
+        same._redis = self._redis.client()
+        try:
+            results = same.push(key, pushes)
+            return results, int(same._redis.execute_command(*durability.wait))
+        finally:
+            same._redis.close()
 
     def _push_portion(self, key: str, portion: Pushes) -> list[Any]:
         args = portion.script_args() if len(portion.payloads) > 1 else None

@@ -232,10 +232,12 @@ class StreamClient:
         results = await self.push_all(stream, Pushes(items, header_parts(headers)), max_len)
         return [text(reply) for reply in first_error(results)]
 
-    async def push_all(self, stream: str, pushes: Pushes, max_len: int | None = None) -> list[Any]:
-        """Add messages; an id (bytes) or an exception for each."""
+    async def push_all(
+        self, stream: str, pushes: Pushes, max_len: int | None = None, link: Any = None
+    ) -> list[Any]:
+        """Add messages; an id (bytes) or an exception for each. link: instead of this client's."""
         key = self.key(stream)
-        results = await push_all(self.link(), key, pushes)
+        results = await push_all(link or self.link(), key, pushes)
         if max_len and pushes.payloads:
             await self.command("XTRIM", stream, "MAXLEN", "~", max_len)
         return results

@@ -7,6 +7,7 @@
         ├── DLQError               a dead letter could not be moved
         ├── ClusterSlotError       stream and dead-letter stream live in different slots
         ├── UnsupportedServer      the server is too old or forbids what we need
+        ├── NotDurable             too few replicas have confirmed a push
         ├── BacklogFull            the producer's max_backlog is reached
         ├── SoftTimeLimitExceeded  raised inside a handler that runs too long
         ├── Retry                  raised by a handler: deliver this message again
@@ -50,6 +51,24 @@ class ClusterSlotError(RedisStreamError):
 
 class UnsupportedServer(RedisStreamError):
     """The server is too old, or its ACL forbids a command that we cannot do without."""
+
+
+class NotDurable(RedisStreamError):
+    """Too few replicas have confirmed a push in time. The messages are in the stream of the master,
+    and a failover may lose them.
+
+    ids: theirs. confirmed: how many replicas have them all.
+    """
+
+    def __init__(self, ids: list[str], confirmed: int, wanted: int) -> None:
+        shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+        super().__init__(
+            f"{confirmed} of {wanted} replicas have confirmed {len(ids)} message(s) in time: "
+            f"{shown}. They are in the stream, and a failover may lose them."
+        )
+        self.ids = ids
+        self.confirmed = confirmed
+        self.wanted = wanted
 
 
 class BacklogFull(RedisStreamError):

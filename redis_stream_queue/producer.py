@@ -19,7 +19,8 @@ from ._sync import SyncLink, bounded
 from .backlog import Backlog, Claim
 from .client import StreamClient, check_client
 from .config import check_number, check_text
-from .exceptions import ConfigError, SerializationError
+from .durability import ConfirmingLink, Durability
+from .exceptions import ConfigError, NotDurable, SerializationError
 from .headers import header_parts
 from .metrics import ProducerMeter, ProducerMetrics
 from .outbox import Outbox
@@ -49,6 +50,8 @@ class StreamProducer:
     trim: "finished", or "any" for a lossy ring buffer: the oldest go, handled or not.
     max_backlog: most unfinished messages; a push beyond raises BacklogFull, or first waits up to
         backlog_timeout_s seconds for room (None = for ever).
+    min_replicas: so many replicas must confirm a push within replica_timeout_ms, or it raises
+        NotDurable, which names the ids. (On a cluster: push and push_many only.)
     """
 
     _instances: ClassVar[weakref.WeakSet[StreamProducer]] = weakref.WeakSet()
@@ -65,6 +68,8 @@ class StreamProducer:
         max_backlog: int | None = None,
         backlog_timeout_s: float | None = 0,
         max_payload_bytes: int | None = None,
+        min_replicas: int = 0,
+        replica_timeout_ms: int = 1000,
     ) -> None:
         check_text("stream", stream)
         check_client(client)
@@ -84,6 +89,7 @@ class StreamProducer:
         self.max_payload_bytes = max_payload_bytes
         self.trim = trim
         self._backlog = Backlog(max_backlog, backlog_timeout_s)
+        self._durability = Durability(min_replicas, replica_timeout_ms)
         self._meter = ProducerMeter()
         self._outbox = Outbox(self._send_in_turn if max_backlog else self._send, bool(max_backlog))
         self._until_trim = TRIM_EVERY
@@ -187,10 +193,15 @@ class StreamProducer:
                 await asyncio.sleep(pause_s)
             claim.saw(await self._unfinished())
         max_len = self.max_len if self.trim == "any" else None
+        link: Any = client.link()
+        if self._durability.min_replicas:
+            link = ConfirmingLink(link, self._durability)
         if count == 1:
-            results = [await push_one(client.link(), client.key(self.stream), pushes, max_len)]
+            results = [await push_one(link, client.key(self.stream), pushes, max_len)]
         else:
-            results = await client.push_all(self.stream, pushes, max_len)
+            results = await client.push_all(self.stream, pushes, max_len, link)
+        if self._durability.min_replicas:
+            results = self._durability.judged(results, link.confirmed)
         if self._pushed(results):
             try:
                 pending = PendingList(client, self.stream, self.group or "")
@@ -265,7 +276,10 @@ class StreamProducer:
                 claim.saw(sync.backlog(key, self._backlog.most))
             except ResponseError as error:
                 raise no_backlog(self._client, error) from None
-        results = sync.push(key, pushes)
+        if not self._durability.min_replicas:
+            results = sync.push(key, pushes)
+        else:
+            results = self._durability.judged(*sync.push_and_wait(key, pushes, self._durability))
         try:
             if self._pushed(results):
                 sync.trim(key, self.max_len or 0)
@@ -319,8 +333,12 @@ def _limit_s(timeout_s: float | None) -> float | None:
 
 
 def _ids(results: Sequence[Any]) -> list[str]:
-    """The ids. Raises the first error among them."""
+    """The ids. Raises the first error among them, NotDurable for all that it concerns."""
+    fragile = [result for result in results if isinstance(result, NotDurable)]
     for result in results:
+        if isinstance(result, NotDurable):
+            ids = [one for error in fragile for one in error.ids]
+            raise NotDurable(ids, result.confirmed, result.wanted)
         if isinstance(result, Exception):
             raise result
     return [text(result) for result in results]

@@ -1,0 +1,71 @@
+"""StreamProducer(min_replicas=...): what too few replicas have is named, and is in the stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from redis_stream_queue import ConfigError, NotDurable, StreamClient, StreamProducer
+from tests.support.servers import Server
+from tests.support.waiting import wait_until_async
+
+
+@pytest.fixture
+def replicated(_no_process_left: None) -> Iterator[tuple[Server, Server]]:
+    with Server.start("valkey-9.1", tcp=True) as master:
+        replicaof = ["--replicaof", f"127.0.0.1 {master.port}", "--repl-diskless-sync-delay", "0"]
+        with Server.start("valkey-9.1", tcp=True, extra_args=replicaof) as replica:
+            yield master, replica
+
+
+async def test_confirmed_and_not(replicated: tuple[Server, Server], stream: str) -> None:
+    master, replica = replicated
+    client = StreamClient.from_url(master.url)
+    producer = StreamProducer(client, stream, min_replicas=1, replica_timeout_ms=300)
+
+    async def is_confirmed() -> bool:
+        try:
+            await producer.push(0)
+        except NotDurable:
+            return False
+        return True
+
+    await wait_until_async(is_confirmed, 10, "the replica is in step")
+    confirmed = [
+        *await producer.push_many([1, 2, 3]),
+        await asyncio.to_thread(producer.push_sync, 4),
+    ]
+    replica.pause()
+    with pytest.raises(NotDurable) as one:
+        await producer.push(5)
+    with pytest.raises(NotDurable) as many:
+        await producer.push_many([6, 7])
+    with pytest.raises(NotDurable) as blocking:
+        await asyncio.to_thread(producer.push_sync, 8)
+    together = await asyncio.gather(producer.push(9), producer.push(10), return_exceptions=True)
+    assert [len(e.value.ids) for e in (one, many, blocking)] == [1, 2, 1]
+    errors = [error for error in together if isinstance(error, NotDurable)]
+    assert len({error.ids[0] for error in errors}) == 2
+    named = [*one.value.ids, *many.value.ids, *blocking.value.ids, *(e.ids[0] for e in errors)]
+    there = {message.id for message in await client.fetch_by_ids(stream, [*confirmed, *named])}
+    assert there == {*confirmed, *named}
+    assert (one.value.confirmed, one.value.wanted) == (0, 1)
+    await producer.close()
+
+
+async def test_on_a_cluster(cluster_url: str, stream: str) -> None:
+    """Which has no replicas here."""
+    producer = StreamProducer(
+        StreamClient.from_url(cluster_url), stream, min_replicas=1, replica_timeout_ms=50
+    )
+    with pytest.raises(NotDurable):
+        await producer.push(1)
+    await producer.close()
+
+
+@pytest.mark.parametrize("setting", [{"min_replicas": -1}, {"replica_timeout_ms": 0}])
+def test_wrong_settings(setting: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        StreamProducer(StreamClient(), "orders", **setting)
