@@ -6,19 +6,23 @@ from typing import Any
 
 import redis
 from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
 
 from ._endpoint import Endpoint
 
 ANSWER_S = 1.0  # a Sentinel that is slower is passed over
 
 
-def _settings(endpoint: Endpoint) -> dict[str, Any]:
-    """How to connect to the Sentinels themselves."""
+def _settings(endpoint: Endpoint, retry: Any, answer_s: float = ANSWER_S) -> dict[str, Any]:
+    """How to connect to the Sentinels themselves; retry: what asks each of them once."""
     return {
-        "socket_timeout": ANSWER_S,
-        "socket_connect_timeout": ANSWER_S,
+        "socket_timeout": answer_s,
+        "socket_connect_timeout": answer_s,
+        "retry": retry,
         "username": endpoint.sentinel_username,
         "password": endpoint.sentinel_password,
         "ssl": endpoint.ssl,
@@ -34,7 +38,8 @@ def _unknown(endpoint: Endpoint) -> RedisConnectionError:
 
 async def master_of(endpoint: Endpoint) -> tuple[str, int]:
     """Host and port of the master. Raises ConnectionError."""
-    sentinel = Sentinel(list(endpoint.nodes), sentinel_kwargs=_settings(endpoint))
+    settings = _settings(endpoint, AsyncRetry(NoBackoff(), 0))
+    sentinel = Sentinel(list(endpoint.nodes), sentinel_kwargs=settings)
     try:
         host, port = await sentinel.discover_master(endpoint.service)  # type: ignore[arg-type]
     except MasterNotFoundError:
@@ -45,9 +50,13 @@ async def master_of(endpoint: Endpoint) -> tuple[str, int]:
     return host, port
 
 
-def master_of_sync(endpoint: Endpoint) -> tuple[str, int]:
-    """The same without an event loop."""
-    sentinel = redis.sentinel.Sentinel(list(endpoint.nodes), sentinel_kwargs=_settings(endpoint))
+def master_of_sync(endpoint: Endpoint, limit_s: float | None = None) -> tuple[str, int]:
+    """The same without an event loop. limit_s: seconds for all of them, None = no limit."""
+    answer_s = ANSWER_S
+    if limit_s is not None:
+        answer_s = min(answer_s, limit_s / len(endpoint.nodes))
+    settings = _settings(endpoint, Retry(NoBackoff(), 0), answer_s)
+    sentinel = redis.sentinel.Sentinel(list(endpoint.nodes), sentinel_kwargs=settings)
     try:
         host, port = sentinel.discover_master(endpoint.service)
     except redis.sentinel.MasterNotFoundError:

@@ -62,10 +62,11 @@ def bounded(timeout_s: float | None) -> Iterator[None]:
     _deadline.at_s = None if timeout_s is None else time.monotonic() + timeout_s
     try:
         yield
-    except (redis.TimeoutError, RedisClusterException) as error:
+    except (redis.TimeoutError, redis.ConnectionError, RedisClusterException) as error:
         at_s = _deadline.at_s
-        if at_s is None or (isinstance(error, RedisClusterException) and time.monotonic() < at_s):
-            raise  # a cluster wraps what its nodes said
+        late = isinstance(error, redis.TimeoutError) or (at_s and time.monotonic() >= at_s)
+        if at_s is None or not late:  # clusters and Sentinels say in words of their own who is late
+            raise
         raise TimeoutError(str(error)) from None
     finally:
         _deadline.at_s = None
@@ -121,7 +122,7 @@ class _ToMaster(_Bounded):
         self._watched = watched
 
     def _connect(self) -> Any:
-        self.host, self.port = master_of_sync(self._watched)
+        self.host, self.port = master_of_sync(self._watched, _deadline.left_s())
         return super()._connect()
 
 

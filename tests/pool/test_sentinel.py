@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,3 +68,19 @@ async def push_through_a_failover(watched: SentinelSet) -> tuple[list[str], list
     after.append(producer.push_sync({}))
     await producer.close()
     return before, after
+
+
+def test_a_sentinel_that_does_not_answer_is_passed_over(watched: SentinelSet) -> None:
+    """Asked once, also within the time limit of a push, where it is the only one."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        url = watched.url.replace("redis+sentinel://", f"redis+sentinel://{address},")
+        producer = StreamProducer(StreamClient.from_url(url), STREAM)
+        producer.push_sync("x")
+        asyncio.run(producer.push("x"))
+
+        client = StreamClient.from_url(f"redis+sentinel://{address}/mymaster/0")
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match="may or may not be in the stream"):
+            StreamProducer(client, STREAM).push_sync("x", timeout_s=0.2)
+        assert time.monotonic() - began < 5  # redis-py's own retries take 15
