@@ -57,7 +57,7 @@ class NotDurable(RedisStreamError):
     """Too few replicas have confirmed a push in time. The messages are in the stream of the master,
     and a failover may lose them.
 
-    ids: theirs. confirmed: how many replicas have them all.
+    ids: theirs. confirmed: how many replicas have them all. wanted: how many should.
     """
 
     def __init__(self, ids: list[str], confirmed: int, wanted: int) -> None:
