@@ -315,6 +315,23 @@ class Holdings:
             except Exception:  # whatever is wrong with it costs this message alone
                 log.exception("what to do with message %s is unclear: tried again", message.id)
                 self._to_park[message.id] = Parked(message.id, self.config.first_retry_ms)
+        if retried := [message for message in messages if message.id in self._to_park]:
+            self._say_tried_again(retried, verdict)
+
+    def _say_tried_again(self, messages: Sequence[StreamMessage], verdict: Verdict) -> None:
+        """One line, however large the batch was."""
+        first, count = messages[0], len(messages)
+        log.info(
+            "%s of %s %s tried again in %d ms (delivery %d of %d%s): %s",
+            first.id if count == 1 else f"{first.id} and {count - 1} more",
+            self.pending.stream,
+            "is" if count == 1 else "are",
+            self._to_park[first.id].delay_ms,
+            first.delivery_count,
+            self.config.max_deliveries,
+            "" if verdict.counted else ", not counted",
+            verdict.error.partition("\n")[0],
+        )
 
     def _carry_out(self, message: StreamMessage, verdict: Verdict) -> None:
         if verdict.outcome is Outcome.REJECT:
@@ -323,7 +340,6 @@ class Holdings:
             self.condemn(message, MAX_DELIVERIES, verdict.error)
         else:
             self._to_park[message.id] = self._retry(message, verdict)
-
             if verdict is NOT_ACKNOWLEDGED:
                 self.kept[message.id] = None
                 if len(self.kept) > MOST_KEPT:
@@ -353,16 +369,6 @@ class Holdings:
         due_ms = mono_ms() + delay_ms
         if self.next_retry_at_ms is None or due_ms < self.next_retry_at_ms:
             self.next_retry_at_ms = due_ms
-        log.info(
-            "%s of %s is tried again in %d ms (delivery %d of %d%s): %s",
-            message.id,
-            self.pending.stream,
-            delay_ms,
-            message.delivery_count,
-            config.max_deliveries,
-            "" if verdict.counted else ", not counted",
-            verdict.error.partition("\n")[0],
-        )
         self._hooks.retrying(message, verdict, delay_ms)
         if verdict.counted:
             return Parked(message.id, delay_ms)

@@ -67,6 +67,18 @@ class TestAHandlerThatCollects:
         assert consumer.metrics().total_acked == 6
         await consumer.close()
 
+    async def test_what_it_leaves_out_is_one_line_a_batch(self, bench: Bench, caplog: Any) -> None:
+        async def collect(messages: list[StreamMessage]) -> list[str]:
+            return []
+
+        consumer = bench.consumer(collect, min_idle_claim_ms=60_000)
+        await bench.push(*range(50))
+        with caplog.at_level("INFO", "redis_stream_queue"):
+            await consumer.run_once()
+        assert caplog.text.count("tried again") == 1
+        assert "and 49 more" in caplog.text
+        await consumer.close()
+
     async def test_in_run(self, bench: Bench) -> None:
         collected: list[str] = []
 
