@@ -10,11 +10,9 @@ import atexit
 import contextlib
 import faulthandler
 import gc
-import io
 import os
 import signal
 import socket
-import sys
 import threading
 from multiprocessing.connection import Connection
 from typing import Any
@@ -39,6 +37,7 @@ from .protocol import (
 )
 from .rows import DUMP_SIGNAL, Field, Row, Rows
 from .soft_limit import SoftLimit
+from .standard_streams import StandardStreams, make_unclosable
 from .totals import of_row
 from .worker import Worker
 
@@ -54,10 +53,9 @@ def worker_main(
     _linux.set_process_name(f"rsq-worker-{slot}")
     signals.keep_from_children()
     orphans.mark_children()
+    streams = StandardStreams()
+    make_unclosable()
     logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}", slot)
-    for stream in (sys.stdout, sys.stderr):  # whole lines, and each at once
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True, write_through=False)
     row = rows.row(spec["row"])
     _answer_stack_dumps(row)
     enter_again(spec["directory"])
@@ -87,6 +85,7 @@ def worker_main(
         start.settings,
         handler,
         main_thread,
+        streams,
         dlq_handler=declared.dlq_handler if declared else None,
         error_hook=declared.error_hook if declared else None,
         serializer=serializer or (declared.serializer if declared else None),

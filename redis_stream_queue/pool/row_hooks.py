@@ -12,6 +12,7 @@ from ..metrics import ConsumerMeter
 from ..work import Verdict, Work
 from .protocol import MAX_ERROR, Message, Released, Retrying
 from .rows import Field, Row
+from .standard_streams import StandardStreams
 
 OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to idle workers,
 LONG_OVERRUN_MS = 250  # and to anybody: a worker of another host may be idle
@@ -31,6 +32,7 @@ class RowHooks(Hooks):
         stream: str,
         send: Callable[[Message], None],
         someone_idle: Callable[[int], bool],
+        streams: StandardStreams,
         *,
         gives_back: bool,
         side_by_side: bool = False,
@@ -42,6 +44,7 @@ class RowHooks(Hooks):
         self._batch_ids = ""
         self._send = send
         self._someone_idle = someone_idle
+        self._streams = streams
         self._gives_back = gives_back
         self._side_by_side = side_by_side
         self._message_since_ms = 0
@@ -79,6 +82,7 @@ class RowHooks(Hooks):
 
     def message_started(self, message: StreamMessage, now_ms: int) -> None:
         self._message_since_ms = now_ms
+        self._streams.look(now_ms)
         _current.handled.set((self._stream, self._batch_ids or message.id))
         if self._side_by_side:
             self._running[message.id] = now_ms
@@ -91,6 +95,7 @@ class RowHooks(Hooks):
 
     def batch_finished(self) -> None:
         self._running.clear()
+        self._streams.open_again()
         self.row[Field.MESSAGE_SINCE] = 0
         self.row[Field.BUSY_UNTIL] = mono_ms()
         self.row[Field.BUSY_SINCE] = 0
@@ -106,6 +111,7 @@ class RowHooks(Hooks):
         return mono_ms() - self._message_since_ms
 
     def tending(self, work: Work) -> list[StreamMessage]:
+        self._streams.open_again()  # before anything is read or connected
         runs_ms = self._runs_ms()
         wanted = runs_ms >= OVERRUN_MS and (
             runs_ms >= LONG_OVERRUN_MS or self._someone_idle(mono_ms())

@@ -41,6 +41,7 @@ from .protocol import (
 )
 from .row_hooks import RowHooks
 from .rows import Field, Rows
+from .standard_streams import StandardStreams
 
 BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within two seconds
 FREE_WAIT_S = 0.1
@@ -62,6 +63,7 @@ class Worker:
         settings: dict[str, Any],
         handler: Handler,
         main_thread: MainThread,
+        streams: StandardStreams,
         *,
         dlq_handler: DLQHandler | None,
         error_hook: ErrorHook | None,
@@ -78,6 +80,7 @@ class Worker:
             settings["stream"],
             self._send,
             rows.someone_idle,
+            streams,
             gives_back=fixed is None,
             side_by_side=concurrency > 1,
             whole_batch=not isinstance(handler, PerMessage),

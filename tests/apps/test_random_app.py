@@ -49,6 +49,8 @@ def forks(code):
     if not (pid := os.fork()):
         if code == "returns":
             raise SystemExit(0)
+        if code == "execs":
+            os.execvp("true", ["true"])
         raise LookupError
     os.waitpid(pid, 0)
 
@@ -73,10 +75,13 @@ def threads():
     threading.Thread(target=nap, args=(0.3,), daemon=random.random() < 0.5).start()
 
 def closes():
-    for fd in (0, 1, 2):
-        os.close(fd)
-    for fd in (0, 1, 2):
-        assert os.open(os.devnull, os.O_RDWR) == fd
+    random.choice(CLOSING)()
+
+def prints():
+    assert all(os.fstat(fd) for fd in (0, 1, 2))
+    print("printed")
+    print("printed", file=sys.stderr)
+    sys.stdin.readline()
 
 def own_signals():
     signal.signal(signal.SIGALRM, lambda *_: None)
@@ -84,20 +89,23 @@ def own_signals():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 def changes_directory():
-    here = os.getcwd()
-    os.chdir("/")
+    os.chdir(random.choice(["/", "/tmp"]))
     assert subprocess.run(["true"]).returncode == 0
-    os.chdir(here)
 
 def logging_that_raises():
     logging.getLogger().addHandler(Broken())
 
 import random
 
+CLOSING = [
+    lambda: os.close(0), lambda: os.close(1), lambda: os.close(2), lambda: os.closerange(0, 3),
+    lambda: sys.stdin.close(), lambda: sys.stdout.close(), lambda: sys.stderr.close(),
+]
 INNOCENT = [
-    lambda: None, lambda: None, lambda: nap(0.02), leaves_a_process, pool, process, executors,
-    threads, closes, own_signals, changes_directory, logging_that_raises, lambda: forks("returns"),
-    lambda: forks("raises"), lambda: bytearray(50_000_000),
+    lambda: None, lambda: nap(0.02), leaves_a_process, pool, process, executors,
+    threads, closes, prints, own_signals, changes_directory, logging_that_raises,
+    lambda: forks("returns"), lambda: forks("raises"), lambda: forks("execs"),
+    lambda: bytearray(50_000_000),
     lambda: subprocess.run(["true"], check=True), lambda: asyncio.run(asyncio.sleep(0.01)),
 ]
 GUILTY = [

@@ -33,6 +33,86 @@ def test_closed_standard_streams_are_dev_null(scene: Any, closed: str) -> None:
     assert "Traceback" not in pool.stderr + pool.stdout
 
 
+CLOSES = """
+WAYS = {
+    "0": lambda: os.close(0),
+    "1": lambda: os.close(1),
+    "2": lambda: os.close(2),
+    "range": lambda: os.closerange(0, 3),
+    "file": lambda: open(1, "wb").close(),
+    "stdin": lambda: sys.stdin.close(),
+    "stdout": lambda: sys.stdout.close(),
+    "stderr": lambda: sys.stderr.close(),
+    "with": lambda: sys.stdout.__exit__(),
+    "raises": lambda: (os.closerange(0, 3), 1 / 0),
+}
+
+def act(message):
+    note("ran", message.id)
+    if way := message.data.get("way"):
+        WAYS[way]()
+        time.sleep(message.data.get("s", 0))
+    else:
+        links = [os.path.basename(os.readlink(f"/proc/self/fd/{n}")) for n in (0, 1, 2)]
+        note("fds", links)
+        print("printed")
+        print("printed", file=sys.stderr)
+        assert sys.stdin.read() == ""
+        subprocess.run(["sh", "-c", "echo from a child"], check=True)
+        logging.warning("logged")
+
+@handled
+@per_message
+def handler(message):
+    act(message)
+
+@handled
+@per_message(concurrency=3)
+async def lanes(message):
+    act(message)
+
+@handled
+def batch(messages):
+    for message in messages:
+        act(message)
+    return [message.id for message in messages]
+"""
+WAYS = ["0", "1", "2", "range", "file", "stdin", "stdout", "stderr", "with", "raises"]
+
+
+@pytest.mark.parametrize("target", ["handler", "lanes", "batch"])
+def test_what_a_handler_closes_is_open_for_the_next_message(scene: Any, target: str) -> None:
+    """Descriptors and objects: others print, read, start programs and log; our connections, made
+    anew meanwhile, get no such number; the worker lives on."""
+    size = "1" if target == "batch" else "50"
+    args = ("--max-deliveries", "1", "--batch-size", size)
+    pool = scene.start(CLOSES, *args, target=f"app:{target}")
+    workers = pool.workers()
+    pushed = [m for way in WAYS for m in ({"way": way}, {})]
+    slow = [{"way": "range", "s": 0.2}, {}]
+    ids = scene.push(*pushed, *slow)
+    scene.ledger.wait_settled(ids, 20)
+    for client in scene.ledger.redis.client_list():
+        if client["cmd"] == "xreadgroup":  # the worker makes it anew
+            scene.ledger.redis.client_kill_filter(_id=client["id"])
+    ids += scene.push(*pushed)
+    scene.ledger.wait_settled(ids, 20)
+
+    ran = [line.split()[1] for line in scene.notes("ran")]
+    assert sorted(ran) == sorted(ids), "each ran once"
+    assert [letter["last_error"].split("\n")[0] for letter in scene.ledger.letters()] == [
+        "ZeroDivisionError: division by zero"
+    ] * 2
+    others = 2 * len(WAYS) + 1
+    assert scene.notes("fds") == others * [f"fds {['null', pool.stdout_name, pool.stderr_name]}"]
+    assert pool.stdout.splitlines().count("printed") == others
+    assert pool.stdout.splitlines().count("from a child") == others
+    assert pool.stderr.count(" logged\n") == others
+    assert "a handler closed" in pool.stderr
+    assert pool.workers() == workers
+    assert pool.drain() == 0
+
+
 UNKNOWN = {
     "RSQ_WORKER": "did you mean RSQ_WORKERS",
     "RSQ_GRACEFULL_TIMEOUT": "did you mean RSQ_GRACEFUL_TIMEOUT",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from redis_stream_queue.metrics import ConsumerMeter
 from redis_stream_queue.pool.row_hooks import RowHooks
 from redis_stream_queue.pool.rows import COUNTERS, Rows
+from redis_stream_queue.pool.standard_streams import StandardStreams
 from redis_stream_queue.pool.totals import (
     MAX_COUNT,
     MAX_SNAPSHOT,
@@ -116,7 +117,8 @@ def test_what_was_asked_and_not_counted_is_counted_once(
 ) -> None:
     """A worker is killed between any two of its writes; Redis has done the last command or not."""
     row = Rows().row(0)
-    hooks = RowHooks(row, "work", lambda _: None, lambda _: False, gives_back=True)
+    streams = StandardStreams()
+    hooks = RowHooks(row, "work", lambda _: None, lambda _: False, streams, gives_back=True)
     meter = ConsumerMeter()
     last = data.draw(st.integers(0, len(batches) - 1))
     for number, count in enumerate(batches[: last + 1]):
@@ -137,7 +139,8 @@ def test_what_was_asked_and_not_counted_is_counted_once(
 
 def test_a_burial_that_came_to_nothing_is_not_in_doubt() -> None:
     row = Rows().row(0)
-    hooks = RowHooks(row, "work", lambda _: None, lambda _: False, gives_back=True)
+    streams = StandardStreams()
+    hooks = RowHooks(row, "work", lambda _: None, lambda _: False, streams, gives_back=True)
     hooks.burying("5-0", 1)
     assert [u.name for u in unconfirmed(row)] == ["dead"]
     hooks.counted(ConsumerMeter())  # somebody else had taken it
