@@ -51,6 +51,7 @@ class MainThread:
         self._calling = False
         self._turn = allocate_lock()  # who holds it may run the loop
         self._has_stand_in = False
+        self._said = False
         self._serving = True
         self._forks = forks()
         os.register_at_fork(after_in_child=self._stop_in_child)
@@ -138,8 +139,7 @@ class MainThread:
         if not self._wanted:
             self._wake_stand_in()
             if not self._has_stand_in:
-                self._has_stand_in = True
-                start_new_thread(self._watch, ())
+                self._start_stand_in()
         self._turn.release()
 
     def _end(self) -> None:
@@ -147,6 +147,20 @@ class MainThread:
         if not self._turn.acquire(blocking=False):
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._turn.acquire()
+
+    def _start_stand_in(self) -> None:
+        try:
+            start_new_thread(self._watch, ())
+            self._has_stand_in = True
+        except (RuntimeError, MemoryError) as error:  # the next call tries again
+            self._wanted = False
+            if not self._said:
+                self._said = True
+                log.warning(
+                    "no thread can be started (%s): while a long call runs, this worker renews no "
+                    "leases and hears nothing",
+                    error,
+                )
 
     def _wake_stand_in(self) -> None:
         self._wanted = True

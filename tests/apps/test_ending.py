@@ -156,3 +156,35 @@ def test_a_pool_that_still_loads_its_app_ends_at_once(scene: Any, how: str) -> N
     assert pool.drain() == 0
     assert time.monotonic() - began < 10  # of 30
     assert pool.processes() == []
+
+
+NO_THREADS = """
+import _thread, asyncio
+_thread.stack_size(1 << 47)  # more than there is: "can't start new thread", as at a limit
+
+@handled
+@per_message
+def handler(message):
+    time.sleep(message.data["s"])
+    note("ran", message.id)
+
+@handled
+def batch(messages):
+    time.sleep(messages[0].data["s"])
+    note("ran", *(m.id for m in messages))
+    return [m.id for m in messages]
+"""
+
+
+@pytest.mark.parametrize("target", ["handler", "batch"])
+def test_where_no_thread_can_be_started_calls_go_on_without(scene: Any, target: str) -> None:
+    """Long ones, too; said once, and the worker lives."""
+    pool = scene.start(NO_THREADS, "--batch-size", "1", target=f"app:{target}")
+    workers = pool.workers()
+    ids = scene.push({"s": 0.2}, {"s": 0}, {"s": 0.1})
+    scene.wait_notes("ran", 3)
+    assert [line.split()[1] for line in scene.notes("ran")] == ids
+    assert pool.stderr.count("no thread can be started (can't start new thread)") == 1
+    assert pool.workers() == workers
+    assert pool.drain() == 0
+    assert scene.ledger.pending() == 0
