@@ -4,9 +4,19 @@ here as they stand there."""
 from __future__ import annotations
 
 import re
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
+import pytest
+import redis
+
+from redis_stream_queue import StreamClient, StreamProducer
 from tests.guide.conftest import ROOT, Shell
 from tests.guide.test_readme import Block, blocks_of
+from tests.support.pool import PoolProcess
+from tests.support.waiting import wait_until
 
 FILE_NAME = re.compile(r"# ([\w/]+\.py)\n")
 
@@ -38,6 +48,51 @@ def test_django(shell: Shell) -> None:
         "print('paid orders:', Order.objects.filter(paid=True).count())\n",
     )
     assert "paid orders: 3" in shell.run("python look.py")
+
+
+SEED = "import handlers; [handlers.Order.objects.create(number=n) for n in range(3)]"
+
+
+def paid(directory: Path) -> list[int]:
+    with closing(sqlite3.connect(directory / "shop.sqlite3")) as database:
+        rows = database.execute("SELECT number FROM shop_order WHERE paid ORDER BY number")
+        return [number for (number,) in rows]
+
+
+@pytest.mark.parametrize("with_recipe", [True, False])
+def test_django_after_the_database_was_restarted(
+    shell: Shell, pool_url: str, with_recipe: bool
+) -> None:
+    """Between two messages the database goes, and another comes in its place: the next messages
+    are handled in that one. Without what the page has around each call they are not."""
+    copied(shell, "django.md")
+    directory = shell.directory
+    (directory / "shop" / "__init__.py").touch()
+    shell.run(
+        "python -m django migrate -v 0 --run-syncdb --settings shop.settings --pythonpath .\n"
+        f'python -c "{SEED}"\n'
+    )
+    if not with_recipe:
+        handlers = (directory / "handlers.py").read_text()
+        assert "\n@with_connections\n" in handlers
+        shell.write("handlers.py", handlers.replace("\n@with_connections\n", "\n"))
+    producer = StreamProducer(StreamClient.from_url(pool_url), "orders")
+    args = ("--workers", "1", "--max-deliveries", "1")
+    pool = PoolProcess(None, *args, url=pool_url, cwd=directory, target="handlers:pay")
+    with pool, closing(redis.Redis.from_url(pool_url)) as server:
+        pool.wait_ready()
+        producer.push_sync({"number": 0})
+        wait_until(lambda: "paid 0" in pool.stdout, 15, "the first order is paid")
+        shutil.copy(directory / "shop.sqlite3", directory / "restored")
+        (directory / "restored").replace(directory / "shop.sqlite3")
+        producer.push_many_sync([{"number": 1}, {"number": 2}])
+        if with_recipe:
+            wait_until(lambda: paid(directory) == [0, 1, 2], 15, "all orders are paid")
+            assert server.xlen("orders_dlq") == 0
+        else:
+            wait_until(lambda: server.xlen("orders_dlq") == 2, 15, "the others fail")
+            assert paid(directory) == [0]
+        assert pool.drain() == 0
 
 
 def test_web(shell: Shell) -> None:
