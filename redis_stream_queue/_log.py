@@ -34,9 +34,10 @@ class SafeLog(logging.LoggerAdapter[logging.Logger]):
         try:
             super().log(level, msg, *args, **kwargs)
         except BaseException as error:
-            self._say(error, msg)
+            self.say_raised(error, msg)
 
-    def _say(self, error: BaseException, msg: object) -> None:
+    def say_raised(self, error: BaseException, msg: object) -> None:
+        """The app's logging raised this when ``msg`` was to be said."""
         now_ms = mono_ms()
         if self._said_at_ms is not None and now_ms - self._said_at_ms < SAY_EVERY_MS:
             return

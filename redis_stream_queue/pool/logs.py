@@ -16,9 +16,11 @@ import time
 from typing import Any
 
 from .. import _current
+from .._log import log
 from .._plain import CONTINUED, json_line, plain, plain_cut, trace
 
 OURS = "redis_stream_queue"
+UNDER_US = ("asyncio", "concurrent.futures")  # they log in the midst of our loop (uvloop, too)
 MOST_TEXT = 1900  # characters of a record of ours
 MOST_BESIDE_TRACE = 700  # of its text where a traceback follows
 MOST_TRACE = MOST_TEXT - MOST_BESIDE_TRACE
@@ -59,6 +61,17 @@ class Unsilenced(logging.Logger):
     @disabled.setter
     def disabled(self, _: bool) -> None:
         pass
+
+
+class Harmless(logging.Logger):
+    """A logger of a library that runs our code: what the app's logging raises stays here."""
+
+    def _log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+        try:
+            super()._log(level, msg, *args, **kwargs)
+        except BaseException as error:
+            log.say_raised(error, msg)
 
 
 class JsonFormatter(logging.Formatter):
@@ -104,7 +117,8 @@ class TextFormatter(logging.Formatter):
             plain_cut(text, MOST_TEXT, CONTINUED) if _is_ours(record) else plain(text, CONTINUED)
         )
         stream, message_id = _handled(record)
-        where = f"{stream} {message_id} " if message_id else ""
+        named = shown.startswith(f"{message_id} of {stream}")
+        where = f"{stream} {message_id} " if message_id and not named else ""
         return plain(self.formatMessage(record) + where) + shown
 
 
@@ -161,4 +175,6 @@ def set_up(level: str, style: str, who: str, slot: int | None = None) -> None:
     for name, logger in list(logging.Logger.manager.loggerDict.items()):
         if name.partition(".")[0] == OURS and isinstance(logger, logging.Logger):
             logger.__class__ = Unsilenced
+    for name in UNDER_US:
+        logging.getLogger(name).__class__ = Harmless
     logging.getLogger(OURS).setLevel(level.upper())  # also where the app's root has another one

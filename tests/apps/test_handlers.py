@@ -314,15 +314,23 @@ async def lanes(message):
 
 
 @pytest.mark.parametrize(
-    ("where", "target"),
-    [("handler", "handler"), ("filter", "lanes"), ("formatter", "lanes"), ("factory", "handler")],
+    ("where", "target", "level"),
+    [
+        ("handler", "handler", "info"),
+        ("filter", "lanes", "info"),
+        ("formatter", "lanes", "info"),
+        ("factory", "handler", "info"),
+        ("handler", "lanes", "debug"),
+        ("factory", "handler", "debug"),
+    ],
 )
 def test_no_log_call_changes_what_becomes_of_a_message(
-    scene: Scene, where: str, target: str
+    scene: Scene, where: str, target: str, level: str
 ) -> None:
     """Innocents run once, the failing one its deliveries, the worker lives and drains; what broke
-    is said."""
-    pool = scene.start(LOGGING, *QUICK, env={"WHERE": where}, target=f"app:{target}")
+    is said. At debug, asyncio's own lines break as well."""
+    args = (*QUICK, "--log-level", level)
+    pool = scene.start(LOGGING, *args, env={"WHERE": where}, target=f"app:{target}")
     [worker] = pool.workers()
     guilty, *innocent = ids = scene.push({"fails": True}, *({} for _ in range(10)))
     scene.ledger.wait_settled(ids)

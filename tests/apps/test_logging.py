@@ -147,6 +147,21 @@ def handler(messages):
         assert where.endswith(f" work {what}"), line
 
 
+def test_the_debug_line_of_a_message_names_it_once(scene: Any) -> None:
+    """It knows the message as all records do, and says it by itself."""
+    app = """
+@handled
+@per_message
+def handler(message):
+    pass
+"""
+    pool = scene.start(app, "--log-level", "debug")
+    [message_id] = scene.push({})
+    line = pool.wait_log(r".* done after \d+ ms \(delivery 1\)\n")[0]
+    assert line.count(message_id) == 1
+    assert f" {message_id} of work: done" in line
+
+
 def test_an_app_can_show_the_message_in_its_own_format(scene: Any) -> None:
     """Attributes of every record, None outside of a message."""
     app = """
