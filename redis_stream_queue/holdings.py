@@ -88,6 +88,7 @@ class Holdings:
         self._on_lost = on_lost
         self._own_name = own_name or config.worker_name is None
         self._asked_for = ""
+        self._asked_over: dict[str, int] = {}  # ids and counts of a take-over without an answer
         self._to_ack: dict[str, None] = {}
         self._to_park: dict[str, Parked] = {}
         self._to_bury: dict[str, _Dead] = {}
@@ -200,6 +201,7 @@ class Holdings:
                 return await self.pending.take(self.name, offers)
         except BaseException:
             self.unsure = True  # it may have been carried out
+            self._asked_over = {offer.id: offer.new_count for offer in offers}
             raise
 
     async def give_back_stranded(self) -> None:
@@ -209,14 +211,16 @@ class Holdings:
         self.unsure = False
 
     async def stranded(self) -> list[Offer]:
-        """What the server holds under this name and this process does not know of."""
-        if not self._own_name:
-            return []
+        """What the server holds under this name and this process does not know of.
+
+        Where others may have the same name that is only what this process asked to take over.
+        """
         entries = await self.pending.held_by(self.name)
         return [
             Offer(e.id, e.consumer, e.delivery_count, 0, e.delivery_count)
             for e in entries
             if e.id not in self.held
+            and (self._own_name or self._asked_over.get(e.id) == e.delivery_count)
         ]
 
     # -- leases --------------------------------------------------------------------------------

@@ -77,8 +77,10 @@ class Watch:
         before = self._weighed.get(worker)
         since = worker.row[Field.MESSAGE_SINCE] if worker.row[Field.BATCHES] else 0
         used_mb = memory_mb(worker.pid)
-        if before is None or not since:
+        if not since:
             return Weighed(since, used_mb, used_mb)
+        if before is None:  # its first batch was too short to be seen
+            return Weighed(since, worker.own_mb or used_mb, used_mb)
         return Weighed(
             since, before.used_mb if since != before.since else before.at_start_mb, used_mb
         )

@@ -281,7 +281,7 @@ class TestUsage:
             (f"redis://:{SECRET}@localhost:-1", "the port"),
             (
                 f"redis://:{SECRET}/x@localhost",
-                "the password percent-encoded",
+                "percent-encode it",
             ),
             (f"redis://:{SECRET}@localhost/first", "database"),
             (f"redis+cluster://:{SECRET}@localhost:7000/3", "has only database 0"),

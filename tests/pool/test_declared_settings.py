@@ -62,6 +62,8 @@ SCENES: list[Scene] = [
     ("dlq_max_len", "dlq_max_len=1, max_deliveries=1", [BAD] * 300,
      lambda w: 0 < len(w.letters) < 300),
     ("batch_size", "batch_size=3", [GOOD] * 7, lambda w: "batch 3" in w.lines and w.code == 0),
+    ("max_payload_bytes", "max_payload_bytes=5", [GOOD],
+     lambda w: w.letters[0]["reason"] == "too_large" and not w.lines),
     ("block_ms", "block_ms=0", [GOOD], lambda w: w.code == 0),
     ("min_idle_claim_ms", "min_idle_claim_ms=0", [GOOD], lambda w: w.code == 0),
     ("max_deliveries", "max_deliveries=1", [BAD], lambda w: w.lines.count("got 'bad' 1") == 1
