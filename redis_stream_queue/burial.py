@@ -16,7 +16,7 @@ from dataclasses import replace
 from ._clock import mono_ms, wall_ms
 from ._keys import parking_due_ms
 from ._log import log
-from .condemned import TOO_LARGE, condemned, read_count
+from .condemned import MOST_DELIVERIES, TOO_LARGE, condemned, read_count
 from .handlers import DLQHandler
 from .invocation import call_hook
 from .message import StreamMessage
@@ -58,8 +58,10 @@ class Burial:
         dlq_group: str | None = None,
         dlq_handler: DLQHandler | None,
         serializer: Serializer | None,
+        max_deliveries: int,
     ) -> None:
         self.pending = pending
+        self.max_deliveries = max_deliveries
         self.dlq_stream = dlq_stream
         self.dlq_max_len = dlq_max_len
         self.dlq_group = dlq_group
@@ -137,14 +139,14 @@ class Burial:
         owner.
         Returns whether it is buried; if not, it is given back and offered again at the next sweep.
         """
+        known = error or self.known_error(message.id) or self._guessed(message, worker)
         if self.dlq_stream is None:
-            handed_out = await self.hand_out(message, reason, owner, error)
+            handed_out = await self.hand_out(message, reason, owner, known)
             if handed_out:
                 await self.pending.ack([message.id])
             return handed_out
         begun, earlier, deliveries = read_count(message.delivery_count)
         message, reason = replace(message, delivery_count=deliveries), earlier or reason
-        known = error or self.known_error(message.id) or self._vanished(worker)
         if begun < DLQ_HANDLER_TRIES:
             await self.tell_handler(message, reason, known)
         letter = {
@@ -207,12 +209,19 @@ class Burial:
         self.forget([message.id])
         return True
 
-    def _vanished(self, worker: str | None) -> str:
-        """What is known of a message that another consumer held to its own end."""
-        group = self.pending.group
-        if not worker or parking_due_ms(group, worker) is not None:
+    def _guessed(self, message: StreamMessage, worker: str | None) -> str:
+        """What its place says of a message whose errors nobody here has seen."""
+        if worker and parking_due_ms(self.pending.group, worker) is None:
+            return f"its consumer {worker} vanished while it held the message"
+        begun, _, deliveries = read_count(message.delivery_count)
+        most = self.max_deliveries
+        if worker is None or begun or not most <= deliveries < MOST_DELIVERIES:
             return ""
-        return f"its consumer {worker} vanished while it held the message"
+        now = f"was lowered to {most}" if deliveries > most else f"is {most} (was it lowered?)"
+        return (
+            f"delivered {deliveries} time(s) before, and max_deliveries {now}; what it failed of "
+            "is in the log of that time"
+        )
 
     async def tell_handler(self, message: StreamMessage, reason: str, error: str = "") -> bool:
         """Call the dlq_handler, if any; returns False if it raised (never raises).

@@ -78,6 +78,7 @@ class Holdings:
             dlq_group=config.dlq_group,
             dlq_handler=dlq_handler,
             serializer=serializer if config.payload_field is not None else None,
+            max_deliveries=config.max_deliveries,
         )
         self.held: dict[str, Held] = {}
         self.kept: dict[str, None] = {}

@@ -55,6 +55,7 @@ class RetryHandler:
             dlq_max_len=None,
             dlq_handler=dlq_handler,
             serializer=for_stream(serializer or JsonSerializer(), client.key(stream)),
+            max_deliveries=max_deliveries,
         )
 
     async def handle_poison_pills(self) -> int:

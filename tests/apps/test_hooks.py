@@ -98,3 +98,29 @@ def test_a_crash_names_what_was_running_there_and_why(scene: Any, end: str, why:
     [letter] = scene.ledger.letters()
     assert letter["last_error"].startswith(why)
     assert pool.drain() == 0
+
+
+@pytest.mark.parametrize(("most", "said"), [(1, "was lowered to 1"), (2, "is 2 (was it lowered?)")])
+def test_a_message_that_a_lowered_limit_ends_says_so(scene: Any, most: int, said: str) -> None:
+    """The pool that knew its errors is gone; its letter tells what is known all the same."""
+    app = """
+@handled
+@per_message
+def handler(message):
+    note("ran")
+    raise LookupError("nothing there")
+"""
+    pool = scene.start(app, "--max-deliveries", "5", "--retry-delay-ms", "1500")
+    [entry_id] = scene.push({})
+    pool.wait_log("delivery 2 of 5", 10)
+    assert pool.drain() == 0
+    pool = scene.start(None, "--max-deliveries", str(most))
+    scene.ledger.wait_settled([entry_id])
+    assert len(scene.notes("ran")) == 2
+    [letter] = scene.ledger.letters()
+    assert letter["last_error"] == (
+        f"delivered 2 time(s) before, and max_deliveries {said}; what it failed of is in the log "
+        "of that time"
+    )
+    assert said in pool.stderr
+    assert pool.drain() == 0
