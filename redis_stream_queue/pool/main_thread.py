@@ -72,7 +72,7 @@ class MainThread:
 
     def serve(self, main: Coroutine[Any, Any, None]) -> None:
         """Body of the main thread: run ``main`` in the loop until it ends."""
-        with self._runner, self._turn:
+        with contextlib.closing(self), self._turn:
             task = self._loop.create_task(main)
             task.add_done_callback(lambda _: self._loop.stop())
             try:
@@ -88,6 +88,11 @@ class MainThread:
                 self._serving = False
                 self._wake_stand_in()
         task.result()
+
+    def close(self) -> None:
+        """Close the loop."""
+        with contextlib.suppress(RuntimeError):  # no thread can be started that joins the loop's
+            self._runner.close()
 
     def _run_loop(self) -> None:
         """A turn; what a task or a callback of the app's raises out of the loop ends nothing."""

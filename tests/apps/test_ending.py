@@ -160,7 +160,12 @@ def test_a_pool_that_still_loads_its_app_ends_at_once(scene: Any, how: str) -> N
 
 NO_THREADS = """
 import _thread, asyncio
-_thread.stack_size(1 << 47)  # more than there is: "can't start new thread", as at a limit
+
+def no_threads():
+    _thread.stack_size(1 << 47)  # more than there is: "can't start new thread", as at a limit
+
+if os.environ["WHEN"] == "import":
+    no_threads()
 
 @handled
 @per_message
@@ -173,13 +178,22 @@ def batch(messages):
     time.sleep(messages[0].data["s"])
     note("ran", *(m.id for m in messages))
     return [m.id for m in messages]
+
+@handled
+@per_message
+async def late(message):
+    if message.data["s"]:  # the loop has threads of its own by then
+        await asyncio.to_thread(time.sleep, message.data["s"])
+    no_threads()
+    note("ran", message.id)
 """
 
 
 @pytest.mark.parametrize("target", ["handler", "batch"])
 def test_where_no_thread_can_be_started_calls_go_on_without(scene: Any, target: str) -> None:
     """Long ones, too; said once, and the worker lives."""
-    pool = scene.start(NO_THREADS, "--batch-size", "1", target=f"app:{target}")
+    args = ("--batch-size", "1")
+    pool = scene.start(NO_THREADS, *args, target=f"app:{target}", env={"WHEN": "import"})
     workers = pool.workers()
     ids = scene.push({"s": 0.2}, {"s": 0}, {"s": 0.1})
     scene.wait_notes("ran", 3)
@@ -188,3 +202,13 @@ def test_where_no_thread_can_be_started_calls_go_on_without(scene: Any, target: 
     assert pool.workers() == workers
     assert pool.drain() == 0
     assert scene.ledger.pending() == 0
+
+
+def test_where_no_thread_can_be_started_any_more_a_worker_ends_well(scene: Any) -> None:
+    """Its loop has threads, and none can be started that waits for them."""
+    pool = scene.start(NO_THREADS, target="app:late", env={"WHEN": "late"})
+    [entry_id] = scene.push({"s": 0.05})
+    assert scene.wait_notes("ran") == [f"ran {entry_id}"]
+    assert pool.drain() == 0
+    assert "failed" not in pool.stderr
+    assert "can't start" not in pool.stderr
