@@ -407,6 +407,7 @@ class Session:
             self._report(errors)
 
     def _report(self, errors: list[tuple[BaseException, list[StreamMessage]]]) -> None:
+        self.hooks.reporting()
         for error, messages in errors:
             self.holdings.meter.errors += 1
             log.error(

@@ -129,6 +129,9 @@ class RowHooks(Hooks):
         self.row.set_id(Field.BURYING_MS, entry_id)
         self.row[Field.BURYING_TOTAL] = total
 
+    def reporting(self) -> None:
+        self._streams.open_again()  # what failed may have closed where it is told
+
     def counted(self, meter: ConsumerMeter) -> None:
         row = self.row
         row[Field.READ] = meter.read.total

@@ -72,15 +72,20 @@ async def lanes(message):
     act(message)
 
 @handled
+@per_message
+async def one_by_one(message):
+    act(message)
+
+@handled
 def batch(messages):
     for message in messages:
         act(message)
     return [message.id for message in messages]
 """
-WAYS = ["0", "1", "2", "range", "file", "stdin", "stdout", "stderr", "with", "raises"]
+WAYS = ["raises", "0", "1", "2", "range", "file", "stdin", "stdout", "stderr", "with"]
 
 
-@pytest.mark.parametrize("target", ["handler", "lanes", "batch"])
+@pytest.mark.parametrize("target", ["handler", "lanes", "one_by_one", "batch"])
 def test_what_a_handler_closes_is_open_for_the_next_message(scene: Any, target: str) -> None:
     """Descriptors and objects: others print, read, start programs and log; our connections, made
     anew meanwhile, get no such number; the worker lives on."""
@@ -95,7 +100,7 @@ def test_what_a_handler_closes_is_open_for_the_next_message(scene: Any, target: 
     for client in scene.ledger.redis.client_list():
         if client["cmd"] == "xreadgroup":  # the worker makes it anew
             scene.ledger.redis.client_kill_filter(_id=client["id"])
-    ids += scene.push(*pushed)
+    ids += scene.push(*reversed(pushed))
     scene.ledger.wait_settled(ids, 20)
 
     ran = [line.split()[1] for line in scene.notes("ran")]
@@ -109,6 +114,7 @@ def test_what_a_handler_closes_is_open_for_the_next_message(scene: Any, target: 
     assert pool.stdout.splitlines().count("from a child") == others
     assert pool.stderr.count(" logged\n") == others
     assert "a handler closed" in pool.stderr
+    assert pool.stderr.count("handler failed for") == 2, "our log, too"
     assert pool.workers() == workers
     assert pool.drain() == 0
 
