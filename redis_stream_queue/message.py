@@ -24,6 +24,9 @@ class StreamMessage:
     delivery_count: int = 0
     headers: dict[str, str] = field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        return hash(self.id)
+
 
 @dataclass
 class PendingEntry:

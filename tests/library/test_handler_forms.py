@@ -114,6 +114,7 @@ FORMS: dict[str, Callable[[StreamMessage], Any]] = {
     "partial": functools.partial(with_extra, 1),
     "partial of a wrapper": functools.partial(passes_on(coro)),
     "lambda that gives a coroutine": lambda message: coro(message),
+    "lru_cache": functools.lru_cache(plain),
 }
 
 
