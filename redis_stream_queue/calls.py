@@ -10,7 +10,7 @@ from .work import Work
 
 
 class Calls:
-    """The calls of the handler for one batch, each in a task of its own, which the app may cancel.
+    """The calls of the handler for one batch.
 
     running: under way. error: what the first of them raised that failed; not a verdict.
     """
@@ -20,7 +20,6 @@ class Calls:
         self._work = work
         self._call = call
         self.error: BaseException | None = None
-        self._cancelled = False  # by us
 
     def start(self) -> None:
         task = asyncio.ensure_future(self._call(self._work))
@@ -29,14 +28,11 @@ class Calls:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.running.pop(task, None)
-        if not task.cancelled():
-            self.error = self.error or task.exception()
-        elif self._cancelled:  # else the app has cancelled its own call, at its very end
-            self.error = self.error or asyncio.CancelledError()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        self.error = self.error or error
         self._work.stirred.set()
 
     def cancel(self) -> None:
-        self._cancelled = True
         for task in self.running:
             task.cancel()
 

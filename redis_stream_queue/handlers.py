@@ -81,8 +81,8 @@ class PerMessage:
 
     async def _finish_all(self, work: Work) -> list[str]:
         work.owner = asyncio.current_task()
-        while self.is_async and work.waiting:
-            await _apart(work, self.run_async(work))
+        if self.is_async:
+            await self.run_async(work)
         while work.handed is not None:
             await self.finish(work)
             self.run(work)
@@ -126,18 +126,8 @@ class PerMessage:
         return True
 
     async def run_async(self, work: Work) -> None:
-        """Handle up to ``concurrency`` messages side by side.
-
-        Where that is one, return when a message has had to wait: the rest is for another task.
-        """
+        """Handle up to ``concurrency`` messages side by side."""
         lanes = min(self.concurrency - work.lanes, work.waiting)
-        if self.concurrency == 1:
-            work.lanes = 1
-            try:
-                await self._stretch(work)
-            finally:
-                work.lanes = 0
-            return
         if lanes == 1:
             await self._lane(work)
             return
@@ -160,7 +150,7 @@ class PerMessage:
         """Handle messages until one has had to wait, or none is left; returns which.
 
         What that one may have left behind in this task (a cancellation, a timer) is not for the
-        next one: it is called in another task.
+        next one.
         """
         func, task = self.func, asyncio.current_task()
         assert task is not None
@@ -217,7 +207,8 @@ class PerBatch:
     async def run_async(self, work: Work) -> None:
         """Call it in the loop."""
         if batch := work.start_all():
-            await self._finish(work, batch, copy_context(), self.func, list(batch))
+            call = self._finish(work, batch, copy_context(), self.func, list(batch))
+            await _apart(work, call)
 
     async def _finish(
         self,
@@ -252,7 +243,7 @@ def _heed(error: BaseException, steps: Steps, work: Work) -> None:
         raise error
 
 
-async def _apart(work: Work, call: Coroutine[Any, Any, bool | None]) -> bool | None:
+async def _apart(work: Work, call: Coroutine[Any, Any, bool]) -> bool:
     """Run it in a task of its own, which it may cancel."""
     try:
         return await asyncio.create_task(call)

@@ -304,7 +304,6 @@ class Session:
 
     async def _tend(self, calls: Calls, work: Work, *, grows: bool) -> None:
         """Until all is handled: settle what is done, give back on request, read more in time."""
-        await asyncio.sleep(0)  # the call begins first
         clock = asyncio.get_running_loop().time
         tick_s, starved = clock() + TEND_S, False
         while True:
