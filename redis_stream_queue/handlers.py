@@ -82,11 +82,16 @@ class PerMessage:
     async def _finish_all(self, work: Work) -> list[str]:
         work.owner = asyncio.current_task()
         if self.is_async:
-            await self.run_async(work)
+            lanes = min(self.concurrency, work.waiting)
+            await asyncio.gather(*(self._lane(work) for _ in range(lanes)))
         while work.handed is not None:
             await self.finish(work)
             self.run(work)
         return _succeeded(work)
+
+    async def _lane(self, work: Work) -> None:
+        while work.waiting:
+            await _apart(work, self.run_async(work))
 
     def run(self, work: Work) -> None:
         """Handle one message after the other; stops where one gave something to ``finish``."""
@@ -111,7 +116,7 @@ class PerMessage:
         if (handed := work.take_handed()) is not None:
             await _apart(work, self._finish(work, handed))
 
-    async def _finish(self, work: Work, handed: Handed) -> bool:
+    async def _finish(self, work: Work, handed: Handed) -> None:
         [message] = handed.messages
         steps = Steps(handed.context, work.forks)
         try:
@@ -123,34 +128,12 @@ class PerMessage:
         else:
             end_forked_child(work.forks)
             work.done(message)
-        return True
 
     async def run_async(self, work: Work) -> None:
-        """Handle up to ``concurrency`` messages side by side."""
-        lanes = min(self.concurrency - work.lanes, work.waiting)
-        if lanes == 1:
-            await self._lane(work)
-            return
-        ended = await asyncio.gather(
-            *(self._lane(work) for _ in range(lanes)),
-            return_exceptions=True,  # a lane that could not ask Redis must not cut off the others
-        )
-        for error in filter(None, ended):
-            raise error
-
-    async def _lane(self, work: Work) -> None:
-        work.lanes += 1
-        try:
-            while await _apart(work, self._stretch(work)):
-                pass
-        finally:
-            work.lanes -= 1
-
-    async def _stretch(self, work: Work) -> bool:
-        """Handle messages until one has had to wait, or none is left; returns which.
+        """Handle messages until one has had to wait, or none is left.
 
         What that one may have left behind in this task (a cancellation, a timer) is not for the
-        next one.
+        next one: it is called in another task.
         """
         func, task = self.func, asyncio.current_task()
         assert task is not None
@@ -166,8 +149,7 @@ class PerMessage:
                 end_forked_child(work.forks)
                 work.done(message)
             if steps.suspended or task.cancelling():
-                return True
-        return False
+                return
 
 
 class PerBatch:
@@ -207,8 +189,7 @@ class PerBatch:
     async def run_async(self, work: Work) -> None:
         """Call it in the loop."""
         if batch := work.start_all():
-            call = self._finish(work, batch, copy_context(), self.func, list(batch))
-            await _apart(work, call)
+            await self._finish(work, batch, copy_context(), self.func, list(batch))
 
     async def _finish(
         self,
@@ -217,7 +198,7 @@ class PerBatch:
         context: Context,
         call: Callable[[Any], Any],
         argument: Any,
-    ) -> bool:
+    ) -> None:
         steps = Steps(context, work.forks)
         try:
             if steps.begin(call, argument):
@@ -228,7 +209,6 @@ class PerBatch:
         else:
             end_forked_child(work.forks)
             _note(work, batch, steps.result)
-        return True
 
 
 def runner_of(handler: Handler) -> PerMessage | PerBatch:
@@ -243,14 +223,14 @@ def _heed(error: BaseException, steps: Steps, work: Work) -> None:
         raise error
 
 
-async def _apart(work: Work, call: Coroutine[Any, Any, bool]) -> bool:
+async def _apart(work: Work, call: Coroutine[Any, Any, None]) -> None:
     """Run it in a task of its own, which it may cancel."""
     try:
-        return await asyncio.create_task(call)
+        await asyncio.create_task(call)
     except asyncio.CancelledError as error:
         if work.is_cancelled(error):
             raise
-        return True  # the app has cancelled it at its very end
+        # else the app has cancelled it at its very end
 
 
 def _succeeded(work: Work) -> list[str]:

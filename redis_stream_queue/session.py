@@ -260,7 +260,9 @@ class Session:
 
     async def _run(self, work: Work, *, grows: bool) -> None:
         self._work = work
-        calls = Calls(work, self._call)
+        runner = self._runner
+        call = runner.run_async if runner.is_async else self._call_plain
+        calls = Calls(work, call, runner.concurrency)
         try:
             if self.holdings.lease_is_old(mono_ms()):
                 await self._verify()
@@ -278,11 +280,8 @@ class Session:
             self._collect(work)
             self.holdings.release(work.unfinished())
 
-    async def _call(self, work: Work) -> None:
+    async def _call_plain(self, work: Work) -> None:
         runner = self._runner
-        if runner.is_async:
-            await runner.run_async(work)
-            return
         while True:
             await self._run_plain(lambda: runner.run(work))
             if work.handed is None:
@@ -312,9 +311,7 @@ class Session:
                     await work.stirred.wait()
             work.stirred.clear()
             if not calls.running:
-                if calls.error is not None or not work.waiting:
-                    return
-                calls.start()  # these came too late for the call before
+                return
             ticked = clock() >= tick_s
             if ticked:
                 released = self.hooks.tending(work)
@@ -350,7 +347,7 @@ class Session:
             decoded = self._decode(messages)
             if not work.extend(decoded):
                 self.holdings.release(decoded)
-            elif self._side_by_side and calls.error is None:
+            elif calls.error is None:
                 calls.start()
         return len(messages) == wanted
 

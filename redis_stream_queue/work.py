@@ -127,9 +127,9 @@ class Work:
     ) -> None:
         self.messages = list(messages)
         self.lost: set[str] = set()
-        self.lanes = 0  # async calls that run side by side
+        self.lanes = 0  # calls under way
         self.handled = 0  # messages whose verdict is known
-        self.stirred = asyncio.Event()  # a lane found nothing to start, or a call ended
+        self.stirred = asyncio.Event()  # a call ended, and no other took its place
         self.owner: asyncio.Task[Any] | None = None
         self.handed: Handed | None = None
         self.forks = forks()
@@ -173,10 +173,7 @@ class Work:
         if self._stale(now) and self._verify:
             await self._verify()
             now = mono_ms()
-        message = self._start_one(now)
-        if message is None:
-            self.stirred.set()
-        return message
+        return self._start_one(now)
 
     def _start_one(self, now_ms: int) -> StreamMessage | None:
         while True:
