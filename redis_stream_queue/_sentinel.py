@@ -1,28 +1,105 @@
-"""Where the master is that a set of Sentinels watches: asked anew for each connection."""
+"""Connections to the master that a set of Sentinels watches: looked for anew by each.
+
+What a Sentinel says may be a moment old, or wrong where the network is cut in two. So an address
+is a master only when the server there says so; if it does not, or cannot be reached, the next
+Sentinel is asked, and all of them again until the time to connect is over.
+Source: https://redis.io/docs/latest/develop/reference/sentinel-clients/
+"""
 
 from __future__ import annotations
 
+import asyncio
+import ssl
+import time
 from typing import Any
 
-import redis
+import redis.asyncio
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from ._endpoint import Endpoint
+from ._refusals import passes
+from ._replies import text
+from .backoff import Backoff
 
 ANSWER_S = 1.0  # a Sentinel that is slower is passed over
+CANDIDATE_S = 2.0  # and so is a server, perhaps a dead one, that it names
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.25  # before all are asked again
+OWN_SHARE = 0.9  # of the time to connect: the rest is for whoever waits, to tell what was found
+LEAST_S = 0.001
+FAILED = (RedisError, OSError)
 
 
-def _settings(endpoint: Endpoint, retry: Any, answer_s: float = ANSWER_S) -> dict[str, Any]:
-    """How to connect to the Sentinels themselves; retry: what asks each of them once."""
+class Search:
+    """How a search for the master goes on after each failure. No I/O.
+
+    limit_s: seconds for all of it, None = no limit.
+    """
+
+    def __init__(self, endpoint: Endpoint, limit_s: float | None) -> None:
+        self._endpoint = endpoint
+        self._end_s = None if limit_s is None else time.monotonic() + limit_s
+        # How long a Sentinel may take: if one is silent, time for the others is left.
+        share_s = None if limit_s is None else limit_s / len(endpoint.nodes)
+        self.answer_s = ANSWER_S if share_s is None else min(ANSWER_S, share_s)
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        self._named = False
+        self._last: str | None = None
+
+    def _left_s(self) -> float | None:
+        return None if self._end_s is None else max(self._end_s - time.monotonic(), LEAST_S)
+
+    def candidate_s(self) -> float:
+        """How long the server may take that a Sentinel has named."""
+        left_s = self._left_s()
+        return CANDIDATE_S if left_s is None else min(CANDIDATE_S, left_s)
+
+    def silent(self, node: tuple[str, int], why: object) -> None:
+        """This Sentinel has named nobody."""
+        self._note(node, why)
+
+    def refused(self, address: tuple[str, int], error: Exception) -> None:
+        """The server that a Sentinel has named is no master, or not yet. Raises what will stay."""
+        of_tls = isinstance(error.__context__, ssl.SSLError)
+        refuses = isinstance(error, ResponseError | AuthenticationError) and not passes(error)
+        if of_tls or refuses:
+            raise error
+        self._named = True
+        self._note(address, error)
+
+    def _note(self, node: tuple[str, int], why: object) -> None:
+        """Remember what was wrong; silence says less than words, and may be for want of time."""
+        is_silence = isinstance(why, TimeoutError | redis.TimeoutError)
+        if self._last is None or not is_silence:
+            words = "does not answer" if is_silence else str(why).rstrip(".")
+            self._last = f"{node[0]}:{node[1]}: {words}"
+
+    def pause_s(self) -> float:
+        """After all were asked: how long to wait before they are asked again.
+
+        Raises ConnectionError when the time is over, or where no Sentinel knows anything.
+        """
+        pause_s, left_s = self._backoff.next_s(), self._left_s()
+        if self._named and (left_s is None or left_s > LEAST_S):
+            return pause_s if left_s is None else min(pause_s, left_s)
+        raise RedisConnectionError(
+            f"no Sentinel of {self._endpoint} "
+            + ("leads to a master" if self._named else "answers and knows a master")
+            + f" {self._endpoint.service!r} ({self._last})"
+        )
+
+
+def _settings(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> dict[str, Any]:
+    """How to connect to a Sentinel itself."""
     return {
+        "host": node[0],
+        "port": node[1],
         "socket_timeout": answer_s,
         "socket_connect_timeout": answer_s,
-        "retry": retry,
         "username": endpoint.sentinel_username,
         "password": endpoint.sentinel_password,
         "ssl": endpoint.ssl,
@@ -30,41 +107,39 @@ def _settings(endpoint: Endpoint, retry: Any, answer_s: float = ANSWER_S) -> dic
     }
 
 
-def _unknown(endpoint: Endpoint) -> RedisConnectionError:
-    return RedisConnectionError(
-        f"no Sentinel of {endpoint} answers and knows a master {endpoint.service!r} that is up"
-    )
+def _question(endpoint: Endpoint) -> tuple[Any, ...]:
+    return ("SENTINEL GET-MASTER-ADDR-BY-NAME", endpoint.service)
 
 
-async def master_of(endpoint: Endpoint) -> tuple[str, int]:
-    """Host and port of the master. Raises ConnectionError."""
-    settings = _settings(endpoint, AsyncRetry(NoBackoff(), 0))
-    sentinel = Sentinel(list(endpoint.nodes), sentinel_kwargs=settings)
+def _named(reply: Any) -> tuple[str, int] | None:
+    return None if reply is None else (text(reply[0]), int(reply[1]))
+
+
+def check_role(role: Any) -> None:
+    """Raise ReadOnlyError for the reply to ROLE of a server that is no master."""
+    if role[0] not in (b"master", "master"):
+        raise ReadOnlyError("it is a replica (now)")
+
+
+async def ask(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> Any:
+    """(host, port) that this Sentinel takes for the master's, None = it knows none."""
+    settings = _settings(endpoint, node, answer_s)
+    client = redis.asyncio.Redis(retry=AsyncRetry(NoBackoff(), 0), **settings)
     try:
-        host, port = await sentinel.discover_master(endpoint.service)  # type: ignore[arg-type]
-    except MasterNotFoundError:
-        raise _unknown(endpoint) from None
+        async with asyncio.timeout(answer_s):
+            return _named(await client.execute_command(*_question(endpoint)))
     finally:
-        for client in sentinel.sentinels:
-            await client.aclose()
-    return host, port
+        await client.aclose()
 
 
-def master_of_sync(endpoint: Endpoint, limit_s: float | None = None) -> tuple[str, int]:
-    """The same without an event loop. limit_s: seconds for all of them, None = no limit."""
-    answer_s = ANSWER_S
-    if limit_s is not None:
-        answer_s = min(answer_s, limit_s / len(endpoint.nodes))
-    settings = _settings(endpoint, Retry(NoBackoff(), 0), answer_s)
-    sentinel = redis.sentinel.Sentinel(list(endpoint.nodes), sentinel_kwargs=settings)
+def ask_sync(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> Any:
+    """The same without an event loop."""
+    settings = _settings(endpoint, node, answer_s)
+    client = redis.Redis(retry=Retry(NoBackoff(), 0), **settings)
     try:
-        host, port = sentinel.discover_master(endpoint.service)
-    except redis.sentinel.MasterNotFoundError:
-        raise _unknown(endpoint) from None
+        return _named(client.execute_command(*_question(endpoint)))
     finally:
-        for client in sentinel.sentinels:
-            client.close()
-    return host, port
+        client.close()
 
 
 class _ToMaster(Connection):
@@ -72,10 +147,47 @@ class _ToMaster(Connection):
         super().__init__(**kwargs)
         self._watched = watched
 
-    async def connect(self) -> None:
-        if not self.is_connected:
-            self.host, self.port = await master_of(self._watched)
-        await super().connect()  # type: ignore[no-untyped-call]
+    async def connect_check_health(self, *args: Any, **options: Any) -> None:
+        if self.is_connected:
+            return
+        limit_s = self._watched.socket_connect_timeout
+        search = Search(self._watched, limit_s and limit_s * OWN_SHARE)
+        while True:
+            for node in self._watched.nodes:
+                if await self._connected_by(node, search, *args, **options):
+                    return
+            await asyncio.sleep(search.pause_s())
+
+    async def _connected_by(
+        self, node: tuple[str, int], search: Search, *args: Any, **options: Any
+    ) -> bool:
+        """Has this Sentinel led to a master?"""
+        try:
+            found = await ask(self._watched, node, search.answer_s)
+        except FAILED as error:
+            search.silent(node, error)
+            return False
+        if found is None:
+            search.silent(node, "does not know it")
+            return False
+        self.host, self.port = found
+        try:
+            async with asyncio.timeout(search.candidate_s()):
+                await super().connect_check_health(*args, **options)
+                await self._check_role()
+        except FAILED as error:
+            await self.disconnect(nowait=True)
+            search.refused(found, error)
+            return False
+        return True
+
+    async def _check_role(self) -> None:
+        await self.send_command("ROLE")
+        try:
+            role = await self.read_response(disable_decoding=True)
+        except ResponseError:  # an ACL may forbid it
+            return
+        check_role(role)
 
 
 class MasterConnection(_ToMaster):

@@ -25,7 +25,7 @@ from redis.retry import Retry
 from ._endpoint import Endpoint
 from ._link import OUTAGES
 from ._scripts import BACKLOG, PUSH, TRIM, Script
-from ._sentinel import master_of_sync
+from ._sentinel import FAILED, Search, ask_sync, check_role
 from .durability import Durability
 from .exceptions import ConfigError
 from .pending import TRIM_AT_ONCE
@@ -48,6 +48,16 @@ class _Deadline(threading.local):
         if left_s <= 0:
             raise TimeoutError
         return left_s
+
+    @contextlib.contextmanager
+    def at_most(self, limit_s: float) -> Iterator[None]:
+        """Meanwhile so many seconds, if there are not fewer."""
+        before_s, within_s = self.at_s, time.monotonic() + limit_s
+        self.at_s = within_s if before_s is None else min(before_s, within_s)
+        try:
+            yield
+        finally:
+            self.at_s = before_s
 
 
 _deadline = _Deadline()
@@ -121,9 +131,47 @@ class _ToMaster(_Bounded):
         super().__init__(**kwargs)
         self._watched = watched
 
-    def _connect(self) -> Any:
-        self.host, self.port = master_of_sync(self._watched, _deadline.left_s())
-        return super()._connect()
+    def connect_check_health(self, *args: Any, **options: Any) -> None:
+        if self._sock is not None:
+            return
+        configured_s = self._watched.socket_connect_timeout
+        search = Search(self._watched, _shorter(configured_s, _deadline.left_s()))
+        while True:
+            for node in self._watched.nodes:
+                if self._connected_by(node, search, *args, **options):
+                    return
+            time.sleep(search.pause_s())
+
+    def _connected_by(
+        self, node: tuple[str, int], search: Search, *args: Any, **options: Any
+    ) -> bool:
+        """Has this Sentinel led to a master?"""
+        try:
+            found = ask_sync(self._watched, node, search.answer_s)
+        except FAILED as error:
+            search.silent(node, error)
+            return False
+        if found is None:
+            search.silent(node, "does not know it")
+            return False
+        self.host, self.port = found
+        try:
+            with _deadline.at_most(search.candidate_s()):
+                super().connect_check_health(*args, **options)
+                self._check_role()
+        except FAILED as error:
+            self.disconnect()  # type: ignore[no-untyped-call]
+            search.refused(found, error)
+            return False
+        return True
+
+    def _check_role(self) -> None:
+        self.send_command("ROLE")  # type: ignore[no-untyped-call]
+        try:
+            role = self.read_response(disable_decoding=True)
+        except ResponseError:  # an ACL may forbid it
+            return
+        check_role(role)
 
 
 class _BoundedTcp(_Bounded, Connection):

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from tests.pool.scene import APP, NOTES
 from tests.pool.trial import STREAM
 from tests.support.pool import PoolProcess, plain_environment
 from tests.support.sentinel import SentinelSet
+from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
 
 FAILOVER_S = 20.0
@@ -44,30 +46,76 @@ def test_the_master_dies_under_load(watched: SentinelSet, tmp_path: Path) -> Non
             lambda: set(after) <= set(notes.read_text().split()), FAILOVER_S, "all are handled"
         )
         assert set(before) <= set(notes.read_text().split())
-        stats = subprocess.run(
-            [sys.executable, "-m", "redis_stream_queue.cli", "stats", STREAM],
-            env=plain_environment(watched.url), capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        assert STREAM in stats.stdout
+        assert STREAM in rsq(watched.url, "stats", STREAM)
         assert pool.drain() == 0
         assert "Traceback" not in pool.stderr
+        assert "NOGROUP" not in pool.stderr
 
 
 async def push_through_a_failover(watched: SentinelSet) -> tuple[list[str], list[str]]:
+    """The pushes that returned, before and after the master died. The first of after, in a client
+    of its own, is not tried twice: it waits for the next master."""
     producer = StreamProducer(StreamClient.from_url(watched.url, socket_timeout=1), STREAM)
     before = [await producer.push({}) for _ in range(5)]
-    await asyncio.sleep(0.5)  # they are handled, and replicated
+    with watched.servers[0].client() as master:
+        master.execute_command("XADD", "mark", "*", "f", "v")
+        assert master.wait(1, 5000) == 1  # all that was acknowledged has arrived
     watched.servers[0].kill()
-    after: list[str] = []
+    waiting = StreamClient.from_url(watched.url, socket_connect_timeout=FAILOVER_S)
+    patient = StreamProducer(waiting, STREAM)
+    after = [await patient.push({}), patient.push_sync({})]
     async with asyncio.timeout(FAILOVER_S):
         while len(after) < 20:
             try:
                 after.append(await producer.push({}))
             except (RedisError, OSError):
                 await asyncio.sleep(0.1)
-    after.append(producer.push_sync({}))
     await producer.close()
+    await patient.close()
     return before, after
+
+
+def rsq(url: str, *args: str) -> str:
+    """What rsq prints on standard output; it must work."""
+    command = [sys.executable, "-m", "redis_stream_queue.cli", *args]
+    ran = subprocess.run(command, env=plain_environment(url), capture_output=True, text=True)
+    assert ran.returncode == 0, f"rsq {' '.join(args)}: exit {ran.returncode}: {ran.stderr}"
+    return ran.stdout
+
+
+def test_a_sentinel_that_is_wrong_is_passed_over(watched: SentinelSet) -> None:
+    """It names a server that is dead, or hangs, or is a replica: the next one is asked."""
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        named = [free_port(), hangs.getsockname()[1], watched.servers[1].port]
+        wrong = [watched.start_sentinel(port) for port in named]
+        url = watched.url_of([*wrong, *watched.ports])
+        producer = StreamProducer(StreamClient.from_url(url), STREAM)
+
+        async def push_both_ways() -> None:
+            await asyncio.gather(producer.push("x"), asyncio.to_thread(producer.push_sync, "x"))
+
+        asyncio.run(push_both_ways())
+        del wrong[1], named[1]  # it took its time
+        assert STREAM in rsq(watched.url_of([*wrong, *watched.ports]), "stats", STREAM)
+
+        client = StreamClient.from_url(watched.url_of(wrong[1:]), socket_connect_timeout=1)
+        with pytest.raises(RedisError, match=f"{named[1]}: it is a replica"):
+            asyncio.run(StreamProducer(client, STREAM).push("x"))
+
+
+def test_a_sentinel_that_lags_behind_is_asked_again(watched: SentinelSet) -> None:
+    """The only one that there is names a server that is promoted while a push connects."""
+    replica = watched.servers[1]
+    url = watched.url_of([watched.start_sentinel(replica.port)])
+    promote = threading.Timer(0.5, lambda: promoted(replica))
+    promote.start()
+    StreamProducer(StreamClient.from_url(url), STREAM).push_sync("x")
+    promote.join()
+
+
+def promoted(server: Server) -> None:
+    with server.client() as client:
+        client.execute_command("REPLICAOF", "NO", "ONE")
 
 
 def test_a_sentinel_that_does_not_answer_is_passed_over(watched: SentinelSet) -> None:
