@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import fakeredis
 import pytest
@@ -122,6 +124,14 @@ def client_url(
     return server.url
 
 
+class _FakeConnection(fakeredis.FakeAsyncRedisConnection):
+    """No answer of a server comes within the same turn of the loop; fakeredis's would."""
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(0)
+        return await super().read_response(*args, **kwargs)
+
+
 def _install_fakeredis(monkeypatch: pytest.MonkeyPatch) -> str:
     """Make the library talk to a fresh fakeredis; returns the URL that leads there.
 
@@ -130,9 +140,7 @@ def _install_fakeredis(monkeypatch: pytest.MonkeyPatch) -> str:
     server = fakeredis.FakeServer()
 
     def connection_maker(endpoint: Endpoint) -> Callable[[], AbstractConnection]:
-        return partial(
-            fakeredis.FakeAsyncRedisConnection, server=server, db=endpoint.db, protocol=2
-        )
+        return partial(_FakeConnection, server=server, db=endpoint.db, protocol=2)
 
     monkeypatch.setattr(_connections, "connection_maker", connection_maker)
     return "redis://fake:1/0"
