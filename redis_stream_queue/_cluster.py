@@ -21,7 +21,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ._endpoint import Endpoint
-from ._link import Channel, Command, Link, exchange, life_of, reconnect
+from ._link import Channel, Command, Link, cut, exchange, life_of, reconnect
 
 MOST_REDIRECTS = 8  # followed for one command
 REDIRECT_PAUSE_S = 0.05
@@ -41,8 +41,8 @@ class _ClusterChannel(Channel):
         try:
             await connection.connect()
         except BaseException as error:
-            await connection.disconnect(nowait=True)
-            if isinstance(error, OSError | RedisError):
+            await cut(connection)
+            if isinstance(error, Exception):
                 await self._cluster_link.refresh(seen)
             raise
         return connection

@@ -24,7 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ._cluster import ClusterLink
 from ._endpoint import Endpoint
-from ._link import Channel, Command, Link, exchange, life_of, reconnect
+from ._link import Channel, Command, Link, cut, exchange, life_of, reconnect
 from ._sentinel import MasterConnection, MasterSSLConnection
 
 
@@ -38,7 +38,7 @@ class _SingleChannel(Channel):
         try:
             await connection.connect()
         except BaseException:
-            await connection.disconnect(nowait=True)
+            await cut(connection)
             raise
         return connection
 
@@ -112,14 +112,14 @@ class SingleLink(Link):
         """If one broke, so have those that nobody uses: they would cost a timeout each."""
         idle, self._idle = self._idle, []
         for connection in idle:
-            await connection.disconnect(nowait=True)
+            await cut(connection)
 
     def _new_channel(self, key: str) -> Channel:
         return _SingleChannel(self)
 
     async def close(self) -> None:
         for connection in self._pooled():
-            await connection.disconnect(nowait=True)
+            await cut(connection)
         self._idle.clear()
 
     def _pooled(self) -> list[AbstractConnection]:

@@ -94,10 +94,10 @@ async def exchange(
                 if on_reply is not None:
                     on_reply(len(replies) - 1, replies[-1])
     except TimeoutError:
-        await connection.disconnect(nowait=True)
+        await cut(connection)
         raise RedisTimeoutError(f"Redis did not answer within {patience.limit_s} s") from None
     except BaseException:
-        await connection.disconnect(nowait=True)
+        await cut(connection)
         raise
     finally:
         patience.end()
@@ -105,8 +105,14 @@ async def exchange(
     if demoted:
         wire.on_demoted()
     if demoted or spoiled:
-        await connection.disconnect(nowait=True)
+        await cut(connection)
     return replies
+
+
+async def cut(connection: AbstractConnection) -> None:
+    """Close a connection without waiting; one that is broken may say so once more."""
+    with contextlib.suppress(OSError, *_BROKEN):
+        await connection.disconnect(nowait=True)
 
 
 def _broken(error: Exception) -> RedisConnectionError:
@@ -156,17 +162,21 @@ def first_error(replies: Sequence[Any]) -> list[Any]:
 
 @contextlib.asynccontextmanager
 async def connecting(endpoint: Endpoint) -> AsyncIterator[None]:
-    """Bounds a connect with its handshake."""
+    """Bounds a connect with its handshake, which may break like any exchange."""
     try:
         async with asyncio.timeout(endpoint.socket_connect_timeout):
             yield
     except TimeoutError:
         raise RedisTimeoutError(f"{endpoint} accepts connections but does not answer") from None
+    except UnicodeError:  # a ValueError, but about the host's name
+        raise
+    except _BROKEN as error:
+        raise _broken(error) from error
 
 
 async def reconnect(link: Link, connection: AbstractConnection) -> None:
     """Open a connection anew, without a word: nobody has waited for anything on it."""
-    await connection.disconnect(nowait=True)
+    await cut(connection)
     async with connecting(link.endpoint):
         began_s = link.loop.time()
         await connection.connect()
@@ -255,7 +265,7 @@ class Channel(ABC):
     async def close(self) -> None:
         connection, self.connection, self.client_id = self.connection, None, None
         if connection is not None:
-            await connection.disconnect(nowait=True)
+            await cut(connection)
 
 
 class Link(ABC):

@@ -134,7 +134,10 @@ async def test_a_connection_that_was_idle_and_closed_is_no_error(
     ],
 )
 async def test_whatever_a_broken_connection_raises_is_an_outage(
-    server_client: StreamClient, stream: str, error: Exception
+    server_client: StreamClient,
+    stream: str,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """asyncio of Python 3.12 and uvloop have words of their own for it."""
     await server_client.stream_len(stream)
@@ -144,8 +147,25 @@ async def test_whatever_a_broken_connection_raises_is_an_outage(
 
     [connection] = server_client.link().connections()
     connection._writer.writelines = break_down  # type: ignore[union-attr,method-assign]
+    transport = connection._writer.transport  # type: ignore[union-attr]
+    monkeypatch.setattr(transport, "close", lambda: transport.abort() or break_down(None))
     with pytest.raises(RedisConnectionError, match=type(error).__name__):
         await server_client.stream_len(stream)
+    assert await server_client.stream_len(stream) == 0
+
+
+async def test_a_connection_that_breaks_in_its_handshake_is_an_outage(
+    server_client: StreamClient, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(*_: Any) -> None:
+        raise AttributeError("'NoneType' object has no attribute '_add_writer'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.StreamWriter, "writelines", break_down)
+        with pytest.raises(RedisConnectionError, match="_add_writer"):
+            await server_client.stream_len(stream)
+        with pytest.raises(RedisConnectionError, match="_add_writer"):
+            await server_client.link().channel(stream).connect()
     assert await server_client.stream_len(stream) == 0
 
 
