@@ -8,10 +8,9 @@ confirmed it, so that an outage in between loses nothing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
 from ._keys import worker_name
-from ._link import OUTAGES
+from ._link import OUTAGES, Link
 from ._log import log
 from .backoff import Backoff
 from .burial import Burial
@@ -155,17 +154,17 @@ class Holdings:
 
     # -- what arrives --------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def expecting(self) -> Iterator[None]:
-        """Around a request whose answer may take long to arrive: the server holds messages under
-        this name that are not known here yet, and they are leased meanwhile."""
-        receivers = self.pending.client.link().receivers
+    def expect(self) -> Link:
+        """Before a request whose answer may take long to arrive: the server holds messages under
+        this name that are not known here yet, and they are leased until ``expect_no_more``."""
+        link = self.pending.client.link()
         self._arriving_since_ms = 0
-        receivers.add(self._arriving)
-        try:
-            yield
-        finally:
-            receivers.discard(self._arriving)
+        link.receivers.add(self._arriving)
+        return link
+
+    def expect_no_more(self, link: Link) -> None:
+        """It has ended; ``link`` is what ``expect`` gave."""
+        link.receivers.discard(self._arriving)
 
     def _arriving(self) -> None:
         self._hooks.receiving()
@@ -197,13 +196,15 @@ class Holdings:
         return [message for message in messages if message.id not in self._to_ack]
 
     async def _take_over(self, offers: Sequence[Offer]) -> tuple[list[StreamMessage], list[str]]:
+        link = self.expect()
         try:
-            with self.expecting():
-                return await self.pending.take(self.name, offers)
+            return await self.pending.take(self.name, offers)
         except BaseException:
             self.unsure = True  # it may have been carried out
             self._asked_over = {offer.id: offer.new_count for offer in offers}
             raise
+        finally:
+            self.expect_no_more(link)
 
     async def give_back_stranded(self) -> None:
         """Give back, uncounted, what the server holds under this name and never arrived here."""

@@ -106,7 +106,8 @@ class Reader:
             raise
         finally:
             self._reading = False
-        first_error(replies[-1:])
+        if isinstance(replies[-1], Exception):
+            raise replies[-1]
         entries = read_entries(replies[-1])
         if channel.wire is wire and wire is not None:
             self.portion.arrived(len(entries), wire.received - received)

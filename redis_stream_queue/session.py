@@ -108,6 +108,7 @@ class Session:
         self._one_by_one = isinstance(handler, PerMessage)
         self._side_by_side = self._runner.concurrency > 1
         self._work: Work | None = None
+        self._prepared: Work | None = None  # for the next batch: made while nothing waits for it
         self._settling = Backoff()
         self._hooked: set[asyncio.Task[None]] = set()
 
@@ -153,11 +154,10 @@ class Session:
         acks = holdings.unacknowledged()
         asked_ms = mono_ms()
         most = reader.portion.of(count)
+        self._prepared = self._prepared or self._new_work()
+        link = holdings.expect()
         try:
-            with holdings.expecting():
-                entries = await reader.read(
-                    holdings.name, most, block_ms, acks, holdings.acknowledged
-                )
+            entries = await reader.read(holdings.name, most, block_ms, acks, holdings.acknowledged)
         except ResponseError:  # that is an answer
             raise
         except BaseException as error:
@@ -166,6 +166,8 @@ class Session:
                 with contextlib.suppress(*OUTAGES):
                     await holdings.flush_acks()
             raise
+        finally:
+            holdings.expect_no_more(link)
         holdings.unsure |= reader.lost_reply
         return holdings.hold(entry_messages(entries, self.config.payload_field, 1), asked_ms)
 
@@ -194,15 +196,8 @@ class Session:
         self.hooks.batch_started(messages)  # first: what kills us may be the decoding
         decoded = self._decode(messages)
         self.hooks.batch_decoded()
-        work = self._work_class()(
-            decoded,
-            self.hooks.message_started,
-            self.hooks.message_finished if self._side_by_side else None,
-            self._between,
-            self.holdings.lease_is_old,
-            self._verify,
-            self.holdings.kept.__contains__,
-        )
+        work, self._prepared = self._prepared or self._new_work(), None
+        work.fill(decoded)
         work.owner = asyncio.current_task()
         if work.messages:
             await self._run(work, grows=grows and self._one_by_one)
@@ -213,10 +208,18 @@ class Session:
         await self.holdings.settle()
         return work.handled
 
-    def _work_class(self) -> Callable[..., Work]:
-        if log.isEnabledFor(logging.DEBUG):
-            return functools.partial(ToldWork, self.reader.stream)
-        return Work
+    def _new_work(self) -> Work:
+        told = log.isEnabledFor(logging.DEBUG)
+        kind = functools.partial(ToldWork, self.reader.stream) if told else Work
+        return kind(
+            (),
+            self.hooks.message_started,
+            self.hooks.message_finished if self._side_by_side else None,
+            self._between,
+            self.holdings.lease_is_old,
+            self._verify,
+            self.holdings.kept.__contains__,
+        )
 
     def _decode(self, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
         if self.config.max_payload_bytes is not None:
@@ -303,6 +306,7 @@ class Session:
 
     async def _tend(self, calls: Calls, work: Work, *, grows: bool) -> None:
         """Until all is handled: settle what is done, give back on request, read more in time."""
+        await asyncio.sleep(0)  # a plain call begins first
         clock = asyncio.get_running_loop().time
         tick_s, starved = clock() + TEND_S, False
         while True:

@@ -149,6 +149,12 @@ class Work:
         self.kept_done: list[str] = []  # ids of earlier batches that are done now
         self._loop = asyncio.get_running_loop() if verify else None
 
+    def fill(self, messages: list[StreamMessage]) -> None:
+        """The messages, if it was made without."""
+        self.messages = messages
+        self._waiting.extend(messages)
+        self._look_up_ms = mono_ms() + LOOK_UP_MS
+
     # -- the handler's side ----------------------------------------------------------------------
 
     def next(self) -> StreamMessage | None:
