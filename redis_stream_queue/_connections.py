@@ -177,9 +177,14 @@ async def discard(link: Link) -> None:
     if _links.get((link.endpoint, id(link.loop))) is link:
         del _links[link.endpoint, id(link.loop)]
     link.closed = True
+    writers = [connection._writer for connection in link.connections()]
     for channel in list(link.channels):
         await channel.close()
     await link.close()
+    if link.endpoint.ssl:  # the end of TLS takes a round trip, and the loop may end now
+        for writer in writers:
+            if writer is not None:
+                writer.transport.abort()
 
 
 def links_of_running_loop() -> list[Link]:

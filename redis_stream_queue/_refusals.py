@@ -18,6 +18,7 @@ from redis.exceptions import (
 )
 
 from ._endpoint import Endpoint
+from ._tls import tls_trouble
 
 PROBE_S = 2.0
 SPEAKS_FIRST_S = 0.2
@@ -61,14 +62,13 @@ def is_forbidden(error: Exception) -> bool:
 async def reason(endpoint: Endpoint, error: Exception) -> str | None:
     """What is wrong where connecting can never work, in one sentence; None = perhaps it can."""
     words = str(error)
-    if "CERTIFICATE_VERIFY_FAILED" in words:
-        return (
-            f"the certificate of {endpoint} is not trusted ({_ssl_words(words)}). Name the "
-            "authority that signed it: add ?ssl_ca_certs=/path/to/ca.pem to the URL."
-        )
     closed = any(word in words.lower() for word in ("closed", "reset", "lost"))
     elsewhere = endpoint.path is not None or endpoint.service is not None
-    if elsewhere or isinstance(error, ResponseError) or "refused" in words.lower():
+    if isinstance(error, ResponseError):
+        return None
+    if endpoint.ssl and (why := await tls_trouble(endpoint, words)):
+        return why
+    if elsewhere or "refused" in words.lower():
         return None
     if not endpoint.ssl and not closed:
         return None
@@ -109,10 +109,6 @@ async def _greeting(host: str, port: int) -> bytes:
     finally:
         if writer is not None:
             writer.close()
-
-
-def _ssl_words(words: str) -> str:
-    return words.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or "unknown CA"
 
 
 async def _speaks_tls(host: str, port: int) -> bool:

@@ -89,17 +89,15 @@ class Redis:
         except RedisTimeoutError:
             raise TimeoutError(f"no answer within {ANSWER_S:g} s") from None
 
-    def reason(self, error: Exception) -> str | None:
-        """What is wrong where connecting can never work."""
-        return self._runner.run(reason(self.client.endpoint, error))
-
-    def explained(self, error: BaseException, key: str = "", after: str = "") -> Failure:
+    def explained(self, error: Exception, key: str = "", after: str = "") -> Failure:
         """What this error of Redis means to a user.
 
         key: the key it is about. after: said at the end.
         """
-        why = " ".join(str(error).split()).rstrip(".")
         where = self.client.endpoint
+        if never := self._runner.run(reason(where, error)):
+            return Failure(exits.REDIS, f"{never} {after}".rstrip())
+        why = " ".join(str(error).split()).rstrip(".")
         code = exits.REDIS
         if isinstance(error, NoPermissionError) or "NOPERM" in why:
             text = f"{where} does not let this user do that ({why})."
@@ -128,8 +126,6 @@ def ask(redis: Redis, stream: str, question: Callable[[], Awaitable[T]]) -> T:
     try:
         return redis.run(question)
     except OUTAGES as error:
-        if why := redis.reason(error):
-            raise Failure(exits.REDIS, why) from None
         raise redis.explained(error, redis.client.key(stream)) from None
 
 
