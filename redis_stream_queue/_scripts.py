@@ -96,22 +96,26 @@ end
 return #held == tonumber(ARGV[5]) and ids[#held] or ''
 """)
 
-# ARGV: group, new owner, most bytes, then for each entry: id, owner, delivery count, least idle ms
-#       (-1 = it stands at 0), new count
+# ARGV: group, new owner, most bytes (0 = no payloads), then for each entry: id, owner, delivery
+#       count, least idle ms (-1 = it stands at 0), new count
 # Takes over each entry that is still as it was seen, with the new delivery count, until what was
-# taken is larger than that.
+# taken is larger than that. Without payloads its fields stay where they are.
 # Returns {{id, fields}...} of what was taken, {id...} of what no longer exists (acknowledged), and
 # how many entries it has looked at.
 TAKE = Script("""
-local taken, gone, bytes, i = {}, {}, 0, 4
-while i <= #ARGV and bytes < tonumber(ARGV[3]) do
+local taken, gone, bytes, i, most = {}, {}, 0, 4, tonumber(ARGV[3])
+while i <= #ARGV and (most == 0 or bytes < most) do
   local id = ARGV[i]
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
   local least = tonumber(ARGV[i + 3])
   if p and p[2] == ARGV[i + 1] and p[4] == tonumber(ARGV[i + 2])
      and (least < 0 and p[3] <= 0 or least >= 0 and p[3] >= least) then
-    local got = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', ARGV[i + 4])
-    if got[1] and got[1][2] then
+    local claim = {'XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', ARGV[i + 4]}
+    if most == 0 then claim[9] = 'JUSTID' end
+    local got = redis.call(unpack(claim))
+    if most == 0 and got[1] then
+      taken[#taken + 1] = {got[1], {}}
+    elseif got[1] and got[1][2] then
       taken[#taken + 1] = got[1]
       for _, value in ipairs(got[1][2]) do bytes = bytes + #value end
     else
@@ -122,6 +126,19 @@ while i <= #ARGV and bytes < tonumber(ARGV[3]) do
   i = i + 5
 end
 return {taken, gone, (i - 4) / 5}
+""")
+
+# ARGV: id...
+# Returns the size in bytes of the fields of each, as far as one call may look: about 512 kB.
+SIZES = Script("""
+local sizes, bytes = {}, 524288
+for i, id in ipairs(ARGV) do
+  if bytes <= 0 then break end
+  local entry, size = redis.call('XRANGE', KEYS[1], id, id)[1], 0
+  for _, value in ipairs(entry and entry[2] or {}) do size = size + #value end
+  sizes[i], bytes = size, bytes - size
+end
+return sizes
 """)
 
 # ARGV: group, owner, then for each entry: id, delivery count (-1 = any), parking name, idle ms,
@@ -144,7 +161,8 @@ return parked
 """)
 
 # KEYS: stream, dead-letter stream. ARGV: group, owner, id, MAXLEN ~ (0 = none), group to create
-#       on the dead-letter stream where that is new ('' = none), most values, field, value...
+#       on the dead-letter stream where that is new ('' = none), most values (0 = the extra fields
+#       alone), field, value...
 # Copies the entry with the extra fields and acknowledges it, if it still belongs to the owner.
 # Returns the dead letter's id, 0 if it is not the owner's any more, -1 if the entry is gone
 # (acknowledged), -2 if it has too many fields for a script. XADD comes first: when it fails (OOM),
@@ -156,13 +174,14 @@ if not entry then
   redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
   return -1
 end
-if #entry[2] + #ARGV > tonumber(ARGV[6]) then return -2 end
+local most, fields = tonumber(ARGV[6]), entry[2]
+if most == 0 then fields = {} elseif #fields + #ARGV > most then return -2 end
 local add = {'XADD', KEYS[2]}
 if tonumber(ARGV[4]) > 0 then
   add[3], add[4], add[5] = 'MAXLEN', '~', ARGV[4]
 end
 add[#add + 1] = '*'
-for _, v in ipairs(entry[2]) do add[#add + 1] = v end
+for _, v in ipairs(fields) do add[#add + 1] = v end
 for i = 7, #ARGV do add[#add + 1] = ARGV[i] end
 local id = redis.call(unpack(add))
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])

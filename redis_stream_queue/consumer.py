@@ -205,7 +205,9 @@ class StreamConsumer:
         if entry.id in self._holdings.held:
             return Owner.ME_RUNNING
         if entry.consumer == self._holdings.name and self.config.worker_name is None:
-            return Owner.ME_STRANDED  # the name is of this life alone, so nobody has seen it
+            # The name is of this life alone, so nobody has seen it. Known of, the next read brings
+            # it in: the large ones alone, which a sweep does not.
+            return Owner.MATE if self._holdings.unsure else Owner.ME_STRANDED
         return Owner.STRANGER
 
     async def _reclaim_page(self) -> list[Offer]:

@@ -29,7 +29,7 @@ from .handlers import DLQHandler
 from .hooks import Hooks
 from .message import StreamMessage, id_key
 from .metrics import ConsumerMeter
-from .pending import Offer, Parked, PendingList, Renewed
+from .pending import SMALL_BYTES, Offer, Parked, PendingList, Renewed
 from .retry_delay import retry_delay_ms
 from .serializers import Serializer
 from .sightings import WATCH_MS, lease_interval_ms
@@ -195,10 +195,12 @@ class Holdings:
         self.hold(messages, asked_ms)
         return [message for message in messages if message.id not in self._to_ack]
 
-    async def _take_over(self, offers: Sequence[Offer]) -> tuple[list[StreamMessage], list[str]]:
+    async def _take_over(
+        self, offers: Sequence[Offer], *, carried: bool = True
+    ) -> tuple[list[StreamMessage], list[str]]:
         link = self.expect()
         try:
-            return await self.pending.take(self.name, offers)
+            return await self.pending.take(self.name, offers, carried=carried)
         except BaseException:
             self.unsure = True  # it may have been carried out
             self._asked_over = {offer.id: offer.new_count for offer in offers}
@@ -207,9 +209,17 @@ class Holdings:
             self.expect_no_more(link)
 
     async def give_back_stranded(self) -> None:
-        """Give back, uncounted, what the server holds under this name and never arrived here."""
+        """Give back, uncounted, what the server holds under this name and never arrived here.
+
+        What is large comes alone the next time: it may be what did not arrive.
+        """
         stranded = await self.stranded()
-        await self.pending.park(self.name, [_uncounted(o.id, o.seen_count) for o in stranded])
+        sizes = await self.pending.sizes([offer.id for offer in stranded])
+        given_back = [
+            _uncounted(o.id, o.seen_count)._replace(suspect=sizes[o.id] > SMALL_BYTES)
+            for o in stranded
+        ]
+        await self.pending.park(self.name, given_back)
         self.unsure = False
 
     async def stranded(self) -> list[Offer]:
@@ -441,15 +451,24 @@ class Holdings:
     # -- burials -------------------------------------------------------------------------------
 
     async def bury(
-        self, offers: Sequence[Offer], reason: str = MAX_DELIVERIES, error: str = ""
+        self,
+        offers: Sequence[Offer],
+        reason: str = MAX_DELIVERIES,
+        error: str = "",
+        *,
+        carried: bool = True,
     ) -> int:
-        """Take over dead entries and bury them; returns how many were buried."""
+        """Take over dead entries and bury them; returns how many were buried.
+
+        carried: a dlq_handler gets their payloads. (The letter is copied by the server itself.)
+        """
         before = self.meter.dlq
         seen = {offer.id: offer for offer in offers}
         asked_ms = mono_ms()
         # Marked as they are taken: whatever happens then, no handler gets them.
         messages, gone = await self._take_over(
-            [o._replace(new_count=condemned(o.seen_count, reason)) for o in offers]
+            [o._replace(new_count=condemned(o.seen_count, reason)) for o in offers],
+            carried=carried and self.burial.dlq_handler is not None,
         )
         if gone:
             log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])

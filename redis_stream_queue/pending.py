@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
+from ._carrying import NotCarriedError, carry
 from ._keys import parking_name
 from ._link import Command, first_error
 from ._refusals import is_full
 from ._replies import entry_message, pending_entries, text
-from ._scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, TAKE, TRIM
+from ._scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, SIZES, TAKE, TRIM
 from .client import StreamClient
 from .message import GREATEST_ID, PendingEntry, StreamMessage
 
@@ -24,6 +25,8 @@ MOST_VALUES = 7000  # that a script passes to one command
 WRITE_CHUNK = 50  # entries that a script takes over or gives back: a few ms of Redis's time
 STANDS_STILL = -1
 TAKE_BYTES = 1 << 20  # in one answer
+SMALL_BYTES = 1 << 16  # what is larger is brought in alone, once it was lost on its way
+NO_PAYLOADS = 0
 MOST_EXACT = 2**53  # of Lua's numbers
 TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
 
@@ -158,11 +161,21 @@ class PendingList:
             )
             first = text(reply) and f"({text(reply)}"
 
+    async def sizes(self, ids: Sequence[str]) -> dict[str, int]:
+        """How large these entries are, in bytes; 0 = gone."""
+        sizes: dict[str, int] = {}
+        while len(sizes) < len(ids):
+            some = ids[len(sizes) : len(sizes) + HELD_PAGE]
+            found = await self.client.script(SIZES, self.stream, *some)
+            sizes |= zip(some, found, strict=False)
+        return sizes
+
     async def take(
-        self, consumer: str, offers: Sequence[Offer]
+        self, consumer: str, offers: Sequence[Offer], *, carried: bool = True
     ) -> tuple[list[StreamMessage], list[str]]:
         """Take over those entries that are still as they were seen.
 
+        carried: with their payloads.
         Returns (messages with raw data and their new delivery count, ids that exist no more and
         were acknowledged). Source: https://redis.io/docs/latest/commands/xclaim/
         """
@@ -171,7 +184,7 @@ class PendingList:
         start = 0
         while start < len(offers):
             chunk = offers[start : start + WRITE_CHUNK]
-            args: list[Any] = [self.group, consumer, TAKE_BYTES]
+            args: list[Any] = [self.group, consumer, TAKE_BYTES if carried else NO_PAYLOADS]
             for o in chunk:
                 args += (o.id, o.owner, o.seen_count, o.min_idle_ms, o.new_count)
             taken, gone, looked_at = await self.client.script(TAKE, self.stream, *args)
@@ -224,17 +237,24 @@ class PendingList:
         Returns the dead letter's id, "" if the entry no longer exists, None if it is not the
         owner's any more.
         """
-        fields = [part for pair in extra.items() for part in pair]
         client = self.client
         keys = [client.key(self.stream), client.key(dlq_stream)]
         max_len, made = dlq_max_len or 0, dlq_group or ""
-        reply = await client.link().script(
-            BURY, keys, self.group, owner, entry_id, max_len, made, MOST_VALUES, *fields
-        )
+
+        async def bury(most_values: int) -> Any:
+            return await client.link().script(
+                BURY, keys, self.group, owner, entry_id, max_len, made, most_values, *_flat(extra)
+            )
+
+        reply = await bury(MOST_VALUES)
+        if reply == -2:
+            try:
+                return await self._bury_large(keys, owner, entry_id, max_len, _flat(extra))
+            except NotCarriedError as error:
+                extra = {**extra, "last_error": f"{error}. It has too many fields to be copied."}
+                reply = await bury(NO_PAYLOADS)
         if isinstance(reply, bytes | str):
             return text(reply)
-        if reply == -2:
-            return await self._bury_large(keys, owner, entry_id, max_len, fields)
         return None if reply == 0 else ""
 
     async def _bury_large(
@@ -243,14 +263,17 @@ class PendingList:
         """The same for an entry with thousands of fields, which no script can copy.
 
         A transaction cannot look who has the entry. So its lease is renewed just before: nobody
-        takes it over within the second that this takes.
+        takes it over within the second that this takes. Raises NotCarriedError.
         """
         renewed = await self.renew(owner, {entry_id: 1})
         if renewed.taken or renewed.gone:
             return None
         stream, dlq = keys
         link, limit_s = self.client.link(), self.client.endpoint.socket_timeout
-        found = await link.call(stream, "XRANGE", stream, entry_id, entry_id)
+        size = (await self.sizes([entry_id]))[entry_id]
+        found = await carry(
+            link, stream, size, lambda: link.call(stream, "XRANGE", stream, entry_id, entry_id)
+        )
         if not found:
             await self.ack([entry_id])
             return ""
@@ -299,6 +322,10 @@ class PendingList:
                 raise
         others = await self.client.consumer_info(self.stream, self.group)
         return consumer not in [other["name"] for other in others]
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [part for pair in fields.items() for part in pair]
 
 
 def _server_ms(reply: Any) -> int | None:

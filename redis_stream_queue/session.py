@@ -32,6 +32,7 @@ from .invocation import call_hook
 from .message import StreamMessage
 from .reader import Reader
 from .serializers import JsonSerializer, Serializer, for_stream
+from .stranded import Stranded
 from .told import ToldWork
 from .work import Work, one_line, verdict_of
 
@@ -101,6 +102,7 @@ class Session:
             on_lost=self._lost,
             own_name=own_name,
         )
+        self._stranded = Stranded(self.holdings)
         self._run_plain = run_plain
         self._between = between
         self._wanted = wanted
@@ -172,17 +174,8 @@ class Session:
         return holdings.hold(entry_messages(entries, self.config.payload_field, 1), asked_ms)
 
     async def _take_stranded(self, count: int) -> list[StreamMessage]:
-        """A batch of what is stranded; the last permitted delivery of a message comes alone."""
         await self.reader.end_broken_read()
-        stranded = await self.holdings.stranded()
-        dead = [offer for offer in stranded if offer.seen_count > self.config.max_deliveries]
-        await self.holdings.bury(dead)
-        offers = [offer for offer in stranded if offer not in dead]
-        alone = [offer for offer in offers if self.config.policy.is_last(offer.new_count)]
-        chosen = alone[:1] or offers[:count]
-        messages = await self.holdings.take(chosen)
-        self.holdings.unsure = len(chosen) < len(offers)
-        return messages
+        return await self._stranded.batch(count)
 
     # -- handling ------------------------------------------------------------------------------
 

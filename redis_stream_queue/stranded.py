@@ -1,0 +1,117 @@
+"""What the server holds under this consumer's name and never arrived here: brought in again.
+
+Small entries come together, large ones one by one: what does not arrive spoils nothing else. What
+does not arrive alone either, though the server answers, has failed this delivery as if a handler
+had failed it: it waits for the next one, and after the last it is buried, copied by the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from ._carrying import NotCarriedError, carry
+from ._clock import mono_ms
+from ._link import OUTAGES
+from ._log import log
+from .holdings import Holdings
+from .message import StreamMessage
+from .pending import SMALL_BYTES, Offer
+from .work import Outcome, Verdict
+
+
+class Stranded:
+    """Brings in what is stranded under the name of these holdings, a batch at a time."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+        self._policy = holdings.config.policy
+        self._one_by_one = False  # several did not arrive together
+
+    async def batch(self, count: int) -> list[StreamMessage]:
+        """Up to ``count`` of it, the small ones first; the dead are buried.
+
+        The last permitted delivery of a message comes alone.
+        """
+        holdings = self._holdings
+        offers = await holdings.stranded()
+        sizes = await holdings.pending.sizes([offer.id for offer in offers])
+        offers.sort(key=lambda offer: sizes[offer.id])
+        dead = [offer for offer in offers if offer.seen_count > self._policy.max_deliveries]
+        await self._bury(dead, sizes)
+        offers = [offer for offer in offers if offer not in dead]
+        chosen = self._chosen(offers, sizes, count)
+        messages = await self._bring_in(chosen, sizes)
+        holdings.unsure = len(chosen) < len(offers)
+        self._one_by_one &= holdings.unsure
+        return messages
+
+    def _chosen(
+        self, offers: Sequence[Offer], sizes: Mapping[str, int], count: int
+    ) -> Sequence[Offer]:
+        """The first, and those beside it that are small, too."""
+        size = 0
+        for index, offer in enumerate(offers):
+            size += sizes[offer.id]
+            company = index and (self._one_by_one or index >= count or size > SMALL_BYTES)
+            if company or self._policy.is_last(offer.new_count):
+                return offers[: max(index, 1)]
+        return offers
+
+    async def _bring_in(
+        self, offers: Sequence[Offer], sizes: Mapping[str, int]
+    ) -> list[StreamMessage]:
+        holdings = self._holdings
+        if len(offers) != 1:
+            try:
+                return await holdings.take(offers)
+            except OUTAGES:
+                self._one_by_one = True
+                raise
+        [offer] = offers
+        await holdings.settle()  # what breaks there is not its fault
+        link, key = (
+            holdings.pending.client.link(),
+            holdings.pending.client.key(holdings.pending.stream),
+        )
+        try:
+            return await carry(link, key, sizes[offer.id], partial(holdings.take, offers))
+        except NotCarriedError as error:
+            await self._failed(offer, str(error))
+            return []
+
+    async def _failed(self, offer: Offer, why: str) -> None:
+        """This delivery has come to nothing."""
+        holdings = self._holdings
+        log.warning(
+            "message %s of stream %s: %s; delivery %d of %d",
+            offer.id,
+            holdings.pending.stream,
+            why,
+            offer.new_count,
+            self._policy.max_deliveries,
+        )
+        message = StreamMessage(offer.id, b"", offer.new_count)
+        holdings.hold([message], mono_ms(), count=False)
+        holdings.note([message], Verdict(Outcome.RETRY, why))
+        await holdings.settle()
+
+    async def _bury(self, dead: Sequence[Offer], sizes: Mapping[str, int]) -> None:
+        """The dlq_handler gets the payload, if it can be had."""
+        holdings, pending = self._holdings, self._holdings.pending
+        together = [] if self._one_by_one else [o for o in dead if sizes[o.id] <= SMALL_BYTES]
+        try:
+            await holdings.bury(together)
+        except OUTAGES:
+            self._one_by_one = True
+            raise
+        link, key = pending.client.link(), pending.client.key(pending.stream)
+        for offer in dead:
+            if offer in together:
+                continue
+            try:
+                # Once: with each try its count says that a burial has begun.
+                await carry(link, key, sizes[offer.id], partial(holdings.bury, [offer]), 1)
+            except NotCarriedError as error:
+                again = [o for o in await holdings.stranded() if o.id == offer.id]
+                await holdings.bury(again, error=str(error), carried=False)

@@ -1,0 +1,230 @@
+"""What no read can bring in counts like what no handler can handle: others flow past it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from redis_stream_queue import (
+    ConsumerConfig,
+    StreamClient,
+    StreamConsumer,
+    StreamMessage,
+    per_message,
+)
+from tests.support.faultproxy import FaultProxy
+from tests.support.servers import Server
+from tests.support.waiting import wait_until, wait_until_async
+
+from .conftest import StartPool
+
+MB = 1_000_000
+LIMIT = "client-output-buffer-limit"
+
+
+@pytest.fixture
+def limited(raw: Any) -> Iterator[Any]:
+    """A server that ends a connection whose answer is larger than 1 MB."""
+    before = raw.config_get(LIMIT)[LIMIT]
+    raw.config_set(LIMIT, "normal 1mb 0 0")
+    raw.xgroup_create("s", "g", "0", mkstream=True)
+    yield raw
+    raw.config_set(LIMIT, before)
+
+
+def payload(size: int) -> dict[str, bytes]:
+    return {"data": json.dumps("x" * (size - 2)).encode()}
+
+
+class CutsLongReplies(FaultProxy):
+    """Resets a connection when a reply on it grows beyond so many bytes at a stretch."""
+
+    most = 50_000
+
+    async def _pump(self, source: Any, sink: Any, is_reply: bool = False) -> None:
+        passed, at = 0, 0.0
+        while data := await source.read(1 << 14):
+            now = time.monotonic()
+            passed = passed + len(data) if now - at < 0.1 else len(data)
+            at = now
+            if is_reply and passed > self.most:
+                raise ConnectionResetError("cut on purpose")
+            sink.write(data)
+            await sink.drain()
+
+
+@pytest_asyncio.fixture
+async def cutting(pool_server: Server, raw: Any) -> AsyncIterator[FaultProxy]:
+    assert pool_server.socket_path is not None
+    raw.xgroup_create("s", "g", "0", mkstream=True)
+    async with CutsLongReplies(pool_server.socket_path) as proxy:
+        yield proxy
+        await StreamClient.close_all()
+
+
+async def consume(
+    url: str, raw: Any, done: Callable[[], bool], **options: Any
+) -> list[tuple[str, int]]:
+    """Run a consumer until that is so; returns what was handled."""
+    handled: list[tuple[str, int]] = []
+
+    @per_message
+    async def handler(message: StreamMessage) -> None:
+        handled.append((message.id, message.delivery_count))
+
+    dlq_handler = options.pop("dlq_handler", None)
+    config = ConsumerConfig(
+        group="g", block_ms=50, retry_delay_ms=20, **{"dlq_stream": "s_dlq", **options}
+    )
+    consumer = StreamConsumer(StreamClient.from_url(url), "s", config, handler, dlq_handler)
+    task = asyncio.create_task(consumer.run())
+    try:
+        await wait_until_async(done, 15, "all is settled")
+    finally:
+        consumer.stop()
+        await task
+    return handled
+
+
+def settled(raw: Any, letters: int) -> bool:
+    [group] = raw.xinfo_groups("s")
+    return raw.xlen("s_dlq") == letters and group["pending"] == 0 and not group["lag"]
+
+
+def letter_of(raw: Any) -> dict[bytes, Any]:
+    """All but its payload, and how large that is; read through a limit."""
+    script = """local fields = redis.call('XRANGE', KEYS[1], '-', '+')[1][2]
+        fields[2] = tostring(#fields[2]) return fields"""
+    flat = raw.eval(script, 1, "s_dlq")
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+async def test_a_consumer_behind_a_limit(
+    pool_url: str, limited: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="redis_stream_queue")
+    before = [limited.xadd("s", payload(200)).decode() for _ in range(5)]
+    large = limited.xadd("s", payload(5_200_000)).decode()
+    after = [limited.xadd("s", payload(200)).decode() for _ in range(5)]
+    handled = await consume(pool_url, limited, lambda: settled(limited, 1))
+    assert sorted(handled) == sorted((i, 1) for i in before + after)
+    letter = letter_of(limited)
+    assert letter[b"data"] == b"5200000"
+    assert letter[b"original_id"].decode() == large
+    assert letter[b"delivery_count"] == b"3"
+    assert b"5.2 MB could not be read in" in letter[b"last_error"]
+    assert caplog.text.count(f"message {large} of stream s: 5.2 MB could not be read in") == 3
+    assert "delivery 3 of 3" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "sizes"), [(None, (2 * MB, 3 * MB)), ("given", (2 * MB,))])
+async def test_a_dlq_handler_gets_what_can_be_had(
+    pool_url: str, limited: Any, name: str | None, sizes: tuple[int, ...]
+) -> None:
+    """Beside others that only together are too large; also where namesakes are possible."""
+    dead: list[tuple[str, bytes, str]] = []
+
+    async def dlq_handler(message: StreamMessage, reason: str) -> None:
+        dead.append((message.id, message.data, message.headers.get("rsq:last_error", "")))
+
+    large = [limited.xadd("s", payload(size)).decode() for size in sizes]
+    several = [limited.xadd("s", payload(300_000)).decode() for _ in range(4 * len(sizes))]
+    handled = await consume(
+        pool_url,
+        limited,
+        lambda: settled(limited, len(sizes)),
+        dlq_handler=dlq_handler,
+        worker_name=name,
+        min_idle_claim_ms=300,
+    )
+    assert sorted({i for i, _ in handled}) == several
+    assert len(handled) == len(several)
+    assert [(i, data) for i, data, _ in sorted(dead)] == [(i, b"") for i in large]
+    assert all("could not be read in" in error for _, _, error in dead)
+
+
+async def test_a_line_that_cuts(cutting: FaultProxy, raw: Any) -> None:
+    large = raw.xadd("s", payload(400_000)).decode()
+    others = [raw.xadd("s", payload(20_000)).decode() for _ in range(12)]
+    handled = await consume(
+        cutting.url, raw, lambda: settled(raw, 1), max_deliveries=2, dlq_stream="s_dlq"
+    )
+    assert sorted(i for i, _ in handled) == others
+    assert letter_of(raw)[b"original_id"].decode() == large
+
+
+async def test_what_has_thousands_of_fields_leaves_a_letter_that_says_so(
+    pool_url: str, limited: Any
+) -> None:
+    """No script can copy it, and nobody can read it in."""
+    fields = {"data": "1", **{f"f{n}": "x" * 500 for n in range(5000)}}
+    entry_id = limited.xadd("s", fields)
+    await consume(pool_url, limited, lambda: settled(limited, 1), max_deliveries=1)
+    [(_, letter)] = limited.xrange("s_dlq")
+    assert letter[b"original_id"] == entry_id
+    assert b"2.5 MB could not be read in" in letter[b"last_error"]
+    assert limited.xlen("s") == 1
+
+
+async def test_an_outage_counts_nothing(pool_server: Server, raw: Any) -> None:
+    """However large the message is that it cuts off, again and again."""
+    assert pool_server.socket_path is not None
+    raw.xgroup_create("s", "g", "0", mkstream=True)
+    entry_id = raw.xadd("s", payload(2 * MB)).decode()
+    async with FaultProxy(pool_server.socket_path) as proxy:
+
+        async def trouble() -> None:
+            for _ in range(4):
+                proxy.cut_after = 500_000
+                await wait_until_async(lambda: proxy.cut_after == 0, 10, "it was cut")
+                proxy.refuse = True
+                proxy.reset_all()
+                await asyncio.sleep(0.1)
+                proxy.refuse = False
+            proxy.cut_after = None
+
+        troubled = asyncio.create_task(trouble())
+        handled = await consume(proxy.url, raw, lambda: settled(raw, 0), max_deliveries=1)
+        await troubled
+        await StreamClient.close_all()
+    assert handled == [(entry_id, 1)]
+
+
+APP = """
+from redis_stream_queue import per_message, stream_handler
+
+def buried(message, reason):
+    print("buried", message.id, len(message.data), message.headers["rsq:last_error"], flush=True)
+
+@stream_handler("s", group="g", retry_delay_ms=20, max_deliveries=3{more})
+@per_message
+def handler(message):
+    print("did", message.id, message.delivery_count, flush=True)
+"""
+
+
+@pytest.mark.parametrize("more", ["", ", dlq_handler=buried"])
+def test_a_pool_behind_a_limit(limited: Any, start_pool: StartPool, more: str) -> None:
+    """It goes on with others; what an earlier pool had used up is buried, too."""
+    used_up = limited.xadd("s", payload(3 * MB)).decode()
+    limited.xclaim("s", "g", "g:retry:1", 0, [used_up], retrycount=3, force=True, justid=True)
+    limited.xgroup_setid("s", "g", used_up)
+    large = limited.xadd("s", payload(5_200_000)).decode()
+    pool = start_pool(APP.format(more=more), "--workers", "2")
+    wait_until(lambda: f"message {large} of stream s: 5.2 MB" in pool.stderr, 10, "it was named")
+    others = [limited.xadd("s", payload(100)).decode() for _ in range(20)]
+    wait_until(lambda: all(f"did {i} 1" in pool.stdout for i in others), 10, "others flow")
+    wait_until(lambda: settled(limited, 2), 15, "both are buried")
+    assert pool.drain(10) == 0
+    assert pool.stderr.count(f"message {large} of stream s: 5.2 MB could not be read in") == 3
+    assert pool.stdout.count("did") == len(others)
+    if more:
+        told = [line.split()[:3] for line in pool.stdout.splitlines() if "buried" in line]
+        assert sorted(told) == [["buried", used_up, "0"], ["buried", large, "0"]]
