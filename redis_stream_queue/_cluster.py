@@ -8,23 +8,28 @@ from typing import Any
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AskError,
+    AuthenticationError,
     ClusterDownError,
     MovedError,
     RedisError,
+    ResponseError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ._endpoint import Endpoint
 from ._link import Channel, Command, Link, cut, exchange, life_of, reconnect
+from ._refusals import passes
+from .backoff import Backoff
 
 MOST_REDIRECTS = 8  # followed for one command
-REDIRECT_PAUSE_S = 0.05
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.25  # before a cluster that is in two minds is asked again
+FAILOVER_S = 10.0  # how long it is asked, where connecting has no limit of its own
 REDIRECTS = (MovedError, AskError, TryAgainError, ClusterDownError)
 
 
@@ -110,10 +115,17 @@ class ClusterLink(Link):
         async with self._refreshing, asyncio.timeout(self.endpoint.socket_timeout):
             if self.version != seen:
                 return
-            if self.version == 0:
-                await self._cluster.initialize()
-            else:
-                await self._cluster.nodes_manager.initialize()
+            try:
+                if self.version == 0:
+                    await self._cluster.initialize()
+                else:
+                    await self._cluster.nodes_manager.initialize()
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                # what redis-py makes of a map without slots, or of half of one
+                raise RedisConnectionError(
+                    f"{self.endpoint} does not say which node serves which slot (yet): is it a "
+                    f"cluster with all slots assigned? ({type(error).__name__}: {error})"
+                ) from error
             self.version += 1
             self._stale = False
 
@@ -129,7 +141,9 @@ class ClusterLink(Link):
         replies: list[Any] = [None] * len(commands)
         todo = list(range(len(commands)))
         asking: AskError | None = None
-        for attempt in range(MOST_REDIRECTS + 1):
+        backoff, end_s = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S), self._end_s()
+        redirects = 0
+        while True:
             seen = self.version
             got = await self._run_on_node(key, [commands[i] for i in todo], timeout_s, asking)
             for index, reply in zip(todo, got, strict=True):
@@ -137,14 +151,24 @@ class ClusterLink(Link):
             redirected = [i for i in todo if isinstance(replies[i], REDIRECTS)]
             # WAIT is about the writes of its own connection: it goes where they go.
             todo = [i for i in todo if i in redirected or (redirected and commands[i][0] == "WAIT")]
-            if not todo or attempt == MOST_REDIRECTS:
-                break
+            if not todo:
+                return replies
             asking = next((replies[i] for i in todo if isinstance(replies[i], AskError)), None)
+            if asking is not None or isinstance(replies[todo[0]], MovedError):
+                redirects += 1
+                if redirects > MOST_REDIRECTS:
+                    return replies
+            elif self.loop.time() >= end_s:
+                return replies
+            else:
+                await asyncio.sleep(backoff.next_s())
             if any(isinstance(replies[i], MovedError | ClusterDownError) for i in todo):
                 await self.refresh(seen)
-            if asking is None and not isinstance(replies[todo[0]], MovedError):
-                await asyncio.sleep(REDIRECT_PAUSE_S)
-        return replies
+
+    def _end_s(self) -> float:
+        """Until when a failover may last that a command waits for, in the loop's time."""
+        limit_s = self.endpoint.socket_connect_timeout
+        return self.loop.time() + (FAILOVER_S if limit_s is None else limit_s)
 
     async def _run_on_node(
         self,
@@ -154,14 +178,10 @@ class ClusterLink(Link):
         asking: AskError | None,
         life: str | None = None,
     ) -> list[Any]:
-        node = await self.node_of(key)
+        node, connection = await self._connected(key, asking)
         if asking is not None:
-            node = self._cluster.get_node(host=asking.host, port=asking.port) or node
             commands = [c for command in commands for c in (("ASKING",), command)]
-        connection = node.acquire_connection()
         try:
-            if not connection.is_connected or not await self.is_good(connection):
-                await reconnect(self, connection)
             if life is not None and await life_of(connection) != life:
                 return []
             replies = await exchange(connection, commands, timeout_s)
@@ -171,6 +191,32 @@ class ClusterLink(Link):
         finally:
             node.release(connection)
         return replies[1::2] if asking is not None else replies
+
+    async def _connected(self, key: str, asking: AskError | None) -> tuple[ClusterNode, Connection]:
+        """The node that serves the key, or that ``asking`` names, and an open connection to it.
+
+        A master that cannot be reached may be about to get a successor: it is looked for as long
+        as connecting may take. (Nothing is sent yet.)
+        """
+        backoff, end_s = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S), self._end_s()
+        while True:
+            node = await self.node_of(key)
+            if asking is not None:
+                node = self._cluster.get_node(host=asking.host, port=asking.port) or node
+            connection = node.acquire_connection()
+            try:
+                if not connection.is_connected or not await self.is_good(connection):
+                    await reconnect(self, connection)
+                return node, connection
+            except BaseException as error:
+                node.release(connection)
+                if not isinstance(error, OSError | RedisError):
+                    raise
+                self._stale = True
+                stays = isinstance(error, ResponseError | AuthenticationError)
+                if (stays and not passes(error)) or self.loop.time() >= end_s:
+                    raise
+            await asyncio.sleep(backoff.next_s())
 
     def _new_channel(self, key: str) -> Channel:
         return _ClusterChannel(self, key)

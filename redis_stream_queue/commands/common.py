@@ -21,7 +21,7 @@ from ..pool import exits
 from ..pool.exits import Failure
 
 ANSWER_S = 5.0
-FAILOVER_S = 10.0  # how long the Sentinels may take to name a master that works
+FAILOVER_S = 10.0  # how long Sentinels or a cluster may take to name a master that works
 INTERRUPTED = 130  # as a shell reports SIGINT
 URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
 
@@ -69,7 +69,7 @@ class Redis:
     """A client and the event loop it lives in, for code that also waits for files and terminals."""
 
     def __init__(self, url: str, prefix: str) -> None:
-        watched = url.partition("://")[0].endswith("+sentinel")
+        watched = url.partition("://")[0].endswith(("+sentinel", "+cluster"))
         self.client = StreamClient.from_url(
             url,
             prefix=prefix,

@@ -38,7 +38,16 @@ def over(line: FaultProxy, **options: Any) -> StreamClient:
     return StreamClient.from_url(line.url, **{"socket_timeout": SILENCE_S, **options})
 
 
-@pytest.mark.parametrize(("count", "size"), [(1, 6 * MB), (40, MB // 10), (3, MB)])
+@pytest.mark.parametrize(
+    ("count", "size"),
+    [
+        (1, 6 * MB),
+        (40, MB // 10),
+        (3, MB),
+        pytest.param(200, MB // 10, marks=pytest.mark.soak),
+        pytest.param(1, 64 * MB, marks=pytest.mark.soak),
+    ],
+)
 async def test_messages_that_take_longer_than_the_timeout_are_handled_once(
     server_bench: Bench, line: FaultProxy, count: int, size: int
 ) -> None:
@@ -48,7 +57,7 @@ async def test_messages_that_take_longer_than_the_timeout_are_handled_once(
         ledger, client=over(line), block_ms=100, min_idle_claim_ms=60_000
     )
     async with running(server_bench, consumer):
-        await server_bench.until(server_bench.settled, "all are done", 15)
+        await server_bench.until(server_bench.settled, "all are done", 15 + count * size / MB)
     assert ledger.runs == dict.fromkeys(ids, 1)
 
 
