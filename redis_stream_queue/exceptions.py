@@ -76,7 +76,7 @@ class BacklogFull(RedisStreamError):
 
 
 class SoftTimeLimitExceeded(RedisStreamError):
-    """The soft time limit passed while the handler ran."""
+    """The soft time limit passed while the handler ran, or while its payload was decoded."""
 
 
 class Retry(RedisStreamError):

@@ -13,6 +13,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
+from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -25,6 +26,7 @@ from .calls import Calls
 from .client import StreamClient
 from .condemned import DECODE_ERROR, TOO_LARGE
 from .config import ConsumerConfig
+from .exceptions import SoftTimeLimitExceeded
 from .handlers import DLQHandler, ErrorHook, Handler, PerMessage, runner_of
 from .holdings import Holdings
 from .hooks import Hooks
@@ -41,6 +43,7 @@ TEND_S = 0.05  # longest that a finished message waits for its acknowledgement
 
 FIELDS_SHOWN, NAMES_SHOWN = 20, 300  # fields, and characters of their names
 
+Decode = Callable[[bytes], Any]
 RunPlain = Callable[[Callable[[], None]], Awaitable[None]]
 Wanted = Callable[[Work], int]
 Fetch = Callable[[int], Awaitable[list[StreamMessage]]]
@@ -63,7 +66,7 @@ class Session:
     """One consumer of ``config.group`` on ``stream``; see the module's text.
 
     run_plain: how a plain (not async) handler is run; between: see Work.
-    own_name: see Holdings.
+    own_name: see Holdings. limit_decoding: wraps what decodes a payload.
     wanted: asked while messages are handled one by one: how many more to read now. fetch: how that
     is done; by ``read``, if None.
     """
@@ -84,6 +87,7 @@ class Session:
         wanted: Wanted = lambda _: 0,
         fetch: Fetch | None = None,
         own_name: bool = False,
+        limit_decoding: Callable[[Decode], Decode] = lambda decode: decode,
     ) -> None:
         self.config = config
         self.handler = handler
@@ -102,6 +106,7 @@ class Session:
             on_lost=self._lost,
             own_name=own_name,
         )
+        self._decode_one = limit_decoding(self.serializer.decode)
         self._stranded = Stranded(self.holdings)
         self._run_plain = run_plain
         self._between = between
@@ -219,15 +224,17 @@ class Session:
             messages = [message for message in messages if self._fits(message)]
         if self.config.payload_field is None:
             return list(messages)
-        decode = self.serializer.decode
+        decode = self._decode_one
         decoded = []
         for message in messages:
             try:
                 message.data = decode(message.data)
-            except Exception as error:  # a serializer may raise anything: never retried
-                why = self._misses_field(message) or one_line(error)
-                self.holdings.condemn(message, DECODE_ERROR, why)
-            except BaseException as error:  # a panic says nothing about the payload: a failure
+            except BaseException as error:  # a serializer may raise anything
+                if isinstance(error, Exception) and not isinstance(error, SoftTimeLimitExceeded):
+                    why = self._misses_field(message) or one_line(error)  # never retried
+                    self.holdings.condemn(message, DECODE_ERROR, why)
+                    continue
+                # A panic or a limit says nothing about the payload: a failure.
                 self._report([(error, [message])])
                 self.holdings.note([message], verdict_of(error))
             else:

@@ -5,7 +5,6 @@ The event loop and the handler both run in the main thread; see ``main_thread``.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
 import faulthandler
@@ -76,6 +75,7 @@ def worker_main(
     soft_limit = None
     if start.settings["soft_time_limit_s"] is not None:
         soft_limit = SoftLimit(start.settings["soft_time_limit_s"])
+        soft_limit.watch()
         handler = soft_limit.limited(handler)
     main_thread = MainThread()
     worker = Worker(
@@ -89,10 +89,11 @@ def worker_main(
         dlq_handler=declared.dlq_handler if declared else None,
         error_hook=declared.error_hook if declared else None,
         serializer=serializer or (declared.serializer if declared else None),
+        limit_decoding=soft_limit.decoding if soft_limit else lambda decode: decode,
     )
     signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
     reporter = Reporter(metrics, lambda: of_row(row))
-    main_thread.serve(_run(worker, reporter, soft_limit))
+    main_thread.serve(_run(worker, reporter))
     _end_as_an_interpreter_does(spec["graceful_timeout_s"])
     return EXIT_OK
 
@@ -110,14 +111,11 @@ def _end_as_an_interpreter_does(timeout_s: float) -> None:
     atexit._run_exitfuncs()
 
 
-async def _run(worker: Worker, reporter: Reporter, soft_limit: SoftLimit | None) -> None:
+async def _run(worker: Worker, reporter: Reporter) -> None:
     reporter.start()
-    watch = asyncio.ensure_future(soft_limit.watch()) if soft_limit else None
     try:
         await worker.run()
     finally:
-        if watch is not None:
-            watch.cancel()
         reporter.close()
 
 

@@ -1,9 +1,10 @@
-"""Soft time limit: SoftTimeLimitExceeded is raised inside a handler that runs too long.
+"""Soft time limit: SoftTimeLimitExceeded is raised where a call or a decoding takes too long.
 
-A plain call in the main thread is interrupted by a signal, blocking system calls included. The
-signal is one of our own, sent by the loop: SIGALRM and the timers belong to the app. What is
-awaited is cancelled like a timeout does it, so all that runs under it (wait_for, a TaskGroup) ends
-with it; the cancellation is a SoftTimeLimitExceeded as well, so a handler can catch it as one.
+What runs in the main thread is interrupted by a signal, blocking system calls included. The
+signal is one of our own, sent by a thread: SIGALRM and the timers belong to the app, and decoding
+holds up the loop. What is awaited is cancelled like a timeout does it, so all that runs under it
+(wait_for, a TaskGroup) ends with it; the cancellation is a SoftTimeLimitExceeded as well, so a
+handler can catch it as one.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import signal
-from _thread import get_ident
+from _thread import get_ident, start_new_thread
 from collections.abc import Callable, Generator
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
+from .._log import log
 from ..exceptions import SoftTimeLimitExceeded
 from ..handlers import Handler, PerBatch, PerMessage, runner_of
+from ..session import Decode
 
 INTERRUPT = signal.SIGRTMIN + 9
+RUNNING, DECODING = "the handler ran for", "decoding took"
 AGAIN_S = 0.05  # the signal may find the call in a place where it is not seen
 
 
@@ -28,15 +32,16 @@ class _Cancelled(asyncio.CancelledError, SoftTimeLimitExceeded):
 
 
 class SoftLimit:
-    """Limits each call of a handler, for a message or for a batch.
+    """Limits each call of a handler, for a message or for a batch, and each decoding.
 
-    limit_s: seconds. Make it in the main thread, and let ``watch`` run in the loop.
+    limit_s: seconds. Make it in the main thread, before an app can patch anything.
     """
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._main_thread = get_ident()
-        self._ends_at = 0.0  # when the plain call must end, in s of monotonic(); 0 = none runs
+        self._ends_at = 0.0  # when what runs must end, in s of monotonic(); 0 = nothing runs
+        self._what = RUNNING
         signal.signal(INTERRUPT, self._interrupted)
 
     def limited(self, handler: Handler) -> PerMessage | PerBatch:
@@ -52,7 +57,7 @@ class SoftLimit:
 
         def call(argument: Any) -> Any:
             if plain:
-                self._ends_at = monotonic() + limit_s
+                self._what, self._ends_at = RUNNING, monotonic() + limit_s
             try:
                 result = func(argument)
             finally:
@@ -64,21 +69,45 @@ class SoftLimit:
     def _interrupted(self, *_: object) -> None:
         if self._ends_at and monotonic() >= self._ends_at:  # else the call was just ending
             self._ends_at = 0.0
-            raise _exceeded(self._limit_s)
+            raise _exceeded(self._limit_s, self._what)
 
-    async def watch(self) -> None:
-        """Send the signal when a plain call is over its limit; for ever."""
+    def decoding(self, decode: Decode) -> Decode:
+        """The same decoding, limited: one that cannot be interrupted fails when it has ended."""
+        limit_s = self._limit_s
+
+        def limited(raw: bytes) -> Any:
+            ends_at = monotonic() + limit_s
+            if get_ident() == self._main_thread:  # not while a handler runs there
+                self._what, self._ends_at = DECODING, ends_at
+            try:
+                return decode(raw)
+            finally:
+                if get_ident() == self._main_thread:
+                    self._ends_at = 0.0
+                if monotonic() >= ends_at:  # whatever a serializer made of the interruption
+                    raise _exceeded(limit_s, DECODING)
+
+        return limited
+
+    def watch(self) -> None:
+        """Send the signal whenever what runs is over its limit, from a thread, for ever."""
+        try:
+            start_new_thread(self._watch, ())
+        except (RuntimeError, MemoryError) as error:
+            log.warning("no thread can be started (%s): there is no soft time limit", error)
+
+    def _watch(self) -> None:
         while True:
             ends_at = self._ends_at
             left_s = ends_at - monotonic() if ends_at else self._limit_s
             if left_s <= 0:
                 signal.pthread_kill(self._main_thread, INTERRUPT)
                 left_s = AGAIN_S
-            await asyncio.sleep(left_s)
+            sleep(left_s)
 
 
-def _exceeded(limit_s: float) -> SoftTimeLimitExceeded:
-    return SoftTimeLimitExceeded(f"the handler ran for more than {limit_s:g} s")
+def _exceeded(limit_s: float, what: str = RUNNING) -> SoftTimeLimitExceeded:
+    return SoftTimeLimitExceeded(f"{what} more than {limit_s:g} s")
 
 
 class _Limited:

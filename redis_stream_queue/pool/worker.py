@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from .._clock import mono_ms
@@ -20,7 +21,7 @@ from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage
 from ..message import StreamMessage
 from ..pending import Offer
 from ..serializers import Serializer
-from ..session import Session
+from ..session import Decode, Session
 from ..work import Work
 from .batch_size import batch_size
 from .channel import Channel
@@ -68,6 +69,7 @@ class Worker:
         dlq_handler: DLQHandler | None,
         error_hook: ErrorHook | None,
         serializer: Serializer | None,
+        limit_decoding: Callable[[Decode], Decode],
     ) -> None:
         self._sock = sock
         self._rows = rows
@@ -102,6 +104,7 @@ class Worker:
             wanted=self._wanted,
             fetch=self._fetch,
             own_name=True,
+            limit_decoding=limit_decoding,
         )
         self._channel: Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

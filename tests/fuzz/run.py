@@ -28,7 +28,7 @@ from tests.support.waiting import wait_until
 
 from .nasty import COUNTS, Nasty
 
-PORTION = 2000  # messages at a time: what is handled stays ahead of what is pushed
+PORTION = 10_000  # messages at a time: what is handled stays ahead of what is pushed
 MOST_GROWTH_MB = 60
 MOST_LOG_BYTES = 1024  # a message
 RECORD = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z ", re.MULTILINE)

@@ -140,6 +140,42 @@ def test_decoding_counts_for_the_time_limit(raw: Any, start_pool: StartPool) -> 
     assert b"time limit" in letter[b"last_error"]
 
 
+SOFT = (
+    APP
+    + """
+class Swallows(Slow):
+    def decode(self, raw):
+        try:
+            return super().decode(raw)
+        except Exception as error:
+            raise ValueError("cannot decode") from error
+
+@stream_handler("s", group="g", serializer=Swallows(), max_deliveries=2)
+@per_message
+async def swallows(message):
+    print("did", message.data, flush=True)
+"""
+)
+
+
+@pytest.mark.parametrize("target", ["app:handler", "app:swallows"])
+def test_decoding_counts_for_the_soft_limit(raw: Any, start_pool: StartPool, target: str) -> None:
+    """It fails like a handler, and is tried again; the worker lives on."""
+    raw.xgroup_create("s", "g", "0", mkstream=True)
+    for data in ["first", "slow", *range(20)]:
+        raw.xadd("s", {"data": json.dumps(data)})
+    args = ("--workers", "1", "--soft-time-limit", "0.3", "--retry-delay-ms", "10")
+    pool = start_pool(SOFT, *args, target=target).wait_ready()
+    before = pool.workers()
+    wait_until(lambda: raw.xlen("s_dlq") == 1, 15, "the slow one is dead")
+    wait_until(lambda: pool.stdout.count("did") == 21, 10, "the others are handled")
+    [(_, letter)] = raw.xrange("s_dlq")
+    assert (letter[b"data"], letter[b"reason"]) == (b'"slow"', b"max_deliveries")
+    said, _, _ = letter[b"last_error"].partition(b"\n")
+    assert said == b"SoftTimeLimitExceeded: decoding took more than 0.3 s"
+    assert pool.workers() == before
+
+
 def test_the_pool_has_the_limit_too(raw: Any, start_pool: StartPool) -> None:
     raw.xgroup_create("s", "g", "0", mkstream=True)
     raw.xadd("s", {"data": json.dumps("x" * 100)})
