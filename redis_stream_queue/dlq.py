@@ -2,88 +2,32 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from ._link import Command, first_error
+from redis.exceptions import ResponseError
+
+from ._carrying import NotCarriedError, carry
+from ._dlq_scripts import HEADS, ORIGINS, ORIGINS_OF, REQUEUE
+from ._link import OUTAGES, Command, first_error
 from ._replies import entry_message, mapping, text
-from ._scripts import Script
 from .burial import LETTER_FIELDS
 from .client import StreamClient
 from .exceptions import DLQError
-from .message import GREATEST_ID, StreamMessage
+from .message import GREATEST_ID, StreamMessage, id_before
 from .pending import MOST_VALUES
 
 PAGE = 100
 ORIGINS_AT_ONCE = 200  # small ones; of large ones a call looks at fewer
 IDS_AT_ONCE = 10
 REQUEUE_TRIES = 10
+HEAD_BYTES = 4000  # of a value
 
 Origins = list[tuple[str, str]]  # a letter's id, and the stream it came from
-
-# KEYS: dead-letter stream, target stream. ARGV: letter id, most values, names of the fields added
-#       at burial
-# Copies the letter without what burial added to the end of the target, then deletes it.
-# Returns the new id, 0 if the letter is gone, or -2 if it has too many fields for a script.
-REQUEUE = Script("""
-local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
-if not letter then return 0 end
-local fields, added = letter[2], #ARGV - 2
-if #fields > tonumber(ARGV[2]) then return -2 end
-local keep = #fields - 2 * added
-for i = 1, added do
-  if fields[keep + 2 * i - 1] ~= ARGV[i + 2] then keep = #fields break end
-end
-if keep < 2 then keep = #fields end
-local add = {'XADD', KEYS[2], '*'}
-for i = 1, keep do add[#add + 1] = fields[i] end
-local id = redis.call(unpack(add))
-redis.call('XDEL', KEYS[1], ARGV[1])
-return id
-""")
-
-# ARGV: id to go on behind ('' = from the start), most letters
-# Returns an id and an original stream ('' = none) for each letter, as far as one call may look:
-# about 512 kB of letters.
-ORIGINS = Script("""
-local found, after, bytes, n = {}, ARGV[1], 524288, 1
-while #found < 2 * tonumber(ARGV[2]) and bytes > 0 do
-  local from, size = after == '' and '-' or '(' .. after, 0
-  local page = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', n)
-  for _, letter in ipairs(page) do
-    local fields, origin = letter[2], ''
-    for i = 1, #fields, 2 do
-      size = size + #fields[i] + #fields[i + 1]
-      if fields[i] == 'original_stream' then origin = fields[i + 1] end
-    end
-    found[#found + 1], found[#found + 2] = letter[1], origin
-  end
-  if #page < n then break end
-  after, bytes = page[#page][1], bytes - size
-  if after == '18446744073709551615-18446744073709551615' then break end
-  n = size < 32768 and math.min(n * 2, 100) or math.max(math.floor(n / 2), 1)
-end
-return found
-""")
-
-# ARGV: id...
-# Returns the original stream of each of these letters: '' = it names none, 0 = it is gone.
-ORIGINS_OF = Script("""
-local origins = {}
-for i, id in ipairs(ARGV) do
-  local letter, origin = redis.call('XRANGE', KEYS[1], id, id)[1], 0
-  if letter then
-    origin = ''
-    for j = 1, #letter[2], 2 do
-      if letter[2][j] == 'original_stream' then origin = letter[2][j + 1] end
-    end
-  end
-  origins[i] = origin
-end
-return origins
-""")
 
 
 @dataclass
@@ -91,9 +35,11 @@ class DeadLetter(StreamMessage):
     """A letter; its id is its own.
 
     own_headers: what the message itself brought beside its payload, whatever it is called.
+    unread: why neither that nor its payload is here; "" if they are.
     """
 
     own_headers: dict[str, str] = field(default_factory=dict)
+    unread: str = ""
 
 
 def _own_length(fields: Sequence[Any]) -> int:
@@ -122,17 +68,62 @@ class DeadLetterQueue:
         self.client = client
         self.dlq_stream = dlq_stream
 
-    async def list(self, count: int = PAGE, after: str | None = None) -> Sequence[DeadLetter]:
-        """Up to ``count`` letters, oldest first; ``after``: go on behind this id."""
+    async def list(
+        self, count: int = PAGE, after: str | None = None, *, payloads: bool = True
+    ) -> Sequence[DeadLetter]:
+        """Up to ``count`` letters, oldest first; ``after``: go on behind this id.
+
+        payloads: False = only why they are here; of large letters little travels then. A letter
+        that is too large to be read in says so in ``unread``.
+        """
+        if not payloads:
+            return [head for head, _ in await self._heads(count, after)]
         if after == GREATEST_ID:
             return []
         start = "-" if after is None else f"({after}"
-        entries = await self.client.command("XRANGE", self.dlq_stream, start, "+", "COUNT", count)
-        return [_letter(entry) for entry in entries]
+        asked = ("XRANGE", self.dlq_stream, start, "+", "COUNT", count)
+        try:
+            return [_letter(entry) for entry in await self.client.command(*asked)]
+        except ResponseError:
+            raise
+        except (*OUTAGES, MemoryError):  # together they are too large, perhaps
+            read = [await self._read(*head) for head in await self._heads(count, after)]
+            return [letter for letter in read if letter is not None]
 
-    async def get(self, letter_id: str) -> DeadLetter | None:
-        """One letter, or None."""
-        found = await self.client.command("XRANGE", self.dlq_stream, letter_id, letter_id)
+    async def get(self, letter_id: str, *, payloads: bool = True) -> DeadLetter | None:
+        """One letter, or None. payloads: see ``list``."""
+        for head in await self._heads(1, id_before(letter_id)):
+            if head[0].id == letter_id:
+                return await self._read(*head) if payloads else head[0]
+        return None
+
+    async def _heads(self, count: int, after: str | None) -> Sequence[tuple[DeadLetter, int]]:
+        """Letters without their payloads, and how large they are in bytes."""
+        heads: builtins.list[tuple[DeadLetter, int]] = []
+        behind = after or ""
+        while len(heads) < count and behind != GREATEST_ID:
+            most = min(count - len(heads), PAGE)
+            found = await self.client.script(
+                HEADS, self.dlq_stream, behind, most, HEAD_BYTES, *LETTER_FIELDS
+            )
+            if not found:
+                break
+            heads += [
+                (DeadLetter(text(letter_id), b"", 0, mapping(shown)), size)
+                for letter_id, size, shown in found
+            ]
+            behind = heads[-1][0].id
+        return heads[:count]
+
+    async def _read(self, head: DeadLetter, size: int) -> DeadLetter | None:
+        """The whole letter; None if it is gone."""
+        client = self.client
+        link, key = client.link(), client.key(self.dlq_stream)
+        asked = partial(client.command, "XRANGE", self.dlq_stream, head.id, head.id)
+        try:
+            found = await carry(link, key, size, asked, 1)
+        except NotCarriedError as error:
+            return replace(head, unread=str(error))
         return _letter(found[0]) if found else None
 
     async def count(self) -> int:
@@ -144,17 +135,27 @@ class DeadLetterQueue:
 
         ids: which ones; None = all that are there now. to: another stream's name.
         Each moves in one atomic step, so an interrupted call loses and doubles nothing.
-        Raises DLQError for a letter that does not say where it came from (give ``to``).
+        Raises DLQError for a letter that does not say where it came from (give ``to``), and at the
+        end for those that cannot be moved.
         """
-        moved = 0
+        moved, stuck = 0, []
         for letter_id, target in await self._targets(ids, to):
             keys = [self.client.key(self.dlq_stream), target]
             reply: Any = await self.client.link().script(
                 REQUEUE, keys, letter_id, MOST_VALUES, *LETTER_FIELDS
             )
-            if reply == -2:
-                reply = await self._requeue_large(keys, letter_id)
-            moved += reply != 0
+            if reply == -3:
+                stuck.append(f"letter {letter_id} has no payload, its last_error says why")
+            elif reply == -2:
+                try:
+                    moved += await self._requeue_large(keys, letter_id)
+                except NotCarriedError as error:
+                    why = f"{error}, and it has too many fields to be copied by the server"
+                    stuck.append(f"letter {letter_id}: {why}")
+            else:
+                moved += reply != 0
+        if stuck:
+            raise DLQError(f"left in {self.dlq_stream} ({moved} moved): {'; '.join(stuck)}.")
         return moved
 
     async def _requeue_large(self, keys: Sequence[str], letter_id: str) -> int:
@@ -162,10 +163,12 @@ class DeadLetterQueue:
         dlq, target = keys
         link, limit_s = self.client.link(), self.client.endpoint.socket_timeout
         channel = self.client.channel(self.dlq_stream)
-        look = [("WATCH", dlq), ("XRANGE", dlq, letter_id, letter_id)]
+        commands = [("WATCH", dlq), ("XRANGE", dlq, letter_id, letter_id)]
+        look = partial(channel.run, commands, limit_s)
+        size = max([size for _, size in await self._heads(1, id_before(letter_id))], default=0)
         try:
             for _ in range(REQUEUE_TRIES):
-                _, found = first_error(await channel.run(look, limit_s))
+                _, found = first_error(await carry(link, dlq, size, look, 1))
                 if not found:
                     return 0
                 fields = found[0][1]

@@ -27,6 +27,7 @@ STANDS_STILL = -1
 TAKE_BYTES = 1 << 20  # in one answer
 SMALL_BYTES = 1 << 16  # what is larger is brought in alone, once it was lost on its way
 NO_PAYLOADS = 0
+LOST = "rsq:lost"  # the first field of a letter without a payload
 MOST_EXACT = 2**53  # of Lua's numbers
 TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
 
@@ -251,7 +252,8 @@ class PendingList:
             try:
                 return await self._bury_large(keys, owner, entry_id, max_len, _flat(extra))
             except NotCarriedError as error:
-                extra = {**extra, "last_error": f"{error}. It has too many fields to be copied."}
+                why = f"{error}. It has too many fields to be copied."
+                extra = {LOST: why, **extra, "last_error": why}
                 reply = await bury(NO_PAYLOADS)
         if isinstance(reply, bytes | str):
             return text(reply)

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import click
@@ -102,23 +103,25 @@ class _Letters:
         self._queue = DeadLetterQueue(redis.client, self.stream)
         self._filters = filters
 
-    def pages(self, ids: tuple[str, ...] = ()) -> Iterator[list[DeadLetter]]:
+    def pages(
+        self, ids: tuple[str, ...] = (), *, payloads: bool = False
+    ) -> Iterator[list[DeadLetter]]:
         """Matching letters, oldest first, as they are now (what comes later is left out)."""
         if ids:
-            yield [self.one(entry_id) for entry_id in ids]
+            yield [self.one(entry_id, payloads=payloads) for entry_id in ids]
             return
         after, left = None, self._ask(self._queue.count)  # no clock: ids may be of any time
         while left > 0:
-            page = self._ask(lambda start=after: self._queue.list(PAGE, start))  # type: ignore[misc]
+            page = self._ask(partial(self._queue.list, PAGE, after, payloads=payloads))
             if not page:
                 return
             after = page[-1].id
             yield [letter for letter in page[:left] if self._matches(letter)]
             left -= len(page)
 
-    def one(self, entry_id: str) -> DeadLetter:
+    def one(self, entry_id: str, *, payloads: bool) -> DeadLetter:
         """Raises Failure for a letter that is not there."""
-        letter: DeadLetter | None = self._ask(lambda: self._queue.get(entry_id))
+        letter: DeadLetter | None = self._ask(lambda: self._queue.get(entry_id, payloads=payloads))
         if letter is None:
             raise Failure(exits.FAILURE, f"there is no letter {entry_id!r} in {self.key!r}.")
         return letter
@@ -167,7 +170,7 @@ def list_(
     """List the dead letters of STREAM, oldest first."""
     with complaints(), Redis(url, prefix) as redis:
         found, letters = _Letters(redis, stream, dlq_stream, filters), list[DeadLetter]()
-        for page in found.pages():
+        for page in found.pages(payloads=as_json):
             letters += page
             if len(letters) >= limit:
                 break
@@ -189,7 +192,7 @@ def show(
 ) -> None:
     """Show one dead letter of STREAM: where it came from, why it died, its payload."""
     with complaints(), Redis(url, prefix) as redis:
-        letter = _as_dict(_Letters(redis, stream, dlq_stream, {}).one(letter_id))
+        letter = _as_dict(_Letters(redis, stream, dlq_stream, {}).one(letter_id, payloads=True))
     if as_json:
         say(json_line(letter))
         return
@@ -325,8 +328,9 @@ def _progress(chosen: list[str]) -> Iterator[Callable[[int], None]]:
 def _as_dict(letter: DeadLetter) -> dict[str, Any]:
     """What the message brought, then what we know; nobody else's field stands for one of ours."""
     ours = {name: letter.headers[name] for name in LETTER_FIELDS if name in letter.headers}
-    data = letter.data.decode(errors="replace")
-    return {"headers": letter.own_headers, "data": data, **ours, "id": letter.id}
+    data = None if letter.unread else letter.data.decode(errors="replace")
+    why = {"unread": letter.unread} if letter.unread else {}
+    return {"headers": letter.own_headers, "data": data, **why, **ours, "id": letter.id}
 
 
 def _line(letter: DeadLetter) -> str:

@@ -14,6 +14,8 @@ import pytest_asyncio
 
 from redis_stream_queue import (
     ConsumerConfig,
+    DeadLetterQueue,
+    DLQError,
     StreamClient,
     StreamConsumer,
     StreamMessage,
@@ -23,7 +25,7 @@ from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server
 from tests.support.waiting import wait_until, wait_until_async
 
-from .conftest import StartPool
+from .conftest import Rsq, StartPool
 
 MB = 1_000_000
 LIMIT = "client-output-buffer-limit"
@@ -170,6 +172,9 @@ async def test_what_has_thousands_of_fields_leaves_a_letter_that_says_so(
     [(_, letter)] = limited.xrange("s_dlq")
     assert letter[b"original_id"] == entry_id
     assert b"2.5 MB could not be read in" in letter[b"last_error"]
+    with pytest.raises(DLQError, match="has no payload"):
+        await DeadLetterQueue(StreamClient.from_url(pool_url), "s_dlq").requeue()
+    await StreamClient.close_all()
     assert limited.xlen("s") == 1
 
 
@@ -195,6 +200,41 @@ async def test_an_outage_counts_nothing(pool_server: Server, raw: Any) -> None:
         await troubled
         await StreamClient.close_all()
     assert handled == [(entry_id, 1)]
+
+
+def test_letters_that_cannot_be_read_in(limited: Any, rsq: Rsq) -> None:
+    """They are named, the others are shown; they can be sent back and thrown away."""
+    ours = {"original_stream": "s", "original_id": "1-1", "group": "g", "reason": "rejected"}
+    more = {"delivery_count": "1", "worker": "w", "dead_letter_ts": "1", "last_error": "no"}
+
+    def letter(**own: Any) -> str:
+        entry_id: bytes = limited.xadd("s_dlq", {**own, **ours, **more})
+        return entry_id.decode()
+
+    small, large = letter(data="1"), letter(**payload(2 * MB))
+    several = [letter(**payload(300_000)) for _ in range(5)]
+    fields = letter(**{f"f{n}": "x" * 500 for n in range(5000)})
+    lost = letter(**{"rsq:lost": "why"})
+    ids = [small, large, *several, fields, lost]
+    listed = rsq("dlq", "list", "s")
+    assert [line.split()[0].decode() for line in listed.stdout.splitlines()] == ids
+    shown = [json.loads(line) for line in rsq("dlq", "list", "s", "--json").stdout.splitlines()]
+    assert [one["id"] for one in shown] == ids
+    unread = {one["id"]: one["unread"] for one in shown if one["data"] is None}
+    assert set(unread) == {large, fields}
+    assert unread[large].startswith("2.0 MB could not be read in: ")
+    assert b"2.0 MB could not be read in" in rsq("dlq", "show", "s", large).stdout
+    assert rsq("dlq", "show", "s", several[0]).stdout.count(b"x") >= 299_998
+
+    done = rsq("dlq", "requeue", "s", small, large, fields, lost)
+    assert done.returncode != 0
+    assert f"letter {fields}: 2.5 MB could not be read in".encode() in done.stderr
+    assert f"letter {lost} has no payload".encode() in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert (limited.xlen("s"), limited.xlen("s_dlq")) == (2, 7)
+    assert b"purged: 1 dead letter" in rsq("dlq", "purge", "s", fields).stdout
+    assert b"purged: 6 dead letters" in rsq("dlq", "purge", "s", "--reason", "rejected").stdout
+    assert limited.xlen("s_dlq") == 0
 
 
 APP = """
