@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import time
 from typing import Any
 
@@ -17,6 +18,42 @@ from ._clock import mono_ms
 
 NAME = "redis_stream_queue"
 SAY_EVERY_MS = 60_000
+FORK_WAITS_S = 5  # for the end of a line; then the log hangs, and that is no reason for a fork to
+
+
+class _Saying:
+    """Held while one of our lines is on its way through logging."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._forking = threading.local()
+        os.register_at_fork(
+            before=self._before_fork,
+            after_in_parent=self._after_fork,
+            after_in_child=self._after_fork_in_child,
+        )
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _before_fork(self) -> None:
+        self._forking.waited = self._lock.acquire(timeout=FORK_WAITS_S)
+
+    def _after_fork(self) -> None:
+        if self._forking.waited:
+            self._lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        if self._forking.waited:
+            self._lock.release()
+        else:
+            self._lock = threading.RLock()
+
+
+saying = _Saying()
 
 
 class SafeLog(logging.LoggerAdapter[logging.Logger]):
@@ -32,7 +69,9 @@ class SafeLog(logging.LoggerAdapter[logging.Logger]):
         """As of logging.Logger, but it never raises."""
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         try:
-            super().log(level, msg, *args, **kwargs)
+            if self.isEnabledFor(level):
+                with saying:
+                    super().log(level, msg, *args, **kwargs)
         except BaseException as error:
             self.say_raised(error, msg)
 

@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from .. import _current
-from .._log import log
+from .._log import log, saying
 from .._plain import CONTINUED, json_line, plain, plain_cut, trace
 
 OURS = "redis_stream_queue"
@@ -69,7 +69,8 @@ class Harmless(logging.Logger):
     def _log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         try:
-            super()._log(level, msg, *args, **kwargs)
+            with saying:
+                super()._log(level, msg, *args, **kwargs)
         except BaseException as error:
             log.say_raised(error, msg)
 

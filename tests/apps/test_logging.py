@@ -176,3 +176,29 @@ def handler(message):
     [message_id] = scene.push({})
     pool.wait_log(f"0/work/{message_id} handling")
     assert "0/None/None imported" in pool.stderr
+
+
+LOG_FORKS = """
+class Forks(logging.Handler):
+    def emit(self, record):
+        if record.levelno >= logging.WARNING:
+            if not (pid := os.fork()):
+                logging.getLogger("redis_stream_queue").info("the child goes on")
+                os._exit(0)
+            note("child", os.waitpid(pid, 0)[1])
+
+logging.getLogger().addHandler(Forks())
+
+@handled
+@per_message
+def handler(message):
+    raise LookupError
+"""
+
+
+def test_a_log_handler_of_the_apps_that_forks_ends_nothing(scene: Any) -> None:
+    pool = scene.start(LOG_FORKS, "--max-deliveries", "1")
+    scene.ledger.wait_settled(scene.push({}))
+    assert scene.wait_notes("child")[0] == "child 0"
+    assert "logging raised" not in pool.stderr
+    assert pool.drain() == 0
