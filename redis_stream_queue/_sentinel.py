@@ -13,7 +13,7 @@ import ssl
 import time
 from typing import Any
 
-import redis.asyncio
+import redis
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -96,19 +96,19 @@ class Search:
 def _settings(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> dict[str, Any]:
     """How to connect to a Sentinel itself."""
     return {
+        **endpoint.connection_kwargs(),
         "host": node[0],
         "port": node[1],
-        "socket_timeout": answer_s,
-        "socket_connect_timeout": answer_s,
+        "db": 0,
         "username": endpoint.sentinel_username,
         "password": endpoint.sentinel_password,
-        "ssl": endpoint.ssl,
-        **{n: v for n, v in endpoint.options if endpoint.ssl and n.startswith("ssl_")},
+        "socket_timeout": answer_s,
+        "socket_connect_timeout": answer_s,
     }
 
 
 def _question(endpoint: Endpoint) -> tuple[Any, ...]:
-    return ("SENTINEL GET-MASTER-ADDR-BY-NAME", endpoint.service)
+    return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", endpoint.service)
 
 
 def _named(reply: Any) -> tuple[str, int] | None:
@@ -117,29 +117,35 @@ def _named(reply: Any) -> tuple[str, int] | None:
 
 def check_role(role: Any) -> None:
     """Raise ReadOnlyError for the reply to ROLE of a server that is no master."""
-    if role[0] not in (b"master", "master"):
+    if role[0] != b"master":
         raise ReadOnlyError("it is a replica (now)")
 
 
-async def ask(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> Any:
+async def ask(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> tuple[str, int] | None:
     """(host, port) that this Sentinel takes for the master's, None = it knows none."""
+    kind = SSLConnection if endpoint.ssl else Connection
     settings = _settings(endpoint, node, answer_s)
-    client = redis.asyncio.Redis(retry=AsyncRetry(NoBackoff(), 0), **settings)
+    connection = kind(retry=AsyncRetry(NoBackoff(), 0), **settings)
     try:
         async with asyncio.timeout(answer_s):
-            return _named(await client.execute_command(*_question(endpoint)))
+            await connection.connect()
+            await connection.send_command(*_question(endpoint))
+            return _named(await connection.read_response(disable_decoding=True))
     finally:
-        await client.aclose()
+        await connection.disconnect(nowait=True)
 
 
-def ask_sync(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> Any:
+def ask_sync(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> tuple[str, int] | None:
     """The same without an event loop."""
+    kind: Any = redis.connection.SSLConnection if endpoint.ssl else redis.connection.Connection
     settings = _settings(endpoint, node, answer_s)
-    client = redis.Redis(retry=Retry(NoBackoff(), 0), **settings)
+    connection = kind(retry=Retry(NoBackoff(), 0), **settings)
     try:
-        return _named(client.execute_command(*_question(endpoint)))
+        connection.connect()
+        connection.send_command(*_question(endpoint))
+        return _named(connection.read_response(disable_decoding=True))
     finally:
-        client.close()
+        connection.disconnect()
 
 
 class _ToMaster(Connection):
