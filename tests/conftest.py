@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +22,7 @@ from tests.support.waiting import wait_until
 
 FAKE = "fakeredis"
 LEAK_TIMEOUT_S = 10.0
+URL_QUERY = os.environ.get("RSQ_TEST_URL_QUERY", "")  # for the matrix: ?protocol=3
 
 mark_session()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background: inherited by all
@@ -79,7 +81,7 @@ def real_server(request: pytest.FixtureRequest, shared_servers: SharedServers) -
 def redis_url(real_server: Server) -> str:
     """URL of each server of the matrix in turn, empty."""
     real_server.flush()
-    return real_server.url
+    return real_server.url + URL_QUERY
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,7 @@ def client_url(
         return _install_fakeredis(monkeypatch)
     server = shared_servers.get(request.param)
     server.flush()
-    return server.url
+    return server.url + URL_QUERY
 
 
 class _FakeConnection(fakeredis.FakeAsyncRedisConnection):

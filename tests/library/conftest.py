@@ -12,7 +12,7 @@ import pytest_asyncio
 from redis_stream_queue import StreamClient
 from tests.conftest import SharedServers
 from tests.library.kit import Bench, CountingProxy
-from tests.support.servers import Server
+from tests.support.servers import NAMES, Server
 
 _numbers = itertools.count(1)
 
@@ -41,8 +41,8 @@ async def real_client(redis_url: str) -> AsyncIterator[StreamClient]:
 
 @pytest.fixture
 def server(shared_servers: SharedServers) -> Server:
-    """One real server (valkey-9.1), empty, for what does not depend on its version."""
-    server = shared_servers.get("valkey-9.1")
+    """One real server, empty, for what does not depend on its version."""
+    server = shared_servers.get(NAMES[0])
     server.flush()
     return server
 

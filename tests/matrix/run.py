@@ -1,0 +1,106 @@
+"""The library's tests, faults included, against other servers and redis-pys: scripts/test --matrix.
+
+One row after the other: each server, once as it is and once with ``?protocol=3``, with the newest
+redis-py; then each redis-py with one server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.binaries import ServerMissing, server_binary
+
+SERVERS = ("redis-6.2", "redis-7.0", "redis-7.4", "redis-8.2", "valkey-9.1")
+REDIS_PYS = ("6.4.0", "7.0.1", "7.1.1", "7.2.2", "7.3.1", "7.4.1", "8.0.1")
+TESTS = "tests/library"
+COUNTS = re.compile(r"(\d+) (passed|failed|errors?)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """redis_py: "" is the one that is installed. protocol: of RESP, as in a URL."""
+
+    server: str
+    protocol: int = 2
+    redis_py: str = ""
+
+    @property
+    def name(self) -> str:
+        client = f" redis-py-{self.redis_py}" if self.redis_py else ""
+        return f"{self.server} resp{self.protocol}{client}"
+
+
+ROWS = [
+    *(Row(server, protocol) for server in SERVERS for protocol in (2, 3)),
+    *(Row("valkey-9.1", redis_py=version) for version in REDIS_PYS),
+]
+
+
+def environment(row: Row) -> dict[str, str]:
+    """With another redis-py before the one of the environment, which stays as it is."""
+    env = {**os.environ, "RSQ_TEST_SERVERS": row.server}
+    if row.protocol != 2:
+        env["RSQ_TEST_URL_QUERY"] = f"?protocol={row.protocol}"
+    if row.redis_py:
+        place = Path(sys.prefix, f"redis-py-{row.redis_py}")
+        if not (place / "redis").is_dir():
+            command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+            command += ["--no-deps", "--target", str(place), f"redis=={row.redis_py}"]
+            subprocess.run(command, check=True)
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(place), env.get("PYTHONPATH")]))
+    return env
+
+
+def run(row: Row, pytest_args: list[str]) -> tuple[bool, str]:
+    """Is it green, and its line of the table."""
+    print(f"== {row.name}", flush=True)
+    began_s = time.monotonic()
+    try:
+        server_binary(row.server)
+    except ServerMissing as missing:
+        return False, f"{row.name:<36} not run: {missing}"
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "4", "--dist", "loadfile"]
+    command += ["-k", "not fakeredis", *(pytest_args or [TESTS])]
+    output: list[str] = []
+    with subprocess.Popen(
+        command, env=environment(row), stdout=subprocess.PIPE, text=True, errors="replace"
+    ) as tests:
+        assert tests.stdout is not None
+        for line in tests.stdout:
+            output.append(line)
+            print(line, end="", flush=True)
+    counts = {what.rstrip("s"): number for number, what in COUNTS.findall(output[-1])}
+    passed = counts.get("passed", "0")
+    bad = " ".join(f"{counts[what]} {what}" for what in ("failed", "error") if what in counts)
+    if tests.returncode and not bad:
+        bad = f"pytest ended with {tests.returncode}"
+    took_s = time.monotonic() - began_s
+    verdict = bad or "green"
+    return tests.returncode == 0, f"{row.name:<36} {passed:>5} passed  {verdict}  {took_s:.0f} s"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/test --matrix", description=__doc__)
+    parser.add_argument("--row", default="", metavar="TEXT", help="only rows with this in the name")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    options, pytest_args = parser.parse_known_args()
+    rows = [row for row in ROWS if options.row in row.name]
+    if not rows:
+        parser.error(f"no row has {options.row!r} in its name; --list prints them")
+    if options.list:
+        print("\n".join(row.name for row in rows))
+        return 0
+    results = [run(row, pytest_args) for row in rows]
+    print("\n" + "\n".join(line for _, line in results))
+    return 0 if all(green for green, _ in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
