@@ -115,6 +115,7 @@ class ClusterLink(Link):
         async with self._refreshing, asyncio.timeout(self.endpoint.socket_timeout):
             if self.version != seen:
                 return
+            before = list(self._cluster.nodes_manager.nodes_cache.values())
             try:
                 if self.version == 0:
                     await self._cluster.initialize()
@@ -126,8 +127,15 @@ class ClusterLink(Link):
                     f"{self.endpoint} does not say which node serves which slot (yet): is it a "
                     f"cluster with all slots assigned? ({type(error).__name__}: {error})"
                 ) from error
+            for node in before:
+                if self._is_replaced(node):  # redis-py before 7.2 would close those in use too
+                    node._connections[:] = node._free
             self.version += 1
             self._stale = False
+
+    def _is_replaced(self, node: ClusterNode) -> bool:
+        """By a newer map: whoever uses a connection of it then, closes it."""
+        return self._cluster.nodes_manager.nodes_cache.get(node.name) is not node
 
     async def run(
         self,
@@ -190,6 +198,8 @@ class ClusterLink(Link):
             raise
         finally:
             node.release(connection)
+            if self._is_replaced(node):
+                await cut(connection)
         return replies[1::2] if asking is not None else replies
 
     async def _connected(self, key: str, asking: AskError | None) -> tuple[ClusterNode, Connection]:

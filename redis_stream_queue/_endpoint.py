@@ -189,7 +189,9 @@ def make_endpoint(**settings: Any) -> Endpoint:
         if name not in _OPTIONS:
             close = difflib.get_close_matches(name, _OPTIONS | _FIELDS, 1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"{name!r} is no connection option.{hint}")
+            raise ConfigError(
+                f"{name!r} is no connection option of redis-py {redis.__version__}.{hint}"
+            )
         if name in _TLS_ONLY and not settings.get("ssl"):
             raise ConfigError(f"{name!r} is for TLS: use rediss:// (or ssl=True), or leave it out.")
     try:

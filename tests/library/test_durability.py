@@ -15,7 +15,13 @@ from tests.support.waiting import wait_until_async
 @pytest.fixture
 def replicated(_no_process_left: None) -> Iterator[tuple[Server, Server]]:
     with Server.start(NAMES[0], tcp=True) as master:
-        replicaof = ["--replicaof", f"127.0.0.1 {master.port}", "--repl-diskless-sync-delay", "0"]
+        replicaof = [
+            "--replicaof",
+            "127.0.0.1",
+            str(master.port),
+            "--repl-diskless-sync-delay",
+            "0",
+        ]
         with Server.start(NAMES[0], tcp=True, extra_args=replicaof) as replica:
             yield master, replica
 

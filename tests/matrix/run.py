@@ -91,7 +91,8 @@ def main() -> int:
     parser.add_argument("--row", default="", metavar="TEXT", help="only rows with this in the name")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
     options, pytest_args = parser.parse_known_args()
-    rows = [row for row in ROWS if options.row in row.name]
+    rows = [row for row in ROWS if options.row == row.name]
+    rows = rows or [row for row in ROWS if options.row in row.name]
     if not rows:
         parser.error(f"no row has {options.row!r} in its name; --list prints them")
     if options.list:
