@@ -41,6 +41,8 @@ from .work import Work, one_line, verdict_of
 RECONNECT_S = 0.5  # longest that acknowledgements wait for a connection to read with
 TEND_S = 0.05  # longest that a finished message waits for its acknowledgement
 
+SLOW_DECODING_MS = 500
+
 FIELDS_SHOWN, NAMES_SHOWN = 20, 300  # fields, and characters of their names
 
 Decode = Callable[[bytes], Any]
@@ -115,6 +117,7 @@ class Session:
         self._one_by_one = isinstance(handler, PerMessage)
         self._side_by_side = self._runner.concurrency > 1
         self._work: Work | None = None
+        self._decoded_slowly = False
         self._prepared: Work | None = None  # for the next batch: made while nothing waits for it
         self._settling = Backoff()
         self._hooked: set[asyncio.Task[None]] = set()
@@ -192,7 +195,9 @@ class Session:
         others were read meanwhile.
         """
         self.hooks.batch_started(messages)  # first: what kills us may be the decoding
+        began_ms = mono_ms()
         decoded = self._decode(messages)
+        self._decoded_slowly = mono_ms() - began_ms >= SLOW_DECODING_MS
         self.hooks.batch_decoded()
         work, self._prepared = self._prepared or self._new_work(), None
         work.fill(decoded)
@@ -391,9 +396,14 @@ class Session:
                 await calls.ended()
 
     def stop_starting(self) -> None:
-        """Let what runs finish, and give back the rest of its batch."""
-        if self._work is not None:
-            self.holdings.release(self._work.close())
+        """Let what runs finish, and give back the rest of its batch.
+
+        What took long to decode begins all the same, or it would go from worker to worker where
+        decoding it is what makes each of them leave.
+        """
+        if (work := self._work) is not None:
+            unstarted = work.waiting == len(work.messages)
+            self.holdings.release(work.close(int(unstarted and self._decoded_slowly)))
 
     # -- what came of it -----------------------------------------------------------------------
 

@@ -269,14 +269,16 @@ class Work:
         self._waiting.extend(new)
         return True
 
-    def close(self) -> list[StreamMessage]:
-        """Start nothing more; returns what has not started."""
+    def close(self, but: int = 0) -> list[StreamMessage]:
+        """Start nothing more, ``but`` so many; returns what has not started."""
         self._closed = True
-        return self.withdraw()
+        return self.withdraw(but)
 
-    def withdraw(self) -> list[StreamMessage]:
-        """Take back everything that has not started."""
+    def withdraw(self, but: int = 0) -> list[StreamMessage]:
+        """Take back everything that has not started, ``but`` so many."""
         taken = _popped(self._waiting)
+        self._waiting.extend(taken[:but])
+        del taken[:but]
         if taken:
             ids = {message.id for message in taken}
             self.messages = [m for m in self.messages if m.id not in ids]

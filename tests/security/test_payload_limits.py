@@ -176,6 +176,36 @@ def test_decoding_counts_for_the_soft_limit(raw: Any, start_pool: StartPool, tar
     assert pool.workers() == before
 
 
+LARGE = """
+import time
+from redis_stream_queue import per_message, stream_handler
+
+class Large:
+    def encode(self, data):
+        return b""
+    def decode(self, raw):
+        held = bytearray(b"x") * 400_000_000
+        time.sleep(1.6)
+        return len(held)
+
+@stream_handler("s", group="g", serializer=Large())
+@per_message
+def handler(message):
+    print("did", message.delivery_count, flush=True)
+"""
+
+
+def test_what_is_too_large_for_a_worker_once_decoded_does_not_go_from_one_to_the_next(
+    raw: Any, start_pool: StartPool
+) -> None:
+    """The worker is replaced while it decodes, and handles what it has decoded."""
+    raw.xgroup_create("s", "g", "0", mkstream=True)
+    raw.xadd("s", {"data": "1"})
+    pool = start_pool(LARGE, "--workers", "1", "--max-memory-per-child", "100")
+    wait_until(lambda: "did 1" in pool.stdout, 10, "it is handled")
+    assert "memory limit" in pool.stderr
+
+
 def test_the_pool_has_the_limit_too(raw: Any, start_pool: StartPool) -> None:
     raw.xgroup_create("s", "g", "0", mkstream=True)
     raw.xadd("s", {"data": json.dumps("x" * 100)})
