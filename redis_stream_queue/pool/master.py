@@ -337,7 +337,8 @@ class Master:
         interrupted = self._draining  # by us: what it ran is given back uncounted
         one_at_a_time = bool(self.settings and self.settings.one_at_a_time)
         suspects = nobody if interrupted else worker.suspects(one_at_a_time=one_at_a_time)
-        death = Death(worker.consumer, mono_ms(), suspects, why)
+        reading = not interrupted and not worker.busy
+        death = Death(worker.consumer, mono_ms(), suspects, why, reading)
         slot = self.workforce.slots[worker.slot]
         if worker in slot.lives:  # else its row may be another one's by now
             death.unconfirmed, death.confirm = unconfirmed(worker.row), slot.confirm

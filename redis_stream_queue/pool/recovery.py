@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import ResponseError
 
+from .._carrying import size_text
 from .._clock import mono_ms
 from .._keys import parking_due_ms, worker_name
 from .._log import log
@@ -34,6 +35,7 @@ from .totals import Unconfirmed
 PAGES_PER_TICK = 4
 REST = 4  # times as long as looking at them took
 MOST_OFFERS = 2000  # enough to keep all workers busy; the rest stays in Redis until then
+LARGE_BYTES = 1 << 20  # what a worker may die of while it reads it in
 NAME_LINGERS_MS = 1000  # a dead worker's last read may still be on its way to Redis
 
 
@@ -43,6 +45,7 @@ class Death:
 
     suspects: tells for an entry id whether it was running.
     why: for ``last_error``.
+    reading: nothing was in its hands: what it holds was on its way to it.
     said: the log names what was running.
     unconfirmed: what it asked of Redis last and did not count; confirm(name, count) is called with
     what turns out to have been done.
@@ -52,6 +55,7 @@ class Death:
     at_ms: int
     suspects: Callable[[str], bool]
     why: str
+    reading: bool = False
     said: bool = False
     unconfirmed: list[Unconfirmed] = field(default_factory=list)
     confirm: Callable[[str, int], None] = lambda *_: None
@@ -113,10 +117,17 @@ class Recovery:
             held = await self._held_by(death)
             dead: list[Due] = []
             blamed: list[str] = []
+            unread = await self._unread(death, held)
             for entry in held:
                 if self.offers.has(entry.id):
                     continue
                 suspect = death.suspects(entry.id)
+                if entry.id in unread:
+                    due = self._unread_due(
+                        entry, f"{unread[entry.id]}: its worker was lost ({death.why})"
+                    )
+                    dead.append(due) if due.decision is Fate.BURY else self.offers.add(due)
+                    continue
                 owner = Owner.DEAD_RUNNING if suspect else Owner.DEAD_WAITING
                 decision = fate(entry, owner, self.policy, NOT_WATCHED_MS)  # its end was seen
                 due = self._due(entry, decision, death.why)
@@ -140,6 +151,30 @@ class Recovery:
             await self._bury(dead)
             if now - death.at_ms >= NAME_LINGERS_MS or not held:
                 await self._remove_name(death)
+
+    async def _unread(self, death: Death, held: list[PendingEntry]) -> dict[str, str]:
+        """What was on its way to a dead worker, and is so large that it may have died of it."""
+        if not death.reading:
+            return {}
+        ids = [e.id for e in held if not death.suspects(e.id) and not self.offers.has(e.id)]
+        sizes = await self.pending.sizes(ids)
+        large = {i: size for i, size in sizes.items() if size >= LARGE_BYTES}
+        return {i: f"{size_text(size)} could not be read in" for i, size in large.items()}
+
+    def _unread_due(self, entry: PendingEntry, why: str) -> Due:
+        """This delivery has come to nothing; the next one is alone."""
+        _, _, deliveries = read_count(entry.delivery_count)
+        log.warning(
+            "message %s of stream %s: %s; delivery %d of %d",
+            entry.id,
+            self.pending.stream,
+            why,
+            deliveries,
+            self.policy.max_deliveries,
+        )
+        self.remember(entry.id, why)
+        decision = fate(entry, Owner.DEAD_RUNNING, self.policy, NOT_WATCHED_MS)
+        return self._due(entry, decision, why)
 
     async def _held_by(self, death: Death) -> list[PendingEntry]:
         """What a dead worker holds; what it does not hold any more was done before it died."""

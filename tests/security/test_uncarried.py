@@ -268,3 +268,38 @@ def test_a_pool_behind_a_limit(limited: Any, start_pool: StartPool, more: str) -
     if more:
         told = [line.split()[:3] for line in pool.stdout.splitlines() if "buried" in line]
         assert sorted(told) == [["buried", used_up, "0"], ["buried", large, "0"]]
+
+
+DIES = """
+import os, threading, time
+from redis_stream_queue import per_message, stream_handler
+
+def used():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+def die_of_it():
+    most = used() + 30_000_000
+    while used() < most:
+        time.sleep(0.002)
+    os.kill(os.getpid(), 9)
+
+threading.Thread(target=die_of_it, daemon=True).start()
+
+@stream_handler("s", group="g", max_deliveries=2)
+@per_message
+def handler(message):
+    print("did", message.id, flush=True)
+"""
+
+
+def test_what_kills_a_worker_while_it_is_read_in(raw: Any, start_pool: StartPool) -> None:
+    raw.xgroup_create("s", "g", "0", mkstream=True)
+    large = raw.xadd("s", payload(60 * MB)).decode()
+    others = [raw.xadd("s", payload(100)).decode() for _ in range(5)]
+    pool = start_pool(DIES, "--workers", "1")
+    wait_until(lambda: settled(raw, 1), 15, "it is buried")
+    assert letter_of(raw)[b"original_id"].decode() == large
+    assert all(f"did {i}" in pool.stdout for i in others)
+    assert f"message {large} of stream s: 60.0 MB could not be read in: its worker" in pool.stderr
+    assert "delivery 2 of 2" in pool.stderr
