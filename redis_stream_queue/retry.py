@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
+from functools import partial
 
+from redis.exceptions import ResponseError
+
+from ._carrying import NotCarriedError, carry
 from ._keys import worker_name
+from ._link import OUTAGES
 from ._log import log
 from .burial import Burial
 from .client import StreamClient
@@ -14,7 +20,7 @@ from .config import ConsumerConfig, check_text
 from .fate import Fate, Owner
 from .handlers import DLQHandler
 from .message import PendingEntry, StreamMessage
-from .pending import PendingList
+from .pending import Offer, PendingList
 from .serializers import JsonSerializer, Serializer, for_stream
 from .sightings import LOOK_MS, LOOKS
 from .sweep import Sweep, offer
@@ -67,7 +73,7 @@ class RetryHandler:
         while True:
             due = await sweep.page(self._config.batch_size)
             offers = [offer(entry, f, policy) for entry, f in due if f is Fate.BURY]
-            messages, gone = await self._pending.take(name, offers)
+            messages, gone = await self._take(name, offers)
             if gone:
                 log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
             done = [m.id for m in messages if await self._burial.hand_out(m, MAX_DELIVERIES, name)]
@@ -80,6 +86,33 @@ class RetryHandler:
                 await asyncio.sleep(LOOK_MS / 1000)
         await self._pending.prune(name)
         return buried
+
+    async def _take(
+        self, name: str, offers: Sequence[Offer]
+    ) -> tuple[list[StreamMessage], list[str]]:
+        """With their payloads, but for what cannot be read in: that is empty."""
+        pending = self._pending
+        try:
+            return await pending.take(name, offers)
+        except ResponseError:
+            raise
+        except (*OUTAGES, MemoryError):  # together they are too large, perhaps
+            ours = {entry.id for entry in await pending.held_by(name)}
+        link, key = pending.client.link(), pending.client.key(pending.stream)
+        sizes = await pending.sizes([offer.id for offer in offers])
+        messages: list[StreamMessage] = []
+        gone: list[str] = []
+        for seen in offers:
+            mine = Offer(seen.id, name, seen.new_count, 0, seen.new_count)
+            take = partial(pending.take, name, [mine if seen.id in ours else seen])
+            try:
+                taken = await carry(link, key, sizes[seen.id], take, 1)
+            except NotCarriedError as error:
+                self._burial.remember(seen.id, str(error))
+                taken = await pending.take(name, [mine], carried=False)
+            messages += taken[0]
+            gone += taken[1]
+        return messages, gone
 
     async def send_to_dlq(self, message: StreamMessage, reason: str) -> None:
         """Call the dlq_handler with a message; what it raises is logged."""

@@ -16,6 +16,7 @@ from redis_stream_queue import (
     ConsumerConfig,
     DeadLetterQueue,
     DLQError,
+    RetryHandler,
     StreamClient,
     StreamConsumer,
     StreamMessage,
@@ -50,6 +51,9 @@ class CutsLongReplies(FaultProxy):
 
     most = 50_000
 
+    async def cut(self) -> None:
+        raise ConnectionResetError("cut on purpose")
+
     async def _pump(self, source: Any, sink: Any, is_reply: bool = False) -> None:
         passed, at = 0, 0.0
         while data := await source.read(1 << 14):
@@ -57,7 +61,7 @@ class CutsLongReplies(FaultProxy):
             passed = passed + len(data) if now - at < 0.1 else len(data)
             at = now
             if is_reply and passed > self.most:
-                raise ConnectionResetError("cut on purpose")
+                await self.cut()
             sink.write(data)
             await sink.drain()
 
@@ -81,11 +85,12 @@ async def consume(
     async def handler(message: StreamMessage) -> None:
         handled.append((message.id, message.delivery_count))
 
-    dlq_handler = options.pop("dlq_handler", None)
+    dlq_handler, timeout_s = options.pop("dlq_handler", None), options.pop("socket_timeout", 30)
     config = ConsumerConfig(
         group="g", block_ms=50, retry_delay_ms=20, **{"dlq_stream": "s_dlq", **options}
     )
-    consumer = StreamConsumer(StreamClient.from_url(url), "s", config, handler, dlq_handler)
+    client = StreamClient.from_url(url, socket_timeout=timeout_s)
+    consumer = StreamConsumer(client, "s", config, handler, dlq_handler)
     task = asyncio.create_task(consumer.run())
     try:
         await wait_until_async(done, 15, "all is settled")
@@ -176,6 +181,45 @@ async def test_what_has_thousands_of_fields_leaves_a_letter_that_says_so(
         await DeadLetterQueue(StreamClient.from_url(pool_url), "s_dlq").requeue()
     await StreamClient.close_all()
     assert limited.xlen("s") == 1
+
+
+async def test_a_retry_handler_goes_past_it(pool_url: str, limited: Any) -> None:
+    sizes = (2 * MB, 100, 300_000, 300_000, 300_000, 300_000)
+    ids = [limited.xadd("s", payload(size)).decode() for size in sizes]
+    limited.xgroup_setid("s", "g", ids[-1])
+    limited.xclaim("s", "g", "gone", 0, ids, idle=60_000, retrycount=3, force=True, justid=True)
+    told: dict[str, tuple[int, str]] = {}
+
+    async def dlq_handler(message: StreamMessage, reason: str) -> None:
+        told[message.id] = len(message.data), message.headers.get("rsq:last_error", "")
+
+    client = StreamClient.from_url(pool_url)
+    assert await RetryHandler(client, "s", "g", dlq_handler).handle_poison_pills() == len(ids)
+    await StreamClient.close_all()
+    assert [told[i][0] for i in ids] == [0, *(size - 2 for size in sizes[1:])]
+    assert told[ids[0]][1].startswith("2.0 MB could not be read in")
+    assert settled(limited, 0)
+
+
+async def test_a_line_on_which_long_answers_fall_silent(pool_server: Server, raw: Any) -> None:
+    """Nothing is reset: the answer just stops."""
+    assert pool_server.socket_path is not None
+
+    class Stops(CutsLongReplies):
+        async def cut(self) -> None:
+            await asyncio.sleep(60)
+
+    raw.xgroup_create("s", "g", "0", mkstream=True)
+    large = raw.xadd("s", payload(400_000)).decode()
+    others = [raw.xadd("s", payload(1000)).decode() for _ in range(3)]
+    async with Stops(pool_server.socket_path) as proxy:
+        handled = await consume(
+            proxy.url, raw, lambda: settled(raw, 1), max_deliveries=1, socket_timeout=0.3
+        )
+        proxy.reset_all()
+        await StreamClient.close_all()
+    assert sorted(i for i, _ in handled) == others
+    assert letter_of(raw)[b"original_id"].decode() == large
 
 
 async def test_an_outage_counts_nothing(pool_server: Server, raw: Any) -> None:
