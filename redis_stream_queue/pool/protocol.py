@@ -182,15 +182,21 @@ _TYPES: list[type[Message]] = list(Message.__args__)
 _TAGS = {kind: tag for tag, kind in enumerate(_TYPES)}
 
 
-def _base_types(hint: Any) -> tuple[type, ...]:
-    if get_origin(hint) in (Union, UnionType):
-        return tuple(base for part in get_args(hint) for base in _base_types(part))
-    return (get_origin(hint) or hint,)
+_FIELD_TYPES = {kind: list(get_type_hints(kind).values()) for kind in _TYPES}
 
 
-_FIELD_TYPES = {
-    kind: [_base_types(hint) for hint in get_type_hints(kind).values()] for kind in _TYPES
-}
+def _fits(value: Any, hint: Any) -> bool:
+    """Is it of this type, and what is in it, too?"""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if hint is Any or kind is None:
+        return hint is Any or isinstance(value, hint)
+    if not isinstance(value, kind):
+        return False
+    if kind is list:
+        return all(_fits(one, parts[0]) for one in value)
+    return all(_fits(k, parts[0]) and _fits(v, parts[1]) for k, v in value.items())
 
 
 def encode(message: Message) -> bytes:
@@ -208,7 +214,7 @@ def decode(raw: bytes) -> Message | None:
         if type(tag) is not int:
             return None
         message: Message = _TYPES[tag](*values)
-        if not all(map(isinstance, message, _FIELD_TYPES[type(message)])):
+        if not all(map(_fits, message, _FIELD_TYPES[type(message)])):
             return None
     except Exception:  # whatever came, it was no message of ours
         return None

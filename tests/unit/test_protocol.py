@@ -70,6 +70,10 @@ def test_half_a_message_is_nothing(message: Any, data: st.DataObject) -> None:
         [KINDS.index(Ready), "too", "many"],
         [1.0, "x"],
         [True, "x"],
+        [KINDS.index(protocol.Leaving), [1]],
+        [KINDS.index(protocol.Declined), ["1-1", None]],
+        [KINDS.index(protocol.Take), [["1-1"], "1-1"]],
+        [KINDS.index(protocol.Start), {1: "x"}],
     ],
     ids=str,
 )
