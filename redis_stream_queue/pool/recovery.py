@@ -18,6 +18,7 @@ from .._carrying import size_text
 from .._clock import mono_ms
 from .._keys import parking_due_ms, worker_name
 from .._log import log
+from .._refusals import passes
 from ..client import StreamClient
 from ..condemned import MAX_DELIVERIES, read_count, uncounted
 from ..fate import Fate, Owner, fate
@@ -87,6 +88,7 @@ class Recovery:
         self._burying = asyncio.Lock()
         self._deaths: dict[str, Death] = {}
         self._mates: dict[str, Worker] = {}
+        self._unrenewed: set[str] = set()  # consumers whose leases Redis does not renew for us
 
     # -- what the master asks ------------------------------------------------------------------
 
@@ -103,6 +105,7 @@ class Recovery:
     def died(self, death: Death) -> None:
         """Note a death; the next look_at_deaths() sees to it."""
         self._deaths[death.consumer] = death
+        self._unrenewed.discard(death.consumer)
 
     def remember(self, entry_id: str, error: str) -> None:
         """Keep a worker's error for the letter that the message may become."""
@@ -304,8 +307,13 @@ class Recovery:
                     f"{first_ms}-{first_seq}",
                     f"{last_ms}-{last_seq}",
                 )
-            except ResponseError as error:  # its row may be nonsense; the others' are not
-                log.warning("slot=%d: its leases could not be renewed: %s", worker.slot, error)
+                self._unrenewed.discard(worker.consumer)
+            except ResponseError as error:
+                if passes(error):  # it refuses the others', too
+                    raise
+                if worker.consumer not in self._unrenewed:  # its row may be nonsense: said once
+                    self._unrenewed.add(worker.consumer)
+                    log.warning("slot=%d: its leases could not be renewed: %s", worker.slot, error)
 
     # -- burials -------------------------------------------------------------------------------
 

@@ -60,6 +60,25 @@ def test_what_runs_through_an_outage_is_neither_buried_nor_run_twice(
         assert client.xlen("work_dlq") == 0
 
 
+def test_a_server_that_refuses_every_renewal_is_no_flood(scene: Scene) -> None:
+    """All leases are refused alike, so that is said of the server, and ever more rarely."""
+    server = scene.server()
+    pool, trial = scene.pool(server, "--min-idle-claim-ms", "1000")
+    for _ in range(2):
+        trial.push(s=3)
+    wait_until(lambda: len(trial.runs("started")) == 2, 10, "both are running")
+    with server.client() as client:
+        client.config_set("min-replicas-to-write", 1)
+        pool.wait_log("renewing leases: NOREPLICAS")
+        last(2)
+        client.config_set("min-replicas-to-write", 0)
+    wait_until(lambda: len(trial.runs("ended")) == 2, 10, "both have ended")
+    lines = [line for line in pool.stderr.splitlines() if "NOREPLICAS" in line]
+    assert len([line for line in lines if "master" in line]) <= 4
+    assert len(lines) <= 12
+    assert pool.drain() == 0
+
+
 def test_what_a_stopped_pool_runs_is_not_taken_by_one_that_slept_as_long(scene: Scene) -> None:
     """The whole machine slept, but Redis did not: nobody has seen anybody not renew."""
     server = scene.server()
