@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -122,5 +123,5 @@ def handler(message):
         f"delivered 2 time(s) before, and max_deliveries {said}; what it failed of is in the log "
         "of that time"
     )
-    assert said in pool.stderr
+    pool.wait_log(re.escape(said))
     assert pool.drain() == 0

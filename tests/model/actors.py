@@ -240,6 +240,7 @@ class PoolWorker(Actor):
             dlq_handler=None,
             serializer=None,
             error_hook=None,
+            limit_decoding=lambda decode: decode,
         )
         self.worker._loop = self.process.loop
         self.worker._channel = self
