@@ -53,6 +53,7 @@ START_TIMEOUT_S = 10.0  # until the server answers at all
 LOADING_TIMEOUT_S = 60.0  # until it has loaded its data
 TURN_TIMEOUT_S = LOADING_TIMEOUT_S + START_TIMEOUT_S + STOP_TIMEOUT_S
 TEMPORARY_PREFIX = "rsq-embedded-"
+NEW_DIRECTORY_S = 60.0  # a directory without a server may be one that is being made
 
 
 class EmbeddedServer:
@@ -279,7 +280,7 @@ def _remove_abandoned() -> None:
         if not is_private(directory):
             continue  # it may be a trap
         with contextlib.suppress(OSError, RedisStreamError), turn(directory, timeout_s=0):
-            if is_locked(directory / USERS):
+            if is_locked(directory / USERS) or _is_being_made(directory):
                 continue
             socket_path = recorded_socket(directory)
             process = process_of(probe(socket_path)[1])
@@ -287,6 +288,12 @@ def _remove_abandoned() -> None:
                 end_process(process)
             remove_socket(directory, socket_path)
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_being_made(directory: Path) -> bool:
+    """Has another process made it just now, and not come to its turn yet?"""
+    age_s = time.time() - directory.stat().st_mtime
+    return not (directory / ALIVE).exists() and age_s < NEW_DIRECTORY_S
 
 
 # --- the end of this process, and forks ---

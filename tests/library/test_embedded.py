@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -448,6 +449,21 @@ class TestTemporaryDirectory:
         server.stop()
         living.leave()
         assert list(temporary_root.iterdir()) == []
+
+    @pytest.mark.parametrize(("age_s", "stays"), [(0, True), (3600, False)])
+    def test_one_that_is_just_being_made_is_left_alone(
+        self, temporary_root: Path, age_s: int, stays: bool
+    ) -> None:
+        """Another process has made it, and has not started its server yet."""
+        other = temporary_root / "rsq-embedded-other"
+        other.mkdir(0o700)
+        (other / "server.lock").touch(0o600)
+        made_s = time.time() - age_s
+        os.utime(other, (made_s, made_s))
+
+        start_or_join().stop()
+
+        assert other.exists() is stays
 
 
 class TestLongPath:
