@@ -19,38 +19,49 @@ from ._clock import mono_ms
 NAME = "redis_stream_queue"
 SAY_EVERY_MS = 60_000
 FORK_WAITS_S = 5  # for the end of a line; then the log hangs, and that is no reason for a fork to
+LOOK_S = 0.001
 
 
 class _Saying:
-    """Held while one of our lines is on its way through logging."""
+    """Entered for each of our lines; a fork waits until no other thread is in one.
+
+    Lines do not wait for each other: that would be a lock more, taken in another order than the
+    app's own where one of its log handlers uses us.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._forking = threading.local()
+        self._depths: dict[int, int] = {}  # of the threads that are in a line, by their ident
+        self._no_fork = threading.RLock()  # held by a fork; a line begins when there is none
         os.register_at_fork(
             before=self._before_fork,
-            after_in_parent=self._after_fork,
+            after_in_parent=self._no_fork.release,
             after_in_child=self._after_fork_in_child,
         )
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        me = threading.get_ident()
+        with self._no_fork:
+            self._depths[me] = self._depths.get(me, 0) + 1
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        me = threading.get_ident()
+        self._depths[me] -= 1
+        if not self._depths[me]:
+            del self._depths[me]
+
+    def _others(self) -> bool:
+        return bool(self._depths.keys() - {threading.get_ident()})
 
     def _before_fork(self) -> None:
-        self._forking.waited = self._lock.acquire(timeout=FORK_WAITS_S)
-
-    def _after_fork(self) -> None:
-        if self._forking.waited:
-            self._lock.release()
+        self._no_fork.acquire()
+        ends_at = time.monotonic() + FORK_WAITS_S
+        while self._others() and time.monotonic() < ends_at:
+            time.sleep(LOOK_S)
 
     def _after_fork_in_child(self) -> None:
-        if self._forking.waited:
-            self._lock.release()
-        else:
-            self._lock = threading.RLock()
+        me = threading.get_ident()
+        self._depths = {me: self._depths[me]} if me in self._depths else {}
+        self._no_fork.release()
 
 
 saying = _Saying()

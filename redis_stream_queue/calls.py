@@ -45,7 +45,7 @@ class Calls:
         elif self._cancelled:  # else the app has cancelled its own call, at its very end
             error = asyncio.CancelledError()
         self.error = self.error or error
-        if error is None and self._work.waiting:
+        if self.error is None and self._work.waiting:
             self.start()
         else:
             self._work.stirred.set()

@@ -41,7 +41,7 @@ from .work import Work, one_line, verdict_of
 RECONNECT_S = 0.5  # longest that acknowledgements wait for a connection to read with
 TEND_S = 0.05  # longest that a finished message waits for its acknowledgement
 
-SLOW_DECODING_MS = 500
+SLOW_DECODING_MS = 500  # a batch that took so long may be why its worker has to leave
 
 FIELDS_SHOWN, NAMES_SHOWN = 20, 300  # fields, and characters of their names
 

@@ -10,6 +10,7 @@ from ..hooks import Hooks
 from ..message import StreamMessage, id_key
 from ..metrics import ConsumerMeter
 from ..work import Verdict, Work
+from ._linux import memory_mb
 from .protocol import MAX_ERROR, Message, Released, Retrying
 from .rows import Field, Row
 from .standard_streams import StandardStreams
@@ -100,6 +101,12 @@ class RowHooks(Hooks):
         self.row[Field.BUSY_UNTIL] = mono_ms()
         self.row[Field.BUSY_SINCE] = 0
         self.row[Field.BATCHES] += 1
+        self._weigh_first()
+
+    def _weigh_first(self) -> None:
+        """What the first message of a life has taken may be the app's own: a model, say."""
+        if self.row[Field.CURRENT_MS] and not self.row[Field.OWN_MB]:
+            self.row[Field.OWN_MB] = max(round(memory_mb() or 0), 1)
 
     @property
     def overruns(self) -> bool:
@@ -112,6 +119,8 @@ class RowHooks(Hooks):
 
     def tending(self, work: Work) -> list[StreamMessage]:
         self._streams.open_again()  # before anything is read or connected
+        if work.handled:
+            self._weigh_first()
         runs_ms = self._runs_ms()
         wanted = runs_ms >= OVERRUN_MS and (
             runs_ms >= LONG_OVERRUN_MS or self._someone_idle(mono_ms())

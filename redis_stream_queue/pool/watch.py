@@ -73,16 +73,11 @@ class Watch:
         return self._limits._replace(memory_mb=memory_limit_mb(limit_mb, worker.own_mb))
 
     def _weigh(self, worker: Worker) -> Weighed:
-        """What it uses, and what it used when the message that runs had not been started."""
-        before = self._weighed.get(worker)
-        since = worker.row[Field.MESSAGE_SINCE] if worker.row[Field.BATCHES] else 0
-        used_mb = memory_mb(worker.pid)
-        if not since:
-            return Weighed(since, used_mb, used_mb)
-        if before is None:  # its first batch was too short to be seen
-            return Weighed(since, worker.own_mb or used_mb, used_mb)
-        return Weighed(
-            since, before.used_mb if since != before.since else before.at_start_mb, used_mb
+        return weighed(
+            self._weighed.get(worker),
+            memory_mb(worker.pid),
+            worker.row[Field.OWN_MB],
+            worker.row[Field.MESSAGE_SINCE],
         )
 
     def _vitals(self, worker: Worker, now: int, *, weighed: bool) -> Vitals:
@@ -132,6 +127,20 @@ class Weighed(NamedTuple):
     @property
     def taken_mb(self) -> float:
         return (self.used_mb or 0) - (self.at_start_mb or 0)
+
+
+def weighed(before: Weighed | None, used_mb: float | None, own_mb: int, since: int) -> Weighed:
+    """What a worker uses, and what it used when the message that runs had not been started.
+
+    before: the last time, some messages ago perhaps. own_mb: what it used once its first message
+    had ended, 0 = it has not, and does not count. since: when what runs was started, 0 = nothing.
+    """
+    if not own_mb or not since:
+        return Weighed(0, used_mb, used_mb)
+    if before is None or since != before.since:
+        seen_mb = (before.used_mb or 0) if before else 0
+        return Weighed(since, max(seen_mb, own_mb), used_mb)
+    return Weighed(since, before.at_start_mb, used_mb)
 
 
 async def watch_loading(workforce: Workforce, target: str) -> NoReturn:

@@ -23,6 +23,23 @@ def handler(message):
 """
 
 
+def test_a_model_that_is_loaded_while_the_batch_grows_is_the_apps_own(scene: Any) -> None:
+    """The first message takes long to load it; others come, and are read, meanwhile."""
+    loads = """    global MODEL
+    note("loads", message.id)
+    if MODEL is None:
+        time.sleep(0.5)
+        MODEL = bytearray(os.urandom(1 << 20) * 260)
+"""
+    app = "MODEL = None" + HANDLER.format(loads=loads)
+    scene.start(app, "--max-memory-per-child", "80", "--retry-delay-ms", "10")
+    ids = scene.push({"s": 1.5})
+    scene.wait_notes("loads")
+    ids += scene.push(*({"s": 0.2} for _ in range(3)))
+    scene.ledger.wait_settled(ids, 20)
+    assert sorted(scene.notes("start")) == sorted(f"start {entry_id}" for entry_id in ids)
+
+
 @pytest.mark.parametrize("loads", APPS)
 @pytest.mark.parametrize("messages", [8 * [0.05], 2 * [1.6]], ids=["short", "long"])
 def test_a_limit_below_the_apps_own_size_kills_no_message(

@@ -86,3 +86,38 @@ def test_a_fork_in_the_middle_of_a_line_of_its_own_thread() -> None:
     logging.getLogger(_log.NAME).addHandler(forks)
     log.error("a line")
     assert forks.status == 0
+
+
+def test_lines_do_not_wait_for_each_other() -> None:
+    """A log handler of the app's may use us, and say a line of ours while it holds its own lock."""
+
+    class Ships(logging.Handler):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, self.go_on = threading.Event(), threading.Event()
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.name == "app":
+                self.inside.set()
+                self.go_on.wait(10)
+                log.debug("shipped")
+                log.error("shipped, with a warning")
+
+    ships, app, ours = Ships(), logging.getLogger("app"), logging.getLogger(_log.NAME)
+    app.addHandler(ships)
+    ours.addHandler(ships)
+    threads = [threading.Thread(target=app.error, args=("an app's line",), daemon=True)]
+    threads.append(threading.Thread(target=log.error, args=("our line",), daemon=True))
+    try:
+        threads[0].start()
+        assert ships.inside.wait(10)
+        threads[1].start()  # it waits for the handler
+        while threads[1].ident not in _log.saying._depths:
+            assert threads[1].is_alive()
+        ships.go_on.set()
+        for thread in threads:
+            thread.join(5)
+            assert not thread.is_alive()
+    finally:
+        app.removeHandler(ships)
+        ours.removeHandler(ships)
