@@ -93,6 +93,7 @@ class Holdings:
         self._to_park: dict[str, Parked] = {}
         self._to_bury: dict[str, _Dead] = {}
         self._renewed_at_ms = 0
+        self._renewals: set[asyncio.Future[None]] = set()  # under way
         self._arriving_since_ms = 0
         self._keeper: asyncio.Task[None] | None = None
         self._arrival: asyncio.Task[None] | None = None
@@ -121,6 +122,8 @@ class Holdings:
             self.release([message for message, _ in self.held.values()])
             await self.settle()
             await self.give_back_stranded()
+            if self._renewals:  # one that came behind would claim back what is acknowledged
+                await asyncio.wait(self._renewals)
             await self.pending.prune(self.name)
 
     def close(self) -> None:
@@ -283,7 +286,13 @@ class Holdings:
 
     async def _renew(self, held: Mapping[str, Held]) -> Renewed:
         counts = {i: message.delivery_count for i, (message, _) in held.items()}
-        renewed = await self.pending.renew(self.name, counts)
+        ended = asyncio.get_running_loop().create_future()
+        self._renewals.add(ended)
+        try:
+            renewed = await self.pending.renew(self.name, counts)
+        finally:
+            self._renewals.discard(ended)
+            ended.set_result(None)
         # What has been settled meanwhile is not needed any more.
         settled = [i for i in renewed.back if i in self._to_ack or self.held.get(i) is not held[i]]
         if settled:

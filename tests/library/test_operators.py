@@ -9,6 +9,7 @@ import pytest
 
 from redis_stream_queue import Reject, StreamMessage, per_message
 from redis_stream_queue.client import StreamClient
+from redis_stream_queue.work import DONE
 from tests.library.kit import GROUP, Bench, Ledger
 
 LEASES = 2  # intervals that a renewal may take
@@ -90,6 +91,35 @@ async def test_thousands_of_messages_are_claimed_back(real_bench: Bench) -> None
     pending = await real_bench.pending()
     assert pending == {m.id: (holdings.name, 1) for m in messages[1:]}
     await consumer.close()
+
+
+async def test_a_renewal_under_way_brings_nothing_back_when_the_name_goes(
+    real_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A consumer leaves: to a renewal behind that, its name would look deleted by an operator."""
+    consumer = real_bench.consumer(lambda _: [])
+    holdings = consumer._holdings
+    await real_bench.push(1)
+    await consumer._ensure()
+    messages = await consumer._session.read(1, 0)
+    renew, asked, go_on = holdings.pending.renew, asyncio.Event(), asyncio.Event()
+
+    async def slow_renew(*args: Any) -> Any:
+        asked.set()
+        await go_on.wait()
+        return await renew(*args)
+
+    monkeypatch.setattr(holdings.pending, "renew", slow_renew)
+    renewal = asyncio.create_task(holdings.renew())
+    await asked.wait()
+    holdings.note(messages, DONE)
+    leaving = asyncio.create_task(consumer._session.leave())
+    await real_bench.until(real_bench.settled, "it is acknowledged")
+    await asyncio.wait([leaving], timeout=0.3)  # as far as it goes
+    go_on.set()
+    await asyncio.gather(renewal, leaving)
+    assert await real_bench.pending() == {}
+    assert await real_bench.consumers() == []
 
 
 async def test_what_an_operator_acknowledges_is_done(real_bench: Bench) -> None:
