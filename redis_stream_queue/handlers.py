@@ -13,17 +13,20 @@ from contextvars import Context, copy_context
 from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
+from ._clock import mono_ms
 from ._log import log
 from .config import ConsumerConfig
 from .exceptions import ConfigError
 from .invocation import (
-    Steps,
+    Rest,
+    begin,
     check_runs,
     end_forked_child,
     itself,
     looks_async,
     looks_async_inside,
     must_be_awaited,
+    to_its_end,
 )
 from .message import StreamMessage
 from .serializers import Serializer
@@ -118,12 +121,12 @@ class PerMessage:
 
     async def _finish(self, work: Work, handed: Handed) -> None:
         [message] = handed.messages
-        steps = Steps(handed.context, work.forks)
+        rest = None
         try:
-            if steps.begin(itself, handed.result):
-                await steps.end()
+            if rest := begin(handed.context, work.forks, itself, handed.result):
+                await rest.end()
         except BaseException as error:
-            _heed(error, steps, work)
+            _heed(error, rest, work)
             work.fail(message, error)
         else:
             end_forked_child(work.forks)
@@ -137,18 +140,23 @@ class PerMessage:
         """
         func, task = self.func, asyncio.current_task()
         assert task is not None
-        while (message := await work.next_async()) is not None:
-            steps = Steps(copy_context(), work.forks)
+        while True:
+            now_ms = mono_ms()
+            if now_ms >= work.look_up_ms:
+                now_ms = await work.look_up_in_loop(now_ms)
+            if (message := work.start_one(now_ms)) is None:
+                return
+            rest = None
             try:
-                if steps.begin(func, message):
-                    await steps.end()
+                if rest := begin(copy_context(), work.forks, func, message):
+                    await rest.end()
             except BaseException as error:
-                _heed(error, steps, work)
+                _heed(error, rest, work)
                 work.fail(message, error)
             else:
                 end_forked_child(work.forks)
                 work.done(message)
-            if steps.suspended or task.cancelling():
+            if rest is not None or task.cancelling():
                 return
 
 
@@ -199,16 +207,21 @@ class PerBatch:
         call: Callable[[Any], Any],
         argument: Any,
     ) -> None:
-        steps = Steps(context, work.forks)
+        rest, result = None, None
+
+        async def keep_result(argument: Any) -> None:
+            nonlocal result
+            result = await to_its_end(call, argument)
+
         try:
-            if steps.begin(call, argument):
-                await steps.end()
+            if rest := begin(context, work.forks, keep_result, argument):
+                await rest.end()
         except BaseException as error:
-            _heed(error, steps, work)
+            _heed(error, rest, work)
             work.fail_batch(batch, error)
         else:
             end_forked_child(work.forks)
-            _note(work, batch, steps.result)
+            _note(work, batch, result)
 
 
 def runner_of(handler: Handler) -> PerMessage | PerBatch:
@@ -216,10 +229,10 @@ def runner_of(handler: Handler) -> PerMessage | PerBatch:
     return handler if isinstance(handler, PerMessage | PerBatch) else PerBatch(handler)
 
 
-def _heed(error: BaseException, steps: Steps, work: Work) -> None:
+def _heed(error: BaseException, rest: Rest | None, work: Work) -> None:
     """Whatever is raised is a verdict, unless it is the end of the consumer or of a child."""
     end_forked_child(work.forks, error)
-    if steps.abandoned or work.is_cancelled(error):
+    if (rest is not None and rest.abandoned) or work.is_cancelled(error):
         raise error
 
 

@@ -17,7 +17,7 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -133,62 +133,73 @@ def discard(result: Any) -> None:
         result.cancel()
 
 
-class Steps:
-    """One call, each step of it in its context: to its end, or until it waits in the loop.
+_ENDED: Any = object()
 
-    result: what came of it. suspended: did it wait for something? abandoned: was it closed before
-    its end?
+
+def begin(
+    context: Context, forks_then: int, func: Callable[[Any], Any], argument: Any
+) -> Rest | None:
+    """Call it in this context, and run what that gives: to its end, or until it waits in the loop.
+
+    Returns what is left in that case, to be ended.
+    """
+    steps = to_its_end(func, argument)
+    # One that ends with None tells next() so without an exception; other results are for its own
+    # caller.
+    waits_for = context.run(next, steps.__await__(), _ENDED)
+    return None if waits_for is _ENDED else Rest(context, forks_then, steps, waits_for)
+
+
+async def to_its_end(func: Callable[[Any], Any], argument: Any) -> Any:
+    """Call it, and await what it gives for as long as that has to be awaited."""
+    result = func(argument)
+    while result is not None and must_be_awaited(result):
+        if isinstance(result, concurrent.futures.Future):
+            result = asyncio.wrap_future(result)
+        result = await result
+    return result
+
+
+class Rest:
+    """What is left of a call that waits in the loop, each step of it in the context of the call.
+
+    abandoned: was it closed before its end?
     """
 
-    __slots__ = ("_forks", "_run", "_waiting", "abandoned", "result", "suspended")
+    __slots__ = ("_forks", "_run", "_steps", "_waits_for", "abandoned")
 
-    def __init__(self, context: Context, forks_then: int) -> None:
+    def __init__(
+        self,
+        context: Context,
+        forks_then: int,
+        steps: Coroutine[Any, Any, Any],
+        waits_for: Any,
+    ) -> None:
         self._run = context.run
         self._forks = forks_then
-        self._waiting: tuple[Any, Any] | None = None
-        self.result: Any = None
-        self.suspended = self.abandoned = False
-
-    def begin(self, func: Callable[[Any], Any], argument: Any) -> bool:
-        """Call it, and run what that gives; True if it waits: then ``end`` has to be awaited."""
-        result = self._run(func, argument)
-        while result is not None and must_be_awaited(result):
-            coroutine = result if type(result) is types.CoroutineType else _wait_for(result)
-            try:
-                self._waiting = coroutine, self._run(coroutine.send, None)
-            except StopIteration as end:
-                result = end.value
-            else:
-                self.suspended = True
-                return True
-        self.result = result
-        return False
-
-    async def end(self) -> None:
-        """Until nothing is to be waited for any more."""
-        while self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
-            result = await self._go_on(*waiting)
-            self.begin(itself, result)
+        self._steps = steps
+        self._waits_for = waits_for
+        self.abandoned = False
 
     @types.coroutine
-    def _go_on(self, coroutine: Any, waits_for: Any) -> Generator[Any, Any, Any]:
-        run = self._run
+    def end(self) -> Generator[Any, Any, None]:
+        """Go on until nothing is to be waited for any more."""
+        run, steps, waits_for, self._waits_for = self._run, self._steps, self._waits_for, None
         while True:
             end_forked_child(self._forks)  # a child must not get into the loop
-            step = coroutine.send
+            step, argument = steps.send, None
             try:
                 argument = yield waits_for
             except GeneratorExit:  # nobody goes on with us
                 self.abandoned = True
-                run(coroutine.close)
+                run(steps.close)
                 raise
             except BaseException as thrown:
-                step, argument = coroutine.throw, thrown
+                step, argument = steps.throw, thrown
             try:
                 waits_for = run(step, argument)
-            except StopIteration as end:
-                return end.value
+            except StopIteration:
+                return
 
 
 def itself(given: Any) -> Any:
@@ -196,19 +207,12 @@ def itself(given: Any) -> Any:
     return given
 
 
-async def _wait_for(result: Any) -> Any:
-    if isinstance(result, concurrent.futures.Future):
-        return await asyncio.wrap_future(result)
-    return await result
-
-
 async def call_hook(hook: Callable[..., Any], *args: Any) -> None:
     """Call a hook of the app's in the loop, plain or async. Raises what it raises."""
     context, forks_then = copy_context(), forks()
     try:
-        steps = Steps(context, forks_then)
-        if steps.begin(lambda _: hook(*args), None):
-            await steps.end()
+        if rest := begin(context, forks_then, lambda _: hook(*args), None):
+            await rest.end()
     except BaseException as error:
         end_forked_child(forks_then, error)
         raise

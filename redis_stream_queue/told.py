@@ -22,8 +22,8 @@ class ToldWork(Work):
         self._started_ms: dict[str, int] = {}
         self._batch_ms = mono_ms()
 
-    def _start_one(self, now_ms: int) -> StreamMessage | None:
-        message = super()._start_one(now_ms)
+    def start_one(self, now_ms: int) -> StreamMessage | None:
+        message = super().start_one(now_ms)
         if message is not None:
             self._started_ms[message.id] = now_ms
         return message

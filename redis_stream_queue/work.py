@@ -111,6 +111,7 @@ class Work:
     owner: the task whose cancellation is that of the consumer.
     handed: what the handler's thread leaves to the loop.
     forks: see invocation.forks().
+    look_up_ms: when to look next whether somebody may have taken the batch.
 
     Times are ms of mono_ms().
     """
@@ -142,7 +143,7 @@ class Work:
         self._on_start = on_start
         self._on_finish = on_finish
         self._between = between
-        self._look_up_ms = mono_ms() + LOOK_UP_MS
+        self.look_up_ms = mono_ms() + LOOK_UP_MS
         self._stale = stale
         self._verify = verify
         self.was_kept = was_kept
@@ -153,16 +154,16 @@ class Work:
         """The messages, if it was made without."""
         self.messages = messages
         self._waiting.extend(messages)
-        self._look_up_ms = mono_ms() + LOOK_UP_MS
+        self.look_up_ms = mono_ms() + LOOK_UP_MS
 
     # -- the handler's side ----------------------------------------------------------------------
 
     def next(self) -> StreamMessage | None:
         """The next message to handle, None when there is no more to start. In a thread only."""
         now = mono_ms()
-        if now >= self._look_up_ms:
+        if now >= self.look_up_ms:
             now = self._look_up(now)
-        return self._start_one(now)
+        return self.start_one(now)
 
     def _look_up(self, now_ms: int) -> int:
         """Not with each message: it is short, and nothing else is in the processor's caches."""
@@ -170,18 +171,19 @@ class Work:
         if self._stale(now_ms + LOOK_UP_MS) and self._verify and self._loop:
             asyncio.run_coroutine_threadsafe(self._verify(), self._loop).result()
             now_ms = mono_ms()
-        self._look_up_ms = now_ms + LOOK_UP_MS
+        self.look_up_ms = now_ms + LOOK_UP_MS
         return now_ms
 
-    async def next_async(self) -> StreamMessage | None:
-        """The same in the loop's thread."""
-        now = mono_ms()
-        if self._stale(now) and self._verify:
+    async def look_up_in_loop(self, now_ms: int) -> int:
+        """The look in the loop's thread, where others have their turns without us."""
+        if self._stale(now_ms + LOOK_UP_MS) and self._verify:
             await self._verify()
-            now = mono_ms()
-        return self._start_one(now)
+            now_ms = mono_ms()
+        self.look_up_ms = now_ms + LOOK_UP_MS
+        return now_ms
 
-    def _start_one(self, now_ms: int) -> StreamMessage | None:
+    def start_one(self, now_ms: int) -> StreamMessage | None:
+        """The next message to handle; from ``look_up_ms`` on, a look comes first."""
         while True:
             try:
                 message = self._waiting.popleft()

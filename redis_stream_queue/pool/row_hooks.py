@@ -83,7 +83,8 @@ class RowHooks(Hooks):
 
     def message_started(self, message: StreamMessage, now_ms: int) -> None:
         self._message_since_ms = now_ms
-        self._streams.look(now_ms)
+        if now_ms >= self._streams.next_ms:
+            self._streams.look(now_ms)
         _current.handled.set((self._stream, self._batch_ids or message.id))
         if self._side_by_side:
             self._running[message.id] = now_ms

@@ -39,6 +39,8 @@ class StandardStreams:
 
     The first calls of a worker's life are looked after one by one, and those after a find: an app
     that does such a thing does it soon. All others are once in ``REST_MS``.
+
+    next_ms: when to look next, in ms of mono_ms().
     """
 
     def __init__(self) -> None:
@@ -47,22 +49,21 @@ class StandardStreams:
         for number in STREAMS:
             self._poll.register(number, 0)
         self._closely = CLOSELY
-        self._next_ms = 0
+        self.next_ms = 0
         self._said = False
 
     def look(self, now_ms: int) -> None:
-        """Before the next message, in the handler's thread."""
-        if self._closely or now_ms >= self._next_ms:
-            self._closely = max(self._closely - 1, 0)
-            self._next_ms = now_ms + REST_MS
-            self.open_again()
+        """Before the next message, in the handler's thread; not needed before ``next_ms``."""
+        self._closely -= self._closely > 0
+        self.open_again()
+        self.next_ms = 0 if self._closely else now_ms + REST_MS
 
     def open_again(self) -> None:
         """What is closed goes where it went at the worker's start."""
         closed = [number for number, event in self._poll.poll(0) if event & POLLNVAL]
         if not closed:
             return
-        self._closely = CLOSELY
+        self._closely, self.next_ms = CLOSELY, 0
         for number in closed:
             try:
                 os.dup2(self._kept[number], number)

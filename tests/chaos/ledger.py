@@ -168,7 +168,9 @@ def _judge_letters(
         detail = f"{letter.do}, {letter.reason}, {killed} of its executions were killed"
         verdict.findings.append(Finding("innocent buried", letter.original_id, detail))
     for message in pushed:
-        if message.do in DOOMED and message.id not in buried and message.id in of:
+        if message.do not in DOOMED or message.id in buried or message.id not in of:
+            continue
+        if not _is_dropped(message.id, of[message.id], faults):
             verdict.findings.append(Finding("doomed, not buried", message.id, message.do))
 
 
