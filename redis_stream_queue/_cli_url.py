@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import click
 from click.core import ParameterSource
 
-from ._endpoint import DEFAULT_URL
+from .connection.endpoint import DEFAULT_URL
 from .exceptions import ConfigError
 
 FILE_ENVIRONMENT = "REDIS_URL_FILE"

@@ -22,10 +22,10 @@ from redis.connection import (
 from redis.exceptions import NoScriptError, RedisClusterException, ResponseError
 from redis.retry import Retry
 
-from ._endpoint import Endpoint
-from ._link import OUTAGES
-from ._scripts import BACKLOG, PUSH, TRIM, Script
-from ._sentinel import FAILED, Search, ask_sync, check_role
+from .connection.endpoint import Endpoint
+from .connection.link import OUTAGES
+from .connection.scripts import BACKLOG, PUSH, TRIM, Script
+from .connection.sentinel import FAILED, Search, ask_sync, check_role
 from .durability import Durability
 from .exceptions import ConfigError
 from .pending import TRIM_AT_ONCE

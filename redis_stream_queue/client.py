@@ -10,13 +10,13 @@ from typing import Any, Self
 
 from redis.exceptions import ResponseError
 
-from . import _connections
-from ._endpoint import Endpoint, endpoint_from_url, make_endpoint
 from ._keys import prefixed
-from ._link import Channel, Command, Link, first_error
 from ._log import log
-from ._replies import entry_message, mapping, name_text, pending_entries, text
-from ._scripts import AUTOCLAIM, Script
+from .connection import registry
+from .connection.endpoint import Endpoint, endpoint_from_url, make_endpoint
+from .connection.link import Channel, Command, Link, first_error
+from .connection.replies import entry_message, mapping, name_text, pending_entries, text
+from .connection.scripts import AUTOCLAIM, Script
 from .exceptions import ConfigError
 from .headers import header_parts
 from .message import PendingEntry, StreamMessage
@@ -162,7 +162,7 @@ class StreamClient:
                 return link
             if link.pid != pid or link.closed or link.loop.is_closed():
                 self._forget(link)
-        link = _connections.acquire(self.endpoint)
+        link = registry.acquire(self.endpoint)
         self._links.append(link)
         return link
 
@@ -189,7 +189,7 @@ class StreamClient:
         mine = [k for k in self._links if k.loop is loop and k.pid == pid]
         for link in mine:
             self._forget(link)
-            await _connections.release(link)
+            await registry.release(link)
 
     def _forget(self, link: Link) -> None:
         with contextlib.suppress(ValueError):  # another thread's loop may have been faster
@@ -198,8 +198,8 @@ class StreamClient:
     @classmethod
     async def close_all(cls) -> None:
         """Close every connection of every client of this event loop."""
-        for link in _connections.links_of_running_loop():
-            await _connections.discard(link)
+        for link in registry.links_of_running_loop():
+            await registry.discard(link)
 
     # -- writing -------------------------------------------------------------------------------
 

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
-from ._link import OUTAGES
 from ._log import log
-from .backoff import Backoff
 from .client import StreamClient, check_client
 from .config import ConsumerConfig, check_text
+from .connection.backoff import Backoff
+from .connection.link import OUTAGES
 from .exceptions import ConfigError, RedisStreamError
 from .fate import Fate, Owner
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost

@@ -11,12 +11,12 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ._carrying import NotCarriedError, carry
-from ._dlq_scripts import HEADS, ORIGINS, ORIGINS_OF, REQUEUE
-from ._link import OUTAGES, Command, first_error
-from ._replies import entry_message, mapping, text
 from .burial import LETTER_FIELDS
 from .client import StreamClient
+from .connection.carrying import NotCarriedError, carry
+from .connection.dlq_scripts import HEADS, ORIGINS, ORIGINS_OF, REQUEUE
+from .connection.link import OUTAGES, Command, first_error
+from .connection.replies import entry_message, mapping, text
 from .exceptions import DLQError
 from .message import GREATEST_ID, StreamMessage, id_before
 from .pending import MOST_VALUES

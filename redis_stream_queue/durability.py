@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ._link import Command, Link, first_error
-from ._replies import text
+from .connection.link import Command, Link, first_error
+from .connection.replies import text
 from .exceptions import ConfigError, NotDurable
 
 

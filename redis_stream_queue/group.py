@@ -10,10 +10,10 @@ from typing import TypedDict
 from redis.exceptions import ResponseError
 
 from ._keys import check_same_slot, parking_due_ms
-from ._scripts import COUNT_AFTER
 from .client import StreamClient
 from .condemned import read_count
 from .config import ConsumerConfig as ConsumerConfig  # 0.1.x had it here
+from .connection.scripts import COUNT_AFTER
 from .message import ConsumerInfo, PendingEntry, StreamStats, id_key
 from .pending import PendingList
 

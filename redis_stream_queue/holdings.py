@@ -18,13 +18,13 @@ from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
 from ._keys import worker_name
-from ._link import OUTAGES, Link
 from ._log import log
-from .backoff import Backoff
 from .burial import Burial
 from .client import StreamClient
 from .condemned import MAX_DELIVERIES, REJECTED, condemned, uncounted
 from .config import ConsumerConfig
+from .connection.backoff import Backoff
+from .connection.link import OUTAGES, Link
 from .handlers import DLQHandler
 from .hooks import Hooks
 from .message import StreamMessage, id_key

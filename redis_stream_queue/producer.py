@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Literal
 
 from redis.exceptions import ResponseError
 
-from ._link import OUTAGES
 from ._log import log
-from ._replies import text
-from ._scripts import BACKLOG
 from ._sync import SyncLink, bounded
 from .backlog import Backlog, Claim
 from .client import StreamClient, check_client
 from .config import check_number, check_text
+from .connection.link import OUTAGES
+from .connection.replies import text
+from .connection.scripts import BACKLOG
 from .durability import ConfirmingLink, Durability
 from .exceptions import ConfigError, NotDurable, SerializationError
 from .headers import header_parts

@@ -9,14 +9,14 @@ from functools import partial
 
 from redis.exceptions import ResponseError
 
-from ._carrying import NotCarriedError, carry
 from ._keys import worker_name
-from ._link import OUTAGES
 from ._log import log
 from .burial import Burial
 from .client import StreamClient
 from .condemned import MAX_DELIVERIES
 from .config import ConsumerConfig, check_text
+from .connection.carrying import NotCarriedError, carry
+from .connection.link import OUTAGES
 from .fate import Fate, Owner
 from .handlers import DLQHandler
 from .message import PendingEntry, StreamMessage

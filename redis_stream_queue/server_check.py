@@ -7,11 +7,11 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ._link import Command
-from ._refusals import is_forbidden
-from ._replies import mapping, text
-from ._scripts import RENEW
 from .client import StreamClient
+from .connection.link import Command
+from .connection.refusals import is_forbidden
+from .connection.replies import mapping, text
+from .connection.scripts import RENEW
 from .exceptions import ConfigError, UnsupportedServer
 
 OLDEST = (6, 2)

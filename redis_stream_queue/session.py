@@ -18,14 +18,14 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
-from ._link import OUTAGES
 from ._log import log
-from ._replies import Missing, entry_messages
-from .backoff import Backoff
 from .calls import Calls
 from .client import StreamClient
 from .condemned import DECODE_ERROR, TOO_LARGE
 from .config import ConsumerConfig
+from .connection.backoff import Backoff
+from .connection.link import OUTAGES
+from .connection.replies import Missing, entry_messages
 from .exceptions import SoftTimeLimitExceeded
 from .handlers import DLQHandler, ErrorHook, Handler, PerMessage, runner_of
 from .holdings import Holdings

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from ._carrying import NotCarriedError, carry
 from ._clock import mono_ms
-from ._link import OUTAGES
 from ._log import log
+from .connection.carrying import NotCarriedError, carry
+from .connection.link import OUTAGES
 from .holdings import Holdings
 from .message import StreamMessage
 from .pending import SMALL_BYTES, Offer

@@ -13,8 +13,8 @@ import fakeredis
 import pytest
 from redis.asyncio.connection import AbstractConnection
 
-from redis_stream_queue import _connections
-from redis_stream_queue._endpoint import Endpoint
+from redis_stream_queue.connection import registry
+from redis_stream_queue.connection.endpoint import Endpoint
 from tests.support.cluster import Cluster
 from tests.support.leaks import child_processes_of_this_session, describe, mark_session
 from tests.support.servers import NAMES, Server, ServerMissing
@@ -137,12 +137,12 @@ class _FakeConnection(fakeredis.FakeAsyncRedisConnection):
 def _install_fakeredis(monkeypatch: pytest.MonkeyPatch) -> str:
     """Make the library talk to a fresh fakeredis; returns the URL that leads there.
 
-    The place to patch is redis_stream_queue._connections, which opens every connection.
+    The place to patch is redis_stream_queue.connection.registry, which opens every connection.
     """
     server = fakeredis.FakeServer()
 
     def connection_maker(endpoint: Endpoint) -> Callable[[], AbstractConnection]:
         return partial(_FakeConnection, server=server, db=endpoint.db, protocol=2)
 
-    monkeypatch.setattr(_connections, "connection_maker", connection_maker)
+    monkeypatch.setattr(registry, "connection_maker", connection_maker)
     return "redis://fake:1/0"

@@ -13,9 +13,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._cli_output import complain
 from .._cli_url import hide_password, url_options
-from .._link import OUTAGES
-from .._refusals import reason
 from ..client import StreamClient
+from ..connection.link import OUTAGES
+from ..connection.refusals import reason
 from ..exceptions import ConfigError, RedisStreamError
 from ..pool import exits
 from ..pool.exits import Failure

@@ -15,8 +15,8 @@ import click
 from redis.exceptions import NoPermissionError, ResponseError
 
 from .._cli_output import say
-from .._link import OUTAGES
 from .._plain import json_line
+from ..connection.link import OUTAGES
 from ..pool import exits
 from ..pool.config import TARGET
 from ..pool.exits import Failure

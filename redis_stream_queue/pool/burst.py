@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from .._link import OUTAGES
 from .._log import log
 from ..client import StreamClient
+from ..connection.link import OUTAGES
 from ..message import GREATEST_ID
 from ..pending import PendingList
 from .metrics import PoolMetrics

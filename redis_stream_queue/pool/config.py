@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .._endpoint import DEFAULT_URL
 from .._keys import default_dlq
 from ..config import ConsumerConfig
+from ..connection.endpoint import DEFAULT_URL
 from ..exceptions import ConfigError
 from ._linux import cpu_limit
 from .protocol import Loaded

@@ -17,10 +17,10 @@ from typing import Any
 
 from .._clock import mono_ms
 from .._keys import worker_name
-from .._link import OUTAGES
 from .._log import log
-from ..backoff import Backoff
 from ..client import StreamClient
+from ..connection.backoff import Backoff
+from ..connection.link import OUTAGES
 from ..exceptions import ConfigError
 from ..metrics import RateWindow
 from . import exits

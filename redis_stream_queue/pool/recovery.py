@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import ResponseError
 
-from .._carrying import size_text
 from .._clock import mono_ms
 from .._keys import parking_due_ms, worker_name
 from .._log import log
-from .._refusals import passes
 from ..client import StreamClient
 from ..condemned import MAX_DELIVERIES, read_count, uncounted
+from ..connection.carrying import size_text
+from ..connection.refusals import passes
 from ..fate import Fate, Owner, fate
 from ..holdings import Holdings
 from ..message import PendingEntry

@@ -10,11 +10,11 @@ import asyncio
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from .._clock import mono_ms
-from .._link import OUTAGES
 from .._log import log
-from .._refusals import is_forbidden, passes, reason
-from ..backoff import Backoff
 from ..client import StreamClient
+from ..connection.backoff import Backoff
+from ..connection.link import OUTAGES
+from ..connection.refusals import is_forbidden, passes, reason
 from ..exceptions import ClusterSlotError, ConfigError, UnsupportedServer
 from ..group import ConsumerGroup
 from ..server_check import check_server, check_stream, forbidden, worries

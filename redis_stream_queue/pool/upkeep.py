@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from .._clock import mono_ms
-from .._link import OUTAGES
 from .._log import log
-from ..backoff import Backoff
+from ..connection.backoff import Backoff
+from ..connection.link import OUTAGES
 from ..group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from ..retention import TRIM_INTERVAL_S, Retention
 from ..sightings import lease_interval_ms

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from .._clock import mono_ms
-from .._link import OUTAGES
 from .._log import log
-from ..backoff import Backoff
 from ..client import StreamClient
 from ..config import ConsumerConfig
+from ..connection.backoff import Backoff
+from ..connection.link import OUTAGES
 from ..exceptions import RedisStreamError
 from ..group import group_is_lost
 from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._clock import mono_ms
 from .._log import log
-from ..backoff import Backoff
+from ..connection.backoff import Backoff
 from ..exceptions import RedisStreamError
 from . import exits
 from .channel import Channel

@@ -13,7 +13,7 @@ from redis_stream_queue import (
     ConfigError,
     StreamClient,
 )
-from redis_stream_queue._link import OUTAGES
+from redis_stream_queue.connection.link import OUTAGES
 from tests.support.servers import Server
 
 SECRET = "p4ss:w@rd/?#%"

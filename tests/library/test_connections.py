@@ -17,7 +17,7 @@ from redis_stream_queue import (
     StreamConsumer,
     StreamMessage,
 )
-from redis_stream_queue._link import OUTAGES
+from redis_stream_queue.connection.link import OUTAGES
 from tests.library.kit import GROUP, WAIT_S, CountingProxy
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server

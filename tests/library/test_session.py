@@ -8,7 +8,7 @@ import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_stream_queue import ConsumerConfig, StreamClient
-from redis_stream_queue._link import OUTAGES
+from redis_stream_queue.connection.link import OUTAGES
 from redis_stream_queue.pending import Offer
 from redis_stream_queue.session import Session
 from tests.library.kit import GROUP, WAIT_S, Bench

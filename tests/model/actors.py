@@ -15,7 +15,7 @@ from redis_stream_queue import (
     StreamConsumer,
     per_message,
 )
-from redis_stream_queue._scripts import RENEW, TAKE
+from redis_stream_queue.connection.scripts import RENEW, TAKE
 from redis_stream_queue.group import ConsumerGroup
 from redis_stream_queue.message import StreamMessage
 from redis_stream_queue.pool import worker as pool_worker

@@ -21,9 +21,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from redis_stream_queue import _clock, _connections, _link
-from redis_stream_queue._link import OUTAGES
-from redis_stream_queue._scripts import BURY
+from redis_stream_queue import _clock
+from redis_stream_queue.connection import link as link_module
+from redis_stream_queue.connection import registry
+from redis_stream_queue.connection.link import OUTAGES
+from redis_stream_queue.connection.scripts import BURY
 
 STUCK_S = 10.0  # real seconds that one step may take
 
@@ -195,7 +197,7 @@ class Process:
         last_s: float | None = None,
         on_late: Callable[[], None] | None = None,
     ) -> list[Any]:
-        """What stands in for _link.exchange()."""
+        """What stands in for link.exchange()."""
 
         async def really(note: Callable[[int, Any], None] | None = on_reply) -> list[Any]:
             replies = await _exchange(connection, commands, timeout_s, note, last_s, on_late)
@@ -284,7 +286,7 @@ class Process:
         self.loop.close()
 
     async def _end(self) -> None:
-        links = _connections.links_of_running_loop()
+        links = registry.links_of_running_loop()
         channels = [channel for link in links for channel in list(link.channels)]
         connections = [c for link in links for c in link.connections()]
         connections += [c.connection for c in channels if c.connection is not None]
@@ -293,14 +295,14 @@ class Process:
                 task.cancel()
             await asyncio.wait(tasks, timeout=None)
         for link in links:
-            await _connections.discard(link)
+            await registry.discard(link)
         for connection in connections:
             await connection.disconnect(nowait=True)
         for _ in range(3):
             await asyncio.sleep(0)
 
 
-_exchange = _link.exchange
+_exchange = link_module.exchange
 
 
 def current() -> Process:
@@ -333,9 +335,9 @@ def patched_library(clock: Clock) -> Iterator[None]:
         for name, module in list(sys.modules.items()):
             if name.startswith("redis_stream_queue") and getattr(module, "mono_ms", None):
                 stack.enter_context(mock.patch.object(module, "mono_ms", clock.now_ms))
-        for module in (_connections, _link):
+        for module in (registry, link_module):
             stack.enter_context(mock.patch.object(module, "exchange", _patched_exchange))
-        for kind in (_connections.SingleLink, _link.Channel):
+        for kind in (registry.SingleLink, link_module.Channel):
             counted = _counted(kind.run)
             stack.enter_context(mock.patch.object(kind, "run", counted))
         yield

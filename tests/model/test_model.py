@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from redis_stream_queue import _scripts, dlq
+from redis_stream_queue import dlq
+from redis_stream_queue.connection import scripts
 from redis_stream_queue.pool import worker as pool_worker
 from redis_stream_queue.pool.rows import Rows
 from tests.support.servers import Server
@@ -25,8 +26,8 @@ def model_server(_no_process_left: None) -> Iterator[Server]:
     """A valkey-9.1 of the model alone, with every script loaded."""
     with Server.start("valkey-9.1", extra_args=[*SMALL_NODES, "--appendonly", "no"]) as server:
         with server.client() as client:
-            for script in (*vars(_scripts).values(), dlq.REQUEUE):
-                if isinstance(script, _scripts.Script):
+            for script in (*vars(scripts).values(), dlq.REQUEUE):
+                if isinstance(script, scripts.Script):
                     client.script_load(script.source)
         yield server
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from redis_stream_queue import ConfigError, StreamClient, StreamProducer
-from redis_stream_queue._endpoint import endpoint_from_url, make_endpoint
+from redis_stream_queue.connection.endpoint import endpoint_from_url, make_endpoint
 from redis_stream_queue.pool import PoolConfig
 from tests.support.pool import plain_environment
 from tests.support.servers import Server

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from redis.asyncio.connection import AbstractConnection
 
 from redis_stream_queue import ConfigError
-from redis_stream_queue._endpoint import Endpoint, endpoint_from_url, make_endpoint
+from redis_stream_queue.connection.endpoint import Endpoint, endpoint_from_url, make_endpoint
 
 SECRET = "s3cr3t"
 

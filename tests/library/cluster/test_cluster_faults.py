@@ -16,7 +16,7 @@ from redis_stream_queue import (
     StreamClient,
     StreamProducer,
 )
-from redis_stream_queue._link import OUTAGES
+from redis_stream_queue.connection.link import OUTAGES
 from tests.library.kit import Bench, Ledger, running
 from tests.support.cluster import Cluster
 from tests.support.servers import Server

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from redis.exceptions import ResponseError
 
-from ._link import OUTAGES, Link, run_id
-from ._plain import plain_cut
-from ._refusals import passes
+from .._plain import plain_cut
+from .link import OUTAGES, Link, run_id
+from .refusals import passes
 
 ARRIVES_BYTES = 1024  # so little arrives wherever anything does
 TRIES = 2

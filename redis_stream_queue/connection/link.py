@@ -26,11 +26,11 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ._endpoint import Endpoint
-from ._patience import Patience
-from ._replies import text
-from ._scripts import Script
-from ._wire import Wire, wire_of
+from .endpoint import Endpoint
+from .replies import text
+from .scripts import Script
+from .timeout import Patience
+from .wire import Wire, wire_of
 
 Command = tuple[Any, ...]
 

@@ -21,7 +21,7 @@ from redis.asyncio.connection import (
     parse_url,
 )
 
-from .exceptions import ConfigError
+from ..exceptions import ConfigError
 
 SCHEMES = (
     "redis, rediss, unix, redis+cluster, rediss+cluster, redis+sentinel, rediss+sentinel, embedded"
@@ -83,7 +83,7 @@ class Endpoint:
     def connection_kwargs(self) -> dict[str, Any]:
         """Arguments of a redis-py connection; replies are RESP2 and undecoded.
 
-        The socket has no read timeout of its own: every exchange has one (see _connections.py),
+        The socket has no read timeout of its own: every exchange has one (see link.py),
         so that a blocking read may wait longer than ``socket_timeout``.
         """
         kwargs: dict[str, Any] = {

@@ -17,8 +17,8 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from ._endpoint import Endpoint
-from ._tls import tls_trouble
+from .endpoint import Endpoint
+from .tls import tls_trouble
 
 PROBE_S = 2.0
 SPEAKS_FIRST_S = 0.2

@@ -22,10 +22,10 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from ._endpoint import Endpoint
-from ._link import Channel, Command, Link, cut, exchange, life_of, reconnect
-from ._refusals import passes
 from .backoff import Backoff
+from .endpoint import Endpoint
+from .link import Channel, Command, Link, cut, exchange, life_of, reconnect
+from .refusals import passes
 
 MOST_REDIRECTS = 8  # followed for one command
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.25  # before a cluster that is in two minds is asked again

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._scripts import Script
+from .scripts import Script
 
 # KEYS: dead-letter stream, target stream. ARGV: letter id, most values, names of the fields added
 #       at burial

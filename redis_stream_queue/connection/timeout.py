@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ._wire import Wire
+from .wire import Wire
 
 LOOK_S = 0.5
 

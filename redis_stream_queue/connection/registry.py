@@ -22,10 +22,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from ._cluster import ClusterLink
-from ._endpoint import Endpoint
-from ._link import Channel, Command, Link, cut, exchange, life_of, reconnect
-from ._sentinel import MasterConnection, MasterSSLConnection
+from .cluster import ClusterLink
+from .endpoint import Endpoint
+from .link import Channel, Command, Link, cut, exchange, life_of, reconnect
+from .sentinel import MasterConnection, MasterSSLConnection
 
 
 class _SingleChannel(Channel):

@@ -21,10 +21,10 @@ from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, Res
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
-from ._endpoint import Endpoint
-from ._refusals import passes
-from ._replies import text
 from .backoff import Backoff
+from .endpoint import Endpoint
+from .refusals import passes
+from .replies import text
 
 ANSWER_S = 1.0  # a Sentinel that is slower is passed over
 CANDIDATE_S = 2.0  # and so is a server, perhaps a dead one, that it names

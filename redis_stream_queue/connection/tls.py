@@ -10,7 +10,7 @@ from typing import Any
 from redis.asyncio.connection import SSLConnection
 from redis.exceptions import RedisError
 
-from ._endpoint import Endpoint
+from .endpoint import Endpoint
 
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 ABOUT_CERTIFICATES = ("certificate", "unknown ca", "access denied", "handshake failure")

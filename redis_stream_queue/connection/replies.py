@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .message import PendingEntry, StreamMessage
+from ..message import PendingEntry, StreamMessage
 
 
 def text(value: bytes | str | int) -> str:
