@@ -26,9 +26,9 @@ from .connection.endpoint import Endpoint
 from .connection.link import OUTAGES
 from .connection.scripts import BACKLOG, PUSH, TRIM, Script
 from .connection.sentinel import FAILED, Search, ask_sync, check_role
+from .delivery.pending import TRIM_AT_ONCE
 from .durability import Durability
 from .exceptions import ConfigError
-from .pending import TRIM_AT_ONCE
 from .portions import Pushes, portions
 from .pushing import LIMIT, forbids_scripts, own_copy, refusal
 

@@ -6,9 +6,9 @@ import socket
 from dataclasses import dataclass
 
 from ._keys import worker_name
-from .condemned import MOST_DELIVERIES
+from .delivery.burial_mark import MOST_DELIVERIES
+from .delivery.fate import Policy
 from .exceptions import ConfigError
-from .fate import Policy
 
 
 @dataclass

@@ -17,21 +17,21 @@ from .client import StreamClient, check_client
 from .config import ConsumerConfig, check_text
 from .connection.backoff import Backoff
 from .connection.link import OUTAGES
+from .delivery.batch import Work
+from .delivery.fate import Fate, Owner
+from .delivery.invocation import check_runs
+from .delivery.pending import Offer
+from .delivery.retention import TRIM_INTERVAL_S, Retention
+from .delivery.server_check import check_server
+from .delivery.session import Session
+from .delivery.sightings import LOOK_MS, LOOKS, WATCH_MS
+from .delivery.sweep import PAGE, Sweep, offer
 from .exceptions import ConfigError, RedisStreamError
-from .fate import Fate, Owner
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from .handlers import DLQHandler, Handler, PerMessage
-from .invocation import check_runs
 from .message import PendingEntry, StreamMessage
 from .metrics import ConsumerMetrics
-from .pending import Offer
-from .retention import TRIM_INTERVAL_S, Retention
 from .serializers import Serializer
-from .server_check import check_server
-from .session import Session
-from .sightings import LOOK_MS, LOOKS, WATCH_MS
-from .sweep import PAGE, Sweep, offer
-from .work import Work
 
 SWEEP_INTERVAL_MS = 1000
 REFUSED_LONGEST_S = 10.0

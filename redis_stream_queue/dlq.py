@@ -11,15 +11,15 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from .burial import LETTER_FIELDS
 from .client import StreamClient
 from .connection.carrying import NotCarriedError, carry
 from .connection.dlq_scripts import HEADS, ORIGINS, ORIGINS_OF, REQUEUE
 from .connection.link import OUTAGES, Command, first_error
 from .connection.replies import entry_message, mapping, text
+from .delivery.dead_letter import LETTER_FIELDS
+from .delivery.pending import MOST_VALUES
 from .exceptions import DLQError
 from .message import GREATEST_ID, StreamMessage, id_before
-from .pending import MOST_VALUES
 
 PAGE = 100
 ORIGINS_AT_ONCE = 200  # small ones; of large ones a call looks at fewer

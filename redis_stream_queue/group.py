@@ -11,11 +11,11 @@ from redis.exceptions import ResponseError
 
 from ._keys import check_same_slot, parking_due_ms
 from .client import StreamClient
-from .condemned import read_count
 from .config import ConsumerConfig as ConsumerConfig  # 0.1.x had it here
 from .connection.scripts import COUNT_AFTER
+from .delivery.burial_mark import read_count
+from .delivery.pending import PendingList
 from .message import ConsumerInfo, PendingEntry, StreamStats, id_key
-from .pending import PendingList
 
 GHOST_IDLE_MS = 60_000  # a consumer that holds nothing and was silent so long is gone
 UNKNOWN = ""  # last_delivered_id of a group that does not exist

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeVar, cast, overload
 from ._clock import mono_ms
 from ._log import log
 from .config import ConsumerConfig
-from .exceptions import ConfigError
-from .invocation import (
+from .delivery.batch import DONE, NOT_ACKNOWLEDGED, Handed, Work
+from .delivery.invocation import (
     Rest,
     begin,
     check_runs,
@@ -28,9 +28,9 @@ from .invocation import (
     must_be_awaited,
     to_its_end,
 )
+from .exceptions import ConfigError
 from .message import StreamMessage
 from .serializers import Serializer
-from .work import DONE, NOT_ACKNOWLEDGED, Handed, Work
 
 Handler = Callable[[list[StreamMessage]], Any]
 DLQHandler = Callable[[StreamMessage, str], Any]

@@ -18,10 +18,10 @@ from redis.exceptions import ResponseError
 from .client import StreamClient
 from .config import ConsumerConfig
 from .consumer import StreamConsumer as _StreamConsumer
+from .delivery.pending import Offer
 from .exceptions import ConfigError
 from .group import group_is_lost
 from .message import StreamMessage
-from .pending import Offer
 
 __all__ = ["StreamConsumer"]
 

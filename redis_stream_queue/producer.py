@@ -19,16 +19,16 @@ from .config import check_number, check_text
 from .connection.link import OUTAGES
 from .connection.replies import text
 from .connection.scripts import BACKLOG
+from .delivery.pending import PendingList
+from .delivery.server_check import no_backlog
 from .durability import ConfirmingLink, Durability
 from .exceptions import ConfigError, NotDurable, SerializationError
 from .headers import header_parts
 from .metrics import ProducerMeter, ProducerMetrics
 from .outbox import Outbox
-from .pending import PendingList
 from .portions import Pushes
 from .pushing import push_one
 from .serializers import JsonSerializer, Serializer, for_stream
-from .server_check import no_backlog
 
 MAX_LEN = 100_000
 TRIM_EVERY = 1000  # pushes between two trims

@@ -11,19 +11,19 @@ from redis.exceptions import ResponseError
 
 from ._keys import worker_name
 from ._log import log
-from .burial import Burial
 from .client import StreamClient
-from .condemned import MAX_DELIVERIES
 from .config import ConsumerConfig, check_text
 from .connection.carrying import NotCarriedError, carry
 from .connection.link import OUTAGES
-from .fate import Fate, Owner
+from .delivery.burial_mark import MAX_DELIVERIES
+from .delivery.dead_letter import Burial
+from .delivery.fate import Fate, Owner
+from .delivery.pending import Offer, PendingList
+from .delivery.sightings import LOOK_MS, LOOKS
+from .delivery.sweep import Sweep, offer
 from .handlers import DLQHandler
 from .message import PendingEntry, StreamMessage
-from .pending import Offer, PendingList
 from .serializers import JsonSerializer, Serializer, for_stream
-from .sightings import LOOK_MS, LOOKS
-from .sweep import Sweep, offer
 
 
 class RetryHandler:

@@ -15,7 +15,7 @@ import click
 from .._cli_output import say
 from .._keys import default_dlq
 from .._plain import json_line, plain_cut
-from ..burial import LETTER_FIELDS
+from ..delivery.dead_letter import LETTER_FIELDS
 from ..dlq import DeadLetter, DeadLetterQueue
 from ..message import id_key
 from ..pool import exits

@@ -10,12 +10,12 @@ import click
 from .._cli_output import say
 from .._keys import default_dlq
 from .._plain import json_line, plain_cut
+from ..delivery.pending import PendingList
+from ..delivery.retention import blocker
 from ..group import ConsumerGroup
 from ..message import StreamStats
-from ..pending import PendingList
 from ..pool import exits
 from ..pool.exits import Failure
-from ..retention import blocker
 from .common import (
     Redis,
     ask,

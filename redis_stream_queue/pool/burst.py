@@ -13,8 +13,8 @@ import click
 from .._log import log
 from ..client import StreamClient
 from ..connection.link import OUTAGES
+from ..delivery.pending import PendingList
 from ..message import GREATEST_ID
-from ..pending import PendingList
 from .metrics import PoolMetrics
 
 LOOK_S = 0.1

@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from ..delivery.invocation import check_runs
 from ..exceptions import RedisStreamError
 from ..handlers import PerMessage
-from ..invocation import check_runs
 from ..serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
 
 LAST_LINES = 12

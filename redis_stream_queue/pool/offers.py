@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
 from .._clock import mono_ms
-from ..condemned import MAX_DELIVERIES
-from ..fate import Fate
-from ..pending import Offer
+from ..delivery.burial_mark import MAX_DELIVERIES
+from ..delivery.fate import Fate
+from ..delivery.pending import Offer
 from .protocol import Nothing, Take
 from .roster import Worker
 from .rows import Field, Rows

@@ -18,15 +18,15 @@ from .._clock import mono_ms
 from .._keys import parking_due_ms, worker_name
 from .._log import log
 from ..client import StreamClient
-from ..condemned import MAX_DELIVERIES, read_count, uncounted
 from ..connection.carrying import size_text
 from ..connection.refusals import passes
-from ..fate import Fate, Owner, fate
-from ..holdings import Holdings
+from ..delivery.burial_mark import MAX_DELIVERIES, read_count, uncounted
+from ..delivery.fate import Fate, Owner, fate
+from ..delivery.in_flight import Holdings
+from ..delivery.pending import Parked, PendingList
+from ..delivery.sightings import NOT_WATCHED_MS, WATCH_MS
+from ..delivery.sweep import PAGE, Sweep, offer
 from ..message import PendingEntry
-from ..pending import Parked, PendingList
-from ..sightings import NOT_WATCHED_MS, WATCH_MS
-from ..sweep import PAGE, Sweep, offer
 from .config import Settings
 from .offers import Due, Offers
 from .roster import Worker

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from .. import _current
 from .._clock import mono_ms
-from ..hooks import Hooks
+from ..delivery.batch import Verdict, Work
+from ..delivery.hooks import Hooks
 from ..message import StreamMessage, id_key
 from ..metrics import ConsumerMeter
-from ..work import Verdict, Work
 from ._linux import memory_mb
 from .protocol import MAX_ERROR, Message, Released, Retrying
 from .rows import Field, Row

@@ -15,9 +15,9 @@ from ..client import StreamClient
 from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES
 from ..connection.refusals import is_forbidden, passes, reason
+from ..delivery.server_check import check_server, check_stream, forbidden, worries
 from ..exceptions import ClusterSlotError, ConfigError, UnsupportedServer
 from ..group import ConsumerGroup
-from ..server_check import check_server, check_stream, forbidden, worries
 from . import exits
 from .config import Settings
 from .exits import Failure

@@ -15,9 +15,9 @@ from .._clock import mono_ms
 from .._log import log
 from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES
+from ..delivery.retention import TRIM_INTERVAL_S, Retention
+from ..delivery.sightings import lease_interval_ms
 from ..group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
-from ..retention import TRIM_INTERVAL_S, Retention
-from ..sightings import lease_interval_ms
 from .config import Settings
 from .recovery import Recovery
 

@@ -15,14 +15,14 @@ from ..client import StreamClient
 from ..config import ConsumerConfig
 from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES
+from ..delivery.batch import Work
+from ..delivery.pending import Offer
+from ..delivery.session import Decode, Session
 from ..exceptions import RedisStreamError
 from ..group import group_is_lost
 from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage
 from ..message import StreamMessage
-from ..pending import Offer
 from ..serializers import Serializer
-from ..session import Decode, Session
-from ..work import Work
 from .batch_size import batch_size
 from .channel import Channel
 from .config import COMMAND_TIMEOUT_S

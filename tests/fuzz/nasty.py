@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from random import Random
 
-from redis_stream_queue.burial import LETTER_FIELDS
+from redis_stream_queue.delivery.dead_letter import LETTER_FIELDS
 
 EVIL = (
     "\x1b]52;c;ZXZpbA==\x07",

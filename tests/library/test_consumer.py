@@ -232,7 +232,9 @@ class TestNames:
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         draws = iter(["same", "same", "other"])
-        monkeypatch.setattr("redis_stream_queue.holdings.worker_name", lambda *_: next(draws))
+        monkeypatch.setattr(
+            "redis_stream_queue.delivery.in_flight.worker_name", lambda *_: next(draws)
+        )
         for _ in range(2):
             await bench.consumer(Ledger()).run_once()
         assert sorted(await bench.consumers()) == ["other", "same"]

@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 
 from redis_stream_queue import DeadLetterQueue, DLQError, StreamClient
-from redis_stream_queue.burial import LETTER_FIELDS
 from redis_stream_queue.connection.link import OUTAGES
+from redis_stream_queue.delivery.dead_letter import LETTER_FIELDS
 from tests.library.kit import GROUP, Bench, Ledger
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server

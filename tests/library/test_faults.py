@@ -19,7 +19,7 @@ from redis_stream_queue import (
     StreamProducer,
     UnsupportedServer,
 )
-from redis_stream_queue.pending import Offer, PendingList
+from redis_stream_queue.delivery.pending import Offer, PendingList
 from tests.library.kit import GROUP, WAIT_S, Bench, Ledger, running
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import NAMES, Server

@@ -14,7 +14,7 @@ from redis_stream_queue import (
     StreamStats,
     per_message,
 )
-from redis_stream_queue.pending import PendingList
+from redis_stream_queue.delivery.pending import PendingList
 from tests.library.kit import GROUP, Bench, Ledger, running
 
 

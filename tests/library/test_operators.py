@@ -9,7 +9,7 @@ import pytest
 
 from redis_stream_queue import Reject, StreamMessage, per_message
 from redis_stream_queue.client import StreamClient
-from redis_stream_queue.work import DONE
+from redis_stream_queue.delivery.batch import DONE
 from tests.library.kit import GROUP, Bench, Ledger
 
 LEASES = 2  # intervals that a renewal may take

@@ -9,8 +9,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_stream_queue import ConsumerConfig, StreamClient
 from redis_stream_queue.connection.link import OUTAGES
-from redis_stream_queue.pending import Offer
-from redis_stream_queue.session import Session
+from redis_stream_queue.delivery.pending import Offer
+from redis_stream_queue.delivery.session import Session
 from tests.library.kit import GROUP, WAIT_S, Bench
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server

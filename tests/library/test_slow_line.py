@@ -15,7 +15,7 @@ import pytest_asyncio
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_stream_queue import DeadLetterQueue, StreamClient, StreamMessage, StreamProducer
-from redis_stream_queue.pending import Offer, PendingList
+from redis_stream_queue.delivery.pending import Offer, PendingList
 from tests.library.kit import GROUP, Bench, Ledger, running
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server

@@ -16,6 +16,7 @@ from redis_stream_queue import (
     per_message,
 )
 from redis_stream_queue.connection.scripts import RENEW, TAKE
+from redis_stream_queue.delivery.retention import Retention
 from redis_stream_queue.group import ConsumerGroup
 from redis_stream_queue.message import StreamMessage
 from redis_stream_queue.pool import worker as pool_worker
@@ -25,7 +26,6 @@ from redis_stream_queue.pool.recovery import Death, Recovery
 from redis_stream_queue.pool.roster import Worker as Record
 from redis_stream_queue.pool.roster import nobody
 from redis_stream_queue.pool.states import WorkerState
-from redis_stream_queue.retention import Retention
 
 from .book import GROUP, STREAM, Execution
 from .process import At

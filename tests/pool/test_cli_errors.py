@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from redis_stream_queue.delivery.server_check import NEEDED_ACL
 from redis_stream_queue.pool import exits
 from redis_stream_queue.pool.rows import MAX_SLOTS
-from redis_stream_queue.server_check import NEEDED_ACL
 from tests.support.pool import PoolProcess
 from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from redis_stream_queue import BacklogFull, StreamClient, StreamProducer, UnsupportedServer
-from redis_stream_queue.server_check import NEEDED_ACL
+from redis_stream_queue.delivery.server_check import NEEDED_ACL
 from tests.support.pool import PoolProcess
 from tests.support.servers import NAMES, Server
 

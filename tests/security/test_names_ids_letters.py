@@ -8,11 +8,11 @@ from typing import Any
 
 from redis_stream_queue import StreamClient
 from redis_stream_queue._keys import MOST_DUE_MS, parking_due_ms
-from redis_stream_queue.burial import LETTER_FIELDS
-from redis_stream_queue.fate import Owner, Policy
+from redis_stream_queue.delivery.dead_letter import LETTER_FIELDS
+from redis_stream_queue.delivery.fate import Owner, Policy
+from redis_stream_queue.delivery.pending import PendingList
+from redis_stream_queue.delivery.sweep import Sweep
 from redis_stream_queue.message import GREATEST_ID, PendingEntry
-from redis_stream_queue.pending import PendingList
-from redis_stream_queue.sweep import Sweep
 
 from .conftest import Rsq, StartPool
 

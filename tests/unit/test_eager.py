@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from redis_stream_queue._eager import start_now
+from redis_stream_queue.delivery.eager import start_now
 
 Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 Program = Callable[[Start, list[Any]], Coroutine[Any, Any, None]]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_stream_queue._keys import parking_name
-from redis_stream_queue.fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate
+from redis_stream_queue.delivery.fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate
 from redis_stream_queue.message import PendingEntry
 
 GROUP = "workers"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from redis_stream_queue.fate import Fate
-from redis_stream_queue.pending import Offer
+from redis_stream_queue.delivery.fate import Fate
+from redis_stream_queue.delivery.pending import Offer
 from redis_stream_queue.pool import offers as module
 from redis_stream_queue.pool.offers import MOST_LASTS, PATIENCE_MS, Due, Offers
 from redis_stream_queue.pool.protocol import Nothing, Take

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_stream_queue._plain import cut, json_line, plain, plain_cut, trace
+from redis_stream_queue.delivery.batch import describe, verdict_of
 from redis_stream_queue.exceptions import Reject, Retry
 from redis_stream_queue.pool.logs import JsonFormatter, TextFormatter
-from redis_stream_queue.work import describe, verdict_of
 
 EVIL = (
     "\x1b]52;c;ZXZpbA==\x07\x1b[2J\r2026-11-26T00:00:00.000Z INFO master pid=1 by CR"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redis_stream_queue._portion import BYTES, Portion
+from redis_stream_queue.delivery.portion import BYTES, Portion
 
 
 def test_small_entries_are_bounded_by_number_only() -> None:

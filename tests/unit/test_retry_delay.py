@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_stream_queue.retry_delay import retry_delay_ms
+from redis_stream_queue.delivery.retry_delay import retry_delay_ms
 
 FAILURES = st.integers(1, 10**9)
 MS = st.integers(0, 10**9)

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_stream_queue.fate import Fate, Owner, Policy, fate
-from redis_stream_queue.message import PendingEntry
-from redis_stream_queue.sightings import (
+from redis_stream_queue.delivery.fate import Fate, Owner, Policy, fate
+from redis_stream_queue.delivery.sightings import (
     LEASE_MS,
     LOOK_MS,
     MOST_REMEMBERED,
@@ -17,6 +16,7 @@ from redis_stream_queue.sightings import (
     Sightings,
     lease_interval_ms,
 )
+from redis_stream_queue.message import PendingEntry
 
 START_MS = 5_000_000
 AHEAD_MS = 1_700_000_000_000  # the server's clock

@@ -13,15 +13,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ._clock import mono_ms, wall_ms
-from ._keys import parking_due_ms
-from ._log import log
-from .condemned import MOST_DELIVERIES, TOO_LARGE, condemned, read_count
-from .handlers import DLQHandler
+from .._clock import mono_ms, wall_ms
+from .._keys import parking_due_ms
+from .._log import log
+from ..handlers import DLQHandler
+from ..message import StreamMessage
+from ..serializers import Serializer
+from .burial_mark import MOST_DELIVERIES, TOO_LARGE, condemned, read_count
 from .invocation import call_hook
-from .message import StreamMessage
 from .pending import Parked, PendingList
-from .serializers import Serializer
 
 LETTER_FIELDS = (
     "original_stream",

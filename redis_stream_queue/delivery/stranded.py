@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from ._clock import mono_ms
-from ._log import log
-from .connection.carrying import NotCarriedError, carry
-from .connection.link import OUTAGES
-from .holdings import Holdings
-from .message import StreamMessage
+from .._clock import mono_ms
+from .._log import log
+from ..connection.carrying import NotCarriedError, carry
+from ..connection.link import OUTAGES
+from ..message import StreamMessage
+from .batch import Outcome, Verdict
+from .in_flight import Holdings
 from .pending import SMALL_BYTES, Offer
-from .work import Outcome, Verdict
 
 
 class Stranded:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from redis.exceptions import ResponseError
 
-from ._clock import mono_ms
-from ._log import log
-from .client import StreamClient
-from .connection.refusals import is_forbidden
-from .message import id_before
+from .._clock import mono_ms
+from .._log import log
+from ..client import StreamClient
+from ..connection.refusals import is_forbidden
+from ..message import id_before
 from .pending import PendingList, Trimmed
 from .server_check import missing_right
 

@@ -16,24 +16,24 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from ._clock import mono_ms
-from ._keys import worker_name
-from ._log import log
-from .burial import Burial
-from .client import StreamClient
-from .condemned import MAX_DELIVERIES, REJECTED, condemned, uncounted
-from .config import ConsumerConfig
-from .connection.backoff import Backoff
-from .connection.link import OUTAGES, Link
-from .handlers import DLQHandler
+from .._clock import mono_ms
+from .._keys import worker_name
+from .._log import log
+from ..client import StreamClient
+from ..config import ConsumerConfig
+from ..connection.backoff import Backoff
+from ..connection.link import OUTAGES, Link
+from ..handlers import DLQHandler
+from ..message import StreamMessage, id_key
+from ..metrics import ConsumerMeter
+from ..serializers import Serializer
+from .batch import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
+from .burial_mark import MAX_DELIVERIES, REJECTED, condemned, uncounted
+from .dead_letter import Burial
 from .hooks import Hooks
-from .message import StreamMessage, id_key
-from .metrics import ConsumerMeter
 from .pending import SMALL_BYTES, Offer, Parked, PendingList, Renewed
 from .retry_delay import retry_delay_ms
-from .serializers import Serializer
 from .sightings import WATCH_MS, lease_interval_ms
-from .work import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
 
 RESERVE_TRIES = 20
 LOOK_AT_NAME_MS = 50

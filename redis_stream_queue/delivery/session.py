@@ -17,26 +17,26 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ._clock import mono_ms
-from ._log import log
+from .._clock import mono_ms
+from .._log import log
+from ..client import StreamClient
+from ..config import ConsumerConfig
+from ..connection.backoff import Backoff
+from ..connection.link import OUTAGES
+from ..connection.replies import Missing, entry_messages
+from ..exceptions import SoftTimeLimitExceeded
+from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage, runner_of
+from ..message import StreamMessage
+from ..serializers import JsonSerializer, Serializer, for_stream
+from .batch import Work, one_line, verdict_of
+from .burial_mark import DECODE_ERROR, TOO_LARGE
 from .calls import Calls
-from .client import StreamClient
-from .condemned import DECODE_ERROR, TOO_LARGE
-from .config import ConsumerConfig
-from .connection.backoff import Backoff
-from .connection.link import OUTAGES
-from .connection.replies import Missing, entry_messages
-from .exceptions import SoftTimeLimitExceeded
-from .handlers import DLQHandler, ErrorHook, Handler, PerMessage, runner_of
-from .holdings import Holdings
 from .hooks import Hooks
+from .in_flight import Holdings
 from .invocation import call_hook
-from .message import StreamMessage
 from .reader import Reader
-from .serializers import JsonSerializer, Serializer, for_stream
 from .stranded import Stranded
 from .told import ToldWork
-from .work import Work, one_line, verdict_of
 
 RECONNECT_S = 0.5  # longest that acknowledgements wait for a connection to read with
 TEND_S = 0.05  # longest that a finished message waits for its acknowledgement

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._clock import mono_ms
-from ._log import log
-from .message import StreamMessage
-from .work import Verdict, Work
+from .._clock import mono_ms
+from .._log import log
+from ..message import StreamMessage
+from .batch import Verdict, Work
 
 
 class ToldWork(Work):

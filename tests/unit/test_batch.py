@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_stream_queue import Reject, Retry, StreamMessage
-from redis_stream_queue.work import DONE, ERROR_TEXT, Outcome, Verdict, Work, describe, verdict_of
+from redis_stream_queue.delivery.batch import (
+    DONE,
+    ERROR_TEXT,
+    Outcome,
+    Verdict,
+    Work,
+    describe,
+    verdict_of,
+)
 
 
 def batch(count: int) -> list[StreamMessage]:

@@ -21,8 +21,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import Any
 
-from ._log import log
-from .exceptions import ConfigError
+from .._log import log
+from ..exceptions import ConfigError
 
 
 class _Forks:

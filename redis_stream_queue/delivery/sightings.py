@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from .message import PendingEntry
+from ..message import PendingEntry
 
 LEASE_MS = 500  # who runs a message renews its hold at least so often
 WATCH_MS = 3 * LEASE_MS

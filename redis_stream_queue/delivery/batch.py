@@ -15,11 +15,11 @@ from contextvars import Context
 from enum import Enum
 from typing import Any, NamedTuple
 
-from ._clock import mono_ms
-from ._plain import cut, plain, plain_cut
-from .exceptions import Reject, Retry, whole_ms
+from .._clock import mono_ms
+from .._plain import cut, plain, plain_cut
+from ..exceptions import Reject, Retry, whole_ms
+from ..message import StreamMessage
 from .invocation import discard, forks
-from .message import StreamMessage
 
 ERROR_TEXT = 2000  # characters of an error that travel and are kept
 LOOK_UP_MS = 20  # how often a thread that handles messages looks at anything else

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .message import StreamMessage
-from .metrics import ConsumerMeter
-from .work import Verdict, Work
+from ..message import StreamMessage
+from ..metrics import ConsumerMeter
+from .batch import Verdict, Work
 
 
 class Hooks:

@@ -21,8 +21,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from ._keys import SUSPECT_DUE_MS, parking_due_ms
-from .message import PendingEntry
+from .._keys import SUSPECT_DUE_MS, parking_due_ms
+from ..message import PendingEntry
 
 
 class Fate(Enum):

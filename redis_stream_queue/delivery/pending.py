@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from ._keys import parking_name
-from .client import StreamClient
-from .connection.carrying import NotCarriedError, carry
-from .connection.link import Command, first_error
-from .connection.refusals import is_full
-from .connection.replies import entry_message, pending_entries, text
-from .connection.scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, SIZES, TAKE, TRIM
-from .message import GREATEST_ID, PendingEntry, StreamMessage
+from .._keys import parking_name
+from ..client import StreamClient
+from ..connection.carrying import NotCarriedError, carry
+from ..connection.link import Command, first_error
+from ..connection.refusals import is_full
+from ..connection.replies import entry_message, pending_entries, text
+from ..connection.scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, SIZES, TAKE, TRIM
+from ..message import GREATEST_ID, PendingEntry, StreamMessage
 
 RENEW_CHUNK = 500  # entries per script: two ms of Redis's time
 HELD_PAGE = 1000

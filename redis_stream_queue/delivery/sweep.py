@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ._clock import mono_ms
-from ._keys import parking_due_ms
-from ._log import log
-from ._plain import plain_cut
+from .._clock import mono_ms
+from .._keys import parking_due_ms
+from .._log import log
+from .._plain import plain_cut
+from ..message import GREATEST_ID, PendingEntry
 from .fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate, is_watched
-from .message import GREATEST_ID, PendingEntry
 from .pending import STANDS_STILL, Offer, PendingList
 from .sightings import LOOK_MS, WATCH_MS, Sightings
 

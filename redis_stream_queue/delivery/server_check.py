@@ -7,12 +7,12 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from .client import StreamClient
-from .connection.link import Command
-from .connection.refusals import is_forbidden
-from .connection.replies import mapping, text
-from .connection.scripts import RENEW
-from .exceptions import ConfigError, UnsupportedServer
+from ..client import StreamClient
+from ..connection.link import Command
+from ..connection.refusals import is_forbidden
+from ..connection.replies import mapping, text
+from ..connection.scripts import RENEW
+from ..exceptions import ConfigError, UnsupportedServer
 
 OLDEST = (6, 2)
 FULL = 0.9  # share of maxmemory from which on somebody should know

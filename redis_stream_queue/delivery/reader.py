@@ -10,10 +10,10 @@ from typing import Any
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ._log import log
-from ._portion import Portion
-from .client import StreamClient, read_command, read_entries
-from .connection.link import OUTAGES, Channel, Command, first_error
+from .._log import log
+from ..client import StreamClient, read_command, read_entries
+from ..connection.link import OUTAGES, Channel, Command, first_error
+from .portion import Portion
 
 READ_MARGIN_S = 0.7  # how much longer than its block a read may take before it counts as dead
 UNBLOCK_PAUSE_S = 0.002  # and twice as long each time, up to

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ._eager import start_now
-from .work import Work
+from .batch import Work
+from .eager import start_now
 
 
 class Calls:
