@@ -27,10 +27,10 @@ from .connection.link import OUTAGES
 from .connection.scripts import BACKLOG, PUSH, TRIM, Script
 from .connection.sentinel import FAILED, Search, ask_sync, check_role
 from .delivery.pending import TRIM_AT_ONCE
-from .durability import Durability
 from .exceptions import ConfigError
-from .portions import Pushes, portions
-from .pushing import LIMIT, forbids_scripts, own_copy, refusal
+from .pushing.bulk import LIMIT, forbids_scripts, own_copy, refusal
+from .pushing.durability import Durability
+from .pushing.portions import Pushes, portions
 
 PIECE_BYTES = 1 << 18  # sent within one timeout
 

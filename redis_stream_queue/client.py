@@ -18,10 +18,10 @@ from .connection.link import Channel, Command, Link, first_error
 from .connection.replies import entry_message, mapping, name_text, pending_entries, text
 from .connection.scripts import AUTOCLAIM, Script
 from .exceptions import ConfigError
-from .headers import header_parts
 from .message import PendingEntry, StreamMessage
-from .portions import Pushes
-from .pushing import push_all, push_one
+from .pushing.bulk import push_all, push_one
+from .pushing.headers import header_parts
+from .pushing.portions import Pushes
 
 READ_MARGIN_S = 5.0  # how much longer than block_ms a healthy server may take to answer
 

@@ -13,7 +13,6 @@ from redis.exceptions import ResponseError
 
 from ._log import log
 from ._sync import SyncLink, bounded
-from .backlog import Backlog, Claim
 from .client import StreamClient, check_client
 from .config import check_number, check_text
 from .connection.link import OUTAGES
@@ -21,13 +20,14 @@ from .connection.replies import text
 from .connection.scripts import BACKLOG
 from .delivery.pending import PendingList
 from .delivery.server_check import no_backlog
-from .durability import ConfirmingLink, Durability
 from .exceptions import ConfigError, NotDurable, SerializationError
-from .headers import header_parts
 from .metrics import ProducerMeter, ProducerMetrics
-from .outbox import Outbox
-from .portions import Pushes
-from .pushing import push_one
+from .pushing.backlog import Backlog, Claim
+from .pushing.bulk import push_one
+from .pushing.durability import ConfirmingLink, Durability
+from .pushing.headers import header_parts
+from .pushing.outbox import Outbox
+from .pushing.portions import Pushes
 from .serializers import JsonSerializer, Serializer, for_stream
 
 MAX_LEN = 100_000

@@ -21,7 +21,7 @@ from ..pool import exits
 from ..pool.config import TARGET
 from ..pool.exits import Failure
 from ..pool.loading import SERIALIZERS, LoadError, load_serializer
-from ..portions import PUSH_CHUNK, Pushes
+from ..pushing.portions import PUSH_CHUNK, Pushes
 from ..serializers import Serializer, for_stream
 from .common import (
     INTERRUPTED,

@@ -18,7 +18,7 @@ from redis_stream_queue import (
     StreamClient,
     StreamProducer,
 )
-from redis_stream_queue.portions import PUSH_AT_ONCE, PUSH_CHUNK
+from redis_stream_queue.pushing.portions import PUSH_AT_ONCE, PUSH_CHUNK
 from tests.library.kit import GROUP, WAIT_S, Bench, CountingProxy
 from tests.support.servers import Server
 

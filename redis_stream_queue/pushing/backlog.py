@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-from .exceptions import BacklogFull, ConfigError
+from ..exceptions import BacklogFull, ConfigError
 
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.5

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .connection.link import Command, Link, first_error
-from .connection.replies import text
-from .exceptions import ConfigError, NotDurable
+from ..connection.link import Command, Link, first_error
+from ..connection.replies import text
+from ..exceptions import ConfigError, NotDurable
 
 
 class Durability:

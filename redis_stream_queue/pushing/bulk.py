@@ -8,8 +8,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from .connection.link import OUTAGES, Link
-from .connection.scripts import PUSH
+from ..connection.link import OUTAGES, Link
+from ..connection.scripts import PUSH
 from .portions import Command, Pushes, round_trips
 
 LIMIT = "proto-max-bulk-len"  # the server's setting

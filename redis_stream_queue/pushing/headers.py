@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .exceptions import ConfigError
+from ..exceptions import ConfigError
 
 OURS = "rsq:"  # names that begin so are the library's own
 MOST_HEADERS = 1000

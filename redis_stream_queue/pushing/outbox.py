@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from .bulk import own_copy
 from .headers import Parts
 from .portions import Pushes
-from .pushing import own_copy
 
 Waiting = list[tuple[bytes, Parts, "asyncio.Future[Any]"]]
 
