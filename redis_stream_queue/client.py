@@ -98,7 +98,7 @@ class StreamClient:
         if not isinstance(url, str):
             raise ConfigError(f"url must be text, got a {type(url).__name__}.")
         if url.startswith("embedded://"):
-            from .embedded import start_or_join
+            from .embedded.server import start_or_join
 
             url = start_or_join(url.removeprefix("embedded://") or None).url
         return cls._of(endpoint_from_url(url, **options), prefix)

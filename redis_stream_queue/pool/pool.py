@@ -41,7 +41,7 @@ class Pool:
         logs.set_up(self.config.log_level, self.config.log_format, "master")
         config = self.config
         if config.url.startswith("embedded://"):
-            from ..embedded import start_or_join
+            from ..embedded.server import start_or_join
 
             server = start_or_join(config.url.removeprefix("embedded://") or None)
             config = replace(config, url=server.url)

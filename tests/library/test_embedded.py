@@ -21,8 +21,9 @@ import psutil
 import pytest
 import redis
 
-from redis_stream_queue import _server_binary, _server_directory, embedded
-from redis_stream_queue.embedded import EmbeddedServer, start_or_join
+from redis_stream_queue.embedded import EmbeddedServer, binary, start_or_join
+from redis_stream_queue.embedded import server as embedded
+from redis_stream_queue.embedded.directory import turn
 from redis_stream_queue.exceptions import ConfigError, RedisStreamError
 from tests.support.binaries import server_binary
 from tests.support.servers import Server
@@ -189,7 +190,7 @@ class TestOneServer:
     def test_server_that_ignores_sigterm_is_killed(
         self, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("redis_stream_queue._server_process.STOP_TIMEOUT_S", 0.2)
+        monkeypatch.setattr("redis_stream_queue.embedded.process.STOP_TIMEOUT_S", 0.2)
         server = start_or_join(directory)
         os.kill(server.pid, signal.SIGSTOP)
         server.stop()
@@ -524,7 +525,7 @@ class TestRefusals:
     def test_no_server_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv("RSQ_EMBEDDED_SERVER", raising=False)
-        monkeypatch.setattr(_server_binary, "wheel_server", lambda: None)
+        monkeypatch.setattr(binary, "wheel_server", lambda: None)
         with pytest.raises(ConfigError) as refusal:
             start_or_join(tmp_path / "data")
         assert 'pip install "redis-stream-queue[embedded]"' in str(refusal.value)
@@ -556,7 +557,7 @@ class TestRefusals:
         directory.mkdir()
         (directory / "server.lock").touch()
         with (
-            _server_directory.turn(directory, timeout_s=0),
+            turn(directory, timeout_s=0),
             pytest.raises(RedisStreamError, match="another process has been busy"),
         ):
             start_or_join(directory)
@@ -591,15 +592,15 @@ class TestLookup:
         self.server(tmp_path, "old-server", "6.0.16")
         monkeypatch.setenv("RSQ_EMBEDDED_SERVER", wanted)
         with pytest.raises(ConfigError, match=f"RSQ_EMBEDDED_SERVER must name .*{wanted}"):
-            _server_binary.find_server()
+            binary.find_server()
 
     def test_then_one_on_path(self, tmp_path: Path) -> None:
         found = self.server(tmp_path, "redis-server", "7.0.15")
-        assert _server_binary.find_server() == found
+        assert binary.find_server() == found
         found = self.server(tmp_path, "valkey-server", "8.0.0")
-        assert _server_binary.find_server() == found
+        assert binary.find_server() == found
 
     def test_then_the_wheel_also_if_one_on_path_is_too_old(self, tmp_path: Path) -> None:
         self.server(tmp_path, "redis-server", "6.0.16")
         self.server(tmp_path, "valkey-server", "unreadable")
-        assert _server_binary.find_server() == _server_binary.wheel_server()
+        assert binary.find_server() == binary.wheel_server()

@@ -15,7 +15,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from redis_stream_queue._server_binary import wheel_server
+from redis_stream_queue.embedded.binary import wheel_server
 
 CACHE = Path(__file__).resolve().parents[2] / ".servers"
 # What tests run on that run on each server; scripts/test --matrix names them one by one.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from .exceptions import ConfigError
+from ..exceptions import ConfigError
 
 STOP_TIMEOUT_S = 10.0  # until SIGKILL follows SIGTERM
 POLL_S = 0.005

@@ -1,4 +1,4 @@
-"""The directory of a private server: its files, its socket and its locks (see embedded.py).
+"""The directory of a private server: its files, its socket and its locks (see server.py).
 
 Other users of the machine may have been there before us, and may race with us. So nobody else may
 be able to write to the directory, nor to replace it; and a file that is there already is opened
@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ._server_process import POLL_S
-from .exceptions import ConfigError, RedisStreamError
+from ..exceptions import ConfigError, RedisStreamError
+from .process import POLL_S
 
 LOCK, USERS, ALIVE = "server.lock", "server.users", "server.alive"
 SOCKET, LOG = "server.sock", "server.log"

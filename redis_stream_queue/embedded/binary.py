@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .exceptions import ConfigError
+from ..exceptions import ConfigError
 
 VARIABLE = "RSQ_EMBEDDED_SERVER"  # names an executable, instead of looking for one
 OLDEST = (6, 2)

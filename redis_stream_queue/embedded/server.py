@@ -28,9 +28,10 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
-from ._log import log
-from ._server_binary import find_server
-from ._server_directory import (
+from .._log import log
+from ..exceptions import ConfigError, RedisStreamError
+from .binary import find_server
+from .directory import (
     ALIVE,
     LOG,
     USERS,
@@ -46,8 +47,7 @@ from ._server_directory import (
     turn,
     usable_directory,
 )
-from ._server_process import POLL_S, STOP_TIMEOUT_S, Answer, end_process, probe, process_of
-from .exceptions import ConfigError, RedisStreamError
+from .process import POLL_S, STOP_TIMEOUT_S, Answer, end_process, probe, process_of
 
 START_TIMEOUT_S = 10.0  # until the server answers at all
 LOADING_TIMEOUT_S = 60.0  # until it has loaded its data
