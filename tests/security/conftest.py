@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
-from redis_stream_queue.cli import main
+from redis_stream_queue.cli.rsq import main
 from tests.support.pool import PoolProcess
 
 StartPool = Callable[..., PoolProcess]

@@ -56,7 +56,7 @@ class PoolProcess:
         self._mark = uuid.uuid4().hex
         self._stdout = (log_dir or cwd) / f"pool-{self._mark[:6]}.stdout"
         self._stderr = (log_dir or cwd) / f"pool-{self._mark[:6]}.stderr"
-        self.command = [sys.executable, "-m", "redis_stream_queue.pool.cli", *args]
+        self.command = [sys.executable, "-m", "redis_stream_queue.cli.rsq_pool", *args]
         self.command += [target] if target is not None else []
         if shell:
             self.command = ["sh", "-c", f'exec "$@" {shell}', "sh", *self.command]

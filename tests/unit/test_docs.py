@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from redis_stream_queue.cli.rsq_pool import main
 from redis_stream_queue.delivery import fate
 from redis_stream_queue.pool import exits, states
-from redis_stream_queue.pool.cli import main
 from redis_stream_queue.pool.states import MOVES, WorkerState
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from .._cli_output import say
 from .._keys import default_dlq
 from .._plain import json_line, plain_cut
 from ..delivery.dead_letter import LETTER_FIELDS
@@ -32,6 +31,7 @@ from .common import (
     stream_argument,
     url_option,
 )
+from .output import say
 
 LETTER = "dead letter"
 PAGE = 100

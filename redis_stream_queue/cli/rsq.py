@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from ._cli_output import Group
-from ._version import version_option
-from .commands.dlq import dlq
-from .commands.push import push
-from .commands.stats import stats
+from .._version import version_option
+from .dlq import dlq
+from .output import Group
+from .push import push
+from .stats import stats
 
 
 @click.group(cls=Group)
@@ -23,6 +23,3 @@ def main() -> None:
 
 for _command in (push, stats, dlq):
     main.add_command(_command)
-
-if __name__ == "__main__":
-    main(prog_name="rsq")

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from .._cli_output import say
 from .._keys import default_dlq
 from .._plain import json_line, plain_cut
 from ..delivery.pending import PendingList
@@ -26,6 +25,7 @@ from .common import (
     stream_argument,
     url_option,
 )
+from .output import say
 
 SHOWN_NAME = 100  # characters of a consumer's name in a table
 NOTHING_TO_TRIM = 2**53  # a length that no stream has

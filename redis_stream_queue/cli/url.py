@@ -13,8 +13,8 @@ from urllib.parse import unquote
 import click
 from click.core import ParameterSource
 
-from .connection.endpoint import DEFAULT_URL
-from .exceptions import ConfigError
+from ..connection.endpoint import DEFAULT_URL
+from ..exceptions import ConfigError
 
 FILE_ENVIRONMENT = "REDIS_URL_FILE"
 CREDENTIAL = "redis-url"  # of systemd: LoadCredential=redis-url:/path

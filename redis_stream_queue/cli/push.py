@@ -14,7 +14,6 @@ from typing import IO, Any
 import click
 from redis.exceptions import NoPermissionError, ResponseError
 
-from .._cli_output import say
 from .._plain import json_line
 from ..connection.link import OUTAGES
 from ..pool import exits
@@ -34,6 +33,7 @@ from .common import (
     stream_argument,
     url_option,
 )
+from .output import say
 
 READ_BYTES = 1 << 18
 

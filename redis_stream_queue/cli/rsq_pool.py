@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
-from .._cli_output import Command, complain
-from .._cli_url import forget, hide_password, url_options
-from .._cli_variables import unknown_variables
 from .._log import log
 from .._version import version_option
 from ..exceptions import RedisStreamError
-from . import exits, logs, standard_streams
-from .config import PoolConfig, default_workers
-from .pool import Pool
+from ..pool import exits, logs, standard_streams
+from ..pool.config import PoolConfig, default_workers
+from ..pool.pool import Pool
+from .output import Command, complain
+from .url import forget, hide_password, url_options
+from .variables import unknown_variables
 
 
 def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None:
@@ -28,7 +28,7 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
 
 def _found_url(url: str) -> None:
     standard_streams.open_those_closed()  # what is printed on the way goes there, too
-    hide_password(url, "redis_stream_queue.pool.cli")
+    hide_password(url, "redis_stream_queue.cli.rsq_pool")
 
 
 _AT_LEAST_1 = click.IntRange(min=1)

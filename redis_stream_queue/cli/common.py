@@ -11,14 +11,14 @@ import click
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from .._cli_output import complain
-from .._cli_url import hide_password, url_options
 from ..client import StreamClient
 from ..connection.link import OUTAGES
 from ..connection.refusals import reason
 from ..exceptions import ConfigError, RedisStreamError
 from ..pool import exits
 from ..pool.exits import Failure
+from .output import complain
+from .url import hide_password, url_options
 
 ANSWER_S = 5.0
 FAILOVER_S = 10.0  # how long Sentinels or a cluster may take to name a master that works

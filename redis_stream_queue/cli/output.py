@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ._plain import plain
+from .._plain import plain
 
 INDENT = "    "
 

@@ -1,0 +1,1 @@
+"""The command lines: ``rsq`` and ``rsq-pool``."""

@@ -1,1 +1,0 @@
-"""The subcommands of rsq, one a file."""
