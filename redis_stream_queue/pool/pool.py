@@ -11,13 +11,13 @@ from .._log import log
 from . import exits, logs, standard_streams
 from .config import PoolConfig
 from .exits import Failure
+from .master.spawner import Spawner
+from .master.systemd import notify
 from .metrics import PoolMetrics
-from .notify import notify
 from .rows import Rows
-from .spawner import Spawner
 
 if TYPE_CHECKING:
-    from .master import Master
+    from .master.master import Master
 
 
 class Pool:
@@ -53,7 +53,7 @@ class Pool:
             except OSError as error:
                 log.error("cannot start: %s", error)
                 return exits.FAILURE
-            from .master import Master  # now: workers need none of it, and start meanwhile
+            from .master.master import Master  # now: workers need none of it, and start meanwhile
 
             self._master = Master(config, spawner, rows)
             return self._run(self._master)

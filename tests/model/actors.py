@@ -21,11 +21,11 @@ from redis_stream_queue.group import ConsumerGroup
 from redis_stream_queue.message import StreamMessage
 from redis_stream_queue.pool import worker as pool_worker
 from redis_stream_queue.pool.config import Settings
+from redis_stream_queue.pool.master.recovery import Death, Recovery
+from redis_stream_queue.pool.master.slots import Worker as Record
+from redis_stream_queue.pool.master.slots import nobody
+from redis_stream_queue.pool.master.states import WorkerState
 from redis_stream_queue.pool.protocol import Declined, Free, Retrying, Take
-from redis_stream_queue.pool.recovery import Death, Recovery
-from redis_stream_queue.pool.roster import Worker as Record
-from redis_stream_queue.pool.roster import nobody
-from redis_stream_queue.pool.states import WorkerState
 
 from .book import GROUP, STREAM, Execution
 from .process import At

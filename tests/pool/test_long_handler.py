@@ -15,8 +15,8 @@ from tests.support.pool import ROOT
 LIMIT_MS = 400
 # Read by every interpreter at its start; the product's own limit is 10 minutes.
 SHORTER = f"""
-from redis_stream_queue.pool import watch
-watch.LONG_HANDLER_MS = {LIMIT_MS}
+from redis_stream_queue.pool.master import health
+health.LONG_HANDLER_MS = {LIMIT_MS}
 """
 
 

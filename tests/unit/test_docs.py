@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from redis_stream_queue.cli.rsq_pool import main
 from redis_stream_queue.delivery import fate
-from redis_stream_queue.pool import exits, states
-from redis_stream_queue.pool.states import MOVES, WorkerState
+from redis_stream_queue.pool import exits
+from redis_stream_queue.pool.master import states
+from redis_stream_queue.pool.master.states import MOVES, WorkerState
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

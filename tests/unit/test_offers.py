@@ -8,12 +8,12 @@ import pytest
 
 from redis_stream_queue.delivery.fate import Fate
 from redis_stream_queue.delivery.pending import Offer
-from redis_stream_queue.pool import offers as module
-from redis_stream_queue.pool.offers import MOST_LASTS, PATIENCE_MS, Due, Offers
+from redis_stream_queue.pool.master import offers as module
+from redis_stream_queue.pool.master.offers import MOST_LASTS, PATIENCE_MS, Due, Offers
+from redis_stream_queue.pool.master.slots import Worker
+from redis_stream_queue.pool.master.states import WorkerState
 from redis_stream_queue.pool.protocol import Nothing, Take
-from redis_stream_queue.pool.roster import Worker
 from redis_stream_queue.pool.rows import Field, Rows
-from redis_stream_queue.pool.states import WorkerState
 
 
 class Pipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redis_stream_queue.pool.watch import Weighed, weighed
+from redis_stream_queue.pool.master.health import Weighed, weighed
 
 BOOTED, LOADED, LEAKED = 30, 290, 700  # MB
 IDLE = Weighed(0, BOOTED, BOOTED)

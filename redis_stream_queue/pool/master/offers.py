@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
-from .._clock import mono_ms
-from ..delivery.burial_mark import MAX_DELIVERIES
-from ..delivery.fate import Fate
-from ..delivery.pending import Offer
-from .protocol import Nothing, Take
-from .roster import Worker
-from .rows import Field, Rows
+from ..._clock import mono_ms
+from ...delivery.burial_mark import MAX_DELIVERIES
+from ...delivery.fate import Fate
+from ...delivery.pending import Offer
+from ..protocol import Nothing, Take
+from ..rows import Field, Rows
+from .slots import Worker
 
 LATE_MS = 3000  # so late a worker may still carry out what it was offered
 PATIENCE_MS = 60_000  # a last delivery waits no longer for others to end

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from . import _linux, channel, metrics_pipe, signals
-from .directory import started_in
-from .orphans import Orphans
-from .protocol import Exited, Fork, Forked, ForkFailed, Message, decode, encode
-from .rows import Rows
-from .template import template_main
+from .. import _linux, channel, metrics_pipe, signals
+from ..directory import started_in
+from ..orphans import Orphans
+from ..protocol import Exited, Fork, Forked, ForkFailed, Message, decode, encode
+from ..rows import Rows
+from ..template import template_main
 
 # The arguments and the path are the master's, as the first template has them. Our own modules are
 # found before any file of the app's: its directory comes last while they are imported.

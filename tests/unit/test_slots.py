@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redis_stream_queue.pool.roster import Worker
+from redis_stream_queue.pool.master.slots import Worker
 from redis_stream_queue.pool.rows import Field, Rows
 
 

@@ -15,22 +15,19 @@ from collections.abc import Awaitable
 from dataclasses import asdict, replace
 from typing import Any
 
-from .._clock import mono_ms
-from .._keys import worker_name
-from .._log import log
-from ..client import StreamClient
-from ..connection.backoff import Backoff
-from ..connection.link import OUTAGES
-from ..exceptions import ConfigError
-from ..metrics import RateWindow
-from . import exits
-from .burst import Burst
-from .config import COMMAND_TIMEOUT_S, PoolConfig, Settings, resolve
-from .exits import Failure
-from .limits import Limits, memory_limit_mb
-from .metrics import PoolMetrics
-from .notify import notify, watchdog_interval_s
-from .protocol import (
+from ..._clock import mono_ms
+from ..._keys import worker_name
+from ..._log import log
+from ...client import StreamClient
+from ...connection.backoff import Backoff
+from ...connection.link import OUTAGES
+from ...exceptions import ConfigError
+from ...metrics import RateWindow
+from .. import exits
+from ..config import COMMAND_TIMEOUT_S, PoolConfig, Settings, resolve
+from ..exits import Failure
+from ..metrics import PoolMetrics
+from ..protocol import (
     Declined,
     Fatal,
     Free,
@@ -45,16 +42,19 @@ from .protocol import (
     Retrying,
     Start,
 )
+from ..rows import Field, Rows
+from ..totals import unconfirmed
+from .burst import Burst
+from .health import Watch, watch_loading
+from .limits import Limits, memory_limit_mb
+from .maintenance import Upkeep
 from .recovery import Death, Recovery
-from .roster import Worker, nobody, snapshot
-from .rows import Field, Rows
+from .slots import Worker, nobody, snapshot
 from .spawner import Spawner
 from .startup import connect, prepare
 from .states import WorkerState
-from .totals import unconfirmed
-from .upkeep import Upkeep
-from .watch import Watch, watch_loading
-from .workforce import Workforce
+from .supervisor import Workforce
+from .systemd import notify, watchdog_interval_s
 
 STATUS_S = 60.0
 METRICS_S = 1.0

@@ -14,24 +14,24 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import ResponseError
 
-from .._clock import mono_ms
-from .._keys import parking_due_ms, worker_name
-from .._log import log
-from ..client import StreamClient
-from ..connection.carrying import size_text
-from ..connection.refusals import passes
-from ..delivery.burial_mark import MAX_DELIVERIES, read_count, uncounted
-from ..delivery.fate import Fate, Owner, fate
-from ..delivery.in_flight import Holdings
-from ..delivery.pending import Parked, PendingList
-from ..delivery.sightings import NOT_WATCHED_MS, WATCH_MS
-from ..delivery.sweep import PAGE, Sweep, offer
-from ..message import PendingEntry
-from .config import Settings
+from ..._clock import mono_ms
+from ..._keys import parking_due_ms, worker_name
+from ..._log import log
+from ...client import StreamClient
+from ...connection.carrying import size_text
+from ...connection.refusals import passes
+from ...delivery.burial_mark import MAX_DELIVERIES, read_count, uncounted
+from ...delivery.fate import Fate, Owner, fate
+from ...delivery.in_flight import Holdings
+from ...delivery.pending import Parked, PendingList
+from ...delivery.sightings import NOT_WATCHED_MS, WATCH_MS
+from ...delivery.sweep import PAGE, Sweep, offer
+from ...message import PendingEntry
+from ..config import Settings
+from ..rows import Field, Rows
+from ..totals import Unconfirmed
 from .offers import Due, Offers
-from .roster import Worker
-from .rows import Field, Rows
-from .totals import Unconfirmed
+from .slots import Worker
 
 PAGES_PER_TICK = 4
 REST = 4  # times as long as looking at them took

@@ -8,14 +8,14 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
-from .._clock import mono_ms
-from .._log import log
-from ._linux import memory_mb
+from ..._clock import mono_ms
+from ..._log import log
+from .._linux import memory_mb
+from ..rows import DUMP_SIGNAL, Field
 from .limits import LONG_HANDLER_MS, Action, Limits, Vitals, judge, memory_limit_mb
-from .roster import Worker
-from .rows import DUMP_SIGNAL, Field
+from .slots import Worker
 from .states import WorkerState
-from .workforce import Workforce
+from .supervisor import Workforce
 
 LIMITED_S = 0.1  # between two looks where a time limit is set
 UNLIMITED_S = 0.5

@@ -8,17 +8,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from .._clock import mono_ms
-from .._log import log
-from ..connection.backoff import Backoff
-from ..exceptions import RedisStreamError
-from . import exits
-from .channel import Channel
-from .exits import Failure
-from .metrics_pipe import Reports
-from .protocol import Drain, Message
-from .roster import Slot, Worker
-from .rows import MAX_ROWS, Rows
+from ..._clock import mono_ms
+from ..._log import log
+from ...connection.backoff import Backoff
+from ...exceptions import RedisStreamError
+from .. import exits
+from ..channel import Channel
+from ..exits import Failure
+from ..metrics_pipe import Reports
+from ..protocol import Drain, Message
+from ..rows import MAX_ROWS, Rows
+from .slots import Slot, Worker
 from .spawner import Spawner, how_it_ended
 from .states import WorkerState
 

@@ -9,18 +9,18 @@ import asyncio
 
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from .._clock import mono_ms
-from .._log import log
-from ..client import StreamClient
-from ..connection.backoff import Backoff
-from ..connection.link import OUTAGES
-from ..connection.refusals import is_forbidden, passes, reason
-from ..delivery.server_check import check_server, check_stream, forbidden, worries
-from ..exceptions import ClusterSlotError, ConfigError, UnsupportedServer
-from ..group import ConsumerGroup
-from . import exits
-from .config import Settings
-from .exits import Failure
+from ..._clock import mono_ms
+from ..._log import log
+from ...client import StreamClient
+from ...connection.backoff import Backoff
+from ...connection.link import OUTAGES
+from ...connection.refusals import is_forbidden, passes, reason
+from ...delivery.server_check import check_server, check_stream, forbidden, worries
+from ...exceptions import ClusterSlotError, ConfigError, UnsupportedServer
+from ...group import ConsumerGroup
+from .. import exits
+from ..config import Settings
+from ..exits import Failure
 
 SAY_AFTER_MS = 1000  # a wait that is longer than this is worth a line
 URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 
-from .._plain import plain_cut
+from ..._plain import plain_cut
 
 MOST_LINE = 400  # characters
 

@@ -11,14 +11,14 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
-from .._clock import mono_ms
-from .._log import log
-from ..connection.backoff import Backoff
-from ..connection.link import OUTAGES
-from ..delivery.retention import TRIM_INTERVAL_S, Retention
-from ..delivery.sightings import lease_interval_ms
-from ..group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
-from .config import Settings
+from ..._clock import mono_ms
+from ..._log import log
+from ...connection.backoff import Backoff
+from ...connection.link import OUTAGES
+from ...delivery.retention import TRIM_INTERVAL_S, Retention
+from ...delivery.sightings import lease_interval_ms
+from ...group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
+from ..config import Settings
 from .recovery import Recovery
 
 SWEEP_S = 0.17  # what another host gives back goes on here within 200 ms

@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from .._log import log
-from ..client import StreamClient
-from ..connection.link import OUTAGES
-from ..delivery.pending import PendingList
-from ..message import GREATEST_ID
-from .metrics import PoolMetrics
+from ..._log import log
+from ...client import StreamClient
+from ...connection.link import OUTAGES
+from ...delivery.pending import PendingList
+from ...message import GREATEST_ID
+from ..metrics import PoolMetrics
 
 LOOK_S = 0.1
 

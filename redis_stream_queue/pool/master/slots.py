@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .._clock import mono_ms
-from ..message import id_key
-from ..metrics import RateWindow
-from .channel import Channel
-from .metrics import PoolMetrics, WorkerMetrics
-from .metrics_pipe import Reports
-from .rows import Field, Row
+from ..._clock import mono_ms
+from ...message import id_key
+from ...metrics import RateWindow
+from ..channel import Channel
+from ..metrics import PoolMetrics, WorkerMetrics
+from ..metrics_pipe import Reports
+from ..rows import Field, Row
+from ..totals import Totals, added, latest, of_row
 from .states import WorkerState, move
-from .totals import Totals, added, latest, of_row
 
 
 def nobody(_: str) -> bool:

@@ -1,0 +1,1 @@
+"""The master: watches workers and recovers what they leave; never runs a handler."""
