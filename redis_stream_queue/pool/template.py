@@ -22,9 +22,9 @@ from typing import NoReturn
 from .._log import log
 from . import _linux, signals
 from .channel import MAX_MESSAGE
-from .life import worker_main
 from .protocol import Exited, Fork, Forked, ForkFailed, decode, encode
 from .rows import Rows
+from .worker.process import worker_main
 
 
 def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:

@@ -19,13 +19,13 @@ from redis_stream_queue.connection.scripts import RENEW, TAKE
 from redis_stream_queue.delivery.retention import Retention
 from redis_stream_queue.group import ConsumerGroup
 from redis_stream_queue.message import StreamMessage
-from redis_stream_queue.pool import worker as pool_worker
 from redis_stream_queue.pool.config import Settings
 from redis_stream_queue.pool.master.recovery import Death, Recovery
 from redis_stream_queue.pool.master.slots import Worker as Record
 from redis_stream_queue.pool.master.slots import nobody
 from redis_stream_queue.pool.master.states import WorkerState
 from redis_stream_queue.pool.protocol import Declined, Free, Retrying, Take
+from redis_stream_queue.pool.worker import loop as pool_worker
 
 from .book import GROUP, STREAM, Execution
 from .process import At

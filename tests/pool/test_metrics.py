@@ -22,7 +22,8 @@ from tests.support.waiting import wait_until
 APP = """
 import contextlib, fcntl, os, stat, time
 from redis_stream_queue import Reject, per_message, stream_handler
-from redis_stream_queue.pool import life, metrics_pipe
+from redis_stream_queue.pool import metrics_pipe
+from redis_stream_queue.pool.worker import process
 
 def metrics_fd():
     for fd in map(int, os.listdir("/proc/self/fd")):
@@ -45,7 +46,7 @@ def handler(message):
             os.write(metrics_fd(), os.urandom(30_000))
 """
 OFTEN = "metrics_pipe.REPORT_S = 0.001\n"
-BOASTS = "life.of_row = lambda row: {'acked': 1_000_000}\n"
+BOASTS = "process.of_row = lambda row: {'acked': 1_000_000}\n"
 
 _HANDLED = re.compile(r"handled (\d+) \(.*, dead (\d+), ")
 _SNAPSHOTS = re.compile(r"WorkerMetrics\(slot=(\d+),.*, snapshots=(\d+)")

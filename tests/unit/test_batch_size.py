@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_stream_queue.pool.batch_size import LARGEST, TARGET_MS, AdaptiveBatch, FixedBatch
+from redis_stream_queue.pool.worker.batch_size import LARGEST, TARGET_MS, AdaptiveBatch, FixedBatch
 
 MEASURED = st.lists(st.tuples(st.integers(0, 2000), st.floats(0, 1e7)), max_size=50)
 

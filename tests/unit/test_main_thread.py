@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from redis_stream_queue._clock import mono_ms
-from redis_stream_queue.pool.main_thread import MainThread
+from redis_stream_queue.pool.worker.main_thread import MainThread
 from tests.support.extras import UVLOOP
 from tests.support.waiting import wait_until
 

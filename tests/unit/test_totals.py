@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_stream_queue.metrics import ConsumerMeter
-from redis_stream_queue.pool.row_hooks import RowHooks
 from redis_stream_queue.pool.rows import COUNTERS, Rows
 from redis_stream_queue.pool.standard_streams import StandardStreams
 from redis_stream_queue.pool.totals import (
@@ -25,6 +24,7 @@ from redis_stream_queue.pool.totals import (
     of_row,
     unconfirmed,
 )
+from redis_stream_queue.pool.worker.reporting import RowHooks
 
 COUNTS = st.integers(0, MAX_COUNT - 1)
 TOTALS = st.fixed_dictionaries(dict.fromkeys(NAMES, COUNTS))

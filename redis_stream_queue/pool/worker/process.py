@@ -16,16 +16,15 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .. import _current
-from ..exceptions import RedisStreamError
-from ..handlers import Declaration, Handler, PerMessage, declaration_of
-from . import _linux, logs, orphans, signals
-from .channel import MAX_MESSAGE
-from .directory import enter_again
-from .loading import load_handler, load_serializer
-from .main_thread import MainThread
-from .metrics_pipe import Reporter
-from .protocol import (
+from ... import _current
+from ...exceptions import RedisStreamError
+from ...handlers import Declaration, Handler, PerMessage, declaration_of
+from .. import _linux, logs, orphans, signals
+from ..channel import MAX_MESSAGE
+from ..directory import enter_again
+from ..loading import load_handler, load_serializer
+from ..metrics_pipe import Reporter
+from ..protocol import (
     MAX_ERROR,
     Loaded,
     LoadFailed,
@@ -34,11 +33,12 @@ from .protocol import (
     decode,
     encode,
 )
-from .rows import DUMP_SIGNAL, Field, Row, Rows
+from ..rows import DUMP_SIGNAL, Field, Row, Rows
+from ..standard_streams import StandardStreams, make_unclosable
+from ..totals import of_row
+from .loop import Worker
+from .main_thread import MainThread
 from .soft_limit import SoftLimit
-from .standard_streams import StandardStreams, make_unclosable
-from .totals import of_row
-from .worker import Worker
 
 EXIT_OK = 0
 EXIT_LOAD_FAILED = 3

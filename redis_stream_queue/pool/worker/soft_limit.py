@@ -17,10 +17,10 @@ from collections.abc import Callable, Generator
 from time import monotonic, sleep
 from typing import Any
 
-from .._log import log
-from ..delivery.session import Decode
-from ..exceptions import SoftTimeLimitExceeded
-from ..handlers import Handler, PerBatch, PerMessage, runner_of
+from ..._log import log
+from ...delivery.session import Decode
+from ...exceptions import SoftTimeLimitExceeded
+from ...handlers import Handler, PerBatch, PerMessage, runner_of
 
 INTERRUPT = signal.SIGRTMIN + 9
 RUNNING, DECODING = "the handler ran for", "decoding took"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .. import _current
-from .._clock import mono_ms
-from ..delivery.batch import Verdict, Work
-from ..delivery.hooks import Hooks
-from ..message import StreamMessage, id_key
-from ..metrics import ConsumerMeter
-from ._linux import memory_mb
-from .protocol import MAX_ERROR, Message, Released, Retrying
-from .rows import Field, Row
-from .standard_streams import StandardStreams
+from ... import _current
+from ..._clock import mono_ms
+from ...delivery.batch import Verdict, Work
+from ...delivery.hooks import Hooks
+from ...message import StreamMessage, id_key
+from ...metrics import ConsumerMeter
+from .._linux import memory_mb
+from ..protocol import MAX_ERROR, Message, Released, Retrying
+from ..rows import Field, Row
+from ..standard_streams import StandardStreams
 
 OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to idle workers,
 LONG_OVERRUN_MS = 250  # and to anybody: a worker of another host may be idle

@@ -9,25 +9,23 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .._clock import mono_ms
-from .._log import log
-from ..client import StreamClient
-from ..config import ConsumerConfig
-from ..connection.backoff import Backoff
-from ..connection.link import OUTAGES
-from ..delivery.batch import Work
-from ..delivery.pending import Offer
-from ..delivery.session import Decode, Session
-from ..exceptions import RedisStreamError
-from ..group import group_is_lost
-from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage
-from ..message import StreamMessage
-from ..serializers import Serializer
-from .batch_size import batch_size
-from .channel import Channel
-from .config import COMMAND_TIMEOUT_S
-from .main_thread import MainThread
-from .protocol import (
+from ..._clock import mono_ms
+from ..._log import log
+from ...client import StreamClient
+from ...config import ConsumerConfig
+from ...connection.backoff import Backoff
+from ...connection.link import OUTAGES
+from ...delivery.batch import Work
+from ...delivery.pending import Offer
+from ...delivery.session import Decode, Session
+from ...exceptions import RedisStreamError
+from ...group import group_is_lost
+from ...handlers import DLQHandler, ErrorHook, Handler, PerMessage
+from ...message import StreamMessage
+from ...serializers import Serializer
+from ..channel import Channel
+from ..config import COMMAND_TIMEOUT_S
+from ..protocol import (
     Declined,
     Drain,
     Fatal,
@@ -40,9 +38,11 @@ from .protocol import (
     Retire,
     Take,
 )
-from .row_hooks import RowHooks
-from .rows import Field, Rows
-from .standard_streams import StandardStreams
+from ..rows import Field, Rows
+from ..standard_streams import StandardStreams
+from .batch_size import batch_size
+from .main_thread import MainThread
+from .reporting import RowHooks
 
 BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within two seconds
 FREE_WAIT_S = 0.1
