@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from redis.exceptions import ResponseError
 
-from ._keys import prefixed
 from ._log import log
+from ._names import prefixed
 from .connection import registry
 from .connection.endpoint import Endpoint, endpoint_from_url, make_endpoint
 from .connection.link import Channel, Command, Link, first_error

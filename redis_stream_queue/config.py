@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from ._keys import worker_name
+from ._names import worker_name
 from .delivery.burial_mark import MOST_DELIVERIES
 from .delivery.fate import Policy
 from .exceptions import ConfigError

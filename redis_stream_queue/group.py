@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from redis.exceptions import ResponseError
 
-from ._keys import check_same_slot, parking_due_ms
+from ._names import check_same_slot, parking_due_ms
 from .client import StreamClient
 from .config import ConsumerConfig as ConsumerConfig  # 0.1.x had it here
 from .connection.scripts import COUNT_AFTER

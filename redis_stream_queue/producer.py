@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 
 from redis.exceptions import ResponseError
 
+from ._blocking import SyncLink, bounded
 from ._log import log
-from ._sync import SyncLink, bounded
 from .client import StreamClient, check_client
 from .config import check_number, check_text
 from .connection.link import OUTAGES

@@ -9,8 +9,8 @@ from functools import partial
 
 from redis.exceptions import ResponseError
 
-from ._keys import worker_name
 from ._log import log
+from ._names import worker_name
 from .client import StreamClient
 from .config import ConsumerConfig, check_text
 from .connection.carrying import NotCarriedError, carry

@@ -11,12 +11,12 @@ import click
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from .. import _exits
+from .._exits import Failure
 from ..client import StreamClient
 from ..connection.link import OUTAGES
 from ..connection.refusals import reason
 from ..exceptions import ConfigError, RedisStreamError
-from ..pool import exits
-from ..pool.exits import Failure
 from .output import complain
 from .url import hide_password, url_options
 
@@ -54,9 +54,9 @@ def complaints() -> Iterator[None]:
     except Failure as failure:
         _end(str(failure), failure.code)
     except ConfigError as error:
-        _end(str(error), exits.USAGE)
+        _end(str(error), _exits.USAGE)
     except (RedisStreamError, *OUTAGES) as error:  # embedded:// could not be started, say
-        _end(str(error), exits.REDIS)
+        _end(str(error), _exits.REDIS)
 
 
 def _end(text: str, code: int) -> NoReturn:
@@ -96,15 +96,15 @@ class Redis:
         """
         where = self.client.endpoint
         if never := self._runner.run(reason(where, error)):
-            return Failure(exits.REDIS, f"{never} {after}".rstrip())
+            return Failure(_exits.REDIS, f"{never} {after}".rstrip())
         why = " ".join(str(error).split()).rstrip(".")
-        code = exits.REDIS
+        code = _exits.REDIS
         if isinstance(error, NoPermissionError) or "NOPERM" in why:
             text = f"{where} does not let this user do that ({why})."
         elif isinstance(error, AuthenticationError) or "NOAUTH" in why:
             text = f"{where} refuses the user or password ({why}). {URL_FORM}"
         elif "WRONGTYPE" in why:
-            code = exits.USAGE
+            code = _exits.USAGE
             text = f"key {key!r} on {where} is not a stream. Choose another name or a prefix."
         elif isinstance(error, ResponseError):
             text = f"{where} refuses: {why}."

@@ -12,13 +12,13 @@ from typing import Any
 
 import click
 
-from .._keys import default_dlq
+from .. import _exits
+from .._exits import Failure
+from .._names import default_dlq
 from .._plain import json_line, plain_cut
 from ..delivery.dead_letter import LETTER_FIELDS
 from ..dlq import DeadLetter, DeadLetterQueue
 from ..message import id_key
-from ..pool import exits
-from ..pool.exits import Failure
 from .common import (
     INTERRUPTED,
     Redis,
@@ -123,7 +123,7 @@ class _Letters:
         """Raises Failure for a letter that is not there."""
         letter: DeadLetter | None = self._ask(lambda: self._queue.get(entry_id, payloads=payloads))
         if letter is None:
-            raise Failure(exits.FAILURE, f"there is no letter {entry_id!r} in {self.key!r}.")
+            raise Failure(_exits.FAILURE, f"there is no letter {entry_id!r} in {self.key!r}.")
         return letter
 
     def requeue(self, ids: list[str], to: str | None) -> int:
@@ -244,7 +244,7 @@ def requeue(
         own = [letter for letter in chosen if to or letters.is_own(letter)]
         _change(letters, own, dry_run, "requeued", lambda i: letters.requeue(i, to))
         if others := [letter for letter in chosen if not to and not letters.is_own(letter)]:
-            raise Failure(exits.FAILURE, _left(others, stream))
+            raise Failure(_exits.FAILURE, _left(others, stream))
 
 
 @dlq.command()
@@ -286,7 +286,7 @@ def _chosen(
     """Raises Failure unless the command says which letters."""
     filtered = any(value is not None for value in filters.values())
     if bool(ids) + filtered + every != 1:
-        raise Failure(exits.USAGE, "name letter ids, or a filter, or --all: exactly one of them.")
+        raise Failure(_exits.USAGE, "name letter ids, or a filter, or --all: exactly one of them.")
     return [letter for page in letters.pages(ids) for letter in page]
 
 

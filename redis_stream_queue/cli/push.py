@@ -14,12 +14,12 @@ from typing import IO, Any
 import click
 from redis.exceptions import NoPermissionError, ResponseError
 
+from .. import _exits
+from .._exits import Failure
+from .._loading import SERIALIZERS, LoadError, load_serializer
 from .._plain import json_line
 from ..connection.link import OUTAGES
-from ..pool import exits
 from ..pool.config import TARGET
-from ..pool.exits import Failure
-from ..pool.loading import SERIALIZERS, LoadError, load_serializer
 from ..pushing.portions import PUSH_CHUNK, Pushes
 from ..serializers import Serializer, for_stream
 from .common import (
@@ -115,11 +115,11 @@ def _source(data: tuple[str, ...], file: IO[bytes] | None) -> IO[bytes] | None:
 def _serializer(name: str) -> Serializer:
     if name not in SERIALIZERS and not TARGET.match(name):
         known = ", ".join(SERIALIZERS)
-        raise Failure(exits.USAGE, f"serializer must be {known} or module:object, got {name!r}.")
+        raise Failure(_exits.USAGE, f"serializer must be {known} or module:object, got {name!r}.")
     try:
         return load_serializer(name)
     except LoadError as error:
-        raise Failure(exits.LOAD_FAILED, f"cannot load serializer {name!r}: {error}") from None
+        raise Failure(_exits.LOAD_FAILED, f"cannot load serializer {name!r}: {error}") from None
 
 
 class _BadData(Exception):
@@ -163,7 +163,7 @@ def _encoded_arguments(data: Iterable[str], encode: _Encoder) -> list[bytes]:
             payloads.append(encode(written))
         except _BadData as bad:
             text = f"argument {number} {bad} Nothing was pushed."
-            raise Failure(exits.USAGE, text) from None
+            raise Failure(_exits.USAGE, text) from None
     return payloads
 
 
@@ -239,7 +239,7 @@ def _push_lines(
             except _BadData as bad:
                 pusher.push(payloads)
                 text = f"line {number} {bad} {pusher.so_far()[:-1]}, nothing from there on."
-                raise Failure(exits.USAGE, text) from None
+                raise Failure(_exits.USAGE, text) from None
             if payload is not None:
                 payloads.append(payload)
         pusher.push(payloads)
@@ -266,7 +266,7 @@ def _portions(source: IO[bytes]) -> Iterator[list[bytes]]:
         try:
             block = read(READ_BYTES)
         except OSError as error:
-            raise Failure(exits.FAILURE, f"cannot read: {error.strerror}.") from None
+            raise Failure(_exits.FAILURE, f"cannot read: {error.strerror}.") from None
         if not block:
             break
         head, newline, tail = block.rpartition(b"\n")

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+from .. import _exits
 from .._log import log
 from .._version import version_option
 from ..exceptions import RedisStreamError
-from ..pool import exits, logs, standard_streams
+from ..pool import logs, standard_streams
 from ..pool.config import PoolConfig, default_workers
 from ..pool.pool import Pool
 from .output import Command, complain
@@ -137,7 +138,7 @@ def main(**options: Any) -> None:
         code = Pool(PoolConfig(**options)).run()
     except RedisStreamError as error:
         complain("rsq-pool", str(error))
-        code = exits.USAGE
+        code = _exits.USAGE
     sys.exit(code)
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from .._keys import default_dlq
+from .. import _exits
+from .._exits import Failure
+from .._names import default_dlq
 from .._plain import json_line, plain_cut
 from ..delivery.pending import PendingList
 from ..delivery.retention import blocker
 from ..group import ConsumerGroup
 from ..message import StreamStats
-from ..pool import exits
-from ..pool.exits import Failure
 from .common import (
     Redis,
     ask,
@@ -78,10 +78,10 @@ def _stats(redis: Redis, stream: str, only: str | None) -> tuple[int, list[Strea
 
     length, names = ask(redis, stream, question)
     if not length and not names:
-        raise Failure(exits.FAILURE, f"there is no stream {key!r} on {client.endpoint}.")
+        raise Failure(_exits.FAILURE, f"there is no stream {key!r} on {client.endpoint}.")
     if only and only not in names:
         have = f"It has {plain_cut(', '.join(names), SHOWN_NAME)}." if names else "It has none yet."
-        raise Failure(exits.FAILURE, f"stream {key!r} has no group {only!r}. {have}")
+        raise Failure(_exits.FAILURE, f"stream {key!r} has no group {only!r}. {have}")
     asked = [only] if only else names
 
     async def look() -> list[StreamStats]:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .._clock import mono_ms, wall_ms
-from .._keys import parking_due_ms
 from .._log import log
+from .._names import parking_due_ms
 from ..handlers import DLQHandler
 from ..message import StreamMessage
 from ..serializers import Serializer

@@ -21,7 +21,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from .._keys import SUSPECT_DUE_MS, parking_due_ms
+from .._names import SUSPECT_DUE_MS, parking_due_ms
 from ..message import PendingEntry
 
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from redis.exceptions import ResponseError
 
 from .._clock import mono_ms
-from .._keys import worker_name
 from .._log import log
+from .._names import worker_name
 from ..client import StreamClient
 from ..config import ConsumerConfig
 from ..connection.backoff import Backoff

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from .._keys import parking_name
+from .._names import parking_name
 from ..client import StreamClient
 from ..connection.carrying import NotCarriedError, carry
 from ..connection.link import Command, first_error

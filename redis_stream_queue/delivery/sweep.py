@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .._clock import mono_ms
-from .._keys import parking_due_ms
 from .._log import log
+from .._names import parking_due_ms
 from .._plain import plain_cut
 from ..message import GREATEST_ID, PendingEntry
 from .fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate, is_watched

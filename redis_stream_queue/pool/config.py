@@ -8,13 +8,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .._keys import default_dlq
+from .._names import default_dlq
 from ..config import ConsumerConfig
 from ..connection.endpoint import DEFAULT_URL
 from ..exceptions import ConfigError
 from ._linux import cpu_limit
 from .protocol import Loaded
-from .rows import MAX_SLOTS
+from .scoreboard import MAX_SLOTS
 
 COMMAND_TIMEOUT_S = 1.2  # where the URL sets no socket_timeout: a dead connection is left behind
 RETRY_DELAY_MS = 1000

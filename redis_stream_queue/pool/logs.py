@@ -15,9 +15,9 @@ import sys
 import time
 from typing import Any
 
-from .. import _current
 from .._log import log, saying
 from .._plain import CONTINUED, json_line, plain, plain_cut, trace
+from . import current
 
 OURS = "redis_stream_queue"
 UNDER_US = ("asyncio", "concurrent.futures")  # they log in the midst of our loop (uvloop, too)
@@ -39,7 +39,7 @@ class Record(logging.LogRecord):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rsq_slot = self.slot
-        handled = _current.handled.get()
+        handled = current.handled.get()
         self.rsq_stream = handled[0] if handled else None
         self.rsq_message_id = handled[1] if handled else None
 

@@ -7,14 +7,15 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .. import _exits
+from .._exits import Failure
 from .._log import log
-from . import exits, logs, standard_streams
+from . import logs, standard_streams
 from .config import PoolConfig
-from .exits import Failure
 from .master.spawner import Spawner
 from .master.systemd import notify
 from .metrics import PoolMetrics
-from .rows import Rows
+from .scoreboard import Rows
 
 if TYPE_CHECKING:
     from .master.master import Master
@@ -52,7 +53,7 @@ class Pool:
                 spawner.start_before_loop()
             except OSError as error:
                 log.error("cannot start: %s", error)
-                return exits.FAILURE
+                return _exits.FAILURE
             from .master.master import Master  # now: workers need none of it, and start meanwhile
 
             self._master = Master(config, spawner, rows)
@@ -67,12 +68,12 @@ class Pool:
             return failure.code
         except Exception:  # a defect of ours: say what it was, and let the service manager decide
             log.exception("the pool failed")
-            return exits.FAILURE
+            return _exits.FAILURE
 
     def drain(self) -> None:
         """Finish what runs, then end ``run()``; call it in the pool's own loop."""
         if self._master is not None:
-            self._master.drain(exits.OK)
+            self._master.drain(_exits.OK)
 
     def metrics(self) -> PoolMetrics:
         """What the pool has done so far."""

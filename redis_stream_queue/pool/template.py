@@ -21,9 +21,9 @@ from typing import NoReturn
 
 from .._log import log
 from . import _linux, signals
-from .channel import MAX_MESSAGE
+from .pipe import MAX_MESSAGE
 from .protocol import Exited, Fork, Forked, ForkFailed, decode, encode
-from .rows import Rows
+from .scoreboard import Rows
 from .worker.process import worker_main
 
 

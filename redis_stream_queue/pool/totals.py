@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgpack
 
-from .rows import COUNTERS, Field, Row
+from .scoreboard import COUNTERS, Field, Row
 
 MAX_SNAPSHOT = select.PIPE_BUF - 4  # bytes; with multiprocessing's header one write, whole or not
 MAX_COUNT = 2**63

@@ -19,7 +19,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from redis_stream_queue.pool import exits
+from redis_stream_queue import _exits
 from tests.support.cluster import Cluster
 from tests.support.faultproxy import ThreadedFaultProxy
 from tests.support.pool import plain_environment
@@ -119,7 +119,7 @@ class TestPushArguments:
         """Each argument is one message; its id is printed on a line of its own."""
         done = rsq("push", "orders", '{"a": [1, "ä"]}', "2", '"x"', "null", url=redis_url)
 
-        assert done.returncode == exits.OK, done.stderr
+        assert done.returncode == _exits.OK, done.stderr
         assert done.stderr == ""
         assert payloads(real_server) == ['{"a":[1,"ä"]}'.encode(), b"2", b'"x"', b"null"]
         with real_server.client() as client:
@@ -134,7 +134,7 @@ class TestPushArguments:
     def test_what_looks_like_an_option_after_two_dashes(self, guarded_server: Server) -> None:
         guarded_server.flush()
         args = ["push", "--url", guarded_server.url, "orders", "--text", "--", "--url", "-x"]
-        assert rsq(*args).returncode == exits.OK
+        assert rsq(*args).returncode == _exits.OK
         assert payloads(guarded_server) == [b'"--url"', b'"-x"']
 
     @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ class TestPushArguments:
         self, pool_server: Server, pool_url: str, serializer: str, decode: Any
     ) -> None:
         done = rsq("push", "orders", "--serializer", serializer, '{"a": 1}', url=pool_url)
-        assert done.returncode == exits.OK, done.stderr
+        assert done.returncode == _exits.OK, done.stderr
         assert decode(payloads(pool_server)[0]) == {"a": 1}
 
     def test_serializer_of_ones_own(
@@ -156,17 +156,17 @@ class TestPushArguments:
             "    def decode(self, raw): return raw.decode()\n"
         )
         args = ["push", "orders", "--serializer", "shop:Upper"]
-        assert rsq(*args, '"abc"', url=pool_url, cwd=tmp_path).returncode == exits.OK
+        assert rsq(*args, '"abc"', url=pool_url, cwd=tmp_path).returncode == _exits.OK
         assert payloads(pool_server) == [b"ABC"]
 
         done = rsq(*args, '"abc"', "1", url=pool_url, cwd=tmp_path)
 
-        assert "argument 2 cannot be serialized: 'int' object has no" in said(done, exits.USAGE)
+        assert "argument 2 cannot be serialized: 'int' object has no" in said(done, _exits.USAGE)
         assert length(pool_server) == 1
 
     def test_group_is_created_before_the_messages(self, pool_server: Server, pool_url: str) -> None:
         for _ in range(2):  # an existing one is left as it is
-            assert rsq("push", "orders", "--group", "g", "1", url=pool_url).returncode == exits.OK
+            assert rsq("push", "orders", "--group", "g", "1", url=pool_url).returncode == _exits.OK
         with pool_server.client() as client:
             [group] = client.xinfo_groups("orders")
             assert (group["name"], group["lag"]) == (b"g", 2)
@@ -175,7 +175,7 @@ class TestPushArguments:
     def test_prefix(self, pool_server: Server, pool_url: str, given: str) -> None:
         args = ["--prefix", "shop"] if given == "option" else []
         env = {"RSQ_PREFIX": "shop"} if given == "environment" else {}
-        assert rsq("push", "orders", *args, "1", url=pool_url, env=env).returncode == exits.OK
+        assert rsq("push", "orders", *args, "1", url=pool_url, env=env).returncode == _exits.OK
         assert payloads(pool_server, "shop_orders") == [b"1"]
 
     def test_json_answer(self, pool_server: Server, pool_url: str) -> None:
@@ -200,7 +200,7 @@ class TestPushArguments:
         self, pool_server: Server, pool_url: str, written: str, why: str
     ) -> None:
         """Not even the good arguments before it."""
-        text = said(rsq("push", "orders", "--", "1", written, "3", url=pool_url), exits.USAGE)
+        text = said(rsq("push", "orders", "--", "1", written, "3", url=pool_url), _exits.USAGE)
         assert text.startswith("rsq: argument 2 is not JSON (")
         assert why in text
         assert text.endswith("Plain text needs --text. Nothing was pushed.")
@@ -208,7 +208,7 @@ class TestPushArguments:
         assert length(pool_server) == 0
 
     def test_argument_that_is_not_utf8(self, pool_server: Server, pool_url: str) -> None:
-        text = said(rsq("push", "orders", os.fsdecode(b'"\xff"'), url=pool_url), exits.USAGE)
+        text = said(rsq("push", "orders", os.fsdecode(b'"\xff"'), url=pool_url), _exits.USAGE)
         assert "argument 1 cannot be serialized" in text
         assert length(pool_server) == 0
 
@@ -220,7 +220,7 @@ class TestPushLines:
     def test_standard_input(self, pool_server: Server, pool_url: str, args: list[str]) -> None:
         """Empty lines do not count; the last line needs no end."""
         done = rsq("push", "orders", *args, url=pool_url, stdin=self.LINES)
-        assert done.returncode == exits.OK, done.stderr
+        assert done.returncode == _exits.OK, done.stderr
         assert done.stdout == "pushed 3 messages to orders\n"
         assert done.stderr == ""  # no progress bar without a terminal
         assert payloads(pool_server) == [b'{"n":1}', '"ä"'.encode(), b"3"]
@@ -256,7 +256,7 @@ class TestPushLines:
         lines[number - 1] = "{n: 1}"
         lines_file.write_text("\n".join(lines))
 
-        text = said(rsq("push", "orders", "--file", str(lines_file), url=pool_url), exits.USAGE)
+        text = said(rsq("push", "orders", "--file", str(lines_file), url=pool_url), _exits.USAGE)
 
         were = "1 message was" if number == 2 else f"{number - 1} messages were"
         assert text.startswith(f"rsq: line {number} is not JSON (")
@@ -267,12 +267,12 @@ class TestPushLines:
         self, pool_server: Server, pool_url: str
     ) -> None:
         done = rsq("push", "orders", url=pool_url, stdin=b"1\n\n\nx\n5\n")
-        text = said(done, exits.USAGE)
+        text = said(done, _exits.USAGE)
         assert "line 4 is not JSON" in text
         assert "1 message was pushed, nothing from there on." in text
 
     def test_line_that_is_not_utf8(self, pool_server: Server, pool_url: str) -> None:
-        text = said(rsq("push", "orders", url=pool_url, stdin=b'1\n"a\xff"\n3\n'), exits.USAGE)
+        text = said(rsq("push", "orders", url=pool_url, stdin=b'1\n"a\xff"\n3\n'), _exits.USAGE)
         assert "line 2 is not UTF-8 (invalid start byte at byte 3)" in text
         assert length(pool_server) == 1
 
@@ -337,7 +337,7 @@ class TestPushLines:
         finally:
             os.close(ours)
             os.close(theirs)
-        assert "nothing to push" in said(done, exits.USAGE)
+        assert "nothing to push" in said(done, _exits.USAGE)
 
 
 def _wait_for_length(server: Server, wanted: int) -> None:
@@ -400,11 +400,11 @@ class TestUsage:
         ],
     )
     def test_bad_arguments(self, args: list[str], sentence: str) -> None:
-        assert sentence in said(rsq(*args), exits.USAGE)
+        assert sentence in said(rsq(*args), _exits.USAGE)
 
     def test_serializer_that_cannot_be_loaded(self, pool_url: str) -> None:
         done = rsq("push", "orders", "--serializer", "nosuch:thing", "1", url=pool_url)
-        text = said(done, exits.LOAD_FAILED)
+        text = said(done, _exits.LOAD_FAILED)
         assert "cannot load serializer 'nosuch:thing': there is no module 'nosuch'" in text
 
 
@@ -417,18 +417,18 @@ class TestRedisThatDoesNotWork:
     @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster"])
     def test_closed_port(self, args: list[str], scheme: str) -> None:
         where = f"127.0.0.1:{free_port()}"
-        text = said(rsq(*args, url=f"{scheme}://:{SECRET}@{where}"), exits.REDIS)
+        text = said(rsq(*args, url=f"{scheme}://:{SECRET}@{where}"), _exits.REDIS)
         assert f"cannot reach Redis at {scheme}://{where}: " in text
         assert ("Nothing was pushed." in text) == (args is PUSH)
 
     @pytest.mark.parametrize("host", ["nohost.invalid", "x" * 70], ids=["unknown", "too long"])
     def test_host_that_does_not_exist(self, host: str) -> None:
-        assert f"redis://{host}:6379" in said(rsq(*STATS, url=f"redis://{host}"), exits.REDIS)
+        assert f"redis://{host}:6379" in said(rsq(*STATS, url=f"redis://{host}"), _exits.REDIS)
 
     def test_port_that_never_answers(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"redis://:{SECRET}@127.0.0.1:{silent.getsockname()[1]}"
-            assert "no answer within 5 s" in said(rsq(*STATS, url=url), exits.REDIS)
+            assert "no answer within 5 s" in said(rsq(*STATS, url=url), _exits.REDIS)
 
     @pytest.mark.parametrize("args", [PUSH, STATS], ids=["push", "stats"])
     @pytest.mark.parametrize("credentials", [":wrong@", "me:wrong@", ""], ids=["pw", "user", "no"])
@@ -436,7 +436,7 @@ class TestRedisThatDoesNotWork:
         self, guarded_server: Server, args: list[str], credentials: str
     ) -> None:
         where = f"127.0.0.1:{guarded_server.port}"
-        text = said(rsq(*args, url=f"redis://{credentials}{where}"), exits.REDIS)
+        text = said(rsq(*args, url=f"redis://{credentials}{where}"), _exits.REDIS)
         assert f"redis://{where} refuses the user or password (" in text
         assert "Check --url or REDIS_URL" in text
         assert "wrong" not in text
@@ -444,7 +444,7 @@ class TestRedisThatDoesNotWork:
     @pytest.mark.parametrize("args", [PUSH, STATS], ids=["push", "stats"])
     def test_user_who_may_not(self, guarded_server: Server, args: list[str]) -> None:
         url = limited_user(guarded_server, "+ping", "+info", "~*")
-        text = said(rsq(*args, url=url), exits.REDIS)
+        text = said(rsq(*args, url=url), _exits.REDIS)
         assert "does not let this user do that (" in text
 
     @pytest.mark.parametrize("count", [1, 3])
@@ -452,7 +452,7 @@ class TestRedisThatDoesNotWork:
         """XADD alone is enough."""
         url = limited_user(guarded_server, "+xadd", "~orders")
         done = rsq("push", "orders", *["1"] * count, url=url)
-        assert done.returncode == exits.OK, done.stderr
+        assert done.returncode == _exits.OK, done.stderr
         assert payloads(guarded_server) == [b"1"] * count
 
     @pytest.mark.parametrize("count", [1, 3])
@@ -461,7 +461,7 @@ class TestRedisThatDoesNotWork:
     ) -> None:
         with pool_server.client() as client:
             client.rpush("orders", "x")
-        text = said(rsq("push", "orders", *["1"] * count, url=pool_url), exits.USAGE)
+        text = said(rsq("push", "orders", *["1"] * count, url=pool_url), _exits.USAGE)
         assert "key 'orders' on unix://" in text
         assert "is not a stream" in text
         assert "0 messages were pushed." in text
@@ -474,7 +474,7 @@ class TestRedisThatDoesNotWork:
             client.xadd("orders", {"data": "1"})
             client.delete(key)
             client.rpush(key, "x")
-        text = said(rsq(*STATS, url=pool_url), exits.USAGE)
+        text = said(rsq(*STATS, url=pool_url), _exits.USAGE)
         assert f"key {key!r} on unix://" in text
         assert "is not a stream" in text
 
@@ -490,7 +490,7 @@ class TestRedisThatDoesNotWork:
                 done = rsq("push", "orders", "--file", str(lines_file), url=pool_url)
             finally:
                 client.config_set("maxmemory", 0)
-        text = said(done, exits.REDIS)
+        text = said(done, _exits.REDIS)
         assert "refuses: " in text
         assert "OOM" in text or "maxmemory" in text
         assert 0 < length(pool_server) < 20_000
@@ -503,7 +503,7 @@ class TestRedisThatDoesNotWork:
             server.kill()
             feed(process, b"3\n4\n5\n")
             out, err = process.communicate(timeout=WAIT_S)
-        assert (process.returncode, out) == (exits.REDIS, b"")
+        assert (process.returncode, out) == (_exits.REDIS, b"")
         assert err.count(b"\n") == 1
         assert err.endswith(b"2 messages were pushed, and perhaps some of the next 3.\n")
 
@@ -518,7 +518,7 @@ class TestRedisThatDoesNotWork:
                 proxy.set(cut_after=0)
                 feed(process, b"2\n")
                 _, err = process.communicate(timeout=WAIT_S)
-        assert process.returncode == exits.REDIS
+        assert process.returncode == _exits.REDIS
         assert b"1 message was pushed, and perhaps some of the next 1." in err
         assert length(guarded_server) == 2
 
@@ -532,7 +532,7 @@ class TestRedisThatDoesNotWork:
             shown = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
             process.communicate(timeout=WAIT_S)
         assert shown[1:-1] == ["-m", "redis_stream_queue.cli", "push", "orders"]
-        assert process.returncode == exits.OK
+        assert process.returncode == _exits.OK
 
     def test_password_is_taken_away_before_a_pipe_is_opened(self, guarded_server: Server) -> None:
         """A named pipe can be opened only once without losing its writer."""
@@ -583,7 +583,7 @@ class TestStats:
     def test_table(self, busy_stream: str) -> None:
         done = rsq("stats", "orders", url=busy_stream)
 
-        assert done.returncode == exits.OK, done.stderr
+        assert done.returncode == _exits.OK, done.stderr
         shown = re.sub(r"idle .*", "idle T", done.stdout)
         shown = re.sub(r"\d+-\d+, held by g:retry:\d+ for \d+ ms", "ID, held by H", shown)
         assert shown == (
@@ -633,15 +633,15 @@ class TestStats:
         assert "none yet" in rsq("stats", "orders", url=pool_url).stdout
 
     def test_what_is_not_there(self, pool_url: str) -> None:
-        text = said(rsq("stats", "orders", "--prefix", "shop", url=pool_url), exits.FAILURE)
+        text = said(rsq("stats", "orders", "--prefix", "shop", url=pool_url), _exits.FAILURE)
         assert "there is no stream 'shop_orders' on unix://" in text
 
         rsq("push", "orders", "1", url=pool_url)
-        text = said(rsq("stats", "orders", "--group", "g", url=pool_url), exits.FAILURE)
+        text = said(rsq("stats", "orders", "--group", "g", url=pool_url), _exits.FAILURE)
         assert "stream 'orders' has no group 'g'. It has none yet." in text
 
         rsq("push", "orders", "--group", "a", "1", url=pool_url)
-        text = said(rsq("stats", "orders", "--group", "g", url=pool_url), exits.FAILURE)
+        text = said(rsq("stats", "orders", "--group", "g", url=pool_url), _exits.FAILURE)
         assert "stream 'orders' has no group 'g'. It has a." in text
 
     def test_dead_letter_stream_and_prefix(self, pool_server: Server, pool_url: str) -> None:
@@ -670,5 +670,5 @@ def test_cluster(real_cluster: Cluster, cluster_url: str, lines_file: Path) -> N
 
 def test_embedded_server_keeps_the_messages(tmp_path: Path) -> None:
     url = f"embedded://{tmp_path}/data"
-    assert rsq("push", "orders", "1", "2", url=url).returncode == exits.OK
+    assert rsq("push", "orders", "1", "2", url=url).returncode == _exits.OK
     assert json.loads(rsq("stats", "orders", "--json", url=url).stdout)["length"] == 2

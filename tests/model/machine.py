@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from redis_stream_queue.delivery.sightings import LOOK_MS, WATCH_MS
 from redis_stream_queue.group import ConsumerGroup
-from redis_stream_queue.pool.rows import Rows
+from redis_stream_queue.pool.scoreboard import Rows
 
 from .actors import Pool, PoolWorker
 from .book import AGE, GROUP, SLOW, STREAM

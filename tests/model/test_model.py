@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from redis_stream_queue import dlq
 from redis_stream_queue.connection import scripts
-from redis_stream_queue.pool.rows import Rows
+from redis_stream_queue.pool.scoreboard import Rows
 from redis_stream_queue.pool.worker import loop as pool_worker
 from tests.support.servers import Server
 

@@ -12,7 +12,7 @@ from redis_stream_queue import (
     StreamClient,
     StreamProducer,
 )
-from redis_stream_queue.pool.rows import Rows
+from redis_stream_queue.pool.scoreboard import Rows
 
 from .actors import MIN_IDLE_MS, Actor, Alone, Hand, Pool, PoolWorker
 from .book import DLQ, GROUP, STREAM, Book

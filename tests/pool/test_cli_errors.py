@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from redis_stream_queue import _exits
 from redis_stream_queue.delivery.server_check import NEEDED_ACL
-from redis_stream_queue.pool import exits
-from redis_stream_queue.pool.rows import MAX_SLOTS
+from redis_stream_queue.pool.scoreboard import MAX_SLOTS
 from tests.support.pool import PoolProcess
 from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
@@ -135,7 +135,7 @@ class TestTheApp:
     ) -> None:
         pool = start_pool("--stream", "orders", url=dead_url(), target=target)
 
-        said = complaint(pool, exits.LOAD_FAILED)
+        said = complaint(pool, _exits.LOAD_FAILED)
 
         assert f"cannot load {target!r}" in said
         assert sentence in said
@@ -145,7 +145,7 @@ class TestTheApp:
 
         pool = start_pool("--stream", "orders", app=app, url=dead_url())
 
-        assert pool.wait() == exits.LOAD_FAILED
+        assert pool.wait() == _exits.LOAD_FAILED
         assert pool.stderr.count("cannot load 'app:handler'") == 1
         assert pool.stderr.count("Traceback") <= 1
         assert "line 4, in <module>\n        setting('SHOP_TOKEN')" in pool.stderr
@@ -165,15 +165,15 @@ class TestTheApp:
     ) -> None:
         pool = start_pool("--stream", "orders", app=app, url=dead_url())
 
-        assert pool.wait() == exits.LOAD_FAILED
+        assert pool.wait() == _exits.LOAD_FAILED
         assert sentence in pool.stderr.rstrip().splitlines()[-1]
-        assert "redis_stream_queue/pool" not in pool.stderr  # the app's error, not our own
+        assert "redis_stream_queue/" not in pool.stderr  # the app's error, not our own
         assert "importlib" not in pool.stderr
 
     def test_module_that_ends_the_process(self, start_pool: StartPool) -> None:
         pool = start_pool("--stream", "orders", app="import os\nos._exit(7)\n", url=dead_url())
 
-        assert pool.wait() == exits.LOAD_FAILED
+        assert pool.wait() == _exits.LOAD_FAILED
         said = pool.stderr.rstrip().splitlines()[-1]
         assert "workers end while they load 'app:handler' (exit code 7)" in said
         assert "Traceback" not in pool.stderr
@@ -193,7 +193,7 @@ class TestTheApp:
     ) -> None:
         pool = start_pool(app=DECORATED.format(settings=settings), url=dead_url())
 
-        assert pool.wait() == exits.LOAD_FAILED
+        assert pool.wait() == _exits.LOAD_FAILED
         assert sentence in pool.stderr.rstrip().splitlines()[-1]
         assert f'@stream_handler("orders"{settings})' in pool.stderr  # where to look
 
@@ -210,7 +210,7 @@ class TestTheApp:
     ) -> None:
         pool = start_pool("--stream", "orders", "--serializer", serializer, url=dead_url())
 
-        said = complaint(pool, exits.LOAD_FAILED)
+        said = complaint(pool, _exits.LOAD_FAILED)
 
         assert sentence in said
         assert serializer in said
@@ -253,7 +253,7 @@ class TestUsage:
 
         assert sentence in complaint(
             start_pool(*args, url=dead_url(), **target),
-            exits.USAGE,
+            _exits.USAGE,
         )
 
     @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ class TestUsage:
         ],
     )
     def test_bad_target(self, start_pool: StartPool, target: str, sentence: str) -> None:
-        assert sentence in complaint(start_pool(target=target, url=dead_url()), exits.USAGE)
+        assert sentence in complaint(start_pool(target=target, url=dead_url()), _exits.USAGE)
 
     @pytest.mark.parametrize("given", ["option", "environment"])
     @pytest.mark.parametrize(
@@ -294,10 +294,10 @@ class TestUsage:
         else:
             pool = start_pool(*SOON, "--stream", "orders", url=url)
 
-        assert sentence in complaint(pool, exits.USAGE)
+        assert sentence in complaint(pool, _exits.USAGE)
 
     def test_no_stream(self, start_pool: StartPool) -> None:
-        said = complaint(start_pool(url=dead_url()), exits.USAGE)
+        said = complaint(start_pool(url=dead_url()), _exits.USAGE)
         assert "no stream: pass --stream NAME, or decorate app:handler" in said
 
     @pytest.mark.parametrize(
@@ -308,13 +308,13 @@ class TestUsage:
         self, start_pool: StartPool, args: list[str], settings: str
     ) -> None:
         pool = start_pool(*args, app=DECORATED.format(settings=settings), url=dead_url())
-        said = complaint(pool, exits.USAGE)
+        said = complaint(pool, _exits.USAGE)
         assert "the dead-letter stream must not be the stream itself ('orders')" in said
 
     def test_retry_delays_that_contradict_each_other(self, start_pool: StartPool) -> None:
         args = ["--retry-delay-ms", "5000", "--retry-max-delay-ms", "1000"]
         pool = start_pool(*args, "--stream", "orders", url=dead_url())
-        said = complaint(pool, exits.USAGE)
+        said = complaint(pool, _exits.USAGE)
         assert "retry_max_delay_ms must be at least retry_delay_ms (5000), got 1000" in said
 
     @pytest.mark.parametrize("key", ["orders", "orders_dlq"])
@@ -324,7 +324,7 @@ class TestUsage:
         with pool_server.client() as client:
             client.rpush(key, "x")
 
-        said = complaint(start_pool("--stream", "orders", url=pool_url), exits.USAGE)
+        said = complaint(start_pool("--stream", "orders", url=pool_url), _exits.USAGE)
 
         assert f"key '{key}' on unix://" in said
         assert "is a list, not a stream" in said
@@ -338,26 +338,26 @@ class TestRedis:
         where = f"127.0.0.1:{free_port()}"
         url = f"{scheme}://:{SECRET}@{where}"
 
-        said = complaint(start_pool("--stream", "orders", *SOON, url=url), exits.REDIS)
+        said = complaint(start_pool("--stream", "orders", *SOON, url=url), _exits.REDIS)
 
         assert f"cannot reach Redis at {scheme}://{where} within 0.5 s" in said
 
     def test_socket_that_is_not_there(self, start_pool: StartPool) -> None:
         pool = start_pool("--stream", "orders", *SOON, url="unix:///nowhere/redis.sock")
-        said = complaint(pool, exits.REDIS)
+        said = complaint(pool, _exits.REDIS)
         assert "cannot reach Redis at unix:///nowhere/redis.sock within 0.5 s" in said
 
     @pytest.mark.parametrize("host", ["nohost.invalid", "x" * 70], ids=["unknown", "too long"])
     def test_host_that_does_not_exist(self, start_pool: StartPool, host: str) -> None:
         url = f"redis://:{SECRET}@{host}:6379"
-        said = complaint(start_pool("--stream", "orders", *SOON, url=url), exits.REDIS)
+        said = complaint(start_pool("--stream", "orders", *SOON, url=url), _exits.REDIS)
         assert f"cannot reach Redis at redis://{host}:6379 within 0.5 s" in said
 
     def test_no_server_within_the_time(self, start_pool: StartPool) -> None:
         """A port that accepts and never answers."""
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"redis://:{SECRET}@127.0.0.1:{silent.getsockname()[1]}"
-            said = complaint(start_pool("--stream", "orders", *SOON, url=url), exits.REDIS)
+            said = complaint(start_pool("--stream", "orders", *SOON, url=url), _exits.REDIS)
         assert "within 0.5 s" in said
 
     @pytest.mark.parametrize("credentials", [":wrong", "nobody:wrong", f"nobody:{SECRET}"])
@@ -371,7 +371,7 @@ class TestRedis:
         else:
             pool = start_pool("--stream", "orders", url=url)
 
-        said = complaint(pool, exits.REDIS)
+        said = complaint(pool, _exits.REDIS)
 
         assert f"redis://127.0.0.1:{guarded_server.port} refuses the user or password" in said
         assert "wrong" not in said
@@ -379,14 +379,14 @@ class TestRedis:
 
     def test_missing_password(self, start_pool: StartPool, guarded_server: Server) -> None:
         url = f"redis://127.0.0.1:{guarded_server.port}"
-        said = complaint(start_pool("--stream", "orders", url=url), exits.REDIS)
+        said = complaint(start_pool("--stream", "orders", url=url), _exits.REDIS)
         assert f"{url} refuses the user or password" in said
         assert "Authentication required" in said
         assert "Check --url or REDIS_URL" in said
 
     def test_too_old(self, start_pool: StartPool) -> None:
         with OldRedis() as old:
-            said = complaint(start_pool("--stream", "orders", url=old.url), exits.REDIS)
+            said = complaint(start_pool("--stream", "orders", url=old.url), _exits.REDIS)
         assert f"{old.url} is Redis 5.0, but 6.2 or newer" in said
         assert "Upgrade the server" in said
 
@@ -399,7 +399,7 @@ class TestRedis:
     ) -> None:
         url = limited_user(guarded_server, "+@all", f"-{forbidden}", "~*")
 
-        said = complaint(start_pool("--stream", "orders", *SOON, url=url), exits.REDIS)
+        said = complaint(start_pool("--stream", "orders", *SOON, url=url), _exits.REDIS)
 
         assert "refuses a command that consumers cannot do without" in said
         assert forbidden in said.lower()
@@ -409,14 +409,14 @@ class TestRedis:
         self, start_pool: StartPool, guarded_server: Server
     ) -> None:
         url = limited_user(guarded_server, "+@all", "~other*")
-        said = complaint(start_pool("--stream", "orders", *SOON, url=url), exits.REDIS)
+        said = complaint(start_pool("--stream", "orders", *SOON, url=url), _exits.REDIS)
         assert "access to the keys of the stream and its dead-letter stream" in said
 
     def test_user_who_may_not_touch_the_dead_letters(
         self, start_pool: StartPool, guarded_server: Server
     ) -> None:
         url = limited_user(guarded_server, "+@all", "~orders")
-        said = complaint(start_pool("--stream", "orders", *SOON, url=url), exits.REDIS)
+        said = complaint(start_pool("--stream", "orders", *SOON, url=url), _exits.REDIS)
         assert "access to the keys of the stream and its dead-letter stream" in said
 
     def test_user_who_may_do_what_we_ask_for(
@@ -432,7 +432,7 @@ class TestRedis:
         args = ["--stream", "orders", "--max-deliveries", "2", "--retry-delay-ms", "10", "--burst"]
         pool = start_pool(*args, app=PICKY, url=url)
 
-        assert pool.wait() == exits.FAILURE  # because there are dead letters
+        assert pool.wait() == _exits.FAILURE  # because there are dead letters
         assert "NOPERM" not in pool.stderr
         assert "permission" not in pool.stderr
         with guarded_server.client() as client:
@@ -461,7 +461,7 @@ class TestPassword:
         pid = pool.pid
         pool.send(signal.SIGUSR1)
         pool.wait_log("status: ")
-        assert pool.drain() == exits.OK
+        assert pool.drain() == _exits.OK
         assert SECRET not in pool.stderr + pool.stdout
         assert f"pid={pid} " in pool.stderr  # the process that was started is the one that runs
 
@@ -485,7 +485,7 @@ class TestPassword:
             url="redis://127.0.0.1:1", env={"RSQ_URL": "redis://127.0.0.1:2"},
         )  # fmt: skip
         pool.wait_ready()
-        assert pool.drain() == exits.OK
+        assert pool.drain() == _exits.OK
 
 
 def assert_not_in_ps(pool: PoolProcess) -> None:

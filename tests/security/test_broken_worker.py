@@ -11,7 +11,7 @@ import msgpack
 import pytest
 
 from redis_stream_queue.pool import protocol
-from redis_stream_queue.pool.rows import Rows
+from redis_stream_queue.pool.scoreboard import Rows
 from tests.support.waiting import wait_until
 
 from .conftest import StartPool

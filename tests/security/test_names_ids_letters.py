@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from redis_stream_queue import StreamClient
-from redis_stream_queue._keys import MOST_DUE_MS, parking_due_ms
+from redis_stream_queue._names import MOST_DUE_MS, parking_due_ms
 from redis_stream_queue.delivery.dead_letter import LETTER_FIELDS
 from redis_stream_queue.delivery.fate import Owner, Policy
 from redis_stream_queue.delivery.pending import PendingList

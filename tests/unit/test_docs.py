@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from redis_stream_queue import _exits
 from redis_stream_queue.cli.rsq_pool import main
 from redis_stream_queue.delivery import fate
-from redis_stream_queue.pool import exits
 from redis_stream_queue.pool.master import states
 from redis_stream_queue.pool.master.states import MOVES, WorkerState
 
@@ -116,7 +116,7 @@ def test_readme_gives_the_defaults_of_help() -> None:
 @pytest.mark.parametrize("page", [README, DOCS / "signals.md"], ids=lambda page: page.name)
 def test_exit_codes_are_all_there(page: Path) -> None:
     """One line for each exit code."""
-    codes = {value for value in vars(exits).values() if isinstance(value, int)}
+    codes = {value for value in vars(_exits).values() if isinstance(value, int)}
 
     assert {int(code) for code, _ in rows(page, "code")} == codes
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_stream_queue._keys import parking_name
+from redis_stream_queue._names import parking_name
 from redis_stream_queue.delivery.fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate
 from redis_stream_queue.message import PendingEntry
 

@@ -13,7 +13,7 @@ from redis_stream_queue.pool.master.offers import MOST_LASTS, PATIENCE_MS, Due, 
 from redis_stream_queue.pool.master.slots import Worker
 from redis_stream_queue.pool.master.states import WorkerState
 from redis_stream_queue.pool.protocol import Nothing, Take
-from redis_stream_queue.pool.rows import Field, Rows
+from redis_stream_queue.pool.scoreboard import Field, Rows
 
 
 class Pipe:

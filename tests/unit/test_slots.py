@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_stream_queue.pool.master.slots import Worker
-from redis_stream_queue.pool.rows import Field, Rows
+from redis_stream_queue.pool.scoreboard import Field, Rows
 
 
 @pytest.mark.parametrize(

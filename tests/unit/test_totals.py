@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_stream_queue.metrics import ConsumerMeter
-from redis_stream_queue.pool.rows import COUNTERS, Rows
+from redis_stream_queue.pool.scoreboard import COUNTERS, Rows
 from redis_stream_queue.pool.standard_streams import StandardStreams
 from redis_stream_queue.pool.totals import (
     MAX_COUNT,

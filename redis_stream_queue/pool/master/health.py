@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 from ..._clock import mono_ms
 from ..._log import log
 from .._linux import memory_mb
-from ..rows import DUMP_SIGNAL, Field
+from ..scoreboard import DUMP_SIGNAL, Field
 from .limits import LONG_HANDLER_MS, Action, Limits, Vitals, judge, memory_limit_mb
 from .slots import Worker
 from .states import WorkerState

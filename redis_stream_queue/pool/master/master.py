@@ -15,17 +15,17 @@ from collections.abc import Awaitable
 from dataclasses import asdict, replace
 from typing import Any
 
+from ... import _exits
 from ..._clock import mono_ms
-from ..._keys import worker_name
+from ..._exits import Failure
 from ..._log import log
+from ..._names import worker_name
 from ...client import StreamClient
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
 from ...exceptions import ConfigError
 from ...metrics import RateWindow
-from .. import exits
 from ..config import COMMAND_TIMEOUT_S, PoolConfig, Settings, resolve
-from ..exits import Failure
 from ..metrics import PoolMetrics
 from ..protocol import (
     Declined,
@@ -42,7 +42,7 @@ from ..protocol import (
     Retrying,
     Start,
 )
-from ..rows import Field, Rows
+from ..scoreboard import Field, Rows
 from ..totals import unconfirmed
 from .burst import Burst
 from .health import Watch, watch_loading
@@ -92,7 +92,7 @@ class Master:
         self._quits = False
         self._announced = False
         self._setting_up = False
-        self._exit_code = exits.OK
+        self._exit_code = _exits.OK
         self._load_error = ""
         self._limit_too_small = False
         self._connected = asyncio.Event()
@@ -169,7 +169,7 @@ class Master:
         try:
             settings = resolve(self.config, loaded, cluster=self.client.endpoint.cluster)
         except ConfigError as error:
-            raise Failure(exits.USAGE, str(error)) from None
+            raise Failure(_exits.USAGE, str(error)) from None
         await self._connected.wait()
         group = await prepare(self.client, settings, self.config.connect_timeout_s)
         self.recovery = Recovery(self.client, settings, self._rows, self.workforce.living)
@@ -264,7 +264,7 @@ class Master:
         elif isinstance(message, Leaving):
             self.workforce.leaving(worker, message.threads)
         elif isinstance(message, Fatal):
-            self._fail(Failure(exits.REDIS, message.error))
+            self._fail(Failure(_exits.REDIS, message.error))
         elif isinstance(message, GroupLost):
             if self.upkeep is not None:
                 self._task(self.upkeep.restore_group())
@@ -314,7 +314,7 @@ class Master:
                 self._load_error = text
                 log.error("slot=%d %s", worker.slot, text)
         else:
-            self._fail(Failure(exits.LOAD_FAILED, text))
+            self._fail(Failure(_exits.LOAD_FAILED, text))
 
     def _ready(self, worker: Worker) -> None:
         first = not self.workforce.ever_ready
@@ -382,7 +382,7 @@ class Master:
             self._end()
         else:
             log.info("%s: draining, up to %g s", name, self.config.graceful_timeout_s)
-            self.drain(exits.OK)
+            self.drain(_exits.OK)
 
     def _reload(self) -> None:
         if self._draining or not self.workforce.ever_ready:
@@ -437,7 +437,7 @@ class Master:
         burst = Burst(self.client, self.recovery.pending, self.metrics)
         await burst.until_done()
         log.info("burst: all done")
-        self.drain(exits.FAILURE if self.metrics().dead else exits.OK)
+        self.drain(_exits.FAILURE if self.metrics().dead else _exits.OK)
 
 
 def _is_utf8(text: str) -> bool:

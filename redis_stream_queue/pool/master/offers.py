@@ -16,7 +16,7 @@ from ...delivery.burial_mark import MAX_DELIVERIES
 from ...delivery.fate import Fate
 from ...delivery.pending import Offer
 from ..protocol import Nothing, Take
-from ..rows import Field, Rows
+from ..scoreboard import Field, Rows
 from .slots import Worker
 
 LATE_MS = 3000  # so late a worker may still carry out what it was offered

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from redis.exceptions import ResponseError
 
 from ..._clock import mono_ms
-from ..._keys import parking_due_ms, worker_name
 from ..._log import log
+from ..._names import parking_due_ms, worker_name
 from ...client import StreamClient
 from ...connection.carrying import size_text
 from ...connection.refusals import passes
@@ -28,7 +28,7 @@ from ...delivery.sightings import NOT_WATCHED_MS, WATCH_MS
 from ...delivery.sweep import PAGE, Sweep, offer
 from ...message import PendingEntry
 from ..config import Settings
-from ..rows import Field, Rows
+from ..scoreboard import Field, Rows
 from ..totals import Unconfirmed
 from .offers import Due, Offers
 from .slots import Worker

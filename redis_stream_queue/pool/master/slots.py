@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from ..._clock import mono_ms
 from ...message import id_key
 from ...metrics import RateWindow
-from ..channel import Channel
 from ..metrics import PoolMetrics, WorkerMetrics
 from ..metrics_pipe import Reports
-from ..rows import Field, Row
+from ..pipe import Channel
+from ..scoreboard import Field, Row
 from ..totals import Totals, added, latest, of_row
 from .states import WorkerState, move
 

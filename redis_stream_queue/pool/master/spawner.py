@@ -19,11 +19,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .. import _linux, channel, metrics_pipe, signals
+from .. import _linux, metrics_pipe, pipe, signals
 from ..directory import started_in
 from ..orphans import Orphans
 from ..protocol import Exited, Fork, Forked, ForkFailed, Message, decode, encode
-from ..rows import Rows
+from ..scoreboard import Rows
 from ..template import template_main
 
 # The arguments and the path are the master's, as the first template has them. Our own modules are
@@ -74,7 +74,7 @@ class Spawner:
             self._sock = self._exec_template()
             return
         gc.freeze()  # or the collector would touch, and so copy, what both sides share
-        mine, theirs = channel.pair()
+        mine, theirs = pipe.pair()
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
@@ -89,7 +89,7 @@ class Spawner:
         """Start a fresh one where a symlink leads now; returns our end of its pipe."""
         here = self.directory if os.path.isdir(self.directory) else None
         path = [here if here and entry == self._started_in else entry for entry in self._path]
-        mine, theirs = channel.pair()
+        mine, theirs = pipe.pair()
         fds = (theirs.fileno(), self.rows.fd)
         ignored = " ".join(map(str, self._ignored))
         options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -136,7 +136,7 @@ class Spawner:
     def _readable(self) -> None:
         while self._sock is not None:
             try:
-                raw = self._sock.recv(channel.MAX_MESSAGE)
+                raw = self._sock.recv(pipe.MAX_MESSAGE)
             except BlockingIOError:
                 return
             except OSError:
@@ -176,7 +176,7 @@ class Spawner:
             return None
         request = encode(Fork(slot, life, {**spec, "directory": self.directory}))
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            mine, sock = channel.pair()
+            mine, sock = pipe.pair()
             ours.callback(mine.close)
             theirs.callback(sock.close)
             reader, writer = metrics_pipe.pipe()

@@ -9,7 +9,9 @@ import asyncio
 
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
+from ... import _exits
 from ..._clock import mono_ms
+from ..._exits import Failure
 from ..._log import log
 from ...client import StreamClient
 from ...connection.backoff import Backoff
@@ -18,9 +20,7 @@ from ...connection.refusals import is_forbidden, passes, reason
 from ...delivery.server_check import check_server, check_stream, forbidden, worries
 from ...exceptions import ClusterSlotError, ConfigError, UnsupportedServer
 from ...group import ConsumerGroup
-from .. import exits
 from ..config import Settings
-from ..exits import Failure
 
 SAY_AFTER_MS = 1000  # a wait that is longer than this is worth a line
 URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
@@ -45,13 +45,13 @@ async def connect(client: StreamClient, timeout_s: float) -> None:
         except OUTAGES as error:
             last = error
         if why := await reason(client.endpoint, last):
-            raise Failure(exits.REDIS, why)
+            raise Failure(_exits.REDIS, why)
         if not said and mono_ms() >= started + SAY_AFTER_MS:
             said = True
             log.info("waiting up to %g s for Redis at %s", timeout_s, client.endpoint)
         if mono_ms() >= deadline:
             raise Failure(
-                exits.REDIS,
+                _exits.REDIS,
                 f"cannot reach Redis at {client.endpoint} within {timeout_s:g} s: "
                 f"{str(last).rstrip('.') or 'no answer'}. Is it running? Set --url or REDIS_URL.",
             )
@@ -60,7 +60,7 @@ async def connect(client: StreamClient, timeout_s: float) -> None:
 
 def _refused(client: StreamClient, error: Exception) -> Failure:
     return Failure(
-        exits.REDIS, f"{client.endpoint} refuses the user or password ({error}). {URL_FORM}"
+        _exits.REDIS, f"{client.endpoint} refuses the user or password ({error}). {URL_FORM}"
     )
 
 
@@ -84,7 +84,7 @@ async def prepare(client: StreamClient, settings: Settings, timeout_s: float) ->
             if mono_ms() >= deadline:
                 verb = "refuses" if refuses else "does not answer"
                 text = f"{client.endpoint} {verb} after {timeout_s:g} s: {why}."
-                raise Failure(exits.REDIS, text) from None
+                raise Failure(_exits.REDIS, text) from None
             pause_s = backoff.next_s()
             if refuses and backoff.worth_a_line():
                 log.warning("%s refuses: %s; trying again", client.endpoint, why)
@@ -101,13 +101,13 @@ async def _prepare(client: StreamClient, settings: Settings) -> ConsumerGroup:
             await check_stream(client, consumer.dlq_stream)
         await group.ensure(consumer.dlq_stream, consumer.dlq_group)
     except UnsupportedServer as error:
-        raise Failure(exits.REDIS, str(error)) from None
+        raise Failure(_exits.REDIS, str(error)) from None
     except (ConfigError, ClusterSlotError) as error:
-        raise Failure(exits.USAGE, str(error)) from None
+        raise Failure(_exits.USAGE, str(error)) from None
     except ResponseError as error:
         if is_forbidden(error):
-            raise Failure(exits.REDIS, str(forbidden(client, error))) from None
+            raise Failure(_exits.REDIS, str(forbidden(client, error))) from None
         if passes(error):
             raise
-        raise Failure(exits.FAILURE, f"{client.endpoint} does not work: {error}.") from None
+        raise Failure(_exits.FAILURE, f"{client.endpoint} does not work: {error}.") from None
     return group

@@ -8,16 +8,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ... import _exits
 from ..._clock import mono_ms
+from ..._exits import Failure
 from ..._log import log
 from ...connection.backoff import Backoff
 from ...exceptions import RedisStreamError
-from .. import exits
-from ..channel import Channel
-from ..exits import Failure
 from ..metrics_pipe import Reports
+from ..pipe import Channel
 from ..protocol import Drain, Message
-from ..rows import MAX_ROWS, Rows
+from ..scoreboard import MAX_ROWS, Rows
 from .slots import Slot, Worker
 from .spawner import Spawner, how_it_ended
 from .states import WorkerState
@@ -214,7 +214,7 @@ class Workforce:
         if not self.ever_ready and slot.failed_starts >= MOST_FAILED_STARTS:
             target = self._spec["target"]
             text = f"workers end while they load {target!r} ({why}), {slot.failed_starts} in a row."
-            self.on_failure(Failure(exits.LOAD_FAILED, text))
+            self.on_failure(Failure(_exits.LOAD_FAILED, text))
             return
         pause_s = min(RESTART_FIRST_S * 2 ** min(slot.failed_starts, 10), RESTART_LONGEST_S)
         asyncio.get_running_loop().call_later(pause_s, self._fill, slot)

@@ -23,8 +23,8 @@ from ...group import group_is_lost
 from ...handlers import DLQHandler, ErrorHook, Handler, PerMessage
 from ...message import StreamMessage
 from ...serializers import Serializer
-from ..channel import Channel
 from ..config import COMMAND_TIMEOUT_S
+from ..pipe import Channel
 from ..protocol import (
     Declined,
     Drain,
@@ -38,7 +38,7 @@ from ..protocol import (
     Retire,
     Take,
 )
-from ..rows import Field, Rows
+from ..scoreboard import Field, Rows
 from ..standard_streams import StandardStreams
 from .batch_size import batch_size
 from .main_thread import MainThread

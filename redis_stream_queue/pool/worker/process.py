@@ -16,14 +16,13 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ... import _current
+from ..._loading import load_handler, load_serializer
 from ...exceptions import RedisStreamError
 from ...handlers import Declaration, Handler, PerMessage, declaration_of
-from .. import _linux, logs, orphans, signals
-from ..channel import MAX_MESSAGE
+from .. import _linux, current, logs, orphans, signals
 from ..directory import enter_again
-from ..loading import load_handler, load_serializer
 from ..metrics_pipe import Reporter
+from ..pipe import MAX_MESSAGE
 from ..protocol import (
     MAX_ERROR,
     Loaded,
@@ -33,7 +32,7 @@ from ..protocol import (
     decode,
     encode,
 )
-from ..rows import DUMP_SIGNAL, Field, Row, Rows
+from ..scoreboard import DUMP_SIGNAL, Field, Row, Rows
 from ..standard_streams import StandardStreams, make_unclosable
 from ..totals import of_row
 from .loop import Worker
@@ -104,7 +103,7 @@ def _end_as_an_interpreter_does(timeout_s: float) -> None:
     timeout_s: how long the master lets it take; should that be gone, we see to it ourselves.
     """
     signals.do_nothing(signal.SIGTERM)
-    _current.handled.set(None)
+    current.handled.set(None)
     with contextlib.suppress(RuntimeError):  # no thread can be started
         faulthandler.dump_traceback_later(timeout_s + MASTER_FIRST_S, exit=True, file=2)
     threading._shutdown()  # type: ignore[attr-defined]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ... import _current
 from ..._clock import mono_ms
 from ...delivery.batch import Verdict, Work
 from ...delivery.hooks import Hooks
 from ...message import StreamMessage, id_key
 from ...metrics import ConsumerMeter
+from .. import current
 from .._linux import memory_mb
 from ..protocol import MAX_ERROR, Message, Released, Retrying
-from ..rows import Field, Row
+from ..scoreboard import Field, Row
 from ..standard_streams import StandardStreams
 
 OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to idle workers,
@@ -85,7 +85,7 @@ class RowHooks(Hooks):
         self._message_since_ms = now_ms
         if now_ms >= self._streams.next_ms:
             self._streams.look(now_ms)
-        _current.handled.set((self._stream, self._batch_ids or message.id))
+        current.handled.set((self._stream, self._batch_ids or message.id))
         if self._side_by_side:
             self._running[message.id] = now_ms
             now_ms = next(iter(self._running.values()))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from redis_stream_queue import ClusterSlotError
-from redis_stream_queue._keys import (
+from redis_stream_queue._names import (
     MOST_DUE_MS,
     check_same_slot,
     default_dlq,

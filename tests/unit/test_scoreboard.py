@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redis_stream_queue.pool.rows import MOMENT_MS, Field, Rows
+from redis_stream_queue.pool.scoreboard import MOMENT_MS, Field, Rows
 
 NOW_MS = 1_000_000
 EARLIER_MS = NOW_MS - MOMENT_MS - 1

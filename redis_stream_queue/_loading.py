@@ -10,10 +10,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from ..delivery.invocation import check_runs
-from ..exceptions import RedisStreamError
-from ..handlers import PerMessage
-from ..serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
+from .delivery.invocation import check_runs
+from .exceptions import RedisStreamError
+from .handlers import PerMessage
+from .serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
 
 LAST_LINES = 12
 
