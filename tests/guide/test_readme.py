@@ -129,8 +129,8 @@ def test_no_example_is_left_out() -> None:
 
 
 def test_what_it_points_to_is_there() -> None:
-    """Links of the README and of docs/ lead to files; the two commands can be executed."""
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    """Links of all pages lead to files; the two commands can be executed."""
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in LINK.findall(page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
