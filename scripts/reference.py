@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pdoc
 import pdoc.doc
@@ -69,7 +70,7 @@ def _is_dataclass(made: type) -> bool:
     return dataclasses.is_dataclass(made)
 
 
-def with_lists(member: pdoc.doc.Doc[object]) -> None:
+def with_lists(member: pdoc.doc.Doc[Any]) -> None:
     """Prepare a name and all in it for the page."""
     member.docstring = as_list(member.docstring)
     if isinstance(member, pdoc.doc.Namespace):

@@ -64,7 +64,7 @@ class System:
 
     def push(self, server: BenchServer, kind: str, count: int, iterations: int) -> float:
         """Push messages from a process of its own; returns the seconds it took."""
-        command = [self.python, "-m", f"tests.bench.peers.{self.module}"]
+        command = [self.python, "-m", f"scripts.benchmarks.peers.{self.module}"]
         done = subprocess.run(
             [*command, kind, str(count), str(iterations)],
             cwd=ROOT,
@@ -157,7 +157,7 @@ def _same(*words: str) -> dict[str, list[str]]:
     return {"nothing": list(words), "work": list(words)}
 
 
-_APPS = "tests.bench.peers"
+_APPS = "scripts.benchmarks.peers"
 _QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING")
 _CELERY = _same(
     *("celery/bin/celery", "-A", f"{_APPS}.celery_app", "worker", "-P", "prefork"),

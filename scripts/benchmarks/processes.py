@@ -19,7 +19,7 @@ Children = list[subprocess.Popen[str]]
 
 @contextmanager
 def modules(count: int, name: str, *args: str, notes: Path | None = None) -> Iterator[Children]:
-    """``count`` processes of ``python -m tests.bench.NAME ARGS``, killed at the end."""
+    """``count`` processes of ``python -m scripts.benchmarks.NAME ARGS``, killed at the end."""
     children: Children = []
     env = plain_environment(None)
     if notes is not None:
@@ -28,7 +28,7 @@ def modules(count: int, name: str, *args: str, notes: Path | None = None) -> Ite
         for _ in range(count):
             children.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", f"tests.bench.{name}", *args],
+                    [sys.executable, "-m", f"scripts.benchmarks.{name}", *args],
                     cwd=ROOT,
                     env=env,
                     stdin=subprocess.PIPE,
@@ -89,7 +89,7 @@ def pool(
         *("--workers", str(workers), "--stream", KEY, "--group", GROUP, *options),
         url=server.url,
         cwd=cwd,
-        target=f"tests.bench.app:{handler}",
+        target=f"scripts.benchmarks.app:{handler}",
         env={NOTES_ENV: str(notes)} if notes is not None else None,
     )
     with process:

@@ -1,4 +1,4 @@
-"""The driver: ``python -m tests.bench.run [--rounds N] [--quick] [--json FILE] [NAME...]``."""
+"""The driver: ``scripts/bench [--rounds N] [--quick] [--json FILE] [NAME...]``."""
 
 from __future__ import annotations
 

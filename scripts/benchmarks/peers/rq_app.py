@@ -16,7 +16,7 @@ CHUNK = 1000
 
 def push(kind: str, count: int, iterations: int) -> None:
     queue = Queue(connection=Redis.from_url(os.environ[tasks.URL_ENV]))
-    function = f"tests.bench.peers.tasks.{kind}"
+    function = f"scripts.benchmarks.peers.tasks.{kind}"
     for start in range(0, count, CHUNK):
         jobs = [
             Queue.prepare_data(function, (iterations,), result_ttl=0)

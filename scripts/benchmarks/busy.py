@@ -1,4 +1,4 @@
-"""Work without any queue: ``python -m tests.bench.busy WORK N:COUNT [N:COUNT]``.
+"""Work without any queue: ``python -m scripts.benchmarks.busy WORK N:COUNT [N:COUNT]``.
 
 Says "ready", waits for a line, does COUNT times N iterations of each kind, noting begin and end of
 each as the handlers do, and says when it began and ended. The long ones lie evenly between.

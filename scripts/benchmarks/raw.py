@@ -1,4 +1,4 @@
-"""The raw loop that ours is measured against: ``python -m tests.bench.raw KIND URL``.
+"""The raw loop that ours is measured against: ``python -m scripts.benchmarks.raw KIND URL``.
 
 One redis-py connection with hiredis; XACK of the last batch and XREADGROUP of the next in one
 round trip; no reply callbacks; JSON decoded. No recovery, no leases, no errors: the least that a

@@ -1,4 +1,4 @@
-"""One StreamConsumer in a process of its own: ``python -m tests.bench.library HANDLER URL``."""
+"""One StreamConsumer in its own process: ``python -m scripts.benchmarks.library HANDLER URL``."""
 
 from __future__ import annotations
 

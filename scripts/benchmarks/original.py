@@ -1,6 +1,6 @@
 """redis-stream-queue 0.1.3 beside ours, under a name of its own, with the same redis-py.
 
-``python -m tests.bench.original HANDLER URL`` runs one of its consumers.
+``python -m scripts.benchmarks.original HANDLER URL`` runs one of its consumers.
 """
 
 from __future__ import annotations
