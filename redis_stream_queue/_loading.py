@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from .handlers import PerMessage
 from .serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
 
 LAST_LINES = 12
+TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
 SERIALIZERS: dict[str, Callable[[], Serializer]] = {
     "json": JsonSerializer,

@@ -1,4 +1,4 @@
-"""Names: Redis keys, consumers, parking consumers. Pure functions."""
+"""Names: Redis keys, consumers, parking consumers."""
 
 from __future__ import annotations
 

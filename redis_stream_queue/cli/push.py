@@ -16,10 +16,9 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from .. import _exits
 from .._exits import Failure
-from .._loading import SERIALIZERS, LoadError, load_serializer
+from .._loading import SERIALIZERS, TARGET, LoadError, load_serializer
 from .._plain import json_line
 from ..connection.link import OUTAGES
-from ..pool.config import TARGET
 from ..pushing.portions import PUSH_CHUNK, Pushes
 from ..serializers import Serializer, for_stream
 from .common import (

@@ -1,4 +1,4 @@
-"""Pauses between tries that grow, and log lines that get rarer with them. Pure."""
+"""Pauses between tries that grow, and log lines that get rarer with them."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .._loading import TARGET
 from .._names import default_dlq
 from ..config import ConsumerConfig
 from ..connection.endpoint import DEFAULT_URL
@@ -19,7 +19,6 @@ from .scoreboard import MAX_SLOTS
 COMMAND_TIMEOUT_S = 1.2  # where the URL sets no socket_timeout: a dead connection is left behind
 RETRY_DELAY_MS = 1000
 RETRY_MAX_DELAY_MS = 60_000
-TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
 
 def default_workers() -> int:

@@ -1,4 +1,4 @@
-"""What one worker life has counted, as it travels to the master. Pure.
+"""What one worker life has counted, as it travels to the master.
 
 A snapshot holds totals, never differences, and a total never falls. So of two reports of one life
 the larger number of each counter is the newer one: reports may get lost, come late or come twice,

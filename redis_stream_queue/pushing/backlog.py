@@ -1,4 +1,4 @@
-"""How many messages a producer may still push before it has to look at the backlog again. Pure."""
+"""How many messages a producer may still push before it has to look at the backlog again."""
 
 from __future__ import annotations
 
