@@ -11,6 +11,10 @@ from .. import _exits
 from .._log import log
 from .._version import version_option
 from ..exceptions import RedisStreamError
+
+if sys.platform != "linux":  # the pool's modules cannot even be imported there
+    sys.exit("rsq-pool: a pool needs Linux. The library and rsq run here, too.")
+
 from ..pool import logs, standard_streams
 from ..pool.config import PoolConfig, default_workers
 from ..pool.pool import Pool
