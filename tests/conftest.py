@@ -16,6 +16,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis_stream_queue.connection import registry
 from redis_stream_queue.connection.endpoint import Endpoint
 from tests.support.cluster import Cluster
+from tests.support.guarded import SECRET
 from tests.support.leaks import child_processes_of_this_session, describe, mark_session
 from tests.support.servers import NAMES, Server, ServerMissing
 from tests.support.waiting import wait_until
@@ -71,6 +72,16 @@ def shared_servers(_no_process_left: None) -> Iterator[SharedServers]:
     servers.stop()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Coverage (scripts/test --cov) is measured on one server: the others run the same lines, and
+    measuring costs time."""
+    others = {FAKE, *NAMES[1:]}
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if others & {value for value in params.values() if isinstance(value, str)}:
+            item.add_marker("no_cover")
+
+
 @pytest.fixture(scope="session", params=NAMES)
 def real_server(request: pytest.FixtureRequest, shared_servers: SharedServers) -> Server:
     """Each server of the matrix in turn, on a unix socket; shared, so leave it as it was."""
@@ -96,6 +107,13 @@ def pool_url(pool_server: Server) -> str:
     """URL of the module's own valkey-9.1, empty."""
     pool_server.flush()
     return pool_server.url
+
+
+@pytest.fixture(scope="module")
+def guarded_server(_no_process_left: None) -> Iterator[Server]:
+    """A server of this test module alone, on a TCP port, that wants the password ``SECRET``."""
+    with Server.start("valkey-9.1", tcp=True, password=SECRET) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
