@@ -236,7 +236,7 @@ class PoolWorker(Actor):
             settings,
             self.handler(world.style),
             SimpleNamespace(run=None, between=None),  # type: ignore[arg-type]  # for plain handlers
-            SimpleNamespace(look=lambda _: None, open_again=lambda: None),  # type: ignore[arg-type]
+            SimpleNamespace(next_ms=1 << 62, look=lambda _: None, open_again=lambda: None),  # type: ignore[arg-type]
             dlq_handler=None,
             serializer=None,
             error_hook=None,
