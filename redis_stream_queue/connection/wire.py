@@ -40,6 +40,8 @@ class Wire:
         self._feed: Any = getattr(self._reader, "feed_data", None)
         if self._feed is not None:  # (fakeredis has none)
             self._reader.feed_data = self._count
+        if (protocol := getattr(connection._writer, "_protocol", None)) is not None:
+            protocol._get_close_waiter(None).add_done_callback(_ended)
 
     def _count(self, data: bytes) -> None:
         self.received += len(data)
@@ -74,6 +76,12 @@ class Wire:
             packed = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
             unsent += struct.unpack("i", packed)[0]
         return unsent
+
+
+def _ended(closed: asyncio.Future[None]) -> None:
+    """Look at what it ended with, or asyncio prints that nobody did: the exchange has said it."""
+    if not closed.cancelled():
+        closed.exception()
 
 
 def wire_of(connection: AbstractConnection, connecting_s: float = 0.0) -> Wire:
