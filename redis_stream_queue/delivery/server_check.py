@@ -1,9 +1,11 @@
-"""Is this server one that we can work with? Asked once at start, answered in one sentence."""
+"""Is this server one that we can work with? What is found is a value: start-up ends with it or logs
+it, others may show it in their way. Another finding is another function here."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from redis.exceptions import ResponseError
 
@@ -24,28 +26,69 @@ NEEDED_ACL = (
 BACKLOG_RIGHTS = "+eval +evalsha +xlen +xrange +xinfo|groups"
 
 
+@dataclass(frozen=True)
+class Finding:
+    """Something about a server or a key that somebody should know; as text it is one or two
+    sentences.
+
+    name: which finding, the same in each version of ours (``eviction``).
+    severity: ``fatal`` = nothing can work, ``serious`` = it works, and may lose messages one day.
+    what: what was found, naming the server; why: why that hurts, "" where it says so itself.
+    remedy: what to do, a sentence.
+    """
+
+    name: str
+    severity: Literal["fatal", "serious"]
+    what: str
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        why = f": {self.why}" if self.why else ""
+        return f"{self.what}{why}. {self.remedy}".rstrip()
+
+
+# -- what cannot work ------------------------------------------------------------------------------
+
+
 async def check_server(client: StreamClient, stream: str) -> None:
     """Raise UnsupportedServer for a server that is too old or forbids scripts."""
+    if found := await unusable(client, stream):
+        raise UnsupportedServer(str(found))
+
+
+async def check_stream(client: StreamClient, stream: str) -> None:
+    """Raise ConfigError where ``stream`` is a key of another type."""
+    if found := await wrong_key(client, stream):
+        raise ConfigError(str(found))
+
+
+async def unusable(client: StreamClient, stream: str) -> Finding | None:
+    """Why no consumer can work with this server: it is too old, or refuses what we need."""
     link, key = client.link(), client.key(stream)
     try:
         version = _version(await link.call(key, "INFO", "server"))
     except ResponseError:  # an ACL may forbid INFO; then the commands themselves must tell
         version = None
     if version is not None and version < OLDEST:
-        raise UnsupportedServer(
+        return Finding(
+            "version",
+            "fatal",
             f"{client.endpoint} is Redis {'.'.join(map(str, version))}, but 6.2 or newer (or "
-            "Valkey 7.2 or newer) is needed: consumer recovery relies on XAUTOCLAIM and friends. "
-            "Upgrade the server."
+            "Valkey 7.2 or newer) is needed",
+            "consumer recovery relies on XAUTOCLAIM and friends",
+            "Upgrade the server.",
         )
     replies = await link.run(key, _probes(key), client.endpoint.socket_timeout)
     refused = [r for r in replies if isinstance(r, Exception) and is_forbidden(r)]
     if refused:
-        raise forbidden(client, *refused)
+        return forbidden(client, *refused)
     try:
         await client.script(RENEW, stream, "", "")
     except ResponseError as error:
         if is_forbidden(error):
-            raise forbidden(client, error) from None
+            return forbidden(client, error)
+    return None
 
 
 def _probes(key: str) -> list[Command]:
@@ -63,65 +106,101 @@ def _probes(key: str) -> list[Command]:
     ]
 
 
-async def check_stream(client: StreamClient, stream: str) -> None:
-    """Raise ConfigError where ``stream`` is a key of another type."""
+async def wrong_key(client: StreamClient, stream: str) -> Finding | None:
+    """Is ``stream`` a key of another type?"""
     key = client.key(stream)
     kind = (await client.link().call(key, "TYPE", key)).decode()
-    if kind not in ("none", "stream"):
-        raise ConfigError(
-            f"key {key!r} on {client.endpoint} is a {kind}, not a stream. Choose another stream "
-            "name or a prefix, or remove that key."
-        )
-
-
-def forbidden(client: StreamClient, *errors: Exception) -> UnsupportedServer:
-    """What to tell the user when commands are refused for good: only what is missing."""
-    for error in errors:
-        if "unknown command" in str(error).lower():
-            return UnsupportedServer(
-                f"{client.endpoint} does not know a command that consumers cannot do without "
-                f"({str(error).partition(', with args')[0].strip()}): it was renamed or disabled "
-                "there (rename-command), or something on the way does not pass it on."
-            )
-    rights = list(dict.fromkeys(map(missing_right, errors)))
-    return UnsupportedServer(
-        f"{client.endpoint} refuses a command that consumers cannot do without ({errors[0]}). "
-        f"Allow it for this user: ACL SETUSER name {' '.join(rights)}"
+    if kind in ("none", "stream"):
+        return None
+    return Finding(
+        "key_type",
+        "fatal",
+        f"key {key!r} on {client.endpoint} is a {kind}, not a stream",
+        "",
+        "Choose another stream name or a prefix, or remove that key.",
     )
 
 
-async def worries(client: StreamClient, stream: str) -> list[str]:
-    """What may cost messages one day, although this server works now. One sentence each."""
-    key = client.key(stream)
+def forbidden(client: StreamClient, *errors: Exception) -> Finding:
+    """Commands are refused for good: only what is missing."""
+    for error in errors:
+        if "unknown command" in str(error).lower():
+            return Finding(
+                "command_missing",
+                "fatal",
+                f"{client.endpoint} does not know a command that consumers cannot do without "
+                f"({str(error).partition(', with args')[0].strip()})",
+                "it was renamed or disabled there (rename-command), or something on the way does "
+                "not pass it on",
+                "",
+            )
+    rights = list(dict.fromkeys(map(missing_right, errors)))
+    return Finding(
+        "permission",
+        "fatal",
+        f"{client.endpoint} refuses a command that consumers cannot do without ({errors[0]})",
+        "",
+        f"Allow it for this user: ACL SETUSER name {' '.join(rights)}",
+    )
+
+
+# -- what may cost messages one day ----------------------------------------------------------------
+
+
+async def worries(client: StreamClient, stream: str) -> list[Finding]:
+    """What may cost messages one day, although this server works now."""
     commands: list[Command] = [
         ("INFO", "memory"),
         ("INFO", "persistence"),
         ("CONFIG", "GET", "save"),
     ]
     memory, persistence, save = await client.link().run(
-        key, commands, client.endpoint.socket_timeout
+        client.key(stream), commands, client.endpoint.socket_timeout
     )
-    found = []
-    known = _info(memory)
-    policy, most = known.get("maxmemory_policy", ""), int(known.get("maxmemory", "0"))
-    if policy.startswith(("allkeys-", "volatile-")):
-        found.append(
-            f"{client.endpoint} evicts keys when its memory is full (maxmemory-policy {policy}): "
-            "that can delete a whole stream with its groups. Set maxmemory-policy noeviction."
-        )
-    elif most and int(known.get("used_memory", "0")) > FULL * most:
-        found.append(
-            f"{client.endpoint} uses {int(known['used_memory']) / most:.0%} of its maxmemory "
-            f"({most / 1e6:.0f} MB): when it is full, nothing can be pushed and no dead letter "
-            "written. Trim streams or raise maxmemory."
-        )
-    saves = _config(save)
-    if _info(persistence).get("aof_enabled") == "0" and saves == "":
-        found.append(
-            f"{client.endpoint} keeps nothing on disk (appendonly no, save ''): a restart loses "
-            "every message. Set appendonly yes."
-        )
-    return found
+    where = str(client.endpoint)
+    found = (
+        _evicts(where, _info(memory)) or _nearly_full(where, _info(memory)),
+        _forgets(where, _info(persistence), _config(save)),
+    )
+    return [finding for finding in found if finding is not None]
+
+
+def _evicts(where: str, memory: dict[str, str]) -> Finding | None:
+    policy = memory.get("maxmemory_policy", "")
+    if not policy.startswith(("allkeys-", "volatile-")):
+        return None
+    return Finding(
+        "eviction",
+        "serious",
+        f"{where} evicts keys when its memory is full (maxmemory-policy {policy})",
+        "that can delete a whole stream with its groups",
+        "Set maxmemory-policy noeviction.",
+    )
+
+
+def _nearly_full(where: str, memory: dict[str, str]) -> Finding | None:
+    used, most = int(memory.get("used_memory", "0")), int(memory.get("maxmemory", "0"))
+    if not most or used <= FULL * most:
+        return None
+    return Finding(
+        "memory",
+        "serious",
+        f"{where} uses {used / most:.0%} of its maxmemory ({most / 1e6:.0f} MB)",
+        "when it is full, nothing can be pushed and no dead letter written",
+        "Trim streams or raise maxmemory.",
+    )
+
+
+def _forgets(where: str, persistence: dict[str, str], saves: str | None) -> Finding | None:
+    if persistence.get("aof_enabled") != "0" or saves != "":
+        return None
+    return Finding(
+        "persistence",
+        "serious",
+        f"{where} keeps nothing on disk (appendonly no, save '')",
+        "a restart loses every message",
+        "Set appendonly yes.",
+    )
 
 
 def _info(reply: Any) -> dict[str, str]:
