@@ -26,6 +26,7 @@ from .message import ConsumerInfo, PendingEntry, StreamMessage, StreamStats
 from .metrics import ConsumerMetrics, ProducerMetrics
 from .producer import StreamProducer
 from .retry import RetryHandler
+from .schedule import Mover, PushedId, ScheduledMessage
 from .serializers import (
     JsonSerializer,
     MsgpackSerializer,
@@ -46,15 +47,18 @@ __all__ = [
     "DLQHandler",
     "DeadLetterQueue",
     "JsonSerializer",
+    "Mover",
     "MsgpackSerializer",
     "NotDurable",
     "PendingEntry",
     "PickleSerializer",
     "ProducerMetrics",
+    "PushedId",
     "RedisStreamError",
     "Reject",
     "Retry",
     "RetryHandler",
+    "ScheduledMessage",
     "SerializationError",
     "Serializer",
     "SignedSerializer",

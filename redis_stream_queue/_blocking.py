@@ -6,7 +6,7 @@ import contextlib
 import copy
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,10 @@ from .connection.scripts import BACKLOG, PUSH, TRIM, Script
 from .connection.sentinel import FAILED, Search, ask_sync, check_role
 from .delivery.pending import TRIM_AT_ONCE
 from .exceptions import ConfigError
+from .later.extras import Asked
+from .later.keys import Companions
+from .later.push import calls, result_of
+from .later.scripts import PUSH_WITH
 from .pushing.bulk import LIMIT, forbids_scripts, own_copy, refusal
 from .pushing.durability import Durability
 from .pushing.portions import Pushes, portions
@@ -250,17 +254,30 @@ class SyncLink:
                 return results + [own_copy(error) for _ in range(left)]
         return results
 
-    def push_and_wait(
-        self, key: str, pushes: Pushes, durability: Durability
+    def push_asked(
+        self, asked: Sequence[Asked], beside: Companions, most: int, group: str | None
+    ) -> list[Any]:
+        """Add messages under terms of their own; see later.push."""
+        results: list[Any] = []
+        for count, (keys, args) in calls(asked, beside, most, group):
+            try:
+                results += map(result_of, self._script(PUSH_WITH, keys, *args))
+            except ResponseError as error:
+                results += [own_copy(error) for _ in range(count)]
+            except OUTAGES as error:  # the rest is not tried
+                return results + [own_copy(error) for _ in asked[len(results) :]]
+        return results
+
+    def and_wait(
+        self, push: Callable[[SyncLink], list[Any]], durability: Durability
     ) -> tuple[list[Any], int]:
-        """The same, and how many replicas have confirmed it: asked on the same connection."""
+        """What a push gives, and how many replicas have it: asked on the same connection."""
         if self._endpoint.cluster:
             raise ConfigError("push_sync with min_replicas works with one server, not a cluster.")
         same = copy.copy(self)
         same._redis = self._redis.client()
         try:
-            results = same.push(key, pushes)
-            return results, int(same._redis.execute_command(*durability.wait))
+            return push(same), int(same._redis.execute_command(*durability.wait))
         finally:
             same._redis.close()
 
@@ -268,7 +285,7 @@ class SyncLink:
         args = portion.script_args() if len(portion.payloads) > 1 else None
         if args is not None:
             try:
-                return list(self._script(PUSH, key, *args))
+                return list(self._script(PUSH, [key], *args))
             except ResponseError as error:
                 if not forbids_scripts(error):
                     return [own_copy(error) for _ in portion.payloads]
@@ -295,7 +312,7 @@ class SyncLink:
     def trim(self, key: str, max_len: int) -> None:
         """Remove finished entries beyond ``max_len``."""
         try:
-            self._script(TRIM, key, "", max_len, TRIM_AT_ONCE)
+            self._script(TRIM, [key], "", max_len, TRIM_AT_ONCE)
         except ResponseError as error:
             if not forbids_scripts(error):
                 raise
@@ -308,14 +325,14 @@ class SyncLink:
         """How many entries are unfinished."""
         done, state = 0, ()
         while not done:  # a step at a time, where the server has to count
-            done, unfinished, state = self._script(BACKLOG, key, most, *state)
+            done, unfinished, state = self._script(BACKLOG, [key], most, *state)
         return int(unfinished)
 
-    def _script(self, script: Script, key: str, *args: Any) -> Any:
+    def _script(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
         try:
-            return self._redis.evalsha(script.sha, 1, key, *args)
+            return self._redis.evalsha(script.sha, len(keys), *keys, *args)
         except NoScriptError:
-            return self._redis.eval(script.source, 1, key, *args)
+            return self._redis.eval(script.source, len(keys), *keys, *args)
 
     def close(self) -> None:
         if "_redis" in vars(self):

@@ -29,12 +29,13 @@ def default_dlq(stream: str, prefix: str = "", *, cluster: bool = False) -> str:
     On a cluster it must share the stream's slot, so a stream without a hash tag gets literal
     braces around its whole key.
     """
-    if not cluster or _has_hash_tag(prefixed(prefix, stream)):
+    if not cluster or has_hash_tag(prefixed(prefix, stream)):
         return f"{stream}_dlq"
     return f"{{{prefixed(prefix, stream)}}}_dlq"
 
 
-def _has_hash_tag(key: str) -> bool:
+def has_hash_tag(key: str) -> bool:
+    """Does a part in braces alone decide the key's slot?"""
     start = key.find("{")
     return start >= 0 and key.find("}", start) > start + 1
 
@@ -43,7 +44,7 @@ def check_same_slot(stream_key: str, dlq_key: str) -> None:
     """Raise ClusterSlotError unless a script may touch both keys."""
     if key_slot(stream_key.encode()) == key_slot(dlq_key.encode()):
         return
-    good = f"{stream_key}_dlq" if _has_hash_tag(stream_key) else f"{{{stream_key}}}_dlq"
+    good = f"{stream_key}_dlq" if has_hash_tag(stream_key) else f"{{{stream_key}}}_dlq"
     works = key_slot(good.encode()) == key_slot(stream_key.encode())
     raise ClusterSlotError(
         f"stream {stream_key!r} and dead-letter stream {dlq_key!r} are in different slots of the "

@@ -137,6 +137,10 @@ class StreamClient:
         client._setup(endpoint, prefix)
         return client
 
+    def twin(self) -> StreamClient:
+        """A client of the same server with the same prefix, to be closed by itself."""
+        return StreamClient._of(self.endpoint, self.prefix)
+
     def _setup(self, endpoint: Endpoint, prefix: str) -> None:
         if not isinstance(prefix, str):
             raise ConfigError(f"prefix must be text, got {prefix!r}.")

@@ -29,6 +29,7 @@ from .delivery.sweep import PAGE, Sweep, offer
 from .exceptions import ConfigError, RedisStreamError
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from .handlers import DLQHandler, Handler, PerMessage
+from .later.attending import Attendance, mover_of
 from .message import PendingEntry, StreamMessage
 from .metrics import ConsumerMetrics
 from .serializers import Serializer
@@ -111,6 +112,7 @@ class StreamConsumer:
         self._passes = 0  # pages of the sweep under way
         self._next_trim_ms = 0
         self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
+        self._mover = mover_of(client, stream)
         self._retention = Retention(self._holdings.pending, config.max_stream_size)
         self._instances.add(self)
 
@@ -145,6 +147,8 @@ class StreamConsumer:
 
     async def _iterate(self) -> None:
         await self._ensure()
+        if self._mover is not None and self._loop is None:  # else run() sees to it
+            await self._mover.move_some()
         messages = await self._session.read(self.config.batch_size, self.config.block_ms)
         await self._handle(messages)
         await self._reclaim()
@@ -253,6 +257,7 @@ class StreamConsumer:
         turn = self._way_to_turn()
         backoff, refusal = Backoff(), _Refusal()
         log.info("a consumer of %s in group %s starts", self.stream, self.config.group)
+        attendance = Attendance(self.client, self.stream)
         try:
             while not self._stopping:
                 try:
@@ -277,6 +282,7 @@ class StreamConsumer:
                 done.total_dlq,
                 done.total_errors,
             )
+            await attendance.end()
 
     def run_sync(self) -> None:
         """``run`` for code without an event loop; ends on Ctrl-C."""

@@ -8,7 +8,7 @@
         ├── ClusterSlotError       stream and dead-letter stream live in different slots
         ├── UnsupportedServer      the server is too old or forbids what we need
         ├── NotDurable             too few replicas have confirmed a push
-        ├── BacklogFull            the producer's max_backlog is reached
+        ├── BacklogFull            the producer's max_backlog or max_scheduled is reached
         ├── SoftTimeLimitExceeded  raised inside a handler that runs too long
         ├── Retry                  raised by a handler: deliver this message again
         └── Reject                 raised by a handler: this message is dead
@@ -72,7 +72,7 @@ class NotDurable(RedisStreamError):
 
 
 class BacklogFull(RedisStreamError):
-    """More than ``max_backlog`` messages of the stream are unfinished."""
+    """More than ``max_backlog`` messages are unfinished, or ``max_scheduled`` are scheduled."""
 
 
 class SoftTimeLimitExceeded(RedisStreamError):
@@ -112,8 +112,9 @@ class Reject(RedisStreamError):
         super().__init__(why)
 
 
-def whole_ms(delay: object) -> int:
-    """A delay in whole milliseconds, rounded up. Raises ConfigError for what is none."""
+def whole_ms(delay: object, name: str = "Retry: delay_ms") -> int:
+    """A delay in whole milliseconds, rounded up. Raises ConfigError, with its name, for what is
+    none."""
     ms: Any = delay / timedelta(milliseconds=1) if isinstance(delay, timedelta) else delay
     try:
         is_number = isinstance(ms, Real | Decimal) and not isinstance(ms, bool)
@@ -124,6 +125,6 @@ def whole_ms(delay: object) -> int:
     except Exception:  # nor can an integer of 5,000 digits be shown
         shown = f"a {type(delay).__name__}"
     raise ConfigError(
-        "Retry: delay_ms must be a number of milliseconds or a timedelta, from 0 to "
-        f"{MOST_DELAY_MS} (366 days), got {shown}."
+        f"{name} must be a number of milliseconds or a timedelta, from 0 to {MOST_DELAY_MS} (366 "
+        f"days), got {shown}."
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import weakref
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
 from math import inf
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 from redis.exceptions import ResponseError
 
@@ -21,11 +23,15 @@ from .connection.scripts import BACKLOG
 from .delivery.pending import PendingList
 from .delivery.server_check import no_backlog
 from .exceptions import ConfigError, NotDurable, SerializationError
+from .later.extras import Asked, OneExtras, PushExtras, terms_of
+from .later.keys import companions
+from .later.push import push_asked
+from .later.scheduled import ScheduledMessage, cancel_scheduled, scheduled
 from .metrics import ProducerMeter, ProducerMetrics
 from .pushing.backlog import Backlog, Claim
 from .pushing.bulk import push_one
 from .pushing.durability import ConfirmingLink, Durability
-from .pushing.headers import header_parts
+from .pushing.headers import Parts, header_parts
 from .pushing.outbox import Outbox
 from .pushing.portions import Pushes
 from .serializers import JsonSerializer, Serializer, for_stream
@@ -50,6 +56,7 @@ class StreamProducer:
     trim: "finished", or "any" for a lossy ring buffer: the oldest go, handled or not.
     max_backlog: most unfinished messages; a push beyond raises BacklogFull, or first waits up to
         backlog_timeout_s seconds for room (None = for ever).
+    max_scheduled: most messages that wait for their time; a push beyond raises BacklogFull.
     min_replicas: so many replicas must confirm a push within replica_timeout_ms, or it raises
         NotDurable, which names the ids. (On a cluster: push and push_many only.)
     """
@@ -68,6 +75,7 @@ class StreamProducer:
         max_backlog: int | None = None,
         backlog_timeout_s: float | None = 0,
         max_payload_bytes: int | None = None,
+        max_scheduled: int | None = None,
         min_replicas: int = 0,
         replica_timeout_ms: int = 1000,
     ) -> None:
@@ -85,13 +93,20 @@ class StreamProducer:
         self.max_len = max_len
         if max_payload_bytes is not None:
             check_number("max_payload_bytes", max_payload_bytes, 1)
+        if max_scheduled is not None:
+            check_number("max_scheduled", max_scheduled, 1)
+        self.max_scheduled = max_scheduled
         self.serializer = for_stream(serializer or JsonSerializer(), client.key(stream))
         self.max_payload_bytes = max_payload_bytes
         self.trim = trim
         self._backlog = Backlog(max_backlog, backlog_timeout_s)
         self._durability = Durability(min_replicas, replica_timeout_ms)
         self._meter = ProducerMeter()
-        self._outbox = Outbox(self._send_in_turn if max_backlog else self._send, bool(max_backlog))
+        send = self._send_in_turn if max_backlog else self._send
+        self._outbox: Outbox[tuple[bytes, Parts]] = Outbox(
+            lambda pairs: send(Pushes.of(pairs)), bool(max_backlog)
+        )
+        self._asked: Outbox[Asked] = Outbox(self._send_asked)
         self._until_trim = TRIM_EVERY
         self._sync: SyncLink | None = None
         self._instances.add(self)
@@ -107,13 +122,16 @@ class StreamProducer:
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        **extras: Unpack[OneExtras],
     ) -> str:
-        """Add one message; returns its entry id.
+        """Add one message; returns its entry id, of one for later ``@<due ms>-<number>``.
 
         headers: texts that travel beside the payload and arrive as ``message.headers``.
         timeout_s: seconds for the whole call, connecting included; then TimeoutError, and the
             message may or may not be in the stream. None = the client's ``socket_timeout`` of
             silence.
+        extras: delay_ms, at, dedup_id, dedup_ttl_s, unique, unique_until; see docs/later.md. With
+            dedup_id or unique the id has a ``duplicate``: True = it is an earlier message's.
 
         Pushes that are awaited together travel together; each gets its own id or its own error.
         Raises SerializationError, ConfigError for wrong headers or times, BacklogFull, and
@@ -121,7 +139,12 @@ class StreamProducer:
         """
         payload, parts = self._payload(data), header_parts(headers)
         limit_s = _limit_s(timeout_s)
-        result = await self._within(limit_s, self._outbox.push(payload, parts))
+        if extras and (terms := terms_of(extras, self.group)):
+            pushed: str = await self._within(
+                limit_s, self._asked.push(Asked(payload, parts, terms))
+            )
+            return pushed
+        result = await self._within(limit_s, self._outbox.push((payload, parts)))
         return text(result)
 
     async def push_many(
@@ -130,17 +153,25 @@ class StreamProducer:
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        **extras: Unpack[PushExtras],
     ) -> list[str]:
         """Add many messages, a thousand in one step; returns their ids in order.
 
-        headers: go with each of them. timeout_s: see push.
+        headers: go with each of them. timeout_s: see push. extras: delay_ms, at.
 
         Everything is encoded first: a message that cannot be encoded stops the call before any is
         added. On an error of Redis the others may have been added.
         """
         pushes = Pushes(self._encoded(data), header_parts(headers))
+        if asked := self._asked_for(pushes, extras):
+            return _ids(await self._within(_limit_s(timeout_s), self._send_asked(asked)))
         claim, limit_s = Claim(self._backlog, len(pushes.payloads)), _limit_s(timeout_s)
         return _ids(await self._within(limit_s, self._send(pushes, claim)))
+
+    def _asked_for(self, pushes: Pushes, extras: OneExtras | PushExtras) -> list[Asked]:
+        """The same with their terms; [] where nothing is asked for."""
+        terms = terms_of(extras, self.group) if extras else None
+        return [Asked(one, pushes.headers, terms) for one in pushes.payloads] if terms else []
 
     def _encoded(self, data: Sequence[Any]) -> list[bytes]:
         if isinstance(data, str | bytes | Mapping):
@@ -188,10 +219,8 @@ class StreamProducer:
     async def _send(self, pushes: Pushes, claim: Claim | None = None) -> list[Any]:
         """Add them when there is room; an id or an exception for each."""
         client, count = self._client, len(pushes.payloads)
-        while claim is not None and (pause_s := claim.wait_s()) is not None:
-            if pause_s:
-                await asyncio.sleep(pause_s)
-            claim.saw(await self._unfinished())
+        if claim is not None:
+            await self._room(claim)
         max_len = self.max_len if self.trim == "any" else None
         link: Any = client.link()
         if self._durability.min_replicas:
@@ -200,15 +229,40 @@ class StreamProducer:
             results = [await push_one(link, client.key(self.stream), pushes, max_len)]
         else:
             results = await client.push_all(self.stream, pushes, max_len, link)
+        return await self._sent(results, link)
+
+    async def _room(self, claim: Claim) -> None:
+        """Wait until there is room for it. Raises BacklogFull."""
+        while (pause_s := claim.wait_s()) is not None:
+            if pause_s:
+                await asyncio.sleep(pause_s)
+            claim.saw(await self._unfinished())
+
+    async def _sent(self, results: list[Any], link: Any) -> list[Any]:
+        """What came of it, once the replicas have it; and trim, if it is time to."""
         if self._durability.min_replicas:
             results = self._durability.judged(results, link.confirmed)
         if self._pushed(results):
             try:
-                pending = PendingList(client, self.stream, self.group or "")
+                pending = PendingList(self._client, self.stream, self.group or "")
                 await pending.trim(self.max_len or 0)
             except OUTAGES as error:  # the messages are in; trimming can wait
                 log.warning("could not trim %s: %s", self.stream, error)
         return results
+
+    async def _send_asked(self, asked: Sequence[Asked]) -> list[Any]:
+        """Add them under their terms; an id or an exception for each."""
+        for one in asked:
+            if not one.terms.scheduled:
+                await self._room(Claim(self._backlog, 1))
+        link: Any = self._client.link()
+        if self._durability.min_replicas:
+            link = ConfirmingLink(link, self._durability)
+        beside = companions(self._client.key(self.stream))
+        results = await push_asked(link, asked, beside, self.max_scheduled or 0, self.group)
+        if self.trim == "any" and self.max_len is not None:
+            await self._client.command("XTRIM", self.stream, "MAXLEN", "~", self.max_len)
+        return await self._sent(results, link)
 
     async def _send_in_turn(self, pushes: Pushes) -> list[Any]:
         """The same where each of them waits for its own room."""
@@ -223,7 +277,7 @@ class StreamProducer:
 
     def _pushed(self, results: Sequence[Any]) -> bool:
         """Count them; is it time to trim?"""
-        self._meter.pushed.record(sum(not isinstance(result, Exception) for result in results))
+        self._meter.pushed.record(sum(map(_is_new, results)))
         if self.max_len is None or self.trim == "any":
             return False
         self._until_trim -= len(results)
@@ -238,13 +292,14 @@ class StreamProducer:
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        **extras: Unpack[OneExtras],
     ) -> str:
         """``push`` for code without an event loop; safe in threads and after a fork.
 
         timeout_s: as for push, but for the look-up of a host name; on a cluster each step of the
             call has so long.
         """
-        return self.push_many_sync([data], headers=headers, timeout_s=timeout_s)[0]
+        return self._push_sync([data], headers, timeout_s, extras)[0]
 
     def push_many_sync(
         self,
@@ -252,23 +307,39 @@ class StreamProducer:
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        **extras: Unpack[PushExtras],
     ) -> list[str]:
         """``push_many`` for code without an event loop; safe in threads and after a fork."""
+        return self._push_sync(data, headers, timeout_s, extras)
+
+    def _push_sync(
+        self,
+        data: Sequence[Any],
+        headers: Mapping[str, str] | None,
+        timeout_s: float | None,
+        extras: OneExtras | PushExtras,
+    ) -> list[str]:
         pushes = Pushes(self._encoded(data), header_parts(headers))
+        asked = self._asked_for(pushes, extras)
         timeout_s = _limit_s(timeout_s)
         if self._sync is None:
             self._sync = SyncLink(self._client.endpoint)
         try:
             with bounded(timeout_s):
-                return self._send_sync(self._sync.with_timeout(timeout_s), pushes)
+                return self._send_sync(self._sync.with_timeout(timeout_s), pushes, asked)
         except TimeoutError:
             if timeout_s is None:
                 raise
             raise self._late(timeout_s) from None
 
-    def _send_sync(self, sync: SyncLink, pushes: Pushes) -> list[str]:
+    def _send_sync(self, sync: SyncLink, pushes: Pushes, asked: Sequence[Asked]) -> list[str]:
         key = self._client.key(self.stream)
-        claim = Claim(self._backlog, len(pushes.payloads))
+        push: Callable[[SyncLink], list[Any]] = lambda by: by.push(key, pushes)  # noqa: E731
+        if asked:
+            beside, most = companions(key), self.max_scheduled or 0
+            push = lambda by: by.push_asked(asked, beside, most, self.group)  # noqa: E731
+        later = bool(asked) and asked[0].terms.scheduled
+        claim = Claim(self._backlog, 0 if later else len(pushes.payloads))
         while (pause_s := claim.wait_s()) is not None:
             if pause_s:
                 time.sleep(pause_s)
@@ -277,9 +348,9 @@ class StreamProducer:
             except ResponseError as error:
                 raise no_backlog(self._client, error) from None
         if not self._durability.min_replicas:
-            results = sync.push(key, pushes)
+            results = push(sync)
         else:
-            results = self._durability.judged(*sync.push_and_wait(key, pushes, self._durability))
+            results = self._durability.judged(*sync.and_wait(push, self._durability))
         try:
             if self._pushed(results):
                 sync.trim(key, self.max_len or 0)
@@ -288,6 +359,25 @@ class StreamProducer:
         except OUTAGES as error:  # the messages are in; trimming can wait
             log.warning("could not trim %s: %s", self.stream, error)
         return _ids(results)
+
+    async def cancel(self, scheduled_id: str) -> bool:
+        """Take back a message that is not in the stream yet; False if it has moved there.
+
+        Raises ConfigError for what is no ``@<due ms>-<number>``.
+        """
+        [gone] = await cancel_scheduled(self._client, self.stream, [scheduled_id])
+        return gone
+
+    async def scheduled(self, before: datetime | None = None) -> AsyncIterator[ScheduledMessage]:
+        """Messages that are not in the stream yet, in the order they are due.
+
+        before: only those that are due before it (a ``datetime`` with a time zone). A payload that
+        cannot be decoded stays ``bytes``. Those that come and go meanwhile may be missing.
+        """
+        async for message in scheduled(self._client, self.stream, before):
+            with contextlib.suppress(Exception):  # a serializer may raise anything
+                message.data = self.serializer.decode(message.data)
+            yield message
 
     async def ensure_group(self, group: str | None = None) -> None:
         """Create the stream and its consumer group where they are missing, asking each time.
@@ -313,10 +403,16 @@ class StreamProducer:
     async def close(self) -> None:
         """Wait for pushes under way, and close the connections."""
         await self._outbox.until_sent()
+        await self._asked.until_sent()
         if self._sync is not None:
             self._sync.close()
             self._sync = None
         await self._client.close()
+
+
+def _is_new(result: Any) -> bool:
+    """Has this push added something?"""
+    return not isinstance(result, Exception) and not getattr(result, "duplicate", False)
 
 
 def _limit_s(timeout_s: float | None) -> float | None:
@@ -341,4 +437,4 @@ def _ids(results: Sequence[Any]) -> list[str]:
             raise NotDurable(ids, result.confirmed, result.wanted)
         if isinstance(result, Exception):
             raise result
-    return [text(result) for result in results]
+    return [result if isinstance(result, str) else text(result) for result in results]

@@ -32,23 +32,11 @@ from .common import (
     url_option,
 )
 from .output import say
+from .times import Span
 
 LETTER = "dead letter"
 PAGE = 100
 SHOWN_ERROR = 70  # characters of an error in a table
-AGE_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-class _Age(click.ParamType[float]):
-    """``90s``, ``15m``, ``2h``, ``7d`` as seconds."""
-
-    name = "AGE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", str(value))
-        if found is None:
-            self.fail(f"expected a number and s, m, h or d, as in 15m, got {value!r}.", param, ctx)
-        return float(found[1]) * AGE_UNITS_S[found[2]]
 
 
 def _letter_ids(_: click.Context, __: click.Parameter, value: Any) -> Any:
@@ -70,8 +58,8 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--reason", help="Only letters with this reason, such as max_deliveries."),
         click.option("--error", help="Only letters whose last error contains this text."),
-        click.option("--older-than", type=_Age(), help="Only letters older than this (15m, 2h)."),
-        click.option("--newer-than", type=_Age(), help="Only letters newer than this."),
+        click.option("--older-than", type=Span(), help="Only letters older than this (15m, 2h)."),
+        click.option("--newer-than", type=Span(), help="Only letters newer than this."),
     ):
         command = option(command)
     return command

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from json import JSONDecodeError
 from typing import IO, Any
 
@@ -19,6 +20,10 @@ from .._exits import Failure
 from .._loading import SERIALIZERS, TARGET, LoadError, load_serializer
 from .._plain import json_line
 from ..connection.link import OUTAGES
+from ..connection.replies import text
+from ..later.extras import Asked, Terms, terms_of
+from ..later.keys import companions
+from ..later.push import push_asked
 from ..pushing.portions import PUSH_CHUNK, Pushes
 from ..serializers import Serializer, for_stream
 from .common import (
@@ -33,6 +38,7 @@ from .common import (
     url_option,
 )
 from .output import say
+from .times import Date, Span
 
 READ_BYTES = 1 << 18
 
@@ -43,6 +49,8 @@ READ_BYTES = 1 << 18
 @click.option("--file", "file", type=click.File("rb"), help="Push every line of FILE (- = stdin).")
 @click.option("--text", is_flag=True, help="The data is text as it stands, not JSON.")
 @click.option("--group", callback=name, help="Create this consumer group first if it is missing.")
+@click.option("--delay", type=Span(), help="Not now, but so much later (90s, 15m, 2h).")
+@click.option("--at", type=Date(), help="Not now, but then (2027-01-01T09:00+01:00).")
 @click.option(
     "--serializer",
     envvar="RSQ_SERIALIZER",
@@ -59,6 +67,8 @@ def push(
     file: IO[bytes] | None,
     text: bool,
     group: str | None,
+    delay: float | None,
+    at: datetime | None,
     serializer: str,
     prefix: str,
     url: str,
@@ -71,6 +81,7 @@ def push(
       rsq push orders --text hello
       rsq push orders --file orders.jsonl
       produce | rsq push orders
+      rsq push orders --delay 15m '{"order_id": 3}'
 
     Every DATA is one JSON value, and its id is printed. Without any (or with -) every line of
     standard input is one. A line that is not JSON ends the command: what stands before it is
@@ -78,10 +89,12 @@ def push(
     """
     source = _source(data, file)
     with complaints():
+        delay_ms = None if delay is None else delay * 1000
+        terms = terms_of({"delay_ms": delay_ms, "at": at}, group)
         loaded = _serializer(serializer)
         with Redis(url, prefix) as redis:
             encode = _Encoder(for_stream(loaded, redis.client.key(stream)), text)
-            pusher = _Pusher(redis, stream)
+            pusher = _Pusher(redis, stream, terms)
             if source is None:
                 payloads = _encoded_arguments(data, encode)
                 pusher.prepare(group)
@@ -169,12 +182,13 @@ def _encoded_arguments(data: Iterable[str], encode: _Encoder) -> list[bytes]:
 class _Pusher:
     """Pushes payloads and counts what is in."""
 
-    def __init__(self, redis: Redis, stream: str) -> None:
+    def __init__(self, redis: Redis, stream: str, terms: Terms | None) -> None:
         self.pushed = 0
         self.ids: list[str] = []
         self.key = redis.client.key(stream)
         self._redis = redis
         self._stream = stream
+        self._terms = terms
 
     def prepare(self, group: str | None) -> None:
         """Reach Redis and create the group. Raises Failure; nothing is pushed then."""
@@ -198,9 +212,7 @@ class _Pusher:
 
     def _push_chunk(self, chunk: list[bytes]) -> None:
         try:
-            results = self._redis.run(
-                lambda: self._redis.client.push_all(self._stream, Pushes(chunk))
-            )
+            results = self._redis.run(lambda: self._send(chunk))
         except ResponseError as error:
             raise self._redis.explained(error, self.key, self.so_far()) from None
         except OUTAGES as error:
@@ -208,11 +220,18 @@ class _Pusher:
         except KeyboardInterrupt:
             raise Failure(INTERRUPTED, f"interrupted. {self.so_far(len(chunk))}") from None
         refused = [result for result in results if isinstance(result, Exception)]
-        self.ids += [result.decode() for result in results if isinstance(result, bytes)]
+        self.ids += [text(result) for result in results if not isinstance(result, Exception)]
         self.pushed += len(results) - len(refused)
         if refused:
             unknown = sum(not isinstance(error, ResponseError) for error in refused)
             raise self._redis.explained(refused[0], self.key, self.so_far(unknown))
+
+    async def _send(self, chunk: list[bytes]) -> list[Any]:
+        client, terms = self._redis.client, self._terms
+        if terms is None:
+            return await client.push_all(self._stream, Pushes(chunk))
+        asked = [Asked(payload, (), terms) for payload in chunk]
+        return await push_asked(client.link(), asked, companions(self.key), 0, None)
 
     def so_far(self, unknown: int = 0) -> str:
         """How many are in. unknown: how many of the next may be, because no answer came."""

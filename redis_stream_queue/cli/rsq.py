@@ -1,4 +1,4 @@
-"""rsq: put messages into streams, see how the streams are doing, look after dead letters."""
+"""rsq: put messages into streams, see how they are doing, look after what is scheduled or dead."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import click
 
 from .._version import version_option
 from .dlq import dlq
+from .later import later
 from .output import Group
 from .push import push
 from .stats import stats
@@ -14,12 +15,12 @@ from .stats import stats
 @click.group(cls=Group)
 @version_option
 def main() -> None:
-    """Put messages into streams, see how the streams are doing, look after dead letters.
+    """Put messages into streams, see how they are doing, look after what is scheduled or dead.
 
     Exit codes: 0 done, 1 failure, 2 usage, 3 the serializer could not be loaded, 4 Redis
     unreachable or refusing us.
     """
 
 
-for _command in (push, stats, dlq):
+for _command in (push, stats, later, dlq):
     main.add_command(_command)

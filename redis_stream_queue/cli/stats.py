@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+from redis.exceptions import NoPermissionError
 
 from .. import _exits
 from .._exits import Failure
@@ -13,7 +14,9 @@ from .._names import default_dlq
 from .._plain import json_line, plain_cut
 from ..delivery.pending import PendingList
 from ..delivery.retention import blocker
+from ..exceptions import ClusterSlotError
 from ..group import ConsumerGroup
+from ..later.scheduled import count_scheduled
 from ..message import StreamStats
 from .common import (
     Redis,
@@ -26,6 +29,7 @@ from .common import (
     url_option,
 )
 from .output import say
+from .times import span_text
 
 SHOWN_NAME = 100  # characters of a consumer's name in a table
 NOTHING_TO_TRIM = 2**53  # a length that no stream has
@@ -62,6 +66,7 @@ def stats(
             "length": length,
             "dlq_stream": redis.client.key(dlq),
             "dead_letters": ask(redis, dlq, lambda: redis.client.stream_len(dlq)),
+            "scheduled": ask(redis, stream, lambda: _scheduled(redis, stream)),
             "oldest_unfinished": ask(redis, stream, lambda: _oldest(redis, stream, groups)),
             "groups": [_group_report(found) for found in groups],
         }
@@ -98,6 +103,14 @@ async def _oldest(redis: Redis, stream: str, groups: list[StreamStats]) -> str |
     return await blocker(redis.client, stream, looked)
 
 
+async def _scheduled(redis: Redis, stream: str) -> int | None:
+    """How many messages are scheduled; None where that cannot be known."""
+    try:
+        return await count_scheduled(redis.client, stream)
+    except (NoPermissionError, ClusterSlotError):
+        return None
+
+
 def _group_report(found: StreamStats) -> dict[str, Any]:
     return {
         "group": found.group,
@@ -115,6 +128,8 @@ def _table(report: dict[str, Any]) -> list[str]:
         ("length", report["length"]),
         ("dead letters", f"{report['dead_letters']}  in {report['dlq_stream']}"),
     ]
+    if report["scheduled"]:
+        rows.append(("scheduled", report["scheduled"]))
     if report["oldest_unfinished"]:
         rows.append(("oldest unfinished", report["oldest_unfinished"]))
     if not report["groups"]:
@@ -131,15 +146,8 @@ def _table(report: dict[str, Any]) -> list[str]:
         shown = {c["name"]: plain_cut(c["name"], SHOWN_NAME) for c in group["consumers"]}
         width = max(map(len, shown.values()), default=0)
         for consumer in sorted(group["consumers"], key=lambda c: (-c["pending"], c["name"])):
-            consumer_name, idle = shown[consumer["name"]], _duration(consumer["idle_ms"])
+            consumer_name, idle = shown[consumer["name"]], span_text(consumer["idle_ms"])
             rows.append(
                 ("", f"{consumer_name:{width}}  pending {consumer['pending']}, idle {idle}")
             )
     return [f"{name:18} {value}".rstrip() for name, value in rows]
-
-
-def _duration(ms: int) -> str:
-    for size_ms, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")):
-        if ms >= size_ms:
-            return f"{ms / size_ms:.1f} {unit}"
-    return f"{ms} ms"

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import hiredis
@@ -370,7 +370,14 @@ class Link(ABC):
 
     async def script(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
         """Run a script by its hash, and by its source where the server does not know it yet."""
-        try:
-            return await self.call(keys[0], "EVALSHA", script.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return await self.call(keys[0], "EVAL", script.source, len(keys), *keys, *args)
+        return await run_script(self.call, script, keys, *args)
+
+
+async def run_script(
+    call: Callable[..., Awaitable[Any]], script: Script, keys: Sequence[str], *args: Any
+) -> Any:
+    """The same by ``call(key, *command)``."""
+    try:
+        return await call(keys[0], "EVALSHA", script.sha, len(keys), *keys, *args)
+    except NoScriptError:
+        return await call(keys[0], "EVAL", script.source, len(keys), *keys, *args)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..later.lateness import LatenessMetrics
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerMetrics:
@@ -41,6 +43,7 @@ class PoolMetrics:
     | `batches` | handler calls | that ended |
     | `replaced` | workers | that ended and nobody had told to |
     | `snapshots` | reports | that have come through the workers' metrics pipes |
+    | `scheduled` | LatenessMetrics | of scheduled messages that this pool has moved |
     | `acked_per_s` | messages per second | over the last 60 s |
     | `uptime_s` | seconds | since the start |
     | `workers` | | one WorkerMetrics a slot |
@@ -55,6 +58,7 @@ class PoolMetrics:
     replaced: int = 0
     snapshots: int = 0
     acked_per_s: float = 0.0
+    scheduled: LatenessMetrics = field(default_factory=LatenessMetrics)
     workers: list[WorkerMetrics] = field(default_factory=list)
 
     @property
@@ -63,8 +67,10 @@ class PoolMetrics:
         return sum(worker.busy_ms > 0 for worker in self.workers)
 
     def __str__(self) -> str:
+        moved = self.scheduled.moved
+        scheduled = f"moved {moved}, latest {self.scheduled.late_ms_max} ms, " if moved else ""
         return (
             f"{len(self.workers)} workers ({self.busy} busy), handled {self.acked} "
             f"({self.acked_per_s:.1f}/s), errors {self.errors}, dead {self.dead}, "
-            f"replaced {self.replaced}, up {self.uptime_s:.0f} s"
+            f"{scheduled}replaced {self.replaced}, up {self.uptime_s:.0f} s"
         )

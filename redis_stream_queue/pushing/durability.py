@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..connection.link import Command, Link, first_error
+from ..connection.link import Command, Link, first_error, run_script
 from ..connection.replies import text
+from ..connection.scripts import Script
 from ..exceptions import ConfigError, NotDurable
 
 
@@ -63,3 +64,7 @@ class ConfirmingLink:
         """One command; what fails needs no confirmation."""
         [reply] = first_error(await self.run(key, [command], self.endpoint.socket_timeout))
         return reply
+
+    async def script(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
+        """The same of a script."""
+        return await run_script(self.call, script, keys, *args)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .bulk import own_copy
-from .headers import Parts
-from .portions import Pushes
 
-Waiting = list[tuple[bytes, Parts, "asyncio.Future[Any]"]]
+T = TypeVar("T")
 
 
-class Outbox:
+class Outbox(Generic[T]):
     """Sends by ``send``, which returns an id or an error for each push, or raises for all.
 
     A push that nothing else accompanies is sent by its own caller, without a task, unless
@@ -21,23 +19,23 @@ class Outbox:
     """
 
     def __init__(
-        self, send: Callable[[Pushes], Awaitable[list[Any]]], together: bool = False
+        self, send: Callable[[Sequence[T]], Awaitable[list[Any]]], together: bool = False
     ) -> None:
         self._send = send
         self._together = together
         # Loops with such a push under way, and who waits for its end.
         self._alone: dict[asyncio.AbstractEventLoop, asyncio.Event | None] = {}
-        self._waiting: dict[asyncio.AbstractEventLoop, Waiting] = {}
+        self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[T, asyncio.Future[Any]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def push(self, payload: bytes, headers: Parts) -> Any:
+    async def push(self, one: T) -> Any:
         """The id of the message. Raises its error."""
         loop = asyncio.get_running_loop()
         if self._together or loop in self._alone or loop in self._waiting:
-            return await self._with_others(payload, headers, loop)
+            return await self._with_others(one, loop)
         self._alone[loop] = None
         try:
-            [result] = await self._send(Pushes((payload,), headers))
+            [result] = await self._send((one,))
         finally:
             if (ended := self._alone.pop(loop)) is not None:
                 ended.set()
@@ -45,32 +43,29 @@ class Outbox:
             raise result
         return result
 
-    async def _with_others(
-        self, payload: bytes, headers: Parts, loop: asyncio.AbstractEventLoop
-    ) -> Any:
+    async def _with_others(self, one: T, loop: asyncio.AbstractEventLoop) -> Any:
         future: asyncio.Future[Any] = loop.create_future()
         waiting = self._waiting.setdefault(loop, [])
-        waiting.append((payload, headers, future))
+        waiting.append((one, future))
         if len(waiting) == 1:
             loop.call_soon(self._send_waiting, loop)
         return await future
 
     def _send_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         # Whose caller has given up meanwhile is not sent.
-        wanted = [entry for entry in self._waiting.pop(loop) if not entry[2].done()]
+        wanted = [entry for entry in self._waiting.pop(loop) if not entry[1].done()]
         if wanted:
             task = loop.create_task(self._send_together(wanted))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _send_together(self, waiting: Waiting) -> None:
+    async def _send_together(self, waiting: list[tuple[T, asyncio.Future[Any]]]) -> None:
         results: Sequence[Any]
         try:
-            pairs = [(payload, headers) for payload, headers, _ in waiting]
-            results = await self._send(Pushes.of(pairs))
+            results = await self._send([one for one, _ in waiting])
         except Exception as error:  # each caller gets it as its own
             results = [own_copy(error) for _ in waiting]
-        for (_, _, future), result in zip(waiting, results, strict=True):
+        for (_, future), result in zip(waiting, results, strict=True):
             if future.done():
                 continue
             if isinstance(result, Exception):

@@ -24,6 +24,8 @@ class Pushes(NamedTuple):
     @classmethod
     def of(cls, pairs: Sequence[tuple[bytes, Parts]]) -> Pushes:
         """Of payloads that each have headers of their own."""
+        if len(pairs) == 1:
+            return cls((pairs[0][0],), pairs[0][1])
         payloads, each = [payload for payload, _ in pairs], [parts for _, parts in pairs]
         alike = all(parts == each[0] for parts in each)
         return cls(payloads, each[0]) if alike else cls(payloads, (), each)

@@ -14,6 +14,7 @@ from ..._log import log
 from ...client import StreamClient
 from ...connection.link import OUTAGES
 from ...delivery.pending import PendingList
+from ...later.mover import Mover
 from ...message import GREATEST_ID
 from ..metrics import PoolMetrics
 
@@ -21,13 +22,18 @@ LOOK_S = 0.1
 
 
 class Burst:
-    """Ends when nothing is undelivered and nothing is pending."""
+    """Ends when nothing is undelivered, nothing is pending, and nothing scheduled is due."""
 
     def __init__(
-        self, client: StreamClient, pending: PendingList, metrics: Callable[[], PoolMetrics]
+        self,
+        client: StreamClient,
+        pending: PendingList,
+        mover: Mover | None,
+        metrics: Callable[[], PoolMetrics],
     ) -> None:
         self._client = client
         self._pending = pending
+        self._mover = mover
         self._metrics = metrics
 
     async def until_done(self) -> None:
@@ -60,6 +66,8 @@ class Burst:
 
     async def _is_done(self) -> bool:
         try:
+            if self._mover is not None and await self._mover.move_some():
+                return False
             groups = await self._client.group_info(self._pending.stream)
             for group in groups:
                 if group["name"] == self._pending.group:

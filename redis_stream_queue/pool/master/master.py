@@ -24,6 +24,9 @@ from ...client import StreamClient
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
 from ...exceptions import ConfigError
+from ...later.attending import mover_of
+from ...later.lateness import LatenessMetrics
+from ...later.mover import Mover
 from ...metrics import RateWindow
 from ..config import COMMAND_TIMEOUT_S, PoolConfig, Settings, resolve
 from ..metrics import PoolMetrics
@@ -85,6 +88,7 @@ class Master:
         self.settings: Settings | None = None
         self.recovery: Recovery | None = None
         self.upkeep: Upkeep | None = None
+        self.mover: Mover | None = None
         self._rows = rows
         self._started_ms = mono_ms()
         self._acked = RateWindow()
@@ -174,6 +178,7 @@ class Master:
         group = await prepare(self.client, settings, self.config.connect_timeout_s)
         self.recovery = Recovery(self.client, settings, self._rows, self.workforce.living)
         self.upkeep = Upkeep(settings, group, self.recovery, self.config.workers)
+        self.mover = mover_of(self.client, settings.stream)
         self.settings = settings
         dlq_stream = settings.consumer.dlq_stream
         log.info(
@@ -206,6 +211,8 @@ class Master:
         self._task(upkeep.every(watch.interval_s, "watching", watch.look))
         self._task(upkeep.every(STATUS_S, "status", self._status_tick))
         self._task(upkeep.every(METRICS_S, "metrics", self._metrics_tick))
+        if self.mover is not None:
+            self._task(self.mover.run())
         if (interval_s := watchdog_interval_s()) is not None:
             self._task(upkeep.every(interval_s, "watchdog", self._feed_watchdog))
         if self.config.burst:
@@ -355,6 +362,7 @@ class Master:
             replaced=self.workforce.replaced,
             buried=self.recovery.buried if self.recovery else 0,
             acked=self._acked,
+            scheduled=self.mover.lateness.metrics() if self.mover else LatenessMetrics(),
         )
 
     async def _metrics_tick(self) -> None:
@@ -434,7 +442,7 @@ class Master:
 
     async def _burst(self) -> None:
         assert self.recovery is not None
-        burst = Burst(self.client, self.recovery.pending, self.metrics)
+        burst = Burst(self.client, self.recovery.pending, self.mover, self.metrics)
         await burst.until_done()
         log.info("burst: all done")
         self.drain(_exits.FAILURE if self.metrics().dead else _exits.OK)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..._clock import mono_ms
+from ...later.lateness import LatenessMetrics
 from ...message import id_key
 from ...metrics import RateWindow
 from ..metrics import PoolMetrics, WorkerMetrics
@@ -150,10 +151,17 @@ class Slot:
 
 
 def snapshot(
-    slots: list[Slot], *, started_ms: int, replaced: int, buried: int, acked: RateWindow
+    slots: list[Slot],
+    *,
+    started_ms: int,
+    replaced: int,
+    buried: int,
+    scheduled: LatenessMetrics,
+    acked: RateWindow,
 ) -> PoolMetrics:
     """PoolMetrics from what the workers report. buried: dead letters that the master made itself.
-    acked: is told of the messages that were acknowledged since the last time."""
+    scheduled: what it has moved. acked: is told of the messages that were acknowledged since the
+    last time."""
     workers = [_line(slot, mono_ms()) for slot in slots]
     acked.record(sum(w.acked for w in workers) - acked.total)
     return PoolMetrics(
@@ -165,6 +173,7 @@ def snapshot(
         batches=sum(w.batches for w in workers),
         replaced=replaced,
         snapshots=sum(w.snapshots for w in workers),
+        scheduled=scheduled,
         acked_per_s=acked.rate(),
         workers=workers,
     )

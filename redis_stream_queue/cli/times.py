@@ -1,0 +1,50 @@
+"""How dates and spans are written on the command line."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+import click
+
+UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class Span(click.ParamType[float]):
+    """``500ms``, ``90s``, ``15m``, ``2h``, ``7d`` as seconds."""
+
+    name = "SPAN"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|[smhd])", str(value))
+        if found is None:
+            self.fail(
+                f"expected a number and ms, s, m, h or d, as in 15m, got {value!r}.", param, ctx
+            )
+        return float(found[1]) * UNITS_S[found[2]]
+
+
+class Date(click.ParamType[datetime]):
+    """A date with a zone, as ISO 8601 has it."""
+
+    name = "DATE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
+        try:
+            date = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"expected a date as in 2027-01-01T09:00+01:00, got {value!r}.", param, ctx)
+        if date.utcoffset() is None:
+            self.fail(
+                f"{value} has no time zone: add one, as in {value}+01:00, or Z for UTC.", param, ctx
+            )
+        return date
+
+
+def span_text(ms: int) -> str:
+    """``1.5 h``, ``250 ms``."""
+    for size_ms, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")):
+        if ms >= size_ms:
+            return f"{ms / size_ms:.1f} {unit}"
+    return f"{ms} ms"

@@ -1,0 +1,72 @@
+"""The bell of a stream: a short stream beside it that wakes whoever waits for a change.
+
+Everybody hears it and nothing is consumed: each ring is an entry, and who waits goes on behind the
+last one that it has heard. What rang meanwhile is still there after a reconnect. A look at the
+state itself comes with each wait, so that a ring that was lost costs no more than one wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..client import StreamClient, read_entries
+from ..connection.link import Channel, Command, first_error
+from ..connection.replies import mapping, text
+
+WAIT_MS = 5000
+MARGIN_S = 2.0  # how much longer than its block a read may take before it counts as dead
+
+
+class Bell:
+    """Waits on the bell ``key`` of ``stream``, on a connection of its own."""
+
+    def __init__(self, client: StreamClient, stream: str, key: str) -> None:
+        self._client = client
+        self._stream = stream
+        self._key = key
+        self._last = ""
+        self._channel: Channel | None = None
+
+    async def wait(
+        self, looks: Sequence[Command], on_look: Callable[[int, Any], None]
+    ) -> list[dict[str, Any]]:
+        """What has rung, or [] after five seconds.
+
+        looks: commands that are run first; on_look gets the number and the reply of each at once.
+        """
+        channel = self._own_channel()
+        if not self._last:
+            newest = ("XREVRANGE", self._key, "+", "-", "COUNT", 1)
+            [found] = first_error(await channel.run([newest], self._client.endpoint.socket_timeout))
+            self._last = text(found[0][0]) if found else "0-0"
+        read = ("XREAD", "COUNT", 100, "BLOCK", WAIT_MS, "STREAMS", self._key, self._last)
+
+        def on_reply(index: int, reply: Any) -> None:
+            if index < len(looks):
+                on_look(index, reply)
+
+        *_, rings = first_error(
+            await channel.run(
+                [*looks, read],
+                self._client.endpoint.socket_timeout,
+                on_reply,
+                last_s=WAIT_MS / 1000 + MARGIN_S,
+            )
+        )
+        entries = read_entries(rings)
+        if entries:
+            self._last = text(entries[-1][0])
+        return [mapping(fields) for _, fields in entries if fields]
+
+    def _own_channel(self) -> Channel:
+        link = self._client.link()
+        if self._channel is None or self._channel.link is not link:
+            self._channel = link.channel(self._client.key(self._stream))
+        return self._channel
+
+    async def close(self) -> None:
+        """Close the connection."""
+        channel, self._channel = self._channel, None
+        if channel is not None and channel.link is self._client.link():
+            await channel.link.drop(channel)

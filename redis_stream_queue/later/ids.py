@@ -1,0 +1,59 @@
+"""Ids of scheduled messages, and when they are due. Pure."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from ..exceptions import ConfigError, Delay, whole_ms
+
+_ID = re.compile(r"@(\d{13})-(\d{12})\Z", re.ASCII)
+MOST_DUE_MS = 9_999_999_999_999  # what fits into an id: the year 2286
+
+
+def is_scheduled(message_id: str) -> bool:
+    """Is this the id of a scheduled message, ``@<due ms>-<number>``?"""
+    return _ID.match(message_id) is not None
+
+
+def due_ms(scheduled_id: str) -> int:
+    """When it is due, in ms since the epoch. Raises ConfigError for what is no such id."""
+    if (found := _ID.match(scheduled_id)) is None:
+        raise ConfigError(
+            f"expected the id of a scheduled message, as in '@1767225660000-000000000042', got "
+            f"{scheduled_id!r:.80}."
+        )
+    return int(found[1])
+
+
+def as_datetime(ms: int) -> datetime:
+    """Milliseconds since the epoch as a datetime in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def when(delay_ms: Delay | None, at: datetime | None) -> str:
+    """What the script is told: ``""`` = now, ``+<ms>`` from now on, ``=<ms since the epoch>``.
+
+    Raises ConfigError for a delay or a date that cannot be one, a date without a zone among them.
+    """
+    if at is None:
+        if delay_ms is None:
+            return ""
+        ms = whole_ms(delay_ms, "delay_ms")
+        return f"+{ms}" if ms else ""
+    if delay_ms is not None:
+        raise ConfigError("delay_ms and at say both when: give one of them.")
+    if not isinstance(at, datetime):
+        raise ConfigError(f"at must be a datetime with a time zone, got {at!r:.80}.")
+    if at.utcoffset() is None:
+        raise ConfigError(
+            f"at must have a time zone, got {at.isoformat()}: which moment is meant would depend "
+            "on the machine. Use datetime(..., tzinfo=ZoneInfo('Europe/Berlin')), or datetime.UTC."
+        )
+    return f"={min(max(epoch_ms(at), 0), MOST_DUE_MS)}"
+
+
+def epoch_ms(at: datetime) -> int:
+    """A datetime with a zone in ms since the epoch, rounded up."""
+    since = at - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1000 - (-since.microseconds // 1000)

@@ -1,0 +1,44 @@
+"""How late scheduled messages were moved into their stream. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+BOUNDS_MS = (5, 10, 25, 100, 1000, 10_000, 60_000)
+
+
+@dataclass(frozen=True, slots=True)
+class LatenessMetrics:
+    """Since the start.
+
+    moved: messages. late_ms_total: their lateness together, in ms; late_ms_max: the worst one.
+    at_most_ms: how many were late by at most 5, 10, 25, 100, 1,000, 10,000 and 60,000 ms.
+    """
+
+    moved: int = 0
+    late_ms_total: int = 0
+    late_ms_max: int = 0
+    at_most_ms: dict[int, int] = field(default_factory=lambda: dict.fromkeys(BOUNDS_MS, 0))
+
+
+class Lateness:
+    """Counts; see LatenessMetrics."""
+
+    def __init__(self) -> None:
+        self._moved = self._total = self._max = 0
+        self._at_most = dict.fromkeys(BOUNDS_MS, 0)
+
+    def record(self, late_ms: Sequence[int]) -> None:
+        """Messages that have just been moved, and how late each was."""
+        if not late_ms:
+            return
+        self._moved += len(late_ms)
+        self._total += sum(late_ms)
+        self._max = max(self._max, *late_ms)
+        for bound in BOUNDS_MS:
+            self._at_most[bound] += sum(late <= bound for late in late_ms)
+
+    def metrics(self) -> LatenessMetrics:
+        """As of now."""
+        return LatenessMetrics(self._moved, self._total, self._max, dict(self._at_most))

@@ -1,0 +1,181 @@
+"""Mover: moves scheduled messages into their stream when they are due.
+
+Every pool and every running consumer of a stream has one. None of them leads: one script call moves
+what is due by the server's clock, or finds that somebody else has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, NoReturn
+
+from redis.exceptions import ResponseError
+
+from .._log import log
+from ..client import StreamClient, check_client
+from ..config import check_text
+from ..connection.backoff import Backoff
+from ..connection.link import OUTAGES, Command
+from ..connection.refusals import is_forbidden
+from .bell import Bell
+from .keys import companions
+from .lateness import Lateness
+from .scripts import MOVE
+from .timer import Timer
+
+AT_ONCE, AT_ONCE_BYTES = 100, 1 << 20  # of one call: half a ms of Redis' time
+SYNC_MS = 60_000.0  # so long a difference between two clocks is believed
+REFUSED_S = 60.0
+CALL_EVERY_MS = 50.0
+
+
+class Mover:
+    """Moves what is due of one stream; see the module's text.
+
+    >>> await Mover(client, "orders").run()
+
+    For programs whose consumers are not of this package: pools and StreamConsumers do it by
+    themselves. Any number may run at the same time, on any number of hosts.
+    lateness: how late messages were moved.
+    Raises ConfigError, and ClusterSlotError for names that have no room beside them.
+    """
+
+    def __init__(self, client: StreamClient, stream: str) -> None:
+        check_text("stream", stream)
+        check_client(client)
+        self.client = client
+        self.stream = stream
+        self.lateness = Lateness()
+        self._beside = companions(client.key(stream))
+        self._bell = Bell(client, stream, self._beside.bell)
+        self._timer = Timer()
+        self._changed = asyncio.Event()
+        self._offset_ms: float | None = None  # the server's clock minus the loop's
+        self._synced_ms = 0.0
+        self._next_call_ms = 0.0
+        self._said = ""
+
+    async def run(self) -> NoReturn:
+        """Until it is cancelled. Errors of Redis are waited out."""
+        self._changed = asyncio.Event()
+        listening = asyncio.create_task(self._again_and_again(self._listen))
+        try:
+            await self._again_and_again(self._move_in_time)
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+            with contextlib.suppress(*OUTAGES):
+                await self._bell.close()
+        raise AssertionError
+
+    async def move(self) -> int:
+        """One call: move what is due, a hundred at most; returns how many.
+
+        Raises what Redis raises. Source: https://redis.io/docs/latest/commands/zrange/
+        """
+        beside = self._beside
+        keys = [beside.stream, beside.later, beside.unique]
+        reply = await self.client.link().script(MOVE, keys, AT_ONCE, AT_ONCE_BYTES)
+        now_ms, wait_ms, late = int(reply[0]), int(reply[1]), reply[2]
+        self._sync(now_ms)
+        self._timer.answered(now_ms, len(late), None if wait_ms < 0 else now_ms + wait_ms)
+        self.lateness.record(late)
+        return len(late)
+
+    async def move_some(self) -> int:
+        """The same for those who call it again and again; what is refused is said once."""
+        now_ms = _loop_ms()
+        if now_ms < self._next_call_ms:
+            return 0
+        self._next_call_ms = now_ms + CALL_EVERY_MS
+        try:
+            return await self.move()
+        except ResponseError as error:
+            if not is_forbidden(error):
+                raise
+            self._next_call_ms = now_ms + REFUSED_S * 1000
+            self._say(error)
+            return 0
+
+    # -- two loops -------------------------------------------------------------------------------
+
+    async def _again_and_again(self, step: Any) -> NoReturn:
+        backoff = Backoff()
+        while True:
+            try:
+                await step()
+                backoff.reset()
+            except Exception as error:  # whatever it was, the next step may work
+                await asyncio.sleep(self._pause_s(error, backoff))
+
+    def _pause_s(self, error: Exception, backoff: Backoff) -> float:
+        pause_s = backoff.next_s()
+        refused = isinstance(error, ResponseError)
+        if refused and is_forbidden(error):
+            pause_s = REFUSED_S
+        if refused or not isinstance(error, OUTAGES):
+            self._say(error)
+        elif backoff.worth_a_line():
+            log.debug("the schedule of %s waits for Redis: %s", self.stream, error)
+        return pause_s
+
+    def _say(self, error: Exception) -> None:
+        if str(error) == self._said:
+            return
+        self._said = str(error)
+        log.warning(
+            "scheduled messages of %s are not moved here, and pauses not seen: %s",
+            self.stream,
+            error,
+            exc_info=None if isinstance(error, ResponseError) else error,
+        )
+
+    async def _move_in_time(self) -> None:
+        await self._until_due()
+        await self.move()
+
+    async def _until_due(self) -> None:
+        while (wait_s := self._wait_s()) is None or wait_s > 0:
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+
+    def _wait_s(self) -> float | None:
+        at_ms = self._timer.call_at_ms
+        if at_ms is None:
+            return None
+        if self._offset_ms is None:
+            return 0.0
+        return (at_ms - _loop_ms() - self._offset_ms) / 1000
+
+    async def _listen(self) -> None:
+        beside, known_ms = self._beside, self._timer.due_ms
+        before = "+inf" if known_ms is None else f"({known_ms:.0f}"
+        looks: list[Command] = [("ZCOUNT", beside.later, "-inf", before)]
+        for ring in await self._bell.wait(looks, self._looked):
+            if (due := str(ring.get("due", ""))).isdecimal():
+                self._scheduled(float(due))
+        if known_ms is not None and _loop_ms() - self._synced_ms > SYNC_MS:
+            self._scheduled(0.0)  # the server's clock may have been set
+
+    def _looked(self, index: int, reply: Any) -> None:
+        if isinstance(reply, int) and reply > 0:  # more than we know of
+            self._scheduled(0.0)
+
+    def _scheduled(self, due_ms: float) -> None:
+        self._timer.scheduled(due_ms)
+        self._changed.set()
+
+    def _sync(self, server_ms: int) -> None:
+        """The server's time of an answer that has just come in; one that took longer tells less."""
+        loop_ms = _loop_ms()
+        offset_ms = server_ms - loop_ms
+        old = loop_ms - self._synced_ms > SYNC_MS
+        if self._offset_ms is None or old or offset_ms > self._offset_ms:
+            self._offset_ms, self._synced_ms = offset_ms, loop_ms
+
+
+def _loop_ms() -> float:
+    return asyncio.get_running_loop().time() * 1000

@@ -1,0 +1,78 @@
+"""Add messages under terms of their own: one script for those of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from ..connection.link import OUTAGES
+from ..connection.replies import text
+from ..exceptions import BacklogFull
+from ..pushing.bulk import own_copy
+from ..pushing.portions import PUSH_CHUNK_BYTES
+from .extras import Asked, PushedId
+from .keys import Companions
+from .scripts import PUSH_WITH
+
+AT_ONCE = 100  # messages of one script call: a few ms of Redis' time
+
+Call = tuple[list[str], list[Any]]  # KEYS and ARGV
+
+
+def calls(
+    asked: Sequence[Asked], beside: Companions, most: int, group: str | None
+) -> Iterator[tuple[int, Call]]:
+    """How many of the next messages, and the KEYS and ARGV of PUSH_WITH for them.
+
+    most: how many may be scheduled; 0 = any number.
+    """
+    start = 0
+    while start < len(asked):
+        keys = [beside.stream, beside.later, beside.seq, beside.bell, beside.unique]
+        args: list[Any] = [most, group or ""]
+        count = size = 0
+        for one in asked[start : start + AT_ONCE]:
+            if count and size + len(one.payload) > PUSH_CHUNK_BYTES:
+                break
+            window = 0
+            if one.terms.dedup_id:
+                keys.append(beside.dedup(one.terms.dedup_id))
+                window = len(keys) - 5
+            args += one.script_args(window)
+            count, size = count + 1, size + len(one.payload)
+        yield count, (keys, args)
+        start += count
+
+
+async def push_asked(
+    link: Any, asked: Sequence[Asked], beside: Companions, most: int, group: str | None
+) -> list[Any]:
+    """An id or an exception for each. After an outage the rest is not tried.
+
+    most: how many may be scheduled; 0 = any number.
+    """
+    results: list[Any] = []
+    for count, (keys, args) in calls(asked, beside, most, group):
+        try:
+            results += map(result_of, await link.script(PUSH_WITH, keys, *args))
+        except ResponseError as error:
+            results += [own_copy(error) for _ in range(count)]
+        except OUTAGES as error:
+            return results + [own_copy(error) for _ in asked[len(results) :]]
+    return results
+
+
+def result_of(reply: Any) -> PushedId | Exception:
+    """What PUSH_WITH says of one message."""
+    if isinstance(reply, list):
+        return PushedId(text(reply[0]), duplicate=True)
+    if not isinstance(reply, Exception):
+        return PushedId(text(reply))
+    words = str(reply)
+    if words.startswith("FULL "):
+        return BacklogFull(
+            f"{words.removeprefix('FULL ')}, which is max_scheduled. Push later, or raise it."
+        )
+    return reply

@@ -1,0 +1,76 @@
+"""Scheduled messages: list and cancel them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ..client import StreamClient
+from ..connection.replies import text
+from .ids import as_datetime, due_ms, epoch_ms
+from .keys import companions
+from .scripts import CANCEL_LATER, LIST_LATER
+
+PAGE = 100
+PAGE_BYTES = 1 << 20
+
+
+@dataclass
+class ScheduledMessage:
+    """A message that is not in the stream yet.
+
+    id: ``@<due ms>-<number>``. due: when it will be moved there. data: the decoded payload
+    (``bytes`` where nothing decoded it). headers: texts beside it.
+    """
+
+    id: str
+    due: datetime
+    data: Any
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+async def count_scheduled(client: StreamClient, stream: str) -> int:
+    """How many there are."""
+    key = companions(client.key(stream)).later
+    return int(await client.link().call(key, "ZCARD", key))
+
+
+async def cancel_scheduled(client: StreamClient, stream: str, ids: Sequence[str]) -> list[bool]:
+    """Which of these were scheduled, and are not any more. Raises ConfigError for other ids."""
+    for scheduled_id in ids:
+        due_ms(scheduled_id)
+    key = companions(client.key(stream)).later
+    found: list[bool] = []
+    for start in range(0, len(ids), PAGE):
+        numbers = [i.removeprefix("@") for i in ids[start : start + PAGE]]
+        found += map(bool, await client.link().script(CANCEL_LATER, [key], *numbers))
+    return found
+
+
+async def scheduled(
+    client: StreamClient, stream: str, before: datetime | None = None, after: str = ""
+) -> AsyncIterator[ScheduledMessage]:
+    """Scheduled messages with raw payloads in the order they are due.
+
+    before: only those due before it. after: only those behind this id.
+    """
+    key = companions(client.key(stream)).later
+    until = "" if before is None else str(epoch_ms(before))
+    behind = after.removeprefix("@")
+    while True:
+        page = await client.link().script(LIST_LATER, [key], behind, until, PAGE, PAGE_BYTES)
+        for entry_id, parts, payload in page:
+            texts = [text(part) for part in parts]
+            headers = dict(zip(texts[::2], texts[1::2], strict=False))
+            shown = text(entry_id)
+            yield ScheduledMessage(shown, as_datetime(_due(shown)), payload, headers)
+            behind = shown.removeprefix("@")
+        if not page:
+            return
+
+
+def _due(shown: str) -> int:
+    digits = shown[1:14]
+    return int(digits) if digits.isdecimal() else 0

@@ -1,0 +1,216 @@
+"""Lua scripts of what stands beside a stream. Each is atomic: done wholly, or not at all.
+
+The clock is the server's (TIME), one for all hosts. Every key a script touches is among its KEYS.
+"""
+
+from __future__ import annotations
+
+from ..connection.scripts import BELOW, Script
+
+# now: ms since the epoch. int(n): a number as Redis reads it (Lua writes 1.7e12).
+NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function int(n) return string.format('%.0f', n) end
+"""
+
+# A scheduled message is a member of a sorted set, by the time it is due:
+# <due, 13 digits>-<number, 12 digits>:<bytes of headers>:<headers as a JSON list><payload>
+# rank_of(key, id): rank of the first member that is not below this id (without its '@').
+# find(key, id): rank and member, nil if there is none.
+FIND = """
+local function rank_of(key, id)
+  local due = string.sub(id, 1, 13)
+  local low = redis.call('ZCOUNT', key, '-inf', '(' .. due)
+  local high = redis.call('ZCOUNT', key, '-inf', due)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local member = redis.call('ZRANGE', key, middle, middle)[1]
+    if string.sub(member, 1, 26) < id then low = middle + 1 else high = middle end
+  end
+  return low
+end
+local function find(key, id)
+  local rank = rank_of(key, id)
+  local member = redis.call('ZRANGE', key, rank, rank)[1]
+  if member and string.sub(member, 1, 26) == id then return rank, member end
+end
+"""
+
+# fields(member): what its entry holds beside the payload, and the payload. What is no member of
+# ours is a payload as a whole.
+FIELDS = """
+local function fields(member)
+  local _, last, size = string.find(member, '^%d+-%d+:(%d+):')
+  size = tonumber(size)
+  if not size or last ~= 27 + #int(size) + 1 or last + size > #member then return {}, member end
+  local parts = {}
+  if size > 0 then
+    local ok, found = pcall(cjson.decode, string.sub(member, last + 1, last + size))
+    if not ok or type(found) ~= 'table' then return {}, member end
+    parts = found
+  end
+  return parts, string.sub(member, last + size + 1)
+end
+"""
+
+# unfinished(id, started_counts): is this message waiting (scheduled or unread) or, if that counts,
+# pending in the group ARGV[2]? A note beside the stream names an id; this is what decides.
+UNFINISHED = (
+    BELOW
+    + """
+local read_to
+local function unfinished(id, started_counts)
+  if string.sub(id, 1, 1) == '@' then return find(KEYS[2], string.sub(id, 2)) ~= nil end
+  if redis.pcall('XPENDING', KEYS[1], ARGV[2], id, id, 1)[1] then return started_counts end
+  if not read_to then
+    read_to = '0-0'
+    local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+    for _, flat in ipairs(groups.err and {} or groups) do
+      local g = {}
+      for i = 1, #flat, 2 do g[flat[i]] = flat[i + 1] end
+      if g['name'] == ARGV[2] then read_to = g['last-delivered-id'] end
+    end
+  end
+  return below(read_to, id) and redis.call('XRANGE', KEYS[1], id, id)[1] ~= nil
+end
+"""
+)
+
+# KEYS: stream, later, seq, bell, unique, then one for each dedup_id.
+# ARGV: most scheduled (0 = any number), group, then for each message: when ('' = now, +ms, =ms
+#       since the epoch), index of its dedup key (0 = none), ms of that window, unique key ('' =
+#       none), 1 = what has started counts, headers as a JSON list ('' = none), payload
+# Adds each to the stream, or to the scheduled ones, unless it was pushed before (dedup) or the
+# same work is unfinished (unique).
+# Returns for each: its id; {the first one's id, 1} for a duplicate; or an error.
+PUSH_WITH = Script(
+    NOW
+    + FIND
+    + UNFINISHED
+    + """
+local most, out, first = tonumber(ARGV[1]), {}, nil
+for i = 3, #ARGV, 7 do
+  local when, window, key = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 3]
+  local headers, payload = ARGV[i + 5], ARGV[i + 6]
+  local kind, ms = string.sub(when, 1, 1), tonumber(string.sub(when, 2)) or 0
+  local due = kind == '+' and now + ms or ms
+  local known = window > 0 and redis.call('GET', KEYS[5 + window])
+  if not known and key ~= '' then
+    known = redis.call('HGET', KEYS[5], key)
+    if known and not unfinished(known, ARGV[i + 4] == '1') then known = nil end
+  end
+  local id
+  if known then
+    id = {known, 1}
+  elseif due <= now then
+    local parts = headers ~= '' and cjson.decode(headers) or {}
+    id = redis.pcall('XADD', KEYS[1], '*', 'data', payload, unpack(parts))
+  elseif most > 0 and redis.call('ZCARD', KEYS[2]) >= most then
+    id = {err = 'FULL ' .. ARGV[1] .. ' messages are scheduled'}
+  else
+    if string.find(headers, '"rsq:ttl"', 1, true) then
+      headers = string.sub(headers, 1, -2) .. ',"rsq:pushed","' .. int(now) .. '"]'
+    end
+    local number = string.format('%013.0f-%012.0f', due, redis.call('INCR', KEYS[3]))
+    local member = number .. ':' .. #headers .. ':' .. headers .. payload
+    id = redis.pcall('ZADD', KEYS[2], due, member)
+    if type(id) == 'number' then
+      id = '@' .. number
+      if not first or due < first then first = due end
+    end
+  end
+  out[#out + 1] = id
+  if type(id) == 'string' then
+    if window > 0 then redis.call('SET', KEYS[5 + window], id, 'PX', ARGV[i + 2]) end
+    if key ~= '' then redis.call('HSET', KEYS[5], key, id) end
+  end
+end
+if first and redis.call('ZCOUNT', KEYS[2], '-inf', '(' .. int(first)) == 0 then
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', 16, '*', 'due', int(first))
+end
+return out
+"""
+)
+
+# KEYS: stream, later, unique. ARGV: most messages, most bytes
+# Moves what is due into the stream, the oldest first.
+# Returns the time, ms until the next one is due (0 = now, -1 = nothing is scheduled), and how late
+# each was, in ms. An error only if nothing was moved for it.
+MOVE = Script(
+    NOW
+    + FIELDS
+    + """
+local most = math.min(redis.call('ZCOUNT', KEYS[2], '-inf', int(now)), tonumber(ARGV[1]))
+local late, bytes, page, failed = {}, 0, 1, nil
+while #late < most and bytes < tonumber(ARGV[2]) and not failed do
+  local last = math.min(#late + page, most) - 1
+  for _, member in ipairs(redis.call('ZRANGE', KEYS[2], #late, last)) do
+    local parts, payload = fields(member)
+    local number = string.sub(member, 1, 26)
+    local id = redis.pcall('XADD', KEYS[1], '*', 'data', payload, 'rsq:scheduled', '@' .. number,
+                           unpack(parts))
+    if type(id) == 'table' then
+      failed = id
+      break
+    end
+    late[#late + 1] = math.max(now - (tonumber(string.sub(number, 1, 13)) or now), 0)
+    bytes = bytes + #member
+    for i = 1, #parts - 1, 2 do
+      if parts[i] == 'rsq:unique'
+         and redis.call('HGET', KEYS[3], parts[i + 1]) == '@' .. number then
+        redis.call('HSET', KEYS[3], parts[i + 1], id)
+      end
+    end
+  end
+  page = page * 2
+end
+if failed and #late == 0 then return failed end
+if #late > 0 then redis.call('ZREMRANGEBYRANK', KEYS[2], 0, #late - 1) end
+local following, wait = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2], -1
+if following then wait = math.max(tonumber(following) - now, 0) end
+return {now, wait, late}
+"""
+)
+
+# KEYS: later. ARGV: ids without their '@'
+# Returns 1 for each that was scheduled and is not any more, else 0.
+CANCEL_LATER = Script(
+    FIND
+    + """
+local out = {}
+for i, id in ipairs(ARGV) do
+  local rank = find(KEYS[1], id)
+  if rank then redis.call('ZREMRANGEBYRANK', KEYS[1], rank, rank) end
+  out[i] = rank and 1 or 0
+end
+return out
+"""
+)
+
+# KEYS: later. ARGV: id to go on behind, without its '@' ('' = from the first), ms since the epoch
+#       that it must be due before ('' = any), most messages, most bytes
+# Returns for each: its id, its headers as a flat list, its payload.
+LIST_LATER = Script(
+    NOW
+    + FIND
+    + FIELDS
+    + """
+local rank, bytes, out = 0, 0, {}
+if ARGV[1] ~= '' then
+  rank = rank_of(KEYS[1], ARGV[1])
+  local member = redis.call('ZRANGE', KEYS[1], rank, rank)[1]
+  if member and string.sub(member, 1, 26) == ARGV[1] then rank = rank + 1 end
+end
+while #out < tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
+  local member = redis.call('ZRANGE', KEYS[1], rank + #out, rank + #out)[1]
+  if not member then break end
+  local due = tonumber(string.sub(member, 1, 13))
+  if ARGV[2] ~= '' and due and due >= tonumber(ARGV[2]) then break end
+  local parts, payload = fields(member)
+  out[#out + 1] = {'@' .. string.sub(member, 1, 26), parts, payload}
+  bytes = bytes + #member
+end
+return out
+"""
+)

@@ -1,0 +1,8 @@
+"""Messages for later: what moves them into their streams."""
+
+from .later.extras import PushedId
+from .later.lateness import LatenessMetrics
+from .later.mover import Mover
+from .later.scheduled import ScheduledMessage
+
+__all__ = ["LatenessMetrics", "Mover", "PushedId", "ScheduledMessage"]
