@@ -15,7 +15,7 @@ from .._exits import Failure
 from .._plain import json_line, plain_cut
 from ..exceptions import ConfigError
 from ..later.ids import due_ms
-from ..later.scheduled import PAGE, ScheduledMessage, cancel_scheduled, scheduled
+from ..later.scheduled import PAGE, ScheduledMessage, cancel_scheduled, find_scheduled, scheduled
 from .common import (
     Redis,
     ask,
@@ -91,12 +91,10 @@ def list_(
 def show(stream: str, scheduled_id: str, prefix: str, url: str, as_json: bool) -> None:
     """Show one scheduled message of STREAM."""
     with complaints(), Redis(url, prefix) as redis:
-        just_before = f"{scheduled_id[:-12]}{int(scheduled_id[-12:]) - 1:012d}"
-        messages = scheduled(redis.client, stream, after=max(just_before, scheduled_id[:-12]))
-        found = ask(redis, stream, lambda: _first(messages, 1))
-    if not found or found[0].id != scheduled_id:
-        raise Failure(_exits.FAILURE, _gone(scheduled_id, stream))
-    shown = _as_dict(found[0])
+        found = ask(redis, stream, lambda: find_scheduled(redis.client, stream, scheduled_id))
+        if found is None:
+            raise Failure(_exits.FAILURE, _gone(scheduled_id, stream))
+    shown = _as_dict(found)
     if as_json:
         say(json_line(shown))
         return

@@ -61,10 +61,10 @@ class Terms(NamedTuple):
 
 
 class PushedId(str):
-    """Id of a pushed message.
+    """Id of a pushed message: a ``str`` with one attribute more.
 
-    duplicate: it is the id of an earlier one, because this one would have been there twice
-    (``dedup_id``, ``unique``): nothing was added.
+    text: the id. duplicate: it is the id of an earlier one, because this one would have been there
+    twice (``dedup_id``, ``unique``): nothing was added.
     """
 
     duplicate: bool

@@ -1,4 +1,4 @@
-"""The keys beside a stream, all in its slot of a cluster. Pure."""
+"""The keys beside a stream, all in its slot of a cluster."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from .timer import Timer
 AT_ONCE, AT_ONCE_BYTES = 100, 1 << 20  # of one call: half a ms of Redis' time
 SYNC_MS = 60_000.0  # so long a difference between two clocks is believed
 REFUSED_S = 60.0
+RIGHTS = "+time +xread +xrevrange +zcount +zrange +zremrangebyrank +hget +hset +hgetall"
 CALL_EVERY_MS = 50.0
 
 
@@ -124,12 +125,19 @@ class Mover:
         if str(error) == self._said:
             return
         self._said = str(error)
+        known = isinstance(error, ResponseError)
         log.warning(
-            "scheduled messages of %s are not moved here, and pauses not seen: %s",
+            "scheduled messages of %s are not moved here: %s%s",
             self.stream,
             error,
-            exc_info=None if isinstance(error, ResponseError) else error,
+            f". Allow it: ACL SETUSER name {self._rights}" if is_forbidden(error) else "",
+            exc_info=None if known else error,
         )
+
+    @property
+    def _rights(self) -> str:
+        """What this user needs beyond the rights of a consumer."""
+        return f"~{self._beside.later.removesuffix('later')}* {RIGHTS}"
 
     async def _move_in_time(self) -> None:
         await self._until_due()

@@ -49,8 +49,23 @@ async def cancel_scheduled(client: StreamClient, stream: str, ids: Sequence[str]
     return found
 
 
+async def find_scheduled(
+    client: StreamClient, stream: str, scheduled_id: str
+) -> ScheduledMessage | None:
+    """The one with this id, None if it is not scheduled (any more)."""
+    number = int(scheduled_id[-12:])
+    just_before = f"{scheduled_id[:-12]}{max(number - 1, 0):012d}"
+    async for message in scheduled(client, stream, after=just_before, page_size=1):
+        return message if message.id == scheduled_id else None
+    return None
+
+
 async def scheduled(
-    client: StreamClient, stream: str, before: datetime | None = None, after: str = ""
+    client: StreamClient,
+    stream: str,
+    before: datetime | None = None,
+    after: str = "",
+    page_size: int = PAGE,
 ) -> AsyncIterator[ScheduledMessage]:
     """Scheduled messages with raw payloads in the order they are due.
 
@@ -60,7 +75,7 @@ async def scheduled(
     until = "" if before is None else str(epoch_ms(before))
     behind = after.removeprefix("@")
     while True:
-        page = await client.link().script(LIST_LATER, [key], behind, until, PAGE, PAGE_BYTES)
+        page = await client.link().script(LIST_LATER, [key], behind, until, page_size, PAGE_BYTES)
         for entry_id, parts, payload in page:
             texts = [text(part) for part in parts]
             headers = dict(zip(texts[::2], texts[1::2], strict=False))

@@ -1,4 +1,4 @@
-"""When a mover calls next. Pure; all times are ms since the epoch by the server's clock.
+"""When a mover calls next. All times are ms since the epoch by the server's clock.
 
 All movers of a stream know when the next message is due. One that comes too late waits a random
 moment longer the next time, up to a second; one that moved something does not. So the winner stays

@@ -1,5 +1,5 @@
-"""docs/django.md, docs/web.md and docs/testing.md do what they say: their files and commands run
-here as they stand there."""
+"""docs/django.md, docs/web.md, docs/later.md and docs/testing.md do what they say: their files and
+commands run here as they stand there."""
 
 from __future__ import annotations
 
@@ -115,3 +115,12 @@ def test_testing(shell: Shell) -> None:
     """All three kinds of tests pass."""
     said = shell.run(commands(copied(shell, "testing.md")))
     assert "4 passed" in said
+
+
+def test_later(shell: Shell, pool_url: str) -> None:
+    """What is due is handled, and the rest waits until it is taken back."""
+    shell.environment["REDIS_URL"] = pool_url
+    said = shell.run(commands(copied(shell, "later.md")))
+    assert sorted(re.findall(r"reminded (.*)", said)) == ["from the shell", "soon"]
+    assert "taken back: True" in said
+    assert "purged: 2 scheduled messages" in said

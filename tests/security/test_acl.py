@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 from collections.abc import Iterator
@@ -47,11 +48,17 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def user(server: Server, *rights: str, keys: tuple[str, ...] = ("~s", "~s_dlq")) -> str:
-    """URL of a user with these rights alone."""
+    """URL of a user with these rights alone, on an empty server."""
     with server.client() as client:
         client.flushall()
-        client.execute_command("ACL", "SETUSER", "u", "reset", "on", ">pw", *keys, *rights)
         client.xgroup_create("s", "g", "0", mkstream=True)
+    return user_again(server, *rights, keys=keys)
+
+
+def user_again(server: Server, *rights: str, keys: tuple[str, ...]) -> str:
+    """The same on the server as it is."""
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "u", "reset", "on", ">pw", *keys, *rights)
     return f"redis://u:pw@127.0.0.1:{server.port}/0"
 
 
@@ -67,10 +74,32 @@ def test_a_pool_with_its_rights(server: Server, tmp_path: Path) -> None:
             client.xadd("s", {"data": f'"{data}"'})
         with PoolProcess(APP, "--workers", "2", "--burst", url=url, cwd=tmp_path) as pool:
             assert pool.wait() == 1  # because there are dead letters
-            assert "permission" not in pool.stderr.lower()
-            assert "noperm" not in pool.stderr.lower()
+            said = [x for x in pool.stderr.lower().splitlines() if "scheduled" not in x]
+            assert not re.search("permission|noperm", "\n".join(said))
         assert client.xpending("s", "g")["pending"] == 0
         assert client.xlen("s_dlq") == 3
+
+
+def test_what_is_scheduled_needs_rights_of_its_own(server: Server, tmp_path: Path) -> None:
+    """The pool says which; with them, and a producer with its own, all that is scheduled works."""
+    needed = documented("pool, StreamConsumer")
+    own = documented("the same, for what is [scheduled, paused or unique](later.md)")
+    with PoolProcess(APP, "--workers", "1", url=user(server, *needed), cwd=tmp_path) as pool:
+        [asked] = pool.wait_log("scheduled.*ACL SETUSER name (.*)").groups()
+        assert asked.split() == ["~{s}:*", *own]
+    producing = documented("producer, scheduled and unique messages")
+    url = user(server, *producing, keys=("~s", "~{s}:*"))
+    producer = StreamProducer(StreamClient.from_url(url), "s", group="g", max_scheduled=9)
+    gone = producer.push_sync("gone", delay_ms=3_600_000)
+    producer.push_sync("ok", delay_ms=1, dedup_id="a", unique="b")
+    assert asyncio.run(producer.cancel(gone))
+    url = user_again(server, *needed, *own, keys=("~s", "~s_dlq", "~{s}:*"))
+    with PoolProcess(APP, "--workers", "1", "--burst", url=url, cwd=tmp_path) as pool:
+        assert pool.wait() == 0
+        assert not re.search("permission|noperm", pool.stderr.lower())
+    with server.client() as client:
+        assert client.xinfo_stream("s")["length"] == 1
+        assert client.xpending("s", "g")["pending"] == 0
 
 
 def test_a_producer_with_xadd_alone(server: Server) -> None:
