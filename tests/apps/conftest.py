@@ -36,7 +36,7 @@ class Scene:
     def __init__(self, url: str, cwd: Path, stack: ExitStack) -> None:
         self.url = url
         self.cwd = cwd
-        self.ledger = Ledger(url)
+        self.ledger = Ledger(url, cwd / "ledger")  # (its notes are not used: the apps are others)
         self.push = self.ledger.push
         self._stack = stack
         self._notes = cwd / "notes"

@@ -1,4 +1,4 @@
-"""What can be done to the world. Each action records its fault before it does it.
+"""What can be done to the stage. Each action records its fault before it does it.
 
 An action holds the locks of what it works on, so that no two do opposite things to one pool; all
 else may overlap.
@@ -20,9 +20,9 @@ import redis
 from tests.support.pool import PoolProcess
 
 from .app import GROUP, STREAM
-from .world import GRACEFUL_S, READY_S, Host, World
+from .stage import GRACEFUL_S, READY_S, Host, Stage
 
-Run = Callable[[World, Host, random.Random], None]
+Run = Callable[[Stage, Host, random.Random], None]
 Lock = threading.Lock
 
 LEAVE_S = GRACEFUL_S + 5
@@ -37,87 +37,87 @@ class Action:
     name: str
     weight: float
     run: Run
-    locks: Callable[[World, Host], list[Lock]]
+    locks: Callable[[Stage, Host], list[Lock]]
 
 
-def _pool(_: World, host: Host) -> list[Lock]:
+def _pool(_: Stage, host: Host) -> list[Lock]:
     return [host.pool_busy]
 
 
-def _workers(_: World, host: Host) -> list[Lock]:
+def _workers(_: Stage, host: Host) -> list[Lock]:
     return [host.workers_busy]
 
 
-def _whole_host(_: World, host: Host) -> list[Lock]:
+def _whole_host(_: Stage, host: Host) -> list[Lock]:
     return [host.pool_busy, host.workers_busy]
 
 
-def _network(_: World, host: Host) -> list[Lock]:
+def _network(_: Stage, host: Host) -> list[Lock]:
     return [host.network_busy]
 
 
-def _redis(world: World, _: Host) -> list[Lock]:
-    return [world.redis_busy]
+def _redis(stage: Stage, _: Host) -> list[Lock]:
+    return [stage.redis_busy]
 
 
 # -- processes -----------------------------------------------------------------------------------
 
 
-def kill_worker(world: World, host: Host, rng: random.Random) -> None:
+def kill_worker(stage: Stage, host: Host, rng: random.Random) -> None:
     if workers := host.workers():
-        _kill(world, host.life, rng.choice(workers))
+        _kill(stage, host.life, rng.choice(workers))
 
 
-def stop_worker(world: World, host: Host, rng: random.Random) -> None:
+def stop_worker(stage: Stage, host: Host, rng: random.Random) -> None:
     if not (workers := host.workers()):
         return
     worker = rng.choice(workers)
-    with world.faults.during("stop", host=host.name, pool=host.life, pid=worker.pid):
-        _stopped([worker], world, rng)
+    with stage.faults.during("stop", host=host.name, pool=host.life, pid=worker.pid):
+        _stopped([worker], stage, rng)
 
 
-def kill_template(world: World, host: Host, _: random.Random) -> None:
+def kill_template(stage: Stage, host: Host, _: random.Random) -> None:
     template = host.pool.template()
     if template is not None and host.is_ready():
-        world.faults.moment("kill template", host=host.name, pool=host.life, pid=template)
+        stage.faults.moment("kill template", host=host.name, pool=host.life, pid=template)
         _signal(psutil.Process(template), signal.SIGKILL)
 
 
-def kill_master(world: World, host: Host, rng: random.Random) -> None:
-    world.faults.moment("kill master", host=host.name, pool=host.life, pid=host.pool.pid)
+def kill_master(stage: Stage, host: Host, rng: random.Random) -> None:
+    stage.faults.moment("kill master", host=host.name, pool=host.life, pid=host.pool.pid)
     host.pool.send(signal.SIGKILL)
     host.pool.process.wait()
-    _start_again(world, host, rng)
+    _start_again(stage, host, rng)
 
 
-def stop_master(world: World, host: Host, rng: random.Random) -> None:
+def stop_master(stage: Stage, host: Host, rng: random.Random) -> None:
     master = psutil.Process(host.pool.pid)
-    with world.faults.during("stop master", host=host.name, pool=host.life, pid=master.pid):
-        _stopped([master], world, rng)
+    with stage.faults.during("stop master", host=host.name, pool=host.life, pid=master.pid):
+        _stopped([master], stage, rng)
 
 
-def kill_host(world: World, host: Host, rng: random.Random) -> None:
+def kill_host(stage: Stage, host: Host, rng: random.Random) -> None:
     """The machine dies: everything at once."""
-    world.faults.moment("kill master", host=host.name, pool=host.life, pid=host.pool.pid)
+    stage.faults.moment("kill master", host=host.name, pool=host.life, pid=host.pool.pid)
     host.pool.send(signal.SIGKILL)
     for life, pool in _lives(host):
         while living := pool.processes():
             for process in living:
-                _kill(world, life, process)
+                _kill(stage, life, process)
     host.pool.process.wait()
-    _start_again(world, host, rng)
+    _start_again(stage, host, rng)
 
 
-def stop_host(world: World, host: Host, rng: random.Random) -> None:
+def stop_host(stage: Stage, host: Host, rng: random.Random) -> None:
     """The machine sleeps: everything stands still, and goes on as if nothing had happened."""
-    with world.faults.during("stop host", host=host.name, severs=True):
-        _stopped([p for _, pool in _lives(host) for p in pool.processes()], world, rng)
+    with stage.faults.during("stop host", host=host.name, severs=True):
+        _stopped([p for _, pool in _lives(host) for p in pool.processes()], stage, rng)
 
 
-def terminate(world: World, host: Host, rng: random.Random) -> None:
+def terminate(stage: Stage, host: Host, rng: random.Random) -> None:
     if not host.is_ready():
         return
-    with world.faults.during("terminate", host=host.name, pool=host.life):
+    with stage.faults.during("terminate", host=host.name, pool=host.life):
         host.pool.send(signal.SIGTERM)
         deadline = time.monotonic() + LEAVE_S
         while host.pool.alive and time.monotonic() < deadline:
@@ -125,45 +125,45 @@ def terminate(world: World, host: Host, rng: random.Random) -> None:
     code = host.pool.process.poll()
     if code != 0:
         said = "did not leave" if code is None else f"left with exit code {code}"
-        world.complain(f"SIGTERM: pool {host.life} {said}")
+        stage.complain(f"SIGTERM: pool {host.life} {said}")
         host.pool.close()
-    _start_again(world, host, rng)
+    _start_again(stage, host, rng)
 
 
-def reload(world: World, host: Host, _: random.Random) -> None:
+def reload(stage: Stage, host: Host, _: random.Random) -> None:
     if host.is_ready():
-        world.faults.moment("reload", host=host.name, pool=host.life)
+        stage.faults.moment("reload", host=host.name, pool=host.life)
         host.pool.send(signal.SIGHUP)
 
 
-def _kill(world: World, life: str, process: psutil.Process) -> None:
-    world.faults.moment("kill", host=life[0], pool=life, pid=process.pid)
+def _kill(stage: Stage, life: str, process: psutil.Process) -> None:
+    stage.faults.moment("kill", host=life[0], pool=life, pid=process.pid)
     _signal(process, signal.SIGKILL)
     with contextlib.suppress(psutil.Error):
         process.wait(1)
 
 
-def _stopped(processes: list[psutil.Process], world: World, rng: random.Random) -> None:
+def _stopped(processes: list[psutil.Process], stage: Stage, rng: random.Random) -> None:
     try:
         for process in processes:
             _signal(process, signal.SIGSTOP)
-        world.pause(rng.uniform(*STOP_S))
+        stage.pause(rng.uniform(*STOP_S))
     finally:
         for process in processes:
             _signal(process, signal.SIGCONT)
 
 
-def _start_again(world: World, host: Host, rng: random.Random) -> None:
-    world.pause(rng.uniform(0.0, 2.0))
+def _start_again(stage: Stage, host: Host, rng: random.Random) -> None:
+    stage.pause(rng.uniform(0.0, 2.0))
     host.start_pool()
     deadline = time.monotonic() + READY_S
-    while not world.over.is_set() and not host.is_ready():
+    while not stage.over.is_set() and not host.is_ready():
         if not host.pool.alive:
             return  # the run sees that it has ended
         if time.monotonic() > deadline:
-            world.complain(f"pool {host.life} was not ready within {READY_S:g} s")
+            stage.complain(f"pool {host.life} was not ready within {READY_S:g} s")
             return
-        world.pause(0.05)
+        stage.pause(0.05)
 
 
 def _lives(host: Host) -> list[tuple[str, PoolProcess]]:
@@ -179,75 +179,75 @@ def _signal(process: psutil.Process, number: int) -> None:
 # -- the network of one host ---------------------------------------------------------------------
 
 
-def cut(world: World, host: Host, _: random.Random) -> None:
-    with world.faults.during("cut", host=host.name, severs=True):
+def cut(stage: Stage, host: Host, _: random.Random) -> None:
+    with stage.faults.during("cut", host=host.name, severs=True):
         host.proxy.reset_all()
 
 
-def isolate(world: World, host: Host, rng: random.Random) -> None:
-    with world.faults.during("isolate", host=host.name, severs=True):
+def isolate(stage: Stage, host: Host, rng: random.Random) -> None:
+    with stage.faults.during("isolate", host=host.name, severs=True):
         host.proxy.set(refuse=True)
         host.proxy.reset_all()
-        world.pause(rng.uniform(*STOP_S))
+        stage.pause(rng.uniform(*STOP_S))
         host.proxy.set(refuse=False)
 
 
-def stall(world: World, host: Host, rng: random.Random) -> None:
-    with world.faults.during("stall", host=host.name, severs=True):
+def stall(stage: Stage, host: Host, rng: random.Random) -> None:
+    with stage.faults.during("stall", host=host.name, severs=True):
         host.proxy.stall()
-        world.pause(rng.uniform(*STOP_S))
+        stage.pause(rng.uniform(*STOP_S))
         host.proxy.resume()
 
 
-def cut_replies(world: World, host: Host, rng: random.Random) -> None:
+def cut_replies(stage: Stage, host: Host, rng: random.Random) -> None:
     """Every reply that comes is cut somewhere, and its connection too."""
-    with world.faults.during("cut replies", host=host.name, severs=True):
+    with stage.faults.during("cut replies", host=host.name, severs=True):
         host.proxy.set(cut_after=rng.randint(0, 400))
-        world.pause(rng.uniform(0.02, 0.4))
+        stage.pause(rng.uniform(0.02, 0.4))
         host.proxy.heal()
 
 
-def slow_network(world: World, host: Host, rng: random.Random) -> None:
-    with world.faults.during("slow network", host=host.name):
+def slow_network(stage: Stage, host: Host, rng: random.Random) -> None:
+    with stage.faults.during("slow network", host=host.name):
         host.proxy.set(latency_s=rng.uniform(0.005, 0.08))
-        world.pause(rng.uniform(*STOP_S))
+        stage.pause(rng.uniform(*STOP_S))
         host.proxy.set(latency_s=0.0)
 
 
-def slow_line(world: World, host: Host, rng: random.Random) -> None:
-    with world.faults.during("slow line", host=host.name):
+def slow_line(stage: Stage, host: Host, rng: random.Random) -> None:
+    with stage.faults.during("slow line", host=host.name):
         host.proxy.set(bytes_per_s=rng.uniform(30_000, 200_000))
-        world.pause(rng.uniform(*STOP_S))
+        stage.pause(rng.uniform(*STOP_S))
         host.proxy.heal()
 
 
 # -- Redis ---------------------------------------------------------------------------------------
 
 
-def demote(world: World, _: Host, rng: random.Random) -> None:
+def demote(stage: Stage, _: Host, rng: random.Random) -> None:
     """The master becomes a replica of nobody that answers, and is made a master again."""
-    with world.faults.during("demote", severs=True), world.server.client() as client:
+    with stage.faults.during("demote", severs=True), stage.server.client() as client:
         client.execute_command("REPLICAOF", "127.0.0.1", 1)
-        world.pause(rng.uniform(*STOP_S))
+        stage.pause(rng.uniform(*STOP_S))
         client.execute_command("REPLICAOF", "NO", "ONE")
 
 
-def out_of_memory(world: World, _: Host, rng: random.Random) -> None:
-    with world.faults.during("out of memory"), world.server.client() as client:
+def out_of_memory(stage: Stage, _: Host, rng: random.Random) -> None:
+    with stage.faults.during("out of memory"), stage.server.client() as client:
         client.config_set("maxmemory", 1)
-        world.pause(rng.uniform(*STOP_S))
+        stage.pause(rng.uniform(*STOP_S))
         client.config_set("maxmemory", 0)
 
 
-def clock_jumps(world: World, _: Host, rng: random.Random) -> None:
-    if world.clock.works:
-        world.faults.moment("clock jumps")
-        world.clock.jump(rng.choice([60, 5, -5, -60]))
+def clock_jumps(stage: Stage, _: Host, rng: random.Random) -> None:
+    if stage.clock.works:
+        stage.faults.moment("clock jumps")
+        stage.clock.jump(rng.choice([60, 5, -5, -60]))
 
 
-def delete_consumer(world: World, _: Host, rng: random.Random) -> None:
+def delete_consumer(stage: Stage, _: Host, rng: random.Random) -> None:
     """An operator's clean-up: somebody who holds messages, alive or not; no parked retries."""
-    with world.server.client() as client:
+    with stage.server.client() as client:
         names = [c["name"] for c in client.xinfo_consumers(STREAM, GROUP) if c["pending"]]
         names = [name for name in names if b":retry:" not in name]
         if not names:
@@ -258,47 +258,47 @@ def delete_consumer(world: World, _: Host, rng: random.Random) -> None:
             pipe.xgroup_delconsumer(STREAM, GROUP, name)
             held, _count = pipe.execute()
         ids = frozenset(line["message_id"].decode() for line in held)
-        world.faults.moment("delete consumer", ids=ids)
+        stage.faults.moment("delete consumer", ids=ids)
 
 
-def long_outage(world: World, _: Host, rng: random.Random) -> None:
+def long_outage(stage: Stage, _: Host, rng: random.Random) -> None:
     """Much longer than min_idle_claim_ms."""
-    with world.faults.during("long outage", severs=True):
-        world.server.kill()
-        world.pause(rng.uniform(*OUTAGE_S))
-        world.server.restart()
+    with stage.faults.during("long outage", severs=True):
+        stage.server.kill()
+        stage.pause(rng.uniform(*OUTAGE_S))
+        stage.server.restart()
 
 
-def client_kill(world: World, _: Host, __: random.Random) -> None:
-    with world.faults.during("client kill", severs=True), world.server.client() as client:
+def client_kill(stage: Stage, _: Host, __: random.Random) -> None:
+    with stage.faults.during("client kill", severs=True), stage.server.client() as client:
         client.execute_command("CLIENT", "KILL", "TYPE", "normal")
 
 
-def client_pause(world: World, _: Host, rng: random.Random) -> None:
+def client_pause(stage: Stage, _: Host, rng: random.Random) -> None:
     pause_s, what = rng.uniform(*STOP_S), rng.choice(["ALL", "WRITE"])
-    with world.faults.during("client pause", severs=True), world.server.client() as client:
+    with stage.faults.during("client pause", severs=True), stage.server.client() as client:
         client.execute_command("CLIENT", "PAUSE", int(pause_s * 1000), what)
-        world.pause(pause_s)
+        stage.pause(pause_s)
 
 
-def kill_redis(world: World, _: Host, rng: random.Random) -> None:
-    with world.faults.during("kill redis", severs=True):
-        world.server.kill()
-        world.pause(rng.uniform(0.0, 2.0))
-        world.server.restart()
+def kill_redis(stage: Stage, _: Host, rng: random.Random) -> None:
+    with stage.faults.during("kill redis", severs=True):
+        stage.server.kill()
+        stage.pause(rng.uniform(0.0, 2.0))
+        stage.server.restart()
 
 
-def stop_redis(world: World, _: Host, rng: random.Random) -> None:
-    with world.faults.during("stop redis", severs=True):
-        world.server.pause()
-        world.pause(rng.uniform(*STOP_S))
-        world.server.resume()
+def stop_redis(stage: Stage, _: Host, rng: random.Random) -> None:
+    with stage.faults.during("stop redis", severs=True):
+        stage.server.pause()
+        stage.pause(rng.uniform(*STOP_S))
+        stage.server.resume()
 
 
-def debug_sleep(world: World, _: Host, rng: random.Random) -> None:
+def debug_sleep(stage: Stage, _: Host, rng: random.Random) -> None:
     with (
-        world.faults.during("debug sleep", severs=True),
-        world.server.client() as client,
+        stage.faults.during("debug sleep", severs=True),
+        stage.server.client() as client,
         contextlib.suppress(redis.RedisError),
     ):
         client.execute_command("DEBUG", "SLEEP", f"{rng.uniform(*STOP_S):.2f}")

@@ -11,7 +11,7 @@ from redis_stream_queue import BacklogFull, StreamClient, StreamProducer
 
 from .app import MAX_STREAM_SIZE, STREAM, WEIGHTS
 from .background import Background
-from .ledger import Pushed
+from .verdict import Pushed
 
 MAX_BACKLOG = 300  # the pools are kept busy, and can still drain it in the end
 PAUSE_S = 0.2  # longest between two pushes
@@ -52,6 +52,6 @@ class Feeder(Background):
     def _message(self) -> dict[str, object]:
         self._n += 1
         do = self._random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
-        slow = do == "slow" or self._random.random() < 0.01
+        slow = do == "run long" or self._random.random() < 0.01
         s = self._random.uniform(0.3, 1.5) if slow else self._random.uniform(0.001, 0.03)
         return {"n": self._n, "do": do, "s": round(s, 4)}

@@ -7,10 +7,10 @@ from calendar import timegm
 from pathlib import Path
 from time import strptime
 
+from .executions import Execution
 from .faults import Fault
-from .ledger import Letter, Pushed
-from .notes import Execution
-from .world import clock
+from .stage import clock
+from .verdict import Letter, Pushed
 
 AROUND_S = 2.0  # faults that began or ended so shortly before or after
 MOST_LINES = 120

@@ -8,22 +8,22 @@ import time
 import redis
 
 from .app import DLQ, GROUP, STREAM
-from .ledger import Letter
-from .world import World
+from .stage import Stage
+from .verdict import Letter
 
 POLL_S = 0.1
 
 
-def drain(world: World, timeout_s: float) -> float:
+def drain(stage: Stage, timeout_s: float) -> float:
     """Wait until nothing is pending and nothing unread; returns how long it took.
 
     Complains when the time is up.
     """
     begun_s = time.monotonic()
-    with world.server.client() as client:
+    with stage.server.client() as client:
         while left := _left(client):
             if time.monotonic() - begun_s > timeout_s:
-                world.complain(f"not drained within {timeout_s:g} s: {left}")
+                stage.complain(f"not drained within {timeout_s:g} s: {left}")
                 break
             time.sleep(POLL_S)
     return time.monotonic() - begun_s
@@ -71,18 +71,18 @@ def letters(client: redis.Redis) -> list[Letter]:
     return found
 
 
-def check_exits(world: World) -> None:
+def check_exits(stage: Stage) -> None:
     """SIGTERM ends every pool with code 0, and no process stays behind, whoever killed what."""
-    for host in world.hosts:
+    for host in stage.hosts:
         try:
             if (code := host.pool.drain(timeout_s=20)) != 0:
-                world.complain(f"last SIGTERM: pool {host.life} left with exit code {code}")
+                stage.complain(f"last SIGTERM: pool {host.life} left with exit code {code}")
         except AssertionError:
-            world.complain(f"last SIGTERM: pool {host.life} did not leave")
+            stage.complain(f"last SIGTERM: pool {host.life} did not leave")
     deadline = time.monotonic() + 5
-    for host in world.hosts:
+    for host in stage.hosts:
         for number, pool in enumerate(host.pools, 1):
             while (left := pool.processes()) and time.monotonic() < deadline:
                 time.sleep(POLL_S)
             if left:
-                world.complain(f"pool {host.name}{number} left processes behind: {left}")
+                stage.complain(f"pool {host.name}{number} left processes behind: {left}")

@@ -11,14 +11,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.support.ledger import Notes
+
+from .executions import executions
 from .feeder import Feeder
 from .history import history, odd_tracebacks
-from .ledger import Verdict, judge
-from .notes import read_notes
 from .outcome import check_exits, drain, letters, pending_lines
 from .recorder import Recorder
+from .stage import READY_S, Stage
 from .storm import Storm
-from .world import READY_S, World
+from .verdict import Verdict, judge
 
 SOAK_S = 600
 DRAIN_S = 90.0
@@ -59,30 +61,30 @@ def _options() -> argparse.Namespace:
 
 
 def _run(directory: Path, seed: int, seconds: float) -> int:
-    world = World(directory)
-    if not world.clock.works:
+    stage = Stage(directory)
+    if not stage.clock.works:
         print("there is no C compiler: the server's clock will not jump")
-    storm, feeder = Storm(world, seed), Feeder(world.server.url, seed)
-    recorder = Recorder(world.server.socket_path or "", directory / "commands")
+    storm, feeder = Storm(stage, seed), Feeder(stage.server.url, seed)
+    recorder = Recorder(stage.server.socket_path or "", directory / "commands")
     try:
         recorder.start()
-        for host in world.hosts:
+        for host in stage.hosts:
             host.start_pool()
-        for host in world.hosts:
+        for host in stage.hosts:
             host.pool.wait_ready(READY_S)
         feeder.start()
         storm.rage(seconds)
         feeder.stop()
-        world.heal()
-        drained_s = drain(world, DRAIN_S)
-        with world.server.client() as client:
+        stage.heal()
+        drained_s = drain(stage, DRAIN_S)
+        with stage.server.client() as client:
             pending, dead = pending_lines(client), letters(client)
-        check_exits(world)
+        check_exits(stage)
     finally:
-        _calmly(world, feeder, recorder)
-    executions = read_notes(directory / "notes")
-    verdict = judge(feeder.pushed, feeder.unconfirmed, executions, dead, world.faults)
-    _print_table(verdict, storm, world, drained_s)
+        _calmly(stage, feeder, recorder)
+    runs = executions(Notes(directory / "notes").all())
+    verdict = judge(feeder.pushed, feeder.unconfirmed, runs, dead, stage.faults)
+    _print_table(verdict, storm, stage, drained_s)
     for finding in verdict.findings[:MOST_SHOWN]:
         print(f"\n{finding.what} {finding.id} {finding.detail}")
         if finding.id:
@@ -90,30 +92,30 @@ def _run(directory: Path, seed: int, seconds: float) -> int:
                 finding.id,
                 directory=directory,
                 pushed=feeder.pushed,
-                executions=executions,
+                executions=runs,
                 letters=dead,
-                faults=world.faults.all,
+                faults=stage.faults.all,
                 pending=pending,
             )
             print("\n".join(story))
-    for complaint in world.complaints:
+    for complaint in stage.complaints:
         print(f"\n{complaint}")
-    return 1 if verdict.findings or world.complaints else 0
+    return 1 if verdict.findings or stage.complaints else 0
 
 
-def _calmly(world: World, feeder: Feeder, recorder: Recorder) -> None:
+def _calmly(stage: Stage, feeder: Feeder, recorder: Recorder) -> None:
     """Stop everything, and let no second Ctrl-C come in between."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    world.over.set()
-    world.server.resume()
+    stage.over.set()
+    stage.server.resume()
     feeder.stop()
     recorder.stop()
-    world.stop()
+    stage.stop()
 
 
-def _print_table(verdict: Verdict, storm: Storm, world: World, drained_s: float) -> None:
-    odd = odd_tracebacks(world.directory)
+def _print_table(verdict: Verdict, storm: Storm, stage: Stage, drained_s: float) -> None:
+    odd = odd_tracebacks(stage.directory)
     unexplained = verdict.twice.pop("UNEXPLAINED", 0)
     overlapping = verdict.overlaps.pop("UNEXPLAINED", 0)
     rows = {
@@ -127,10 +129,10 @@ def _print_table(verdict: Verdict, storm: Storm, world: World, drained_s: float)
         "  unexplained": unexplained,
         "overlapping": f"{verdict.overlaps.total()}: {_counted(verdict.overlaps)}",
         "  unexplained ": overlapping,
-        "pools": ", ".join(f"{h.name}: {len(h.pools)}" for h in world.hosts),
+        "pools": ", ".join(f"{h.name}: {len(h.pools)}" for h in stage.hosts),
         "drained": f"{drained_s:.1f} s after the storm",
         "odd tracebacks": f"{len(odd)} {odd[:3] if odd else ''}",
-        "findings": len(verdict.findings) + len(world.complaints),
+        "findings": len(verdict.findings) + len(stage.complaints),
     }
     for name, value in rows.items():
         print(f"  {name:16} {value}")

@@ -9,7 +9,7 @@ from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from .actions import ACTIONS, Action
-from .world import Host, World
+from .stage import Host, Stage
 
 GAP_S = (0.1, 1.3)  # between two actions
 MOST_AT_ONCE = 8
@@ -19,15 +19,15 @@ HICCUP_S = 0.3  # the machine itself did not let us run: counts as a fault, too
 class Storm:
     """Rages until stop(); ``counts`` says what was done how often."""
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(self, stage: Stage, seed: int) -> None:
         self.counts: Counter[str] = Counter()
-        self._world = world
+        self._world = stage
         self._random = random.Random(seed)
         self._doing: list[Future[None]] = []
 
     def rage(self, seconds: float) -> None:
         """Do things for so long, then wait for the last one to end."""
-        world, rng = self._world, self._random
+        stage, rng = self._world, self._random
         watch = threading.Thread(target=self._watch_machine, name="hiccups")
         watch.start()
         try:
@@ -35,9 +35,9 @@ class Storm:
                 try:
                     self._rage(threads, time.monotonic() + seconds, rng)
                 finally:
-                    world.over.set()
+                    stage.over.set()
         finally:
-            world.over.set()
+            stage.over.set()
             watch.join()
         for done in self._doing:
             if (error := done.exception()) is not None:
@@ -73,10 +73,10 @@ class Storm:
                 host.pool_busy.release()
 
     def _watch_machine(self) -> None:
-        world = self._world
-        while not world.over.is_set():
+        stage = self._world
+        while not stage.over.is_set():
             before_s = time.time()
-            world.over.wait(0.02)
+            stage.over.wait(0.02)
             if time.time() - before_s > HICCUP_S:
-                hiccup = world.faults.moment("machine hiccup", severs=True)
+                hiccup = stage.faults.moment("machine hiccup", severs=True)
                 hiccup.begin_s = before_s

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ledger import APP, Ledger
+from tests.support.ledger import SOURCE, Ledger
 from tests.support.pool import PoolProcess
 
 StartPool = Callable[..., PoolProcess]
 
 
 @pytest.fixture
-def ledger(pool_url: str) -> Iterator[Ledger]:
-    made = Ledger(pool_url)
+def ledger(pool_url: str, tmp_path: Path) -> Iterator[Ledger]:
+    """The ledger of pools that run in tmp_path."""
+    made = Ledger(pool_url, tmp_path / "notes")
     yield made
     made.close()
 
@@ -28,7 +29,7 @@ def start_pool(pool_url: str, tmp_path: Path) -> Iterator[StartPool]:
 
         def start(*args: str, target: str = "app:handler", ready: bool = True) -> PoolProcess:
             pool = stack.enter_context(
-                PoolProcess(APP, *args, url=pool_url, cwd=tmp_path, target=target)
+                PoolProcess(SOURCE, *args, url=pool_url, cwd=tmp_path, target=target)
             )
             return pool.wait_ready() if ready else pool
 

@@ -1,7 +1,4 @@
-"""A real server, and a pool or a consumer at work on it while something goes wrong.
-
-What was handled is noted in a file, so that no fault of Redis can touch the notes.
-"""
+"""A real server, and a pool or a consumer at work on it while something goes wrong."""
 
 from __future__ import annotations
 
@@ -14,37 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.pool.trial import GROUP, STREAM, Subject, Trial
+from tests.pool.trial import Subject, Trial
 from tests.support.faultproxy import ThreadedFaultProxy
+from tests.support.ledger import GROUP, SOURCE, STREAM, Notes
 from tests.support.pool import PoolProcess, plain_environment
 from tests.support.servers import Server
 
 WORKERS = 2
-NOTES = "RSQ_TEST_NOTES"  # environment variable: the file that the app writes to
-
-# What a message says happens: {"s": 0.5} sleeps, {"do": "reject"} dies. Starts and ends are noted.
-APP = f"""
-import os, time
-from redis_stream_queue import Reject, Retry, per_message, stream_handler
-
-notes = os.open(os.environ["{NOTES}"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-def note(kind, message):
-    os.write(notes, f"{{kind}} {{message.id}} {{os.getpid()}} {{time.time()}}\\n".encode())
-
-@stream_handler("{STREAM}", group="{GROUP}")
-@per_message
-def handler(message):
-    note("started", message)
-    time.sleep(message.data.get("s", 0))
-    do = message.data.get("do")
-    if do == "reject":
-        raise Reject("not for us")
-    if do == "retry" and message.delivery_count == 1:
-        raise Retry(delay_ms=50)
-    note("ended", message)
-"""
-
 CONSUMER = f"""
 import json, os, sys
 from app import handler
@@ -61,15 +34,15 @@ StreamConsumer(client, "{STREAM}", config, handler).run_sync()
 class ConsumerProcess:
     """A program that runs one StreamConsumer and nothing else."""
 
-    def __init__(self, cwd: Path, url: str, env: dict[str, str], config: dict[str, Any]) -> None:
-        (cwd / "app.py").write_text(APP)
+    def __init__(self, cwd: Path, url: str, config: dict[str, Any]) -> None:
+        (cwd / "app.py").write_text(SOURCE)
         (cwd / "consumer.py").write_text(CONSUMER)
         self._stderr = cwd / "consumer.stderr"
         with self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "consumer.py", json.dumps(config)],
                 cwd=cwd,
-                env={**plain_environment(url), **env},
+                env=plain_environment(url),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
@@ -106,8 +79,7 @@ class Scene:
         self._stack = stack
         self._cwd = cwd
         self._record_property = record_property
-        self._notes = cwd / "notes"
-        self._notes.touch()
+        self._notes = Notes(cwd / "notes")
 
     def server(self, name: str = "valkey-9.1", *extra_args: str) -> Server:
         """A server of the test's own, on TCP, that loses nothing when it is killed."""
@@ -124,21 +96,20 @@ class Scene:
         """A pool of two workers; url: how it reaches the server, if not directly."""
         pool = self._stack.enter_context(
             PoolProcess(
-                APP,
+                SOURCE,
                 "--workers",
                 str(WORKERS),
                 *args,
                 url=url or server.url,
                 cwd=self._cwd,
-                env={NOTES: str(self._notes), **(env or {})},
+                env=env,
             )
         ).wait_ready()
         return pool, self._trial(server, pool)
 
     def consumer(self, server: Server, **config: Any) -> tuple[ConsumerProcess, Trial]:
         """A standalone StreamConsumer in a process of its own."""
-        env = {NOTES: str(self._notes)}
-        process = ConsumerProcess(self._cwd, server.url, env, config)
+        process = ConsumerProcess(self._cwd, server.url, config)
         self._stack.callback(process.close)
         return process, self._trial(server, process)
 

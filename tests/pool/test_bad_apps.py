@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.ledger import APP, Ledger
+from tests.support.ledger import SOURCE, Ledger
 from tests.support.pool import PoolProcess
 from tests.support.waiting import wait_until
 
 BAD_APP = (
-    APP
+    SOURCE
     + """
-import asyncio, json
-
 class DeadlyDecoder:
     def encode(self, data):
         return json.dumps(data).encode()
@@ -34,11 +31,9 @@ def deadly(message):
 @stream_handler("work", group="crew", serializer=DeadlyDecoder())
 @per_message(concurrency=4)
 async def deadly_lanes(message):
-    note("started", message)
-    await asyncio.sleep(message.data.get("s", 0))
-    note("ended", message)
+    await act_async(message)
 
-@stream_handler("work", group="crew")
+@crew
 @per_message(concurrency=20)
 async def half_an_emoji(message):
     if message.data.get("do") == "raise":
@@ -59,7 +54,7 @@ def unwrapped(func):
         return func(message)
     return wrapper
 
-@stream_handler("work", group="crew")
+@crew
 @per_message
 @unwrapped
 async def looks_plain(message):
@@ -67,13 +62,6 @@ async def looks_plain(message):
 """
 )
 RETRIES = ("--retry-delay-ms", "50", "--retry-max-delay-ms", "50")
-
-
-@pytest.fixture
-def ledger(pool_url: str) -> Iterator[Ledger]:
-    ledger = Ledger(pool_url)
-    yield ledger
-    ledger.close()
 
 
 def dead(ledger: Ledger) -> list[tuple[str, str]]:
@@ -129,7 +117,7 @@ def test_a_dlq_handler_that_ends_its_process_is_passed_over_in_the_end(
     ):
         ledger.wait_settled([entry_id], 20)
     assert [letter for letter, _ in dead(ledger)] == [entry_id]
-    assert len(ledger.redis.lrange("told", 0, -1)) == 3
+    assert len(ledger.notes.of("told")) == 3
     assert len(ledger.started()) == 1
 
 

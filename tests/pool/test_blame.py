@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.pool.conftest import StartPool
-from tests.support.ledger import APP, Ledger
+from tests.support.ledger import SOURCE, Ledger
 from tests.support.pool import PoolProcess, plain_environment
 from tests.support.waiting import wait_until
 
@@ -32,20 +32,11 @@ DELIVERIES = 3  # the default
 LIFE_S = 20.0
 TIME_LIMIT_S = 0.5
 
-# "kill_all" ends the whole process group: master, template and all workers at once.
+# Ten at a time, in one thread: while one runs, all of them are suspects.
 DEADLY_APP = (
-    APP
+    SOURCE
     + """
-act_otherwise = act
-
-def act(message):
-    if message.data.get("do") in ("kill_all", "kill_all_later"):
-        note("started", message)
-        time.sleep(0.3 if message.data["do"] == "kill_all_later" else 0)
-        os.killpg(0, signal.SIGKILL)
-    act_otherwise(message)
-
-@stream_handler("work", group="crew")
+@crew
 @per_message(concurrency=10)
 async def lanes(message):
     act(message)
@@ -165,7 +156,7 @@ def test_two_last_deliveries_are_never_side_by_side_after_a_whole_pool_died(
     pool_url: str, tmp_path: Path, ledger: Ledger
 ) -> None:
     """Two workers, two messages, one each: the pool dies over the one while the other runs."""
-    ids = ledger.push({"do": "kill_all_later"}, {"do": "sleep", "s": 1})
+    ids = ledger.push({"do": "kill_all", "s": 0.3}, {"do": "sleep", "s": 1})
     args = ("--workers", "2", "--min-idle-claim-ms", str(MIN_IDLE_MS))
 
     @contextmanager

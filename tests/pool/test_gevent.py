@@ -7,43 +7,41 @@ from pathlib import Path
 import pytest
 
 from tests.support.extras import UVLOOP
-from tests.support.ledger import Ledger
+from tests.support.ledger import SOURCE, Ledger
 from tests.support.pool import PoolProcess
 
-APP = """
+APP = (
+    """
 from gevent import monkey
 monkey.patch_all()
+"""
+    + SOURCE
+    + """
+import sys, threading
+import gevent
 
-import os, sys, threading, time
-import gevent, redis
-from redis_stream_queue import per_message, stream_handler
-
-ledger = redis.Redis.from_url(os.environ["REDIS_URL"])
+plain_note = note
 
 def note(kind, message):
     assert ("uvloop" in sys.modules) == ("UVLOOP" in os.environ)
     assert monkey.is_module_patched("threading")
-    ledger.rpush(kind, f"{message.id} {os.getpid()} {time.time()} {message.delivery_count}")
+    plain_note(kind, message)
 
-@stream_handler("work", group="crew")
-@per_message
-def handler(message):
-    note("started", message)
-    time.sleep(message.data.get("s", 0))  # gevent's
+def finish(message):
     thread = threading.Thread(target=note, args=("ended", message))
     gevent.spawn(thread.start).join()
     thread.join()
 """
+)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_an_app_of_gevent_handles_short_and_long_messages_once(
-    pool_url: str, tmp_path: Path, loop: str
+    pool_url: str, tmp_path: Path, ledger: Ledger, loop: str
 ) -> None:
     """A long one outlives its lease several times over; the drain waits for the last."""
     env = {"PYTHONPATH": str(UVLOOP), "UVLOOP": "1"} if loop == "uvloop" else {}
     args = ("--workers", "2", "--min-idle-claim-ms", "400")
-    ledger = Ledger(pool_url)
     pool = PoolProcess(APP, *args, url=pool_url, cwd=tmp_path, env=env)
     with pool:
         pool.wait_ready()
@@ -57,4 +55,3 @@ def test_an_app_of_gevent_handles_short_and_long_messages_once(
         assert ledger.executions() == dict.fromkeys(ids, 1)
         assert len(ledger.ended()) == 52
         assert ledger.pending() == 0
-    ledger.close()

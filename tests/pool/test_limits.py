@@ -8,56 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ledger import Ledger
+from tests.support.ledger import SOURCE, Ledger
 from tests.support.pool import PoolProcess
 from tests.support.waiting import wait_until
 
-APP = """
-import asyncio, os, time
-import redis
-from redis_stream_queue import SoftTimeLimitExceeded, per_message, stream_handler
-
-ledger = redis.Redis.from_url(os.environ["REDIS_URL"])
-hoard = []
-
-def note(kind, message):
-    ledger.rpush(kind, f"{message.id} {os.getpid()} {time.time()} {message.delivery_count}")
-
-@stream_handler("work", group="crew")
-@per_message
-def handler(message):
-    note("started", message)
-    if "mb" in message.data:
-        hoard.append(bytearray(os.urandom(1024)) * (1024 * message.data["mb"]))
-    try:
-        time.sleep(message.data.get("s", 0))
-    except SoftTimeLimitExceeded:
-        note("soft", message)
-        if message.data.get("stubborn"):
-            time.sleep(60)
-        raise
-    note("ended", message)
-
-@stream_handler("work", group="crew")
-@per_message(concurrency=2)
-async def async_handler(message):
-    note("started", message)
-    try:
-        await asyncio.sleep(message.data.get("s", 0))
-    except SoftTimeLimitExceeded:
-        note("soft", message)
-        raise
-    note("ended", message)
-"""
-
-
-@pytest.fixture
-def ledger(pool_url: str) -> Ledger:
-    return Ledger(pool_url)
-
 
 def start(url: str, cwd: Path, *args: str, target: str = "app:handler") -> PoolProcess:
-    return PoolProcess(APP, *args, url=url, cwd=cwd, target=target)
+    return PoolProcess(SOURCE, *args, url=url, cwd=cwd, target=target)
 
 
 def test_a_message_over_the_time_limit_is_killed_and_its_letter_says_where_it_was(
@@ -99,7 +56,7 @@ def test_the_soft_limit_is_raised_inside_the_handler(
 
         [letter] = ledger.letters()
         assert letter["last_error"].startswith("SoftTimeLimitExceeded: ")
-        assert ledger.redis.llen("soft") == 1
+        assert len(ledger.notes.of("soft")) == 1
         assert [n.id for n in ledger.ended()] == quick
         assert letter["original_id"] == slow
         assert pool.workers() == before
@@ -115,7 +72,7 @@ def test_the_hard_limit_follows_where_the_soft_one_is_ignored(
         ledger.push({"s": 30, "stubborn": True})
         ledger.wait(lambda: bool(ledger.letters()), "a dead letter")
         assert ledger.letters()[0]["last_error"].startswith("time limit 0.6 s")
-        assert ledger.redis.llen("soft") == 1
+        assert len(ledger.notes.of("soft")) == 1
 
 
 def test_no_life_handles_more_than_its_messages(
@@ -178,7 +135,7 @@ def test_sighup_replaces_all_workers_with_fresh_code(
         ids = ledger.push(*({"s": 0.2} for _ in range(6)))
         ledger.wait_started(2)
         (tmp_path / "app.py").write_text(
-            APP.replace('note("ended", message)', 'note("fresh", message)')
+            SOURCE.replace('note("ended", message)', 'note("fresh", message)')
         )
         os.utime(tmp_path / "app.py", (1, 1))
 
@@ -189,7 +146,7 @@ def test_sighup_replaces_all_workers_with_fresh_code(
             "both workers are replaced",
         )
         ids += ledger.push({})
-        ledger.wait(lambda: ledger.redis.llen("fresh") >= 1, "the new code runs")
+        ledger.wait(lambda: bool(ledger.notes.of("fresh")), "the new code runs")
         ledger.wait_nothing_pending()
         assert ledger.executions() == dict.fromkeys(ids, 1)
         assert pool.drain() == 0

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from redis_stream_queue import StreamClient, StreamProducer
-from tests.support.ledger import APP, GROUP, STREAM, Ledger
+from tests.support.ledger import GROUP, HOST_ENV, SOURCE, STREAM, Ledger
 from tests.support.pool import ROOT, PoolProcess, plain_environment
 from tests.support.waiting import wait_until
 
@@ -46,34 +46,6 @@ def handler(messages):
             print(message.data, file=book)
     return [message.id for message in messages]
 """
-
-# Each first delivery kills its worker.
-RESTLESS_APP = (
-    APP
-    + """
-@stream_handler("work", group="crew")
-@per_message
-def handler(message):
-    if message.delivery_count == 1:
-        note("started", message)
-        os.kill(os.getpid(), signal.SIGKILL)
-    act(message)
-"""
-)
-
-# "hold" takes for ever on a host that is about to leave.
-HOST_APP = (
-    APP
-    + """
-@stream_handler("work", group="crew")
-@per_message
-def handler(message):
-    if message.data.get("do") == "hold" and os.environ["HOST"] == "leaving":
-        note("started", message)
-        time.sleep(600)
-    act(message)
-"""
-)
 
 # The pool's age limit of names has no option; only this number is changed.
 SHORT_AGE = f"""
@@ -115,11 +87,11 @@ def test_a_group_does_not_grow_with_its_workers_deaths(
     """Each of so many messages kills its worker once: dead names are gone soon after, and at the
     end the group has one name for each living worker, as at the start. Nothing is lost."""
     args = ("--workers", str(RESTLESS_WORKERS))
-    with PoolProcess(RESTLESS_APP, *args, url=pool_url, cwd=tmp_path) as pool:
+    with PoolProcess(SOURCE, *args, url=pool_url, cwd=tmp_path) as pool:
         pool.wait_ready()
         first = _worker_names(ledger)
         assert len(first) == RESTLESS_WORKERS
-        ids = ledger.push(*({} for _ in range(restarts)))
+        ids = ledger.push(*({"do": "die_first"} for _ in range(restarts)))
         most, began_s = 0, time.monotonic()
 
         def all_handled() -> bool:
@@ -127,7 +99,7 @@ def test_a_group_does_not_grow_with_its_workers_deaths(
             names = len(_worker_names(ledger))
             most = max(most, names)
             assert names <= RESTLESS_WORKERS + _recent_deaths(ledger)
-            return bool(ledger.redis.llen("ended") >= restarts) and ledger.pending() == 0
+            return len(ledger.ended()) >= restarts and ledger.pending() == 0
 
         wait_until(all_handled, 0.3 * restarts, "each message has killed once and is handled")
         took_s = time.monotonic() - began_s
@@ -162,7 +134,7 @@ def test_the_names_of_pools_that_were_killed_whole_vanish(
         env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT)])
     args = ("--workers", "2", "--min-idle-claim-ms", "500")
     for killed in range(KILLED_POOLS):
-        with PoolProcess(APP, *args, url=pool_url, cwd=tmp_path, env=env) as pool:
+        with PoolProcess(SOURCE, *args, url=pool_url, cwd=tmp_path, env=env) as pool:
             pool.wait_ready()
             ids = ledger.push(*({"do": "sleep_first", "s": 600} for _ in range(2)))
             ledger.wait(partial(_have_started, ledger, ids), "both are running")
@@ -171,7 +143,7 @@ def test_the_names_of_pools_that_were_killed_whole_vanish(
         ghosts = _worker_names(ledger)
         assert len(ghosts) >= 2, f"after pool {killed} was killed"
 
-    with PoolProcess(APP, *args, url=pool_url, cwd=tmp_path, env=env) as pool:
+    with PoolProcess(SOURCE, *args, url=pool_url, cwd=tmp_path, env=env) as pool:
         pool.wait_ready()
         wait_until(
             lambda: not _worker_names(ledger) & ghosts,
@@ -194,9 +166,9 @@ def test_what_a_leaving_host_gives_back_starts_on_another_within_200_ms(
     with ExitStack() as stack:
 
         def host(kind: str, *args: str) -> PoolProcess:
-            env = {"HOST": kind}
+            env = {HOST_ENV: kind}
             return stack.enter_context(
-                PoolProcess(HOST_APP, *args, url=pool_url, cwd=tmp_path, env=env)
+                PoolProcess(SOURCE, *args, url=pool_url, cwd=tmp_path, env=env)
             )
 
         args = ("--workers", "1", "--batch-size", str(BATCH), "--graceful-timeout", "0.3")
@@ -268,8 +240,7 @@ def _worker_names(ledger: Ledger) -> set[str]:
 def _recent_deaths(ledger: Ledger) -> int:
     """Workers whose names may not be removed yet."""
     since_s = time.time() - NAME_LINGERS_S
-    lines = [line.split() for line in ledger.redis.lrange("started", -1000, -1)]
-    return sum(float(at) > since_s and count == b"1" for _, _, at, count in lines)
+    return sum(note.at_s > since_s for note in ledger.notes.of("killed"))
 
 
 def _owner(ledger: Ledger, entry_id: str) -> str:

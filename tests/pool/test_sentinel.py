@@ -16,8 +16,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from redis_stream_queue import StreamClient, StreamProducer
-from tests.pool.scene import APP, NOTES
-from tests.pool.trial import STREAM
+from tests.support.ledger import SOURCE, STREAM, Notes
 from tests.support.pool import PoolProcess, plain_environment
 from tests.support.sentinel import SentinelSet
 from tests.support.servers import Server, free_port
@@ -34,18 +33,18 @@ def watched() -> Iterator[SentinelSet]:
 
 def test_the_master_dies_under_load(watched: SentinelSet, tmp_path: Path) -> None:
     """Every push that returned after the failover is handled, by the same pool."""
-    notes = tmp_path / "notes"
-    notes.touch()
+    notes = Notes(tmp_path / "notes")
+
+    def handled() -> set[str]:
+        return {note.id for note in notes.of("ended")}
+
     with ExitStack() as stack:
-        env = {NOTES: str(notes)}
         pool = stack.enter_context(
-            PoolProcess(APP, "--workers", "2", url=watched.url, cwd=tmp_path, env=env)
+            PoolProcess(SOURCE, "--workers", "2", url=watched.url, cwd=tmp_path)
         ).wait_ready()
         before, after = asyncio.run(push_through_a_failover(watched))
-        wait_until(
-            lambda: set(after) <= set(notes.read_text().split()), FAILOVER_S, "all are handled"
-        )
-        assert set(before) <= set(notes.read_text().split())
+        wait_until(lambda: set(after) <= handled(), FAILOVER_S, "all are handled")
+        assert set(before) <= handled()
         assert STREAM in rsq(watched.url, "stats", STREAM)
         assert pool.drain() == 0
         assert "Traceback" not in pool.stderr

@@ -12,27 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ledger import Ledger
+from tests.support.ledger import SOURCE, Ledger, Notes
 from tests.support.pool import PoolProcess
 from tests.support.waiting import wait_until
 
-APP = """
-from redis_stream_queue import per_message, stream_handler
-
+APP = (
+    SOURCE
+    + """
 async def buried(message, reason):
-    import os, redis
-    redis.Redis.from_url(os.environ["REDIS_URL"]).rpush("told", f"{message.data['do']} {reason}")
+    note(f"told:{reason}", message)
 
 @stream_handler("work", group="crew", dlq_handler=buried, max_deliveries=2, retry_delay_ms=10)
 @per_message
 def handler(message):
-    if message.data["do"] == "die":
-        import os
-        os._exit(1)
-    if message.data["do"] == "raise":
-        raise ValueError("no")
-    print("handled", message.data["do"], flush=True)
+    act(message)
 """
+)
 
 
 class NotifySocket:
@@ -54,6 +49,11 @@ class NotifySocket:
 
     def close(self) -> None:
         self._sock.close()
+
+
+def told(ledger: Ledger) -> list[str]:
+    """Ids of the messages that the dlq_handler got after their last delivery."""
+    return [note.id for note in ledger.notes.of("told:max_deliveries")]
 
 
 def test_systemd_hears_ready_status_watchdog_and_stopping(pool_url: str, tmp_path: Path) -> None:
@@ -92,37 +92,33 @@ def test_a_pool_that_cannot_start_tells_systemd_why(tmp_path: Path) -> None:
         manager.close()
 
 
-def test_json_logs_are_one_object_a_line(pool_url: str, tmp_path: Path) -> None:
+def test_json_logs_are_one_object_a_line(pool_url: str, tmp_path: Path, ledger: Ledger) -> None:
     """--log-format json: every line of the master and the workers parses."""
     with PoolProcess(
         APP, "--workers", "1", "--log-format", "json", url=pool_url, cwd=tmp_path
     ) as pool:
         pool.wait_ready()
-        ledger = Ledger(pool_url)
         ledger.push({"do": "raise"})
-        wait_until(lambda: ledger.redis.llen("told") == 1, 10, "the dlq_handler was told")
-        ledger.close()
+        ledger.wait(lambda: bool(told(ledger)), "the dlq_handler was told")
         assert pool.drain() == 0
     records = [json.loads(line) for line in pool.stderr.splitlines()]
     assert {r["process"] for r in records} == {"master", "slot=0"}
     [failure] = [r for r in records if "handler failed" in r["message"]][:1]
-    assert "ValueError: no" in failure["error"]
+    assert "ValueError: on purpose" in failure["error"]
 
 
 @pytest.mark.parametrize("poison", ["raise", "die"])
 def test_the_dlq_handler_of_a_pool_runs_in_a_worker(
-    pool_url: str, tmp_path: Path, poison: str
+    pool_url: str, tmp_path: Path, ledger: Ledger, poison: str
 ) -> None:
     """It gets the decoded message and the reason, also when the message killed its workers; then
     the letter moves."""
     with PoolProcess(APP, "--workers", "2", url=pool_url, cwd=tmp_path) as pool:
         pool.wait_ready()
-        ledger = Ledger(pool_url)
-        ledger.push({"do": poison})
+        [entry_id] = ledger.push({"do": poison})
         ledger.wait(lambda: bool(ledger.letters()), "a dead letter")
-        assert ledger.redis.lrange("told", 0, -1) == [f"{poison} max_deliveries".encode()]
+        assert told(ledger) == [entry_id]
         assert ledger.pending() == 0
-        ledger.close()
         assert pool.drain() == 0
 
 
@@ -138,6 +134,6 @@ def test_embedded_needs_no_redis(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", push, url], check=True, env=env)
     with PoolProcess(APP, "--burst", "--workers", "1", url=url, cwd=tmp_path) as pool:
         assert pool.wait() == 0
-        assert "handled x" in pool.stdout
+        assert [note.data for note in Notes(tmp_path / "notes").of("ended")] == [{"do": "x"}]
         assert pool.stderr.count("private server for development") == 1
     assert not (directory / "server.sock").exists()

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.pool.scene import Scene, last
-from tests.pool.trial import DLQ, GROUP, RECOVERY_S, STREAM
+from tests.pool.trial import RECOVERY_S
+from tests.support.ledger import DLQ, GROUP, STREAM
 from tests.support.servers import NAMES, Server
 from tests.support.waiting import wait_until
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.pool.scene import NOTES, Scene
-from tests.pool.trial import GROUP, STREAM
+from tests.pool.scene import Scene
+from tests.support.ledger import GROUP, NOTES_ENV, STREAM
 from tests.support.pool import PoolProcess
 from tests.support.waiting import wait_until
 
@@ -27,7 +27,7 @@ from redis_stream_queue import per_message, stream_handler
 @stream_handler("{STREAM}", group="{GROUP}")
 @per_message
 def handler(message):
-    with open(os.environ["{NOTES}"], "a") as notes:
+    with open(os.environ["{NOTES_ENV}"], "a") as notes:
         notes.write(f"{{message.id}} {{message.data}}\\n")
     if message.data == "dies":
         os._exit(1)
@@ -45,7 +45,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., PoolProcess]]:
     with ExitStack() as stack:
 
         def start(url: str, *args: str) -> PoolProcess:
-            env = {NOTES: str(tmp_path / "notes")}
+            env = {NOTES_ENV: str(tmp_path / "notes")}
             pool = PoolProcess(APP, "--workers", "1", *args, url=url, cwd=tmp_path, env=env)
             return stack.enter_context(pool)
 

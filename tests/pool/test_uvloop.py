@@ -10,41 +10,23 @@ from pathlib import Path
 import pytest
 
 from tests.support.extras import UVLOOP
-from tests.support.ledger import Ledger
+from tests.support.ledger import SOURCE, Ledger
 from tests.support.pool import PoolProcess
 from tests.support.waiting import wait_until
 
-APP = """
-import asyncio, os, sys, time
-import redis
-from redis_stream_queue import per_message, stream_handler
+APP = (
+    SOURCE
+    + """
+import sys
 
-ledger = redis.Redis.from_url(os.environ["REDIS_URL"])
+plain_note = note
 
 def note(kind, message):
     assert "uvloop" in sys.modules
-    ledger.rpush(kind, f"{message.id} {os.getpid()} {time.time()} {message.delivery_count}")
-
-@stream_handler("work", group="crew")
-@per_message
-def plain(message):
-    note("started", message)
-    time.sleep(message.data.get("s", 0))
-    note("ended", message)
-
-@stream_handler("work", group="crew")
-@per_message
-async def with_await(message):
-    note("started", message)
-    await asyncio.sleep(message.data.get("s", 0))
-    note("ended", message)
+    plain_note(kind, message)
 """
-BOTH = pytest.mark.parametrize("target", ["app:plain", "app:with_await"])
-
-
-@pytest.fixture
-def ledger(pool_url: str) -> Ledger:
-    return Ledger(pool_url)
+)
+BOTH = pytest.mark.parametrize("target", ["app:handler", "app:async_handler"])
 
 
 def start(url: str, cwd: Path, *args: str, target: str) -> PoolProcess:
@@ -104,7 +86,7 @@ def test_the_soft_limit_is_raised_inside_the_handler(
 def test_a_killed_worker_s_message_runs_in_its_successor(
     pool_url: str, tmp_path: Path, ledger: Ledger
 ) -> None:
-    with start(pool_url, tmp_path, target="app:plain") as pool:
+    with start(pool_url, tmp_path, target="app:handler") as pool:
         pool.wait_ready()
         [held] = ledger.push({"s": 1})
         ledger.wait(lambda: bool(ledger.started()), "it runs")

@@ -15,15 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from tests.support.ledger import DLQ, GROUP, STREAM, Note, Notes
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
-
-STREAM = "work"
-GROUP = "crew"
-DLQ = "work_dlq"
 
 RECOVERY_S = 2.0
 SETTLED_S = 5.0  # half the default min_idle_claim_ms: nothing waits for an idle timeout
@@ -50,15 +46,6 @@ class Subject(Protocol):
 
 
 @dataclass(frozen=True)
-class Run:
-    """A start or an end of a handler: which message, in which process, when (since the epoch)."""
-
-    id: str
-    pid: int
-    at_s: float
-
-
-@dataclass(frozen=True)
 class Recovery:
     """Seconds from the end of a fault's cause, or of the handler that ran then, to the end of the
     first message that was pushed after it, to every worker's first one, and to a message's second
@@ -80,7 +67,7 @@ class Fault:
     """running: the message that ran when it began, where, since when. end_s: when its cause ended,
     in seconds since the epoch."""
 
-    running: Run
+    running: Note
     end_s: float = float("inf")
 
 
@@ -91,7 +78,7 @@ class Trial:
         self,
         server: Server,
         subject: Subject,
-        notes: Path,
+        notes: Notes,
         record_property: Callable[[str, object], None],
     ) -> None:
         self.redis: Any = server.client()
@@ -125,15 +112,14 @@ class Trial:
 
     # -- looking -------------------------------------------------------------------------------
 
-    def runs(self, kind: str) -> list[Run]:
+    def runs(self, kind: str) -> list[Note]:
         """What the app noted: kind is ``started`` or ``ended``."""
-        lines = [line.split() for line in self._notes.read_text().splitlines()]
-        return [Run(i, int(pid), float(at)) for what, i, pid, at in lines if what == kind]
+        return self._notes.of(kind)
 
-    def wait_run(self, entry_id: str, kind: str = "ended") -> Run:
+    def wait_run(self, entry_id: str, kind: str = "ended") -> Note:
         """Wait until this message has started, or ended."""
 
-        def first() -> Run | None:
+        def first() -> Note | None:
             return next((run for run in self.runs(kind) if run.id == entry_id), None)
 
         found = self._wait(first, PATIENCE_S, f"message {entry_id} {kind}")
@@ -187,7 +173,7 @@ class Trial:
         twice = [i for i, data in self._pushed.items() if count[i] > 1 + ("do" in data)]
         assert repeats or not twice, log
 
-    def _recover(self, end_s: float, busy: Run) -> Recovery:
+    def _recover(self, end_s: float, busy: Note) -> Recovery:
         retry = self.push(do="retry")
         first = self._until_all_work()
         ends = {run.pid: run.at_s for run in self.runs("ended") if run.id == busy.id}

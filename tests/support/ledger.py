@@ -1,10 +1,12 @@
-"""An app with modes for pool tests, and the ledger in Redis that says what it did."""
+"""What the app of the pools' tests (app.py) did, by its notes, and what Redis knows of it."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -17,85 +19,57 @@ STREAM = "work"
 GROUP = "crew"
 DLQ = "work_dlq"
 
-# What a message says happens: {"do": "sleep", "s": 1.5}. Each start and each end is noted.
-APP = """
-import asyncio, ctypes, os, signal, sys, time
-import redis
-from redis_stream_queue import Reject, Retry, per_message, stream_handler
-
-ledger = None
-
-def note(kind, message):
-    global ledger
-    if ledger is None:
-        ledger = redis.Redis.from_url(os.environ["REDIS_URL"])
-    ledger.rpush(kind, f"{message.id} {os.getpid()} {time.time()} {message.delivery_count}")
-
-def act(message):
-    note("started", message)
-    do = message.data.get("do", "ok")
-    if do == "sleep":
-        time.sleep(message.data["s"])
-    elif do == "sleep_first" and message.delivery_count == 1:
-        time.sleep(message.data["s"])
-    elif do == "hold_gil":
-        ctypes.PyDLL(None).usleep(int(message.data["s"] * 1e6))
-    elif do == "raise":
-        raise ValueError("this one always fails")
-    elif do == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif do == "segfault":
-        ctypes.string_at(0)
-    elif do == "exit":
-        os._exit(7)
-    elif do == "reject":
-        raise Reject("not for us")
-    note("ended", message)
-
-@stream_handler("work", group="crew")
-@per_message
-def handler(message):
-    act(message)
-
-@stream_handler("work", group="crew")
-def batch(messages):
-    for message in messages:
-        act(message)
-    return [m.id for m in messages]
-
-@stream_handler("work", group="crew")
-@per_message
-async def async_handler(message):
-    act(message)
-
-@stream_handler("work", group="crew")
-@per_message(concurrency=4)
-async def lanes(message):
-    note("started", message)
-    if message.data.get("do") == "raise" and message.delivery_count == 1:
-        raise ValueError("the first time")
-    await asyncio.sleep(message.data.get("s", 0))
-    if message.data.get("do") == "reject":
-        raise Reject("not for us")
-    note("ended", message)
-"""
+SOURCE = Path(__file__).with_name("app.py").read_text()
+NOTES_ENV = "RSQ_TEST_NOTES"  # the file that the app writes to; else ``notes`` where the pool runs
+HOST_ENV = "RSQ_TEST_HOST"  # what the app calls the host that it runs on
 
 
 @dataclass(frozen=True)
 class Note:
-    """One line of the ledger: when (seconds since the epoch) and where a message was run."""
+    """What the app noted: which message, in which process of which host, when (seconds since the
+    epoch), at which delivery, with which payload. kind: as app.py says, ``started`` first."""
 
+    kind: str
     id: str
     pid: int
     at_s: float
     delivery_count: int
+    host: str
+    data: dict[str, Any]
+
+
+class Notes:
+    """The notes in a file, in their order; each is read once."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._read_bytes = 0
+        self._notes: list[Note] = []
+
+    def all(self) -> list[Note]:
+        if self._file.exists():
+            with self._file.open("rb") as file:
+                file.seek(self._read_bytes)
+                new, newline, _ = file.read().rpartition(b"\n")
+            self._read_bytes += len(new) + len(newline)
+            self._notes += map(self._note, new.splitlines())
+        return self._notes
+
+    def of(self, kind: str) -> list[Note]:
+        return [note for note in self.all() if note.kind == kind]
+
+    @staticmethod
+    def _note(line: bytes) -> Note:
+        kind, entry_id, pid, at, count, host, data = line.decode().split(" ", 6)
+        return Note(kind, entry_id, int(pid), float(at), int(count), host, json.loads(data))
 
 
 class Ledger:
-    """What the app did, read from the server at ``url``; and a producer for its stream."""
+    """The notes in ``file``, the server at ``url``, and a producer for the app's stream."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, file: Path) -> None:
         self.redis: Any = redis.Redis.from_url(url)
+        self.notes = Notes(file)
         self._producer = StreamProducer(StreamClient.from_url(url), STREAM)
 
     def push(self, *messages: dict[str, Any]) -> list[str]:
@@ -103,30 +77,25 @@ class Ledger:
         return self._producer.push_many_sync(list(messages))
 
     def started(self) -> list[Note]:
-        return self._notes("started")
+        return self.notes.of("started")
 
     def ended(self) -> list[Note]:
-        return self._notes("ended")
-
-    def _notes(self, kind: str) -> list[Note]:
-        lines = [line.decode().split() for line in self.redis.lrange(kind, 0, -1)]
-        return [Note(i, int(pid), float(at), int(count)) for i, pid, at, count in lines]
+        return self.notes.of("ended")
 
     def executions(self) -> Counter[str]:
         """How often each message was started."""
         return Counter(note.id for note in self.started())
 
     def wait_started(self, count: int, timeout_s: float = 15) -> list[Note]:
-        wait_until(
-            lambda: self.redis.llen("started") >= count, timeout_s, f"{count} messages started"
-        )
-        return self.started()
+        return self._wait_notes("started", count, timeout_s)
 
     def wait_ended(self, count: int, timeout_s: float = 15) -> list[Note]:
-        wait_until(
-            lambda: self.redis.llen("ended") >= count, timeout_s, f"{count} messages handled"
-        )
-        return self.ended()
+        return self._wait_notes("ended", count, timeout_s)
+
+    def _wait_notes(self, kind: str, count: int, timeout_s: float) -> list[Note]:
+        what = f"{count} messages {kind}"
+        wait_until(lambda: len(self.notes.of(kind)) >= count, timeout_s, what)
+        return self.notes.of(kind)
 
     def pending(self) -> int:
         """Entries in the pending entries list."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .executions import Execution
 from .faults import Fault, Faults
-from .ledger import Letter, Pushed, Verdict, judge
-from .notes import Execution
+from .verdict import Letter, Pushed, Verdict, judge
 
 ID = "1-0"
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from .app import DOOMED, MAX_DELIVERIES
+from .executions import KILLED_ITSELF, Execution
 from .faults import Fault, Faults, longest_span_s
-from .notes import KILLED_ITSELF, Execution
 
 MOMENT_S = 0.15  # after its end a message is acknowledged within this time (50 ms), if all is well
 SLOW_MOMENT_S = 0.5  # the same through a slow network: up to 80 ms each way

@@ -10,13 +10,14 @@ from pathlib import Path
 import psutil
 
 from tests.support.faultproxy import ThreadedFaultProxy
+from tests.support.ledger import HOST_ENV, NOTES_ENV
 from tests.support.pool import READY, PoolProcess
 from tests.support.servers import Server
 
 from . import app
 from .faults import Faults
 from .jump import JumpingClock
-from .ledger import MIN_IDLE_S
+from .verdict import MIN_IDLE_S
 
 GRACEFUL_S = 10
 READY_S = 30.0
@@ -71,7 +72,7 @@ class Host:
                 url=self.proxy.url,
                 cwd=directory,
                 target=self._target,
-                env={app.NOTES_ENV: str(self._notes), app.POOL_ENV: life},
+                env={NOTES_ENV: str(self._notes), HOST_ENV: life},
             )
         )
 
@@ -94,7 +95,7 @@ class Host:
             self.proxy.stop()
 
 
-class World:
+class Stage:
     """The server and the hosts ``A`` (a plain handler) and ``B`` (an async one)."""
 
     def __init__(self, directory: Path) -> None:
@@ -104,7 +105,6 @@ class World:
         self.over = threading.Event()
         self.redis_busy = threading.Lock()
         self.hosts: list[Host] = []
-        (directory / "notes").mkdir()
         self.clock = JumpingClock(directory)
         self.server = Server.start("valkey-9.1", extra_args=SERVER_ARGS, env=self.clock.env)
         try:
