@@ -61,7 +61,8 @@ class TestStats:
         [group] = report.pop("groups")
         assert "group g has not finished" in report.pop("oldest_unfinished")
         assert report == {
-            "stream": "orders", "length": 6, "dlq_stream": "orders_dlq", "dead_letters": 2
+            "stream": "orders", "length": 6, "dlq_stream": "orders_dlq", "dead_letters": 2,
+            "scheduled": 0,
         }  # fmt: skip
         consumers = {c["name"]: c["pending"] for c in group.pop("consumers")}
         assert consumers == {"a": 1, "b": 2}

@@ -7,14 +7,9 @@ import re
 
 import pytest
 
-from tests.cli.test_rsq import rsq
+from tests.cli.kit import rsq
 
 ID = re.compile(r"@\d{13}-\d{12}")
-
-
-@pytest.fixture
-def url(pool_url: str) -> str:
-    return pool_url
 
 
 def test_a_delayed_message_is_listed_shown_and_cancelled(url: str) -> None:
