@@ -12,37 +12,39 @@ from tests.cli.kit import rsq
 ID = re.compile(r"@\d{13}-\d{12}")
 
 
-def test_a_delayed_message_is_listed_shown_and_cancelled(url: str) -> None:
-    pushed = rsq("push", "orders", "--delay", "2h", '{"n": 1}', '{"n": 2}', url=url)
+def test_a_delayed_message_is_listed_shown_and_cancelled(pool_url: str) -> None:
+    pushed = rsq("push", "orders", "--delay", "2h", '{"n": 1}', '{"n": 2}', url=pool_url)
     one, other = ID.findall(pushed.stdout)
 
-    listed = rsq("later", "list", "orders", url=url).stdout.splitlines()
+    listed = rsq("later", "list", "orders", url=pool_url).stdout.splitlines()
     assert [line.split()[0] for line in listed] == [one, other]
     assert all("in 2.0 h" in line for line in listed)
-    shown = json.loads(rsq("later", "show", "orders", one, "--json", url=url).stdout)
+    shown = json.loads(rsq("later", "show", "orders", one, "--json", url=pool_url).stdout)
     assert (shown["id"], shown["data"], shown["headers"]) == (one, '{"n":1}', {})
-    assert json.loads(rsq("stats", "orders", "--json", url=url).stdout or "{}") == {}  # no stream
+    assert (
+        json.loads(rsq("stats", "orders", "--json", url=pool_url).stdout or "{}") == {}
+    )  # no stream
 
-    assert rsq("later", "cancel", "orders", one, url=url).returncode == 0
-    again = rsq("later", "cancel", "orders", one, other, url=url)
+    assert rsq("later", "cancel", "orders", one, url=pool_url).returncode == 0
+    again = rsq("later", "cancel", "orders", one, other, url=pool_url)
     assert again.returncode == 1
     assert "cancelled: 1 scheduled message" in again.stdout
     assert one in again.stderr
-    assert rsq("later", "show", "orders", one, url=url).returncode == 1
-    assert "nothing is scheduled" in rsq("later", "list", "orders", url=url).stderr
+    assert rsq("later", "show", "orders", one, url=pool_url).returncode == 1
+    assert "nothing is scheduled" in rsq("later", "list", "orders", url=pool_url).stderr
 
 
-def test_purge_takes_what_is_due_before_a_date(url: str) -> None:
+def test_purge_takes_what_is_due_before_a_date(pool_url: str) -> None:
     for year in (2090, 2091, 2092):
-        rsq("push", "orders", "--at", f"{year}-01-01T00:00Z", str(year), url=url)
-    rsq("push", "orders", "1", url=url)
-    scheduled = json.loads(rsq("stats", "orders", "--json", url=url).stdout)["scheduled"]
+        rsq("push", "orders", "--at", f"{year}-01-01T00:00Z", str(year), url=pool_url)
+    rsq("push", "orders", "1", url=pool_url)
+    scheduled = json.loads(rsq("stats", "orders", "--json", url=pool_url).stdout)["scheduled"]
     assert scheduled == 3
 
     args = ("later", "purge", "orders", "--before", "2092-01-01T00:00+00:00")
-    assert "would be purged: 2" in rsq(*args, "--dry-run", url=url).stdout
-    assert "purged: 2 scheduled messages" in rsq(*args, url=url).stdout
-    left = rsq("later", "list", "orders", "--json", url=url).stdout
+    assert "would be purged: 2" in rsq(*args, "--dry-run", url=pool_url).stdout
+    assert "purged: 2 scheduled messages" in rsq(*args, url=pool_url).stdout
+    left = rsq("later", "list", "orders", "--json", url=pool_url).stdout
     assert json.loads(left)["due"] == "2092-01-01T00:00:00.000+00:00"
 
 
