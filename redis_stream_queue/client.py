@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 from ._log import log
 from ._names import prefixed
+from ._validate import Text, check
 from .connection import registry
 from .connection.endpoint import Endpoint, endpoint_from_url, make_endpoint
 from .connection.link import Channel, Command, Link, first_error
@@ -142,8 +143,7 @@ class StreamClient:
         return StreamClient._of(self.endpoint, self.prefix)
 
     def _setup(self, endpoint: Endpoint, prefix: str) -> None:
-        if not isinstance(prefix, str):
-            raise ConfigError(f"prefix must be text, got {prefix!r}.")
+        check("prefix", prefix, Text(empty=True))
         if endpoint.unverified and endpoint not in _said:
             _said.add(endpoint)
             log.warning(

@@ -6,9 +6,20 @@ import socket
 from dataclasses import dataclass
 
 from ._names import worker_name
+from ._validate import Maybe, Rule, Text, Whole, check_fields
 from .delivery.burial_mark import MOST_DELIVERIES
 from .delivery.fate import Policy
 from .exceptions import ConfigError
+
+_RULES: dict[str, Rule] = {
+    "group": Text(),
+    **dict.fromkeys(("worker_name", "dlq_stream", "dlq_group", "payload_field"), Maybe(Text())),
+    **dict.fromkeys(("batch_size", "max_stream_size"), Whole(1)),
+    "max_deliveries": Whole(1, MOST_DELIVERIES),
+    **dict.fromkeys(("block_ms", "min_idle_claim_ms"), Whole(0)),
+    **dict.fromkeys(("max_claim_passes", "max_payload_bytes", "dlq_max_len"), Maybe(Whole(1))),
+    **dict.fromkeys(("retry_delay_ms", "retry_max_delay_ms"), Maybe(Whole(0))),
+}
 
 
 @dataclass
@@ -53,27 +64,7 @@ class ConsumerConfig:
     max_payload_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        check_text("group", self.group)
-        for name in ("worker_name", "dlq_stream", "dlq_group", "payload_field"):
-            if getattr(self, name) is not None:
-                check_text(name, getattr(self, name))
-        for name in ("batch_size", "max_deliveries", "max_stream_size"):
-            check_number(name, getattr(self, name), 1)
-        if self.max_deliveries > MOST_DELIVERIES:
-            raise ConfigError(
-                f"max_deliveries must be {MOST_DELIVERIES:,} or less, got {self.max_deliveries:,}."
-            )
-        for name in ("block_ms", "min_idle_claim_ms"):
-            check_number(name, getattr(self, name), 0)
-        for name, least in (
-            ("max_claim_passes", 1),
-            ("max_payload_bytes", 1),
-            ("dlq_max_len", 1),
-            ("retry_delay_ms", 0),
-            ("retry_max_delay_ms", 0),
-        ):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), least)
+        check_fields(self, _RULES)
         if self.retry_max_delay_ms is not None and self.retry_max_delay_ms < self.first_retry_ms:
             first = "retry_delay_ms"
             if self.retry_delay_ms is None:
@@ -96,15 +87,3 @@ class ConsumerConfig:
     def policy(self) -> Policy:
         """The limits that fate() needs."""
         return Policy(self.group, self.min_idle_claim_ms, self.max_deliveries)
-
-
-def check_text(name: str, value: object) -> None:
-    """Raise ConfigError unless ``value`` is a non-empty text."""
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{name} must be a non-empty text, got {value!r}.")
-
-
-def check_number(name: str, value: object, least: int) -> None:
-    """Raise ConfigError unless ``value`` is a whole number of ``least`` or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be a whole number of {least} or more, got {value!r}.")

@@ -13,8 +13,9 @@ from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
 from ._log import log
+from ._validate import Text, check
 from .client import StreamClient, check_client
-from .config import ConsumerConfig, check_text
+from .config import ConsumerConfig
 from .connection.backoff import Backoff
 from .connection.link import OUTAGES
 from .delivery.batch import Work
@@ -72,7 +73,7 @@ class StreamConsumer:
         serializer: Serializer | None = None,
         error_hook: Callable[[BaseException, list[StreamMessage]], Any] | None = None,
     ) -> None:
-        check_text("stream", stream)
+        check("stream", stream, Text())
         check_client(client)
         if not isinstance(config, ConsumerConfig):
             raise ConfigError(

@@ -15,6 +15,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from ._validate import Whole, check
 from .client import StreamClient
 from .config import ConsumerConfig
 from .consumer import StreamConsumer as _StreamConsumer
@@ -76,10 +77,7 @@ class StreamConsumer:
         *,
         client: StreamClient | None = None,
     ) -> None:
-        if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
-            raise ConfigError(
-                f"max_retries must be a whole number of 0 or more, got {max_retries!r}."
-            )
+        check("max_retries", max_retries, Whole(0))
         self.stream_key = stream_key
         self.group_name = group_name
         self.consumer_name = consumer_name

@@ -15,8 +15,8 @@ from redis.exceptions import ResponseError
 
 from ._blocking import SyncLink, bounded
 from ._log import log
+from ._validate import Choice, Maybe, Text, Whole, check
 from .client import StreamClient, check_client
-from .config import check_number, check_text
 from .connection.link import OUTAGES
 from .connection.replies import text
 from .connection.scripts import BACKLOG
@@ -79,22 +79,16 @@ class StreamProducer:
         min_replicas: int = 0,
         replica_timeout_ms: int = 1000,
     ) -> None:
-        check_text("stream", stream)
+        check("stream", stream, Text())
         check_client(client)
-        if trim not in ("finished", "any"):
-            raise ConfigError(f"trim must be 'finished' or 'any', got {trim!r}.")
-        if max_len is not None and (type(max_len) is not int or max_len < 1):
-            raise ConfigError(
-                f"max_len must be a whole number of 1 or more, or None, got {max_len!r}."
-            )
+        check("trim", trim, Choice(("finished", "any")))
+        check("max_len", max_len, Maybe(Whole(1)))
+        check("max_payload_bytes", max_payload_bytes, Maybe(Whole(1)))
         self._client = client
         self.stream = stream
         self.group = group
         self.max_len = max_len
-        if max_payload_bytes is not None:
-            check_number("max_payload_bytes", max_payload_bytes, 1)
-        if max_scheduled is not None:
-            check_number("max_scheduled", max_scheduled, 1)
+        check("max_scheduled", max_scheduled, Maybe(Whole(1)))
         self.max_scheduled = max_scheduled
         self.serializer = for_stream(serializer or JsonSerializer(), client.key(stream))
         self.max_payload_bytes = max_payload_bytes

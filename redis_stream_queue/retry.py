@@ -11,8 +11,9 @@ from redis.exceptions import ResponseError
 
 from ._log import log
 from ._names import worker_name
+from ._validate import Text, check
 from .client import StreamClient
-from .config import ConsumerConfig, check_text
+from .config import ConsumerConfig
 from .connection.carrying import NotCarriedError, carry
 from .connection.link import OUTAGES
 from .delivery.burial_mark import MAX_DELIVERIES
@@ -47,7 +48,7 @@ class RetryHandler:
         serializer: Serializer | None = None,
         min_idle_ms: int = 10_000,
     ) -> None:
-        check_text("stream", stream)
+        check("stream", stream, Text())
         self._config = ConsumerConfig(
             group=group,
             max_deliveries=max_deliveries,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import re
 import ssl as tls
@@ -21,6 +20,7 @@ from redis.asyncio.connection import (
     parse_url,
 )
 
+from .._validate import Form, Maybe, Number, Rule, Switch, Text, Whole, check, did_you_mean
 from ..exceptions import ConfigError
 
 SCHEMES = (
@@ -145,6 +145,21 @@ _OURS = {
 _DRIVER = {"driver_info": _driver_info()} if "driver_info" in _OPTIONS else {}
 
 
+_RULES: dict[str, Rule] = {
+    "db": Whole(0),
+    "max_connections": Whole(1),
+    "pool_timeout": Maybe(Number(0), none="no limit"),
+    "socket_timeout": Maybe(Number(0, above=True), none="no limit"),
+    "socket_connect_timeout": Maybe(Number(0, above=True), none="no limit"),
+    **dict.fromkeys(
+        ("username", "password", "path", "service"), Maybe(Text(empty=True, secret=True))
+    ),
+    "client_name": Maybe(Form("[!-~]+", "visible ASCII characters without spaces")),
+    "ssl": Switch(),
+    "socket_keepalive": Switch(),
+}
+
+
 def make_endpoint(**settings: Any) -> Endpoint:
     """Endpoint from keyword arguments; the others are redis-py connection options.
 
@@ -152,30 +167,12 @@ def make_endpoint(**settings: Any) -> Endpoint:
     """
     if "nodes" in settings:
         settings["nodes"] = tuple((host, _whole(port)) for host, port in settings["nodes"])
+        for node in settings["nodes"]:
+            _check_node(*node)
     if "db" in settings:
         settings["db"] = _whole(settings["db"])
-    _check_numbers(settings)
-    for host, port in settings.get("nodes", ()):
-        if not isinstance(host, str) or not host:
-            raise ConfigError(f"host must be a non-empty text, got {host!r}.")
-        if re.search(r"[/@?#\s]", host):  # not quoted: it may be a URL with a password
-            raise ConfigError(
-                "host must be a name or an address, got something with one of '/', '@', '?', '#' "
-                "or a space in it. A URL goes to StreamClient.from_url()."
-            )
-        if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
-            raise ConfigError(f"port must be a whole number from 1 to 65535, got {port!r}.")
-    for name in ("username", "password", "client_name", "path", "service"):
-        if not isinstance(settings.get(name), str | None):
-            raise ConfigError(f"{name} must be text, got a {type(settings[name]).__name__}.")
-    client_name = settings.get("client_name")
-    if client_name is not None and not re.fullmatch(r"[!-~]+", client_name):
-        raise ConfigError(
-            f"client_name must be visible ASCII characters without spaces, got {client_name!r}."
-        )
-    for name in ("ssl", "socket_keepalive"):
-        if not isinstance(settings.get(name, False), bool):
-            raise ConfigError(f"{name} must be True or False, got {settings[name]!r}.")
+    for name in _RULES.keys() & settings.keys():
+        check(name, settings[name], _RULES[name])
     if (keepalive := settings.get("socket_keepalive_options")) is not None:
         if not isinstance(keepalive, dict):
             raise ConfigError(
@@ -185,14 +182,29 @@ def make_endpoint(**settings: Any) -> Endpoint:
         settings["socket_keepalive_options"] = tuple(sorted(keepalive.items()))
     known = {name: value for name, value in settings.items() if name in _FIELDS}
     extra = {n: v for n, v in settings.items() if n not in _FIELDS and n not in _OURS}
+    _check_options(extra, ssl=settings.get("ssl", False))
+    return Endpoint(**known, options=tuple(sorted(extra.items())))
+
+
+def _check_node(host: Any, port: Any) -> None:
+    check("host", host, Text())
+    if re.search(r"[/@?#\s]", host):  # not quoted: it may be a URL with a password
+        raise ConfigError(
+            "host must be a name or an address, got something with one of '/', '@', '?', '#' "
+            "or a space in it. A URL goes to StreamClient.from_url()."
+        )
+    check("port", port, Whole(1, 65535))
+
+
+def _check_options(extra: dict[str, Any], *, ssl: bool) -> None:
+    """Are they options of redis-py's connections?"""
     for name in extra:
         if name not in _OPTIONS:
-            close = difflib.get_close_matches(name, _OPTIONS | _FIELDS, 1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, _OPTIONS | _FIELDS)
             raise ConfigError(
                 f"{name!r} is no connection option of redis-py {redis.__version__}.{hint}"
             )
-        if name in _TLS_ONLY and not settings.get("ssl"):
+        if name in _TLS_ONLY and not ssl:
             raise ConfigError(f"{name!r} is for TLS: use rediss:// (or ssl=True), or leave it out.")
     try:
         hash(tuple(extra.values()))
@@ -200,31 +212,11 @@ def make_endpoint(**settings: Any) -> Endpoint:
         raise ConfigError(
             f"connection options {sorted(extra)} must be plain values (text, numbers)."
         ) from None
-    return Endpoint(**known, options=tuple(sorted(extra.items())))
-
-
-def _check_numbers(settings: dict[str, Any]) -> None:
-    for name, least in (("db", 0), ("max_connections", 1)):
-        _check_number(name, settings.get(name, least), int, least)
-    if settings.get("pool_timeout") is not None:
-        _check_number("pool_timeout", settings["pool_timeout"], (int, float), 0)
-    for name in ("socket_timeout", "socket_connect_timeout"):
-        value = settings.get(name)
-        if value is not None:
-            _check_number(name, value, (int, float), 0)
-            if value == 0:
-                raise ConfigError(f"{name} must be above 0 seconds, or None for no limit, got 0.")
 
 
 def _whole(value: Any) -> Any:
     """Ports and databases often come as text, out of the environment."""
     return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
-
-
-def _check_number(name: str, value: Any, kind: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
-        what = "a whole number" if kind is int else "a number"
-        raise ConfigError(f"{name} must be {what} of {least} or more, got {value!r}.")
 
 
 def endpoint_from_url(url: str, **settings: Any) -> Endpoint:

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 from redis.exceptions import ResponseError
 
 from .._log import log
+from .._validate import Text, check
 from ..client import StreamClient, check_client
-from ..config import check_text
 from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES, Command
 from ..connection.refusals import is_forbidden
@@ -43,7 +43,7 @@ class Mover:
     """
 
     def __init__(self, client: StreamClient, stream: str) -> None:
-        check_text("stream", stream)
+        check("stream", stream, Text())
         check_client(client)
         self.client = client
         self.stream = stream

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
-from ..exceptions import BacklogFull, ConfigError
+from .._validate import Maybe, Number, Whole, check
+from ..exceptions import BacklogFull
 
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.5
@@ -23,12 +23,8 @@ class Backlog:
     """
 
     def __init__(self, most: int | None, timeout_s: float | None) -> None:
-        if most is not None and (type(most) is not int or most < 1):
-            raise ConfigError(f"max_backlog must be 1 or more, or None, got {most!r}.")
-        if timeout_s is not None and (
-            type(timeout_s) not in (int, float) or math.isnan(timeout_s) or timeout_s < 0
-        ):
-            raise ConfigError(f"backlog_timeout_s must be 0 or more, or None, got {timeout_s!r}.")
+        check("max_backlog", most, Maybe(Whole(1)))
+        check("backlog_timeout_s", timeout_s, Maybe(Number()))
         self.most = most or 0
         self.timeout_s = timeout_s
         self.credit = 0

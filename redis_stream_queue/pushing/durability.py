@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .._validate import Whole, check
 from ..connection.link import Command, Link, first_error, run_script
 from ..connection.replies import text
 from ..connection.scripts import Script
-from ..exceptions import ConfigError, NotDurable
+from ..exceptions import NotDurable
 
 
 class Durability:
     """How many replicas must confirm, and how long they may take; min_replicas 0 = not asked."""
 
     def __init__(self, min_replicas: int, replica_timeout_ms: int) -> None:
-        for name, value, least in (
-            ("min_replicas", min_replicas, 0),
-            ("replica_timeout_ms", replica_timeout_ms, 1),
-        ):
-            if type(value) is not int or value < least:
-                raise ConfigError(f"{name} must be a whole number of {least} or more: {value!r}.")
+        check("min_replicas", min_replicas, Whole(0))
+        check("replica_timeout_ms", replica_timeout_ms, Whole(1))
         self.min_replicas = min_replicas
         self.replica_timeout_ms = replica_timeout_ms
 

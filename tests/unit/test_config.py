@@ -112,5 +112,5 @@ def test_drawn_worker_name() -> None:
 def test_max_deliveries_has_an_upper_bound() -> None:
     """Greater counts say that a burial has begun."""
     ConsumerConfig(group="g", max_deliveries=10**9 - 1)
-    with pytest.raises(ConfigError, match="max_deliveries must be 999,999,999 or less"):
+    with pytest.raises(ConfigError, match=r"^max_deliveries .* from 1 to 999,999,999"):
         ConsumerConfig(group="g", max_deliveries=10**9)

@@ -1,0 +1,148 @@
+"""One wording for wrong settings: a rule knows which values fit, and says what a value must be.
+
+>>> check("batch_size", 0, Whole(1))
+ConfigError: batch_size must be a whole number of 1 or more, got 0.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from .exceptions import ConfigError
+
+
+class Rule(Protocol):
+    """What a value must be; ``str(rule)`` says it."""
+
+    def fits(self, value: object) -> bool:
+        """Is it so?"""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from ``least`` to ``most`` (None = however great)."""
+
+    least: int
+    most: int | None = None
+
+    def fits(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return False
+        return self.least <= value and (self.most is None or value <= self.most)
+
+    def __str__(self) -> str:
+        if self.most is None:
+            return f"a whole number of {self.least} or more"
+        return f"a whole number from {self.least} to {self.most:,}"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of ``least`` or more. above: not ``least`` itself."""
+
+    least: float = 0
+    above: bool = False
+
+    def fits(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return value > self.least if self.above else value >= self.least  # (nan is neither)
+
+    def __str__(self) -> str:
+        return (
+            f"a number above {self.least:g}"
+            if self.above
+            else f"a number of {self.least:g} or more"
+        )
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text. empty: it may be. secret: what came instead is not shown."""
+
+    empty: bool = False
+    secret: bool = False
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, str) and (self.empty or bool(value))
+
+    def __str__(self) -> str:
+        return "text" if self.empty else "a non-empty text"
+
+
+@dataclass(frozen=True)
+class Form:
+    """Text that this regular expression matches as a whole. what: it in words."""
+
+    pattern: str
+    what: str
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
+
+    def __str__(self) -> str:
+        return self.what
+
+
+@dataclass(frozen=True)
+class Switch:
+    """True or False."""
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "True or False"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of these texts."""
+
+    names: tuple[str, ...]
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, str) and value in self.names
+
+    def __str__(self) -> str:
+        *others, last = map(repr, self.names)
+        return f"{', '.join(others)} or {last}"
+
+
+@dataclass(frozen=True)
+class Maybe:
+    """What the rule says, or None. none: what that means."""
+
+    rule: Rule
+    none: str = ""
+
+    def fits(self, value: object) -> bool:
+        return value is None or self.rule.fits(value)
+
+    def __str__(self) -> str:
+        return f"{self.rule}, or None{self.none and f' for {self.none}'}"
+
+
+def check(name: str, value: object, rule: Rule) -> None:
+    """Raise ConfigError unless the value fits."""
+    if not rule.fits(value):
+        inner = rule.rule if isinstance(rule, Maybe) else rule
+        secret = isinstance(inner, Text) and inner.secret
+        came = f"a {type(value).__name__}" if secret else repr(value)
+        raise ConfigError(f"{name} must be {rule}, got {came}.")
+
+
+def check_fields(settings: object, rules: Mapping[str, Rule]) -> None:
+    """The same for attributes of these names."""
+    for name, rule in rules.items():
+        check(name, getattr(settings, name), rule)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'group'?``, or nothing where no known name is close."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f" Did you mean {close[0]!r}?" if close else ""
