@@ -15,7 +15,7 @@ from ..scoreboard import DUMP_SIGNAL, Field
 from .limits import LONG_HANDLER_MS, Action, Limits, Vitals, judge, memory_limit_mb
 from .slots import Worker
 from .states import WorkerState
-from .supervisor import Workforce
+from .supervisor import Supervisor
 
 LIMITED_S = 0.1  # between two looks where a time limit is set
 UNLIMITED_S = 0.5
@@ -34,9 +34,9 @@ class Watch:
     """
 
     def __init__(
-        self, workforce: Workforce, limits: Limits, redis_ok_ms: Callable[[], int]
+        self, supervisor: Supervisor, limits: Limits, redis_ok_ms: Callable[[], int]
     ) -> None:
-        self._workforce = workforce
+        self._supervisor = supervisor
         self.interval_s = UNLIMITED_S if limits.time_limit_s is None else LIMITED_S
         self._limits = limits
         self._redis_ok_ms = redis_ok_ms
@@ -50,8 +50,8 @@ class Watch:
         weigh = self._limits.memory_mb is not None and now >= self._next_memory_ms
         if weigh:
             self._next_memory_ms = now + MEMORY_EVERY_MS
-            self._weighed = {w: self._weigh(w) for w in self._workforce.living()}
-        for worker in self._workforce.living():
+            self._weighed = {w: self._weigh(w) for w in self._supervisor.living()}
+        for worker in self._supervisor.living():
             if worker.state is WorkerState.STARTING or worker.killed:
                 continue
             vitals = self._vitals(worker, now, weighed=weigh)
@@ -64,7 +64,7 @@ class Watch:
                     )
                 case (Action.RETIRE, why) if not worker.retiring:
                     log.info("slot=%d pid=%d is replaced: %s", worker.slot, worker.pid, why)
-                    self._workforce.retire(worker)
+                    self._supervisor.retire(worker)
 
     def _limits_for(self, worker: Worker) -> Limits:
         limit_mb = self._limits.memory_mb
@@ -114,7 +114,7 @@ class Watch:
         log.error(
             "slot=%d pid=%d is killed: %s%s", worker.slot, worker.pid, why, stack and f"\n{stack}"
         )
-        self._workforce.kill(worker, f"{why}\n{stack}" if stack else why)
+        self._supervisor.kill(worker, f"{why}\n{stack}" if stack else why)
 
 
 class Weighed(NamedTuple):
@@ -143,12 +143,12 @@ def weighed(before: Weighed | None, used_mb: float | None, own_mb: int, since: i
     return Weighed(since, before.at_start_mb, used_mb)
 
 
-async def watch_loading(workforce: Workforce, target: str) -> NoReturn:
+async def watch_loading(supervisor: Supervisor, target: str) -> NoReturn:
     """Say which workers take long to load the app, and where they are: it may hang."""
     say_at_ms = SLOW_LOADING_MS
     while True:
         await asyncio.sleep(LOADING_LOOK_S)
-        loading = [w for w in workforce.living() if w.pid and not w.loaded and not w.told_to_go]
+        loading = [w for w in supervisor.living() if w.pid and not w.loaded and not w.told_to_go]
         slow_ms = max((mono_ms() - w.began_ms for w in loading), default=0)
         if not loading:
             say_at_ms = SLOW_LOADING_MS

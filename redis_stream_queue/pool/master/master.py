@@ -56,7 +56,7 @@ from .slots import Worker, nobody, snapshot
 from .spawner import Spawner
 from .startup import connect, prepare
 from .states import WorkerState
-from .supervisor import Workforce
+from .supervisor import Supervisor
 from .systemd import notify, watchdog_interval_s
 
 STATUS_S = 60.0
@@ -73,7 +73,7 @@ class Master:
         self.client = StreamClient.from_url(
             config.url, prefix=config.prefix, socket_timeout=COMMAND_TIMEOUT_S
         )
-        self.workforce = Workforce(
+        self.supervisor = Supervisor(
             config.workers,
             rows,
             spawner,
@@ -114,13 +114,13 @@ class Master:
         loop.add_signal_handler(signal.SIGQUIT, self._quit)
         loop.add_signal_handler(signal.SIGUSR1, self._say_status)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        self.workforce.on_message = self._heard
-        self.workforce.on_death = self._died
-        self.workforce.on_failure = self._fail
+        self.supervisor.on_message = self._heard
+        self.supervisor.on_death = self._died
+        self.supervisor.on_failure = self._fail
         if not _is_utf8(host := socket.gethostname()):
             log.warning("the host name %r is not UTF-8: consumer names show a '?' instead", host)
-        self.workforce.start()
-        self._task(watch_loading(self.workforce, self.config.target))
+        self.supervisor.start()
+        self._task(watch_loading(self.supervisor, self.config.target))
         self._task(self._connect())
         try:
             code = await self._over
@@ -141,7 +141,7 @@ class Master:
 
     def _fail(self, error: BaseException) -> None:
         if not self._over.done():
-            self.workforce.freeze()
+            self.supervisor.freeze()
             self._over.set_exception(error)
 
     async def _finish(self) -> None:
@@ -152,7 +152,7 @@ class Master:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
         self._draining = True
-        await self.workforce.kill_all()
+        await self.supervisor.kill_all()
         if self.recovery is not None and not self._quits:
             try:
                 async with asyncio.timeout(LAST_WORDS_S):
@@ -176,7 +176,7 @@ class Master:
             raise Failure(_exits.USAGE, str(error)) from None
         await self._connected.wait()
         group = await prepare(self.client, settings, self.config.connect_timeout_s)
-        self.recovery = Recovery(self.client, settings, self._rows, self.workforce.living)
+        self.recovery = Recovery(self.client, settings, self._rows, self.supervisor.living)
         self.upkeep = Upkeep(settings, group, self.recovery, self.config.workers)
         self.mover = mover_of(self.client, settings.stream)
         self.settings = settings
@@ -187,14 +187,14 @@ class Master:
             self.client.key(settings.stream),
             settings.consumer.group,
             self.client.endpoint,
-            len(self.workforce.slots),
+            len(self.supervisor.slots),
             "no stream" if dlq_stream is None else self.client.key(dlq_stream),
         )
         if loaded.settings.get("worker_name") is not None:
             log.warning(
                 "worker_name is left out: in a pool each life of a worker has a name of its own"
             )
-        for worker in self.workforce.living():
+        for worker in self.supervisor.living():
             if worker.loaded:
                 self._task(self._let_start(worker))
         self._start_clocks(self.upkeep)
@@ -207,7 +207,7 @@ class Master:
             self.config.max_memory_per_child_mb,
             self.config.graceful_timeout_s,
         )
-        watch = Watch(self.workforce, limits, upkeep.redis_ok_ms)
+        watch = Watch(self.supervisor, limits, upkeep.redis_ok_ms)
         self._task(upkeep.every(watch.interval_s, "watching", watch.look))
         self._task(upkeep.every(STATUS_S, "status", self._status_tick))
         self._task(upkeep.every(METRICS_S, "metrics", self._metrics_tick))
@@ -267,9 +267,9 @@ class Master:
             self._ready(worker)
         elif isinstance(message, Retire):
             log.debug("slot=%d pid=%d is replaced: %s", worker.slot, worker.pid, message.why)
-            self.workforce.retire(worker)
+            self.supervisor.retire(worker)
         elif isinstance(message, Leaving):
-            self.workforce.leaving(worker, message.threads)
+            self.supervisor.leaving(worker, message.threads)
         elif isinstance(message, Fatal):
             self._fail(Failure(_exits.REDIS, message.error))
         elif isinstance(message, GroupLost):
@@ -293,7 +293,7 @@ class Master:
         worker.loaded = True
         worker.own_mb = message.memory_mb
         self._check_memory_limit(message.memory_mb)
-        self.workforce.introduced(worker, message.pid)
+        self.supervisor.introduced(worker, message.pid)
         if self.settings is not None:
             self._task(self._let_start(worker))
         elif not self._setting_up:
@@ -316,7 +316,7 @@ class Master:
     def _load_failed(self, worker: Worker, message: LoadFailed) -> None:
         text = f"cannot load {message.what!r}: {message.error}"
         worker.told_to_go = True
-        if self.workforce.ever_ready:
+        if self.supervisor.ever_ready:
             if text != self._load_error:  # once: it is tried again and again
                 self._load_error = text
                 log.error("slot=%d %s", worker.slot, text)
@@ -324,13 +324,13 @@ class Master:
             self._fail(Failure(_exits.LOAD_FAILED, text))
 
     def _ready(self, worker: Worker) -> None:
-        first = not self.workforce.ever_ready
+        first = not self.supervisor.ever_ready
         self._load_error = ""
-        self.workforce.ready(worker)
+        self.supervisor.ready(worker)
         log.debug("slot=%d pid=%d ready as %s", worker.slot, worker.pid, worker.consumer)
         if first and self.upkeep is not None:
             self.upkeep.sweep_soon(0)
-        if self.workforce.all_ready and not self._announced:
+        if self.supervisor.all_ready and not self._announced:
             self._announced = True
             log.info("ready after %.2f s", (mono_ms() - self._started_ms) / 1000)
             notify("READY=1", f"STATUS={self.metrics()}")
@@ -346,7 +346,7 @@ class Master:
         suspects = nobody if interrupted else worker.suspects(one_at_a_time=one_at_a_time)
         reading = not interrupted and not worker.busy
         death = Death(worker.consumer, mono_ms(), suspects, why, reading)
-        slot = self.workforce.slots[worker.slot]
+        slot = self.supervisor.slots[worker.slot]
         if worker in slot.lives:  # else its row may be another one's by now
             death.unconfirmed, death.confirm = unconfirmed(worker.row), slot.confirm
         self.recovery.died(death)
@@ -357,16 +357,16 @@ class Master:
     def metrics(self) -> PoolMetrics:
         """What the pool has done so far; no Redis call."""
         return snapshot(
-            self.workforce.slots,
+            self.supervisor.slots,
             started_ms=self._started_ms,
-            replaced=self.workforce.replaced,
+            replaced=self.supervisor.replaced,
             buried=self.recovery.buried if self.recovery else 0,
             acked=self._acked,
             scheduled=self.mover.lateness.metrics() if self.mover else LatenessMetrics(),
         )
 
     async def _metrics_tick(self) -> None:
-        self.workforce.note_background()
+        self.supervisor.note_background()
         self.metrics()
 
     async def _status_tick(self) -> None:
@@ -393,14 +393,14 @@ class Master:
             self.drain(_exits.OK)
 
     def _reload(self) -> None:
-        if self._draining or not self.workforce.ever_ready:
+        if self._draining or not self.supervisor.ever_ready:
             log.warning("SIGHUP: ignored, the pool is not running")
             return
         log.info(
             "SIGHUP: replacing the workers with fresh code, one by one once the first is ready"
         )
         notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        self.workforce.reload()
+        self.supervisor.reload()
         notify("READY=1")
 
     def _quit(self) -> None:
@@ -415,18 +415,18 @@ class Master:
         self._draining = True
         self._exit_code = exit_code
         notify("STOPPING=1", "STATUS=draining")
-        self.workforce.send_all_away()
+        self.supervisor.send_all_away()
         self._task(self._until_drained())
 
     async def _until_drained(self) -> None:
         try:
             async with asyncio.timeout(self.config.graceful_timeout_s):
-                await self.workforce.until_all_gone()
+                await self.supervisor.until_all_gone()
         except TimeoutError:
-            busy = [str(w.slot) for w in self.workforce.living() if w.busy]
+            busy = [str(w.slot) for w in self.supervisor.living() if w.busy]
             if busy:
                 log.warning("graceful timeout: giving back what slots %s run", ", ".join(busy))
-            for worker in self.workforce.living():
+            for worker in self.supervisor.living():
                 if worker.leaving_since_ms:
                     log.warning(
                         "graceful timeout: slot=%d waits for %s", worker.slot, worker.waits_for

@@ -32,7 +32,7 @@ REFILL_S = 0.02
 ORPHANS_S = 3.0
 
 
-class Workforce:
+class Supervisor:
     """N slots, each with at most one living worker.
 
     spec: what a new worker is told at its fork.
