@@ -27,7 +27,7 @@ SLOW_LOADING_MS = 10_000
 MOST_FRAMES = 8  # the innermost; then come those of the import system, and ours
 
 
-class Watch:
+class HealthCheck:
     """Looks at every worker, every ``interval_s``.
 
     redis_ok_ms: for how long Redis has answered the master without a break.

@@ -28,7 +28,7 @@ ROLE_S = 1.0
 JITTER = 0.1
 
 
-class Upkeep:
+class Maintenance:
     """What has to be done for a group again and again."""
 
     def __init__(

@@ -48,9 +48,9 @@ from ..protocol import (
 from ..scoreboard import Field, Rows
 from ..totals import unconfirmed
 from .burst import Burst
-from .health import Watch, watch_loading
+from .health import HealthCheck, watch_loading
 from .limits import Limits, memory_limit_mb
-from .maintenance import Upkeep
+from .maintenance import Maintenance
 from .recovery import Death, Recovery
 from .slots import Worker, nobody, snapshot
 from .spawner import Spawner
@@ -87,7 +87,7 @@ class Master:
         )
         self.settings: Settings | None = None
         self.recovery: Recovery | None = None
-        self.upkeep: Upkeep | None = None
+        self.maintenance: Maintenance | None = None
         self.mover: Mover | None = None
         self._rows = rows
         self._started_ms = mono_ms()
@@ -177,7 +177,7 @@ class Master:
         await self._connected.wait()
         group = await prepare(self.client, settings, self.config.connect_timeout_s)
         self.recovery = Recovery(self.client, settings, self._rows, self.supervisor.living)
-        self.upkeep = Upkeep(settings, group, self.recovery, self.config.workers)
+        self.maintenance = Maintenance(settings, group, self.recovery, self.config.workers)
         self.mover = mover_of(self.client, settings.stream)
         self.settings = settings
         dlq_stream = settings.consumer.dlq_stream
@@ -197,24 +197,24 @@ class Master:
         for worker in self.supervisor.living():
             if worker.loaded:
                 self._task(self._let_start(worker))
-        self._start_clocks(self.upkeep)
+        self._start_clocks(self.maintenance)
 
-    def _start_clocks(self, upkeep: Upkeep) -> None:
-        for clock in upkeep.clocks():
+    def _start_clocks(self, maintenance: Maintenance) -> None:
+        for clock in maintenance.clocks():
             self._task(clock)
         limits = Limits(
             self.config.time_limit_s,
             self.config.max_memory_per_child_mb,
             self.config.graceful_timeout_s,
         )
-        watch = Watch(self.supervisor, limits, upkeep.redis_ok_ms)
-        self._task(upkeep.every(watch.interval_s, "watching", watch.look))
-        self._task(upkeep.every(STATUS_S, "status", self._status_tick))
-        self._task(upkeep.every(METRICS_S, "metrics", self._metrics_tick))
+        check = HealthCheck(self.supervisor, limits, maintenance.redis_ok_ms)
+        self._task(maintenance.every(check.interval_s, "watching", check.look))
+        self._task(maintenance.every(STATUS_S, "status", self._status_tick))
+        self._task(maintenance.every(METRICS_S, "metrics", self._metrics_tick))
         if self.mover is not None:
             self._task(self.mover.run())
         if (interval_s := watchdog_interval_s()) is not None:
-            self._task(upkeep.every(interval_s, "watchdog", self._feed_watchdog))
+            self._task(maintenance.every(interval_s, "watchdog", self._feed_watchdog))
         if self.config.burst:
             self._task(self._burst())
 
@@ -273,21 +273,21 @@ class Master:
         elif isinstance(message, Fatal):
             self._fail(Failure(_exits.REDIS, message.error))
         elif isinstance(message, GroupLost):
-            if self.upkeep is not None:
-                self._task(self.upkeep.restore_group())
-        elif self.recovery is None or self.upkeep is None:
+            if self.maintenance is not None:
+                self._task(self.maintenance.restore_group())
+        elif self.recovery is None or self.maintenance is None:
             return
         elif isinstance(message, Free):
             self.recovery.offers.answer(worker, message.taken, message.company)
         elif isinstance(message, Declined):
             self.recovery.offers.declined(worker, message.ids)
-            self.upkeep.sweep_soon(0)
-            self.upkeep.look_at_deaths()
+            self.maintenance.sweep_soon(0)
+            self.maintenance.look_at_deaths()
         elif isinstance(message, Retrying):
             self.recovery.remember(message.id, message.error)
-            self.upkeep.sweep_soon(message.due_in_ms + 1)
+            self.maintenance.sweep_soon(message.due_in_ms + 1)
         elif isinstance(message, Released):
-            self.upkeep.sweep_soon(0)
+            self.maintenance.sweep_soon(0)
 
     def _loaded(self, worker: Worker, message: Loaded) -> None:
         worker.loaded = True
@@ -328,8 +328,8 @@ class Master:
         self._load_error = ""
         self.supervisor.ready(worker)
         log.debug("slot=%d pid=%d ready as %s", worker.slot, worker.pid, worker.consumer)
-        if first and self.upkeep is not None:
-            self.upkeep.sweep_soon(0)
+        if first and self.maintenance is not None:
+            self.maintenance.sweep_soon(0)
         if self.supervisor.all_ready and not self._announced:
             self._announced = True
             log.info("ready after %.2f s", (mono_ms() - self._started_ms) / 1000)
@@ -339,7 +339,7 @@ class Master:
 
     def _died(self, worker: Worker, why: str) -> None:
         """Note what was in its handler's hands while the row still says so."""
-        if self.recovery is None or self.upkeep is None or not worker.consumer:
+        if self.recovery is None or self.maintenance is None or not worker.consumer:
             return
         interrupted = self._draining  # by us: what it ran is given back uncounted
         one_at_a_time = bool(self.settings and self.settings.one_at_a_time)
@@ -350,7 +350,7 @@ class Master:
         if worker in slot.lives:  # else its row may be another one's by now
             death.unconfirmed, death.confirm = unconfirmed(worker.row), slot.confirm
         self.recovery.died(death)
-        self.upkeep.look_at_deaths()
+        self.maintenance.look_at_deaths()
 
     # -- metrics -------------------------------------------------------------------------------
 
