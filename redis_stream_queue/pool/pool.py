@@ -15,7 +15,7 @@ from .config import PoolConfig
 from .master.spawner import Spawner
 from .master.systemd import notify
 from .metrics import PoolMetrics
-from .scoreboard import Rows
+from .scoreboard import Scoreboard
 
 if TYPE_CHECKING:
     from .master.master import Master
@@ -48,15 +48,15 @@ class Pool:
             config = replace(config, url=server.url)
         with contextlib.ExitStack() as stack:
             try:
-                rows = Rows()
-                spawner = stack.enter_context(contextlib.closing(Spawner(rows)))
+                scoreboard = Scoreboard()
+                spawner = stack.enter_context(contextlib.closing(Spawner(scoreboard)))
                 spawner.start_before_loop()
             except OSError as error:
                 log.error("cannot start: %s", error)
                 return _exits.FAILURE
             from .master.master import Master  # now: workers need none of it, and start meanwhile
 
-            self._master = Master(config, spawner, rows)
+            self._master = Master(config, spawner, scoreboard)
             return self._run(self._master)
 
     def _run(self, master: Master) -> int:

@@ -1,4 +1,4 @@
-"""Shared memory: one row per worker life, written by the worker and read by the master.
+"""The scoreboard: shared memory, one row per worker life; the worker writes, the master reads.
 
 Neither needs a system call for it. A row outlives its worker, so after a crash it still says what
 was running and what was counted. Every field is one aligned 64-bit word; times are milliseconds of
@@ -95,14 +95,14 @@ class Row:
             self._words[self._base + word] = 0
 
 
-class Rows:
-    """All rows, in memory that parent and children share through a file descriptor."""
+class Scoreboard:
+    """The rows of all lives, in memory that parent and children share through a file descriptor."""
 
     def __init__(self, fd: int | None = None) -> None:
         size = (MAX_ROWS + 1) * ROW_WORDS * WORD
         if fd is None:
             # Sealed, or a worker that cuts it off would take all others and the master along.
-            fd = os.memfd_create("rsq-rows", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            fd = os.memfd_create("rsq-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fd, size)
             seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)

@@ -23,11 +23,11 @@ from .._log import log
 from . import _linux, signals
 from .pipe import MAX_MESSAGE
 from .protocol import Exited, Fork, Forked, ForkFailed, decode, encode
-from .scoreboard import Rows
+from .scoreboard import Scoreboard
 from .worker.process import worker_main
 
 
-def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:
+def template_main(sock: socket.socket, scoreboard_fd: int) -> NoReturn:
     """Serve fork requests until the master is gone."""
     _linux.set_process_name("rsq-template")
     sock.setblocking(True)
@@ -51,7 +51,7 @@ def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:
                         os._exit(0)
                     request = decode(raw)
                     if isinstance(request, Fork):
-                        _fork(request, fds, sock, selector, (wake_r, wake_w), rows_fd)
+                        _fork(request, fds, sock, selector, (wake_r, wake_w), scoreboard_fd)
                 else:
                     os.read(wake_r, 4096)
                     _reap(sock)
@@ -59,13 +59,13 @@ def template_main(sock: socket.socket, rows_fd: int) -> NoReturn:
         os._exit(0)
 
 
-def exec_main(sock_fd: int, rows_fd: int, ignored: str) -> NoReturn:
+def exec_main(sock_fd: int, scoreboard_fd: int, ignored: str) -> NoReturn:
     """The same in a fresh process. ignored: signals that the master was started with ignored."""
-    for fd in (sock_fd, rows_fd):
+    for fd in (sock_fd, scoreboard_fd):
         os.set_inheritable(fd, False)
     for number in ignored.split():
         signal.signal(int(number), signal.SIG_IGN)
-    template_main(socket.socket(fileno=sock_fd), rows_fd)
+    template_main(socket.socket(fileno=sock_fd), scoreboard_fd)
 
 
 def _fork(
@@ -74,7 +74,7 @@ def _fork(
     sock: socket.socket,
     selector: selectors.BaseSelector,
     wakeup: tuple[int, int],
-    rows_fd: int,
+    scoreboard_fd: int,
 ) -> None:
     try:
         if len(pipe_fds) < 2:  # the kernel drops what there is no room for
@@ -100,12 +100,12 @@ def _fork(
         for fd in wakeup:
             os.close(fd)
         random.seed()
-        rows = Rows(rows_fd)
+        scoreboard = Scoreboard(scoreboard_fd)
         control, metrics = pipe_fds
         code = worker_main(
             socket.socket(fileno=control),
             Connection(metrics, readable=False),
-            rows,
+            scoreboard,
             request.slot,
             request.spec,
         )

@@ -216,7 +216,7 @@ class PoolWorker(Actor):
         )
         self.pool = pool
         row_number = pool.lives % 1000
-        row = pool.rows.row(row_number)
+        row = pool.scoreboard.row(row_number)
         row.clear()
         self.inbox: list[Any] = []
         name = f"{GROUP}_{pool.label}{slot}_{pool.lives}"
@@ -231,7 +231,7 @@ class PoolWorker(Actor):
         }
         self.worker: Any = pool_worker.Worker(
             None,  # type: ignore[arg-type]
-            pool.rows,
+            pool.scoreboard,
             row_number,
             settings,
             self.handler(world.style),
@@ -354,8 +354,8 @@ class Pool:
         self.world = world
         self.label = "AB"[number]
         self.process = world.process(f"master {self.label}")
-        self.rows = world.rows[number]
-        self.rows.offers_waiting = 0
+        self.scoreboard = world.scoreboards[number]
+        self.scoreboard.offers_waiting = 0
         self.lives = world.lives[number]
         self.records: list[Record] = []
         self.consumer = world.consumer_config(MIN_IDLE_MS[number])
@@ -363,7 +363,7 @@ class Pool:
         settings = Settings(
             STREAM, self.consumer, world.batch_size, False, world.style == "one by one"
         )
-        self.recovery = Recovery(client, settings, self.rows, lambda: self.records)
+        self.recovery = Recovery(client, settings, self.scoreboard, lambda: self.records)
         self.retention = Retention(self.recovery.pending, world.max_stream_size)
         self.group = ConsumerGroup(client, STREAM, GROUP)
 

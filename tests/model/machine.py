@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from redis_stream_queue.delivery.sightings import LOOK_MS, WATCH_MS
 from redis_stream_queue.group import ConsumerGroup
-from redis_stream_queue.pool.scoreboard import Rows
+from redis_stream_queue.pool.scoreboard import Scoreboard
 
 from .actors import Pool, PoolWorker
 from .book import AGE, GROUP, SLOW, STREAM
@@ -46,7 +46,7 @@ class Messages(RuleBasedStateMachine):
 
     server: redis.Redis
     url: str
-    rows: list[Rows]
+    scoreboards: list[Scoreboard]
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Messages(RuleBasedStateMachine):
         messages=st.integers(1, 6),
     )
     def begin(self, messages: int, **shape: Any) -> None:
-        self.world = World(self.server, self.url, self.rows, self.clock, **shape)
+        self.world = World(self.server, self.url, self.scoreboards, self.clock, **shape)
         self.stack.callback(self.world.dispose)
         self.push(messages, False, None)
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from redis_stream_queue import dlq
 from redis_stream_queue.connection import scripts
-from redis_stream_queue.pool.scoreboard import Rows
+from redis_stream_queue.pool.scoreboard import Scoreboard
 from redis_stream_queue.pool.worker import loop as pool_worker
 from tests.support.servers import Server
 
@@ -33,19 +33,19 @@ def model_server(_no_process_left: None) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def all_rows() -> list[Rows]:
-    return [Rows(), Rows()]
+def scoreboards() -> list[Scoreboard]:
+    return [Scoreboard(), Scoreboard()]
 
 
 @pytest.fixture
 def machine(
-    model_server: Server, all_rows: list[Rows], monkeypatch: pytest.MonkeyPatch
+    model_server: Server, scoreboards: list[Scoreboard], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[type[Messages]]:
     monkeypatch.setattr(pool_worker, "BLOCK_MS", 0)
     log = logging.getLogger("redis_stream_queue")
     monkeypatch.setattr(log, "disabled", True)
     with model_server.client(decode_responses=True) as client:
-        bound = {"server": client, "url": model_server.url, "rows": all_rows}
+        bound = {"server": client, "url": model_server.url, "scoreboards": scoreboards}
         yield type("Messages", (Messages,), bound)
 
 

@@ -12,7 +12,7 @@ from redis_stream_queue import (
     StreamClient,
     StreamProducer,
 )
-from redis_stream_queue.pool.scoreboard import Rows
+from redis_stream_queue.pool.scoreboard import Scoreboard
 
 from .actors import MIN_IDLE_MS, Actor, Alone, Hand, Pool, PoolWorker
 from .book import DLQ, GROUP, STREAM, Book
@@ -28,11 +28,16 @@ class World:
     """Everything in one example."""
 
     def __init__(
-        self, server: redis.Redis, url: str, rows: list[Rows], clock: Clock, **shape: Any
+        self,
+        server: redis.Redis,
+        url: str,
+        scoreboards: list[Scoreboard],
+        clock: Clock,
+        **shape: Any,
     ) -> None:
         self.server = server
         self.url = url
-        self.rows = rows
+        self.scoreboards = scoreboards
         self.clock = clock
         self.lives = [0, 1000]
         self.style: str = shape["style"]

@@ -11,7 +11,7 @@ import msgpack
 import pytest
 
 from redis_stream_queue.pool import protocol
-from redis_stream_queue.pool.scoreboard import Rows
+from redis_stream_queue.pool.scoreboard import Scoreboard
 from tests.support.waiting import wait_until
 
 from .conftest import StartPool
@@ -21,16 +21,16 @@ APP = """
 import mmap, os, subprocess, time
 from redis_stream_queue import per_message, stream_handler
 
-def rows():
+def scoreboard():
     for fd in map(int, os.listdir("/proc/self/fd")):
         try:
-            if "rsq-rows" in os.readlink(f"/proc/self/fd/{fd}"):
+            if "rsq-scoreboard" in os.readlink(f"/proc/self/fd/{fd}"):
                 return fd
         except OSError:
             pass
 
 def words():
-    fd = rows()
+    fd = scoreboard()
     return memoryview(mmap.mmap(fd, os.fstat(fd).st_size)).cast("Q")
 
 def nonsense(*fields):
@@ -44,9 +44,9 @@ def nonsense(*fields):
 def handler(message):
     what = message.data
     if what == "shorter":
-        os.ftruncate(rows(), 0)
+        os.ftruncate(scoreboard(), 0)
     elif what == "longer":
-        os.ftruncate(rows(), 10**7)
+        os.ftruncate(scoreboard(), 10**7)
     elif what == "held":
         nonsense(7, 9)  # how many it holds, and when it renewed
         w = words()
@@ -114,12 +114,12 @@ def _is_open(fd: int) -> bool:
 
 
 def test_the_shared_rows_keep_their_size() -> None:
-    rows = Rows()
-    size = os.fstat(rows.fd).st_size
+    scoreboard = Scoreboard()
+    size = os.fstat(scoreboard.fd).st_size
     for wrong in (0, size - 1, size + 1):
         with pytest.raises(PermissionError):
-            os.ftruncate(rows.fd, wrong)
-    assert not os.get_inheritable(rows.fd)
+            os.ftruncate(scoreboard.fd, wrong)
+    assert not os.get_inheritable(scoreboard.fd)
 
 
 @pytest.mark.parametrize("value", [None, "x", -1.5, {"a": 1}, [1], 2**63, b"\xff"])

@@ -13,7 +13,7 @@ from redis_stream_queue.pool.master.offers import MOST_LASTS, PATIENCE_MS, Due, 
 from redis_stream_queue.pool.master.slots import Worker
 from redis_stream_queue.pool.master.states import WorkerState
 from redis_stream_queue.pool.protocol import Nothing, Take
-from redis_stream_queue.pool.scoreboard import Field, Rows
+from redis_stream_queue.pool.scoreboard import Field, Scoreboard
 
 
 class Pipe:
@@ -32,12 +32,12 @@ class Scene:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
         self.now_ms = 1_000_000
         monkeypatch.setattr(module, "mono_ms", lambda: self.now_ms)
-        self.rows = Rows()
+        self.scoreboard = Scoreboard()
         self.workers = [self._worker(number) for number in range(workers)]
-        self.offers = Offers(self.rows, lambda: self.workers, lambda _: "")
+        self.offers = Offers(self.scoreboard, lambda: self.workers, lambda _: "")
 
     def _worker(self, number: int) -> Worker:
-        row = self.rows.row(number)
+        row = self.scoreboard.row(number)
         row[Field.BATCH] = 10
         pipe: Any = Pipe()
         return Worker(number, 1, number, row, pipe, state=WorkerState.READY)
@@ -73,7 +73,7 @@ def test_a_worker_whose_turn_it_is_to_read_new_ones_is_offered_nothing_until_it_
     scene.add("1-0")
     scene.offers.dispatch()
     assert scene.taken() == [[], []]
-    assert scene.rows.offers_waiting == 1
+    assert scene.scoreboard.offers_waiting == 1
     scene.offers.answer(scene.workers[1], 0)
     assert scene.taken() == [[], ["1-0"]]
 

@@ -1,10 +1,10 @@
-"""Shared rows: what a worker writes, others see."""
+"""The scoreboard: what a worker writes, others see."""
 
 from __future__ import annotations
 
 import pytest
 
-from redis_stream_queue.pool.scoreboard import MOMENT_MS, Field, Rows
+from redis_stream_queue.pool.scoreboard import MOMENT_MS, Field, Scoreboard
 
 NOW_MS = 1_000_000
 EARLIER_MS = NOW_MS - MOMENT_MS - 1
@@ -22,15 +22,15 @@ EARLIER_MS = NOW_MS - MOMENT_MS - 1
     ],
 )
 def test_someone_idle(read_at: int, busy_since: int, busy_until: int, idle: bool) -> None:
-    rows = Rows()
-    busy, other = rows.row(0), rows.row(7)
+    scoreboard = Scoreboard()
+    busy, other = scoreboard.row(0), scoreboard.row(7)
     busy[Field.READ_AT] = busy[Field.BUSY_SINCE] = EARLIER_MS
     other[Field.READ_AT], other[Field.BUSY_SINCE] = read_at, busy_since
     other[Field.BUSY_UNTIL] = busy_until
-    assert rows.someone_idle(NOW_MS) is idle
+    assert scoreboard.someone_idle(NOW_MS) is idle
 
 
 def test_the_last_row_counts_too() -> None:
-    rows = Rows()
-    rows.row(1023)[Field.READ_AT] = EARLIER_MS
-    assert rows.someone_idle(NOW_MS)
+    scoreboard = Scoreboard()
+    scoreboard.row(1023)[Field.READ_AT] = EARLIER_MS
+    assert scoreboard.someone_idle(NOW_MS)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_stream_queue.metrics import ConsumerMeter
-from redis_stream_queue.pool.scoreboard import COUNTERS, Rows
+from redis_stream_queue.pool.scoreboard import COUNTERS, Scoreboard
 from redis_stream_queue.pool.standard_streams import StandardStreams
 from redis_stream_queue.pool.totals import (
     MAX_COUNT,
@@ -24,7 +24,7 @@ from redis_stream_queue.pool.totals import (
     of_row,
     unconfirmed,
 )
-from redis_stream_queue.pool.worker.reporting import RowHooks
+from redis_stream_queue.pool.worker.reporting import ReportingHooks
 
 COUNTS = st.integers(0, MAX_COUNT - 1)
 TOTALS = st.fixed_dictionaries(dict.fromkeys(NAMES, COUNTS))
@@ -105,7 +105,7 @@ def test_what_is_not_known_does_not_hide_the_rest() -> None:
 
 
 def test_the_row_has_every_counter() -> None:
-    row = Rows().row(3)
+    row = Scoreboard().row(3)
     for number, counter in enumerate(COUNTERS, 1):
         row[counter] = number
     assert of_row(row) == dict(zip(NAMES, range(1, len(NAMES) + 1), strict=True))
@@ -116,9 +116,9 @@ def test_what_was_asked_and_not_counted_is_counted_once(
     batches: list[int], data: st.DataObject
 ) -> None:
     """A worker is killed between any two of its writes; Redis has done the last command or not."""
-    row = Rows().row(0)
+    row = Scoreboard().row(0)
     streams = StandardStreams()
-    hooks = RowHooks(row, "work", lambda _: None, lambda _: False, streams, gives_back=True)
+    hooks = ReportingHooks(row, "work", lambda _: None, lambda _: False, streams, gives_back=True)
     meter = ConsumerMeter()
     last = data.draw(st.integers(0, len(batches) - 1))
     for number, count in enumerate(batches[: last + 1]):
@@ -138,9 +138,9 @@ def test_what_was_asked_and_not_counted_is_counted_once(
 
 
 def test_a_burial_that_came_to_nothing_is_not_in_doubt() -> None:
-    row = Rows().row(0)
+    row = Scoreboard().row(0)
     streams = StandardStreams()
-    hooks = RowHooks(row, "work", lambda _: None, lambda _: False, streams, gives_back=True)
+    hooks = ReportingHooks(row, "work", lambda _: None, lambda _: False, streams, gives_back=True)
     hooks.burying("5-0", 1)
     assert [u.name for u in unconfirmed(row)] == ["dead"]
     hooks.counted(ConsumerMeter())  # somebody else had taken it

@@ -45,7 +45,7 @@ from ..protocol import (
     Retrying,
     Start,
 )
-from ..scoreboard import Field, Rows
+from ..scoreboard import Field, Scoreboard
 from ..totals import unconfirmed
 from .burst import Burst
 from .health import HealthCheck, watch_loading
@@ -68,14 +68,14 @@ CANCEL_AGAIN_S = 0.5
 class Master:
     """Runs one pool; see the module's text."""
 
-    def __init__(self, config: PoolConfig, spawner: Spawner, rows: Rows) -> None:
+    def __init__(self, config: PoolConfig, spawner: Spawner, scoreboard: Scoreboard) -> None:
         self.config = config
         self.client = StreamClient.from_url(
             config.url, prefix=config.prefix, socket_timeout=COMMAND_TIMEOUT_S
         )
         self.supervisor = Supervisor(
             config.workers,
-            rows,
+            scoreboard,
             spawner,
             {
                 "target": config.target,
@@ -89,7 +89,7 @@ class Master:
         self.recovery: Recovery | None = None
         self.maintenance: Maintenance | None = None
         self.mover: Mover | None = None
-        self._rows = rows
+        self._scoreboard = scoreboard
         self._started_ms = mono_ms()
         self._acked = RateWindow()
         self._draining = False
@@ -176,7 +176,7 @@ class Master:
             raise Failure(_exits.USAGE, str(error)) from None
         await self._connected.wait()
         group = await prepare(self.client, settings, self.config.connect_timeout_s)
-        self.recovery = Recovery(self.client, settings, self._rows, self.supervisor.living)
+        self.recovery = Recovery(self.client, settings, self._scoreboard, self.supervisor.living)
         self.maintenance = Maintenance(settings, group, self.recovery, self.config.workers)
         self.mover = mover_of(self.client, settings.stream)
         self.settings = settings

@@ -16,7 +16,7 @@ from ...delivery.burial_mark import MAX_DELIVERIES
 from ...delivery.fate import Fate
 from ...delivery.pending import Offer
 from ..protocol import Nothing, Take
-from ..scoreboard import Field, Rows
+from ..scoreboard import Field, Scoreboard
 from .slots import Worker
 
 LATE_MS = 3000  # so late a worker may still carry out what it was offered
@@ -64,11 +64,11 @@ class Offers:
 
     def __init__(
         self,
-        rows: Rows,
+        scoreboard: Scoreboard,
         workers: Callable[[], Iterable[Worker]],
         known_error: Callable[[str], str],
     ) -> None:
-        self._rows = rows
+        self._scoreboard = scoreboard
         self._workers = workers
         self._known_error = known_error
         self._waiting: deque[Due] = deque()
@@ -116,7 +116,7 @@ class Offers:
     def dispatch(self) -> None:
         """Offer what is due to idle workers, and note how much is left for those who ask."""
         now = mono_ms()
-        self._rows.offers_waiting = len(self._waiting)  # before looking who is idle
+        self._scoreboard.offers_waiting = len(self._waiting)  # before looking who is idle
         idle = [worker for worker in self._workers() if worker.idle_now(now)]
         # Last come those that let an offer pass, or have not been heard of for longest.
         for worker in sorted(idle, key=lambda w: (w.passive, -w.row[Field.READ_AT])):
@@ -124,7 +124,7 @@ class Offers:
                 if (take := self._take_for(worker, now)) is None:
                     break
                 worker.channel.send(take)
-        self._rows.offers_waiting = len(self._waiting)
+        self._scoreboard.offers_waiting = len(self._waiting)
 
     def answer(self, worker: Worker, taken: int, company: int = 0) -> None:
         """A worker asks before it reads; taken, company: see Free."""
@@ -134,7 +134,7 @@ class Offers:
         self._risky.pop(worker, None)
         if worker.channel is not None:
             worker.channel.send(self._take_for(worker, mono_ms(), company) or Nothing())
-        self._rows.offers_waiting = len(self._waiting)
+        self._scoreboard.offers_waiting = len(self._waiting)
 
     def declined(self, worker: Worker, ids: list[str]) -> None:
         """A worker had begun something else: what it was offered is free again."""

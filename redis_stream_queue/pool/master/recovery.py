@@ -28,7 +28,7 @@ from ...delivery.sightings import NOT_WATCHED_MS, WATCH_MS
 from ...delivery.sweep import PAGE, Sweep, offer
 from ...message import PendingEntry
 from ..config import Settings
-from ..scoreboard import Field, Rows
+from ..scoreboard import Field, Scoreboard
 from ..totals import Unconfirmed
 from .offers import Due, Offers
 from .slots import Worker
@@ -72,7 +72,7 @@ class Recovery:
         self,
         client: StreamClient,
         settings: Settings,
-        rows: Rows,
+        scoreboard: Scoreboard,
         workers: Callable[[], Iterable[Worker]],
     ) -> None:
         self.settings = settings
@@ -81,7 +81,7 @@ class Recovery:
             client, settings.stream, settings.consumer.group, settings.consumer.payload_field
         )
         self.undertaker = Holdings(client, settings.stream, settings.consumer)
-        self.offers = Offers(rows, workers, self.undertaker.burial.known_error)
+        self.offers = Offers(scoreboard, workers, self.undertaker.burial.known_error)
         self._workers = workers
         self._sweep = Sweep(self.pending, self.policy, self._owner)
         self._sweeping = asyncio.Lock()

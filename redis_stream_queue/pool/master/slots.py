@@ -1,4 +1,4 @@
-"""Who exists: one record per worker life, and what the shared rows say about it."""
+"""Who exists: one record per worker life, and what the scoreboard says about it."""
 
 from __future__ import annotations
 

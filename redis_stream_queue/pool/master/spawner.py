@@ -23,19 +23,19 @@ from .. import _linux, metrics_pipe, pipe, signals
 from ..directory import started_in
 from ..orphans import Orphans
 from ..protocol import Exited, Fork, Forked, ForkFailed, Message, decode, encode
-from ..scoreboard import Rows
+from ..scoreboard import Scoreboard
 from ..template import template_main
 
 # The arguments and the path are the master's, as the first template has them. Our own modules are
 # found before any file of the app's: its directory comes last while they are imported.
 TEMPLATE = """
 import sys
-_, sock, rows, ignored, here, path, *sys.argv = sys.argv
+_, sock, scoreboard, ignored, here, path, *sys.argv = sys.argv
 path = path.split("\\n")
 sys.path[:] = sorted(path, key=lambda directory: directory in ("", here))
 from redis_stream_queue.pool.template import exec_main
 sys.path[:] = path
-exec_main(int(sock), int(rows), ignored)
+exec_main(int(sock), int(scoreboard), ignored)
 """
 
 
@@ -46,8 +46,8 @@ class Spawner:
     on_template_death() are called in the loop.
     """
 
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
+    def __init__(self, scoreboard: Scoreboard) -> None:
+        self.scoreboard = scoreboard
         self.template_pid = 0
         self.directory = started_in()
         self.orphans = Orphans()
@@ -80,7 +80,7 @@ class Spawner:
         pid = os.fork()
         if pid == 0:
             mine.close()
-            template_main(theirs, self.rows.fd)
+            template_main(theirs, self.scoreboard.fd)
         theirs.close()
         self._sock, self.template_pid = mine, pid
         self.templates.add(pid)
@@ -90,7 +90,7 @@ class Spawner:
         here = self.directory if os.path.isdir(self.directory) else None
         path = [here if here and entry == self._started_in else entry for entry in self._path]
         mine, theirs = pipe.pair()
-        fds = (theirs.fileno(), self.rows.fd)
+        fds = (theirs.fileno(), self.scoreboard.fd)
         ignored = " ".join(map(str, self._ignored))
         options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         try:

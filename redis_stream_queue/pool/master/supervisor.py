@@ -17,7 +17,7 @@ from ...exceptions import RedisStreamError
 from ..metrics_pipe import Reports
 from ..pipe import Channel
 from ..protocol import Drain, Message
-from ..scoreboard import MAX_ROWS, Rows
+from ..scoreboard import MAX_ROWS, Scoreboard
 from .slots import Slot, Worker
 from .spawner import Spawner, how_it_ended
 from .states import WorkerState
@@ -39,14 +39,16 @@ class Supervisor:
     on_message(worker, message), on_death(worker, why), on_failure(error): called in the loop.
     """
 
-    def __init__(self, count: int, rows: Rows, spawner: Spawner, spec: dict[str, Any]) -> None:
+    def __init__(
+        self, count: int, scoreboard: Scoreboard, spawner: Spawner, spec: dict[str, Any]
+    ) -> None:
         self.slots = [Slot(number) for number in range(count)]
         self.replaced = 0
         self.ever_ready = False
         self.on_message: Callable[[Worker, Message], None] = lambda *_: None
         self.on_death: Callable[[Worker, str], None] = lambda *_: None
         self.on_failure: Callable[[RedisStreamError | Failure], None] = lambda _: None
-        self._rows = rows
+        self._scoreboard = scoreboard
         self._free_rows = deque(range(MAX_ROWS))
         self._spawner = spawner
         self._spec = spec
@@ -96,7 +98,7 @@ class Supervisor:
             self._free_rows.append(row_number)
             return None
         sock, reader = pipes
-        row = self._rows.row(row_number)
+        row = self._scoreboard.row(row_number)
         reports = Reports(reader, f"slot={slot.number}")
         worker = Worker(slot.number, slot.lives_so_far, row_number, row, reports=reports)
         worker.code = self._reloads

@@ -38,11 +38,11 @@ from ..protocol import (
     Retire,
     Take,
 )
-from ..scoreboard import Field, Rows
+from ..scoreboard import Field, Scoreboard
 from ..standard_streams import StandardStreams
 from .batch_size import batch_size
 from .main_thread import MainThread
-from .reporting import RowHooks
+from .reporting import ReportingHooks
 
 BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within two seconds
 FREE_WAIT_S = 0.1
@@ -59,7 +59,7 @@ class Worker:
     def __init__(
         self,
         sock: socket.socket,
-        rows: Rows,
+        scoreboard: Scoreboard,
         row_number: int,
         settings: dict[str, Any],
         handler: Handler,
@@ -72,16 +72,16 @@ class Worker:
         limit_decoding: Callable[[Decode], Decode],
     ) -> None:
         self._sock = sock
-        self._rows = rows
-        self._row = rows.row(row_number)
+        self._scoreboard = scoreboard
+        self._row = scoreboard.row(row_number)
         fixed = settings["batch_size"]
         concurrency = handler.concurrency if isinstance(handler, PerMessage) else 1
         self._batch = batch_size(fixed, concurrency)
-        self._hooks = RowHooks(
+        self._hooks = ReportingHooks(
             self._row,
             settings["stream"],
             self._send,
-            rows.someone_idle,
+            scoreboard.someone_idle,
             streams,
             gives_back=fixed is None,
             side_by_side=concurrency > 1,
@@ -185,7 +185,7 @@ class Worker:
             return True
         self._row[Field.ONLY_NEW] = 0  # first: who adds offers from now on sees it
         only_new = False
-        if self._rows.offers_waiting:
+        if self._scoreboard.offers_waiting:
             only_new = not self._is_turn_of_offers()
             if not only_new and await self._ask_for_offers():
                 return False
@@ -278,13 +278,13 @@ class Worker:
         newly_handled = self._observe(work.handled)
         if self._draining or self._hooks.overruns:
             return 0  # let the batch end
-        if self._rows.offers_waiting and self._lanes == 1:
+        if self._scoreboard.offers_waiting and self._lanes == 1:
             return 0
         return min(self._batch.more(newly_handled, work.waiting, work.lanes), self._room())
 
     async def _fetch(self, count: int) -> list[StreamMessage]:
         """More for the lanes that are free: first what waits for a worker."""
-        if not (self._rows.offers_waiting and self._is_turn_of_offers()):
+        if not (self._scoreboard.offers_waiting and self._is_turn_of_offers()):
             return await self.session.read(count, 0)
         self._room_beside = count
         try:

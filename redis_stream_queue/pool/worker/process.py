@@ -32,7 +32,7 @@ from ..protocol import (
     decode,
     encode,
 )
-from ..scoreboard import DUMP_SIGNAL, Field, Row, Rows
+from ..scoreboard import DUMP_SIGNAL, Field, Row, Scoreboard
 from ..standard_streams import StandardStreams, make_unclosable
 from ..totals import of_row
 from .loop import Worker
@@ -45,7 +45,11 @@ MASTER_FIRST_S = 5.0
 
 
 def worker_main(
-    sock: socket.socket, metrics: Connection, rows: Rows, slot: int, spec: dict[str, Any]
+    sock: socket.socket,
+    metrics: Connection,
+    scoreboard: Scoreboard,
+    slot: int,
+    spec: dict[str, Any],
 ) -> int:
     """One worker life, from just after the fork to the exit code."""
     _linux.set_process_name(f"rsq-worker-{slot}")
@@ -54,7 +58,7 @@ def worker_main(
     streams = StandardStreams()
     make_unclosable()
     logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}", slot)
-    row = rows.row(spec["row"])
+    row = scoreboard.row(spec["row"])
     _answer_stack_dumps(row)
     enter_again(spec["directory"])
     loading = spec["target"]
@@ -79,7 +83,7 @@ def worker_main(
     main_thread = MainThread()
     worker = Worker(
         sock,
-        rows,
+        scoreboard,
         spec["row"],
         start.settings,
         handler,

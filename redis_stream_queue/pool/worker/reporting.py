@@ -1,4 +1,4 @@
-"""RowHooks: keeps a worker's shared row, and tells the master what it should know at once."""
+"""ReportingHooks: keeps a worker's shared row, and tells the master what it should know at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to 
 LONG_OVERRUN_MS = 250  # and to anybody: a worker of another host may be idle
 
 
-class RowHooks(Hooks):
+class ReportingHooks(Hooks):
     """Keeps this worker's shared row, and tells the master what it should know at once.
 
     someone_idle: is another worker idle at this time (ms of mono_ms())?
