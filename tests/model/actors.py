@@ -21,8 +21,7 @@ from redis_stream_queue.group import ConsumerGroup
 from redis_stream_queue.message import StreamMessage
 from redis_stream_queue.pool.config import Settings
 from redis_stream_queue.pool.master.recovery import Death, Recovery
-from redis_stream_queue.pool.master.slots import Worker as Record
-from redis_stream_queue.pool.master.slots import nobody
+from redis_stream_queue.pool.master.slots import WorkerRecord, nobody
 from redis_stream_queue.pool.master.states import WorkerState
 from redis_stream_queue.pool.protocol import Declined, Free, Retrying, Take
 from redis_stream_queue.pool.worker import loop as pool_worker
@@ -246,7 +245,9 @@ class PoolWorker(Actor):
         self.worker._channel = self
         self.holdings = self.worker.session.holdings
         self.watch_batches(self.worker._hooks)
-        self.record = Record(slot, pool.lives, row_number, row, _Pipe(self.inbox), consumer=name)
+        self.record = WorkerRecord(
+            slot, pool.lives, row_number, row, _Pipe(self.inbox), consumer=name
+        )
         self.record.state = WorkerState.READY
         row[pool_worker.Field.BATCH] = world.batch_size or 1
         pool.records.append(self.record)
@@ -357,7 +358,7 @@ class Pool:
         self.scoreboard = world.scoreboards[number]
         self.scoreboard.offers_waiting = 0
         self.lives = world.lives[number]
-        self.records: list[Record] = []
+        self.records: list[WorkerRecord] = []
         self.consumer = world.consumer_config(MIN_IDLE_MS[number])
         client = StreamClient.from_url(world.url)
         settings = Settings(
@@ -367,7 +368,7 @@ class Pool:
         self.retention = Retention(self.recovery.pending, world.max_stream_size)
         self.group = ConsumerGroup(client, STREAM, GROUP)
 
-    def heard(self, record: Record, message: Any) -> None:
+    def heard(self, record: WorkerRecord, message: Any) -> None:
         if isinstance(message, Free):
             self.recovery.offers.answer(record, message.taken, message.company)
         elif isinstance(message, Declined):

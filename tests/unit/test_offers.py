@@ -10,7 +10,7 @@ from redis_stream_queue.delivery.fate import Fate
 from redis_stream_queue.delivery.pending import Offer
 from redis_stream_queue.pool.master import offers as module
 from redis_stream_queue.pool.master.offers import MOST_LASTS, PATIENCE_MS, Due, Offers
-from redis_stream_queue.pool.master.slots import Worker
+from redis_stream_queue.pool.master.slots import WorkerRecord
 from redis_stream_queue.pool.master.states import WorkerState
 from redis_stream_queue.pool.protocol import Nothing, Take
 from redis_stream_queue.pool.scoreboard import Field, Scoreboard
@@ -36,11 +36,11 @@ class Scene:
         self.workers = [self._worker(number) for number in range(workers)]
         self.offers = Offers(self.scoreboard, lambda: self.workers, lambda _: "")
 
-    def _worker(self, number: int) -> Worker:
+    def _worker(self, number: int) -> WorkerRecord:
         row = self.scoreboard.row(number)
         row[Field.BATCH] = 10
         pipe: Any = Pipe()
-        return Worker(number, 1, number, row, pipe, state=WorkerState.READY)
+        return WorkerRecord(number, 1, number, row, pipe, state=WorkerState.READY)
 
     def add(self, entry_id: str, *, last: bool = False, suspect: bool = False) -> None:
         offer = Offer(entry_id, "gone", 2, 0, 3)
@@ -55,7 +55,7 @@ class Scene:
             for w in self.workers
         ]
 
-    def _sent(self, worker: Worker) -> list[Any]:
+    def _sent(self, worker: WorkerRecord) -> list[Any]:
         assert isinstance(worker.channel, Pipe)
         return worker.channel.sent
 

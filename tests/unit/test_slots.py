@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redis_stream_queue.pool.master.slots import Worker
+from redis_stream_queue.pool.master.slots import WorkerRecord
 from redis_stream_queue.pool.scoreboard import Field, Scoreboard
 
 
@@ -21,7 +21,7 @@ def test_what_a_worker_holds(
     busy_since: int, busy_until: int, read_at: int, holds: bool, may_hold: bool
 ) -> None:
     """What is done but not acknowledged is nobody else's: it would be run or buried once more."""
-    worker = Worker(0, 1, 0, Scoreboard().row(0))
+    worker = WorkerRecord(0, 1, 0, Scoreboard().row(0))
     worker.row.set_id(Field.FIRST_MS, "5-0")
     worker.row.set_id(Field.LAST_MS, "7-0")
     worker.row[Field.BUSY_SINCE], worker.row[Field.BUSY_UNTIL] = busy_since, busy_until

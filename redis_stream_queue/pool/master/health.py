@@ -13,7 +13,7 @@ from ..._log import log
 from .._linux import memory_mb
 from ..scoreboard import DUMP_SIGNAL, Field
 from .limits import LONG_HANDLER_MS, Action, Limits, Vitals, judge, memory_limit_mb
-from .slots import Worker
+from .slots import WorkerRecord
 from .states import WorkerState
 from .supervisor import Supervisor
 
@@ -41,8 +41,8 @@ class HealthCheck:
         self._limits = limits
         self._redis_ok_ms = redis_ok_ms
         self._next_memory_ms = 0
-        self._named: dict[Worker, int] = {}
-        self._weighed: dict[Worker, Weighed] = {}
+        self._named: dict[WorkerRecord, int] = {}
+        self._weighed: dict[WorkerRecord, Weighed] = {}
 
     async def look(self) -> None:
         """One round over all workers."""
@@ -66,13 +66,13 @@ class HealthCheck:
                     log.info("slot=%d pid=%d is replaced: %s", worker.slot, worker.pid, why)
                     self._supervisor.retire(worker)
 
-    def _limits_for(self, worker: Worker) -> Limits:
+    def _limits_for(self, worker: WorkerRecord) -> Limits:
         limit_mb = self._limits.memory_mb
         if limit_mb is None:
             return self._limits
         return self._limits._replace(memory_mb=memory_limit_mb(limit_mb, worker.own_mb))
 
-    def _weigh(self, worker: Worker) -> Weighed:
+    def _weigh(self, worker: WorkerRecord) -> Weighed:
         return weighed(
             self._weighed.get(worker),
             memory_mb(worker.pid),
@@ -80,7 +80,7 @@ class HealthCheck:
             worker.row[Field.MESSAGE_SINCE],
         )
 
-    def _vitals(self, worker: Worker, now: int, *, weighed: bool) -> Vitals:
+    def _vitals(self, worker: WorkerRecord, now: int, *, weighed: bool) -> Vitals:
         row = worker.row
         since, read_at = row[Field.MESSAGE_SINCE], row[Field.READ_AT]
         memory = self._weighed.get(worker) if weighed else None
@@ -94,7 +94,7 @@ class HealthCheck:
             leaving_ms=now - worker.leaving_since_ms if worker.leaving_since_ms else 0,
         )
 
-    def _name_long_handler(self, worker: Worker, vitals: Vitals) -> None:
+    def _name_long_handler(self, worker: WorkerRecord, vitals: Vitals) -> None:
         """Once for each message: nothing is killed without a limit, but somebody should know."""
         since = worker.row[Field.MESSAGE_SINCE]
         if vitals.message_ms > LONG_HANDLER_MS and self._named.get(worker) != since:
@@ -109,7 +109,7 @@ class HealthCheck:
                 vitals.message_ms // 1000,
             )
 
-    async def _kill(self, worker: Worker, why: str) -> None:
+    async def _kill(self, worker: WorkerRecord, why: str) -> None:
         stack = await dump_stack(worker)
         log.error(
             "slot=%d pid=%d is killed: %s%s", worker.slot, worker.pid, why, stack and f"\n{stack}"
@@ -164,7 +164,7 @@ async def watch_loading(supervisor: Supervisor, target: str) -> NoReturn:
             )
 
 
-async def dump_stack(worker: Worker) -> str:
+async def dump_stack(worker: WorkerRecord) -> str:
     """Where a worker's threads are now, as faulthandler prints it; "" if it cannot tell."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # whatever the worker has there by now
     try:

@@ -52,7 +52,7 @@ from .health import HealthCheck, watch_loading
 from .limits import Limits, memory_limit_mb
 from .maintenance import Maintenance
 from .recovery import Death, Recovery
-from .slots import Worker, nobody, snapshot
+from .slots import WorkerRecord, nobody, snapshot
 from .spawner import Spawner
 from .startup import connect, prepare
 from .states import WorkerState
@@ -218,7 +218,7 @@ class Master:
         if self.config.burst:
             self._task(self._burst())
 
-    async def _let_start(self, worker: Worker) -> None:
+    async def _let_start(self, worker: WorkerRecord) -> None:
         """Give a loaded worker its name and its settings."""
         assert self.settings is not None
         assert self.recovery is not None
@@ -258,7 +258,7 @@ class Master:
 
     # -- what workers say ----------------------------------------------------------------------
 
-    def _heard(self, worker: Worker, message: Message) -> None:
+    def _heard(self, worker: WorkerRecord, message: Message) -> None:
         if isinstance(message, Loaded):
             self._loaded(worker, message)
         elif isinstance(message, LoadFailed):
@@ -289,7 +289,7 @@ class Master:
         elif isinstance(message, Released):
             self.maintenance.sweep_soon(0)
 
-    def _loaded(self, worker: Worker, message: Loaded) -> None:
+    def _loaded(self, worker: WorkerRecord, message: Loaded) -> None:
         worker.loaded = True
         worker.own_mb = message.memory_mb
         self._check_memory_limit(message.memory_mb)
@@ -313,7 +313,7 @@ class Master:
             memory_limit_mb(limit_mb, own_mb),
         )
 
-    def _load_failed(self, worker: Worker, message: LoadFailed) -> None:
+    def _load_failed(self, worker: WorkerRecord, message: LoadFailed) -> None:
         text = f"cannot load {message.what!r}: {message.error}"
         worker.told_to_go = True
         if self.supervisor.ever_ready:
@@ -323,7 +323,7 @@ class Master:
         else:
             self._fail(Failure(_exits.LOAD_FAILED, text))
 
-    def _ready(self, worker: Worker) -> None:
+    def _ready(self, worker: WorkerRecord) -> None:
         first = not self.supervisor.ever_ready
         self._load_error = ""
         self.supervisor.ready(worker)
@@ -337,7 +337,7 @@ class Master:
         if self.recovery is not None:
             self.recovery.offers.dispatch()
 
-    def _died(self, worker: Worker, why: str) -> None:
+    def _died(self, worker: WorkerRecord, why: str) -> None:
         """Note what was in its handler's hands while the row still says so."""
         if self.recovery is None or self.maintenance is None or not worker.consumer:
             return

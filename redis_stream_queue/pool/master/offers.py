@@ -17,7 +17,7 @@ from ...delivery.fate import Fate
 from ...delivery.pending import Offer
 from ..protocol import Nothing, Take
 from ..scoreboard import Field, Scoreboard
-from .slots import Worker
+from .slots import WorkerRecord
 
 LATE_MS = 3000  # so late a worker may still carry out what it was offered
 PATIENCE_MS = 60_000  # a last delivery waits no longer for others to end
@@ -65,7 +65,7 @@ class Offers:
     def __init__(
         self,
         scoreboard: Scoreboard,
-        workers: Callable[[], Iterable[Worker]],
+        workers: Callable[[], Iterable[WorkerRecord]],
         known_error: Callable[[str], str],
     ) -> None:
         self._scoreboard = scoreboard
@@ -74,7 +74,7 @@ class Offers:
         self._waiting: deque[Due] = deque()
         self._ids: set[str] = set()  # of what waits
         self._under_way: dict[str, int] = {}  # id -> until when its worker may still take it
-        self._risky: dict[Worker, list[Due]] = {}  # what workers have of these
+        self._risky: dict[WorkerRecord, list[Due]] = {}  # what workers have of these
         self._counts: Counter[bool] = Counter()  # waiting last deliveries, by exclusive
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class Offers:
                 worker.channel.send(take)
         self._scoreboard.offers_waiting = len(self._waiting)
 
-    def answer(self, worker: Worker, taken: int, company: int = 0) -> None:
+    def answer(self, worker: WorkerRecord, taken: int, company: int = 0) -> None:
         """A worker asks before it reads; taken, company: see Free."""
         if taken < worker.offers:
             return  # one is on its way: that is the answer
@@ -136,7 +136,7 @@ class Offers:
             worker.channel.send(self._take_for(worker, mono_ms(), company) or Nothing())
         self._scoreboard.offers_waiting = len(self._waiting)
 
-    def declined(self, worker: Worker, ids: list[str]) -> None:
+    def declined(self, worker: WorkerRecord, ids: list[str]) -> None:
         """A worker had begun something else: what it was offered is free again."""
         worker.offered_until_ms = 0
         for entry_id in ids:
@@ -144,7 +144,7 @@ class Offers:
         if worker in self._risky:
             self._risky[worker] = [d for d in self._risky[worker] if d.offer.id not in ids]
 
-    def _take_for(self, worker: Worker, now_ms: int, company: int = 0) -> Take | None:
+    def _take_for(self, worker: WorkerRecord, now_ms: int, company: int = 0) -> Take | None:
         index = self._first_allowed(now_ms)
         if index is None:
             return None
@@ -190,7 +190,7 @@ class Offers:
         return None
 
 
-def _may_run(worker: Worker, dues: list[Due], now_ms: int) -> bool:
+def _may_run(worker: WorkerRecord, dues: list[Due], now_ms: int) -> bool:
     """Does this worker have them in hand, or may it still take them?"""
     patience_ms = LATE_MS if worker.passive else 0
     on_its_way = now_ms < worker.offered_until_ms + patience_ms

@@ -31,7 +31,7 @@ from ..config import Settings
 from ..scoreboard import Field, Scoreboard
 from ..totals import Unconfirmed
 from .offers import Due, Offers
-from .slots import Worker
+from .slots import WorkerRecord
 
 PAGES_PER_TICK = 4
 REST = 4  # times as long as looking at them took
@@ -73,7 +73,7 @@ class Recovery:
         client: StreamClient,
         settings: Settings,
         scoreboard: Scoreboard,
-        workers: Callable[[], Iterable[Worker]],
+        workers: Callable[[], Iterable[WorkerRecord]],
     ) -> None:
         self.settings = settings
         self.policy = settings.consumer.policy
@@ -87,7 +87,7 @@ class Recovery:
         self._sweeping = asyncio.Lock()
         self._burying = asyncio.Lock()
         self._deaths: dict[str, Death] = {}
-        self._mates: dict[str, Worker] = {}
+        self._mates: dict[str, WorkerRecord] = {}
         self._unrenewed: set[str] = set()  # consumers whose leases Redis does not renew for us
 
     # -- what the master asks ------------------------------------------------------------------

@@ -23,7 +23,7 @@ def nobody(_: str) -> bool:
 
 
 @dataclass(eq=False)
-class Worker:
+class WorkerRecord:
     """One life of one slot."""
 
     slot: int
@@ -113,14 +113,14 @@ class Slot:
     """
 
     number: int
-    lives: list[Worker] = field(default_factory=list)
+    lives: list[WorkerRecord] = field(default_factory=list)
     lives_so_far: int = 0
     failed_starts: int = 0
     past: Totals = field(default_factory=dict)
     past_snapshots: int = 0
 
     @property
-    def active(self) -> Worker | None:
+    def active(self) -> WorkerRecord | None:
         """The life that works or is about to; None while the slot needs a new one."""
         for worker in reversed(self.lives):
             if worker.state in (WorkerState.STARTING, WorkerState.READY):
@@ -140,7 +140,7 @@ class Slot:
         """How many snapshots have come through the pipes."""
         return self.past_snapshots + sum(w.reports.snapshots for w in self.lives if w.reports)
 
-    def remove(self, worker: Worker) -> None:
+    def remove(self, worker: WorkerRecord) -> None:
         """A life has ended: keep its counters, and clear its row for another one."""
         if worker.reports is not None:
             worker.reports.close()

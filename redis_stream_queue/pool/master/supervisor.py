@@ -18,7 +18,7 @@ from ..metrics_pipe import Reports
 from ..pipe import Channel
 from ..protocol import Drain, Message
 from ..scoreboard import MAX_ROWS, Scoreboard
-from .slots import Slot, Worker
+from .slots import Slot, WorkerRecord
 from .spawner import Spawner, how_it_ended
 from .states import WorkerState
 
@@ -45,8 +45,8 @@ class Supervisor:
         self.slots = [Slot(number) for number in range(count)]
         self.replaced = 0
         self.ever_ready = False
-        self.on_message: Callable[[Worker, Message], None] = lambda *_: None
-        self.on_death: Callable[[Worker, str], None] = lambda *_: None
+        self.on_message: Callable[[WorkerRecord, Message], None] = lambda *_: None
+        self.on_death: Callable[[WorkerRecord, str], None] = lambda *_: None
         self.on_failure: Callable[[RedisStreamError | Failure], None] = lambda _: None
         self._scoreboard = scoreboard
         self._free_rows = deque(range(MAX_ROWS))
@@ -56,7 +56,7 @@ class Supervisor:
         self._leaving = False
         self._all_gone = asyncio.Event()
         self._changed = asyncio.Event()
-        self._to_retire: deque[Worker] = deque()
+        self._to_retire: deque[WorkerRecord] = deque()
         self._retiring: asyncio.Task[None] | None = None
         self._reloading = False
         self._reloads = 0  # so often was fresh code asked for
@@ -85,7 +85,7 @@ class Supervisor:
         if not self._leaving and slot.active is None:
             self._begin_life(slot)
 
-    def _begin_life(self, slot: Slot) -> Worker | None:
+    def _begin_life(self, slot: Slot) -> WorkerRecord | None:
         slot.lives_so_far += 1
         row_number = self._free_rows.popleft()
         spec = {**self._spec, "row": row_number}
@@ -100,7 +100,7 @@ class Supervisor:
         sock, reader = pipes
         row = self._scoreboard.row(row_number)
         reports = Reports(reader, f"slot={slot.number}")
-        worker = Worker(slot.number, slot.lives_so_far, row_number, row, reports=reports)
+        worker = WorkerRecord(slot.number, slot.lives_so_far, row_number, row, reports=reports)
         worker.code = self._reloads
         slot.lives.append(worker)
         worker.channel = Channel(
@@ -139,12 +139,12 @@ class Supervisor:
                     self.send_away(worker)
                 return
 
-    def introduced(self, worker: Worker, pid: int) -> None:
+    def introduced(self, worker: WorkerRecord, pid: int) -> None:
         """A worker says who it is; a template that was replaced may not have told."""
         if worker.pid == 0:
             self._forked(worker.slot, worker.life, pid)
 
-    def ready(self, worker: Worker) -> None:
+    def ready(self, worker: WorkerRecord) -> None:
         """A worker reads messages now."""
         worker.go(WorkerState.READY)
         self.slots[worker.slot].failed_starts = 0
@@ -153,7 +153,7 @@ class Supervisor:
         self._template_ends.reset()
         self._changed.set()
 
-    def leaving(self, worker: Worker, threads: list[str]) -> None:
+    def leaving(self, worker: WorkerRecord, threads: list[str]) -> None:
         """A worker handles nothing more; it ends when its threads and processes have."""
         worker.go(WorkerState.DRAINING)
         worker.leaving_since_ms = mono_ms()
@@ -170,7 +170,7 @@ class Supervisor:
         """Does every slot have a worker that reads messages?"""
         return all(s.active and s.active.state is WorkerState.READY for s in self.slots)
 
-    def living(self) -> list[Worker]:
+    def living(self) -> list[WorkerRecord]:
         """The workers there are, in any state but GONE."""
         return [worker for slot in self.slots for worker in slot.lives]
 
@@ -199,7 +199,7 @@ class Supervisor:
             asyncio.get_running_loop().call_later(REFILL_S, self._fill, slot)
         self._check_all_gone()
 
-    def _remove(self, worker: Worker, why: str) -> Slot:
+    def _remove(self, worker: WorkerRecord, why: str) -> Slot:
         worker.go(WorkerState.GONE)
         if worker.channel is not None:
             worker.channel.close()
@@ -221,18 +221,18 @@ class Supervisor:
         pause_s = min(RESTART_FIRST_S * 2 ** min(slot.failed_starts, 10), RESTART_LONGEST_S)
         asyncio.get_running_loop().call_later(pause_s, self._fill, slot)
 
-    def _pipe_ended(self, worker: Worker) -> None:
+    def _pipe_ended(self, worker: WorkerRecord) -> None:
         if worker.pid == 0 and not self._spawner.template_pid:
             self._never_forked(worker)
         elif worker.pid == 0:  # its Forked may be on its way, or went to a template that is gone
             asyncio.get_running_loop().call_later(FORKED_WAIT_S, self._never_forked, worker)
 
-    def _never_forked(self, worker: Worker) -> None:
+    def _never_forked(self, worker: WorkerRecord) -> None:
         if worker.pid == 0 and worker in self.slots[worker.slot].lives:
             self._fill(self._remove(worker, "never started"))
             self._check_all_gone()
 
-    def kill(self, worker: Worker, why: str) -> None:
+    def kill(self, worker: WorkerRecord, why: str) -> None:
         """End a worker now; ``why`` becomes its cause of death."""
         if not worker.killed and worker.pid:
             worker.killed = why
@@ -242,7 +242,7 @@ class Supervisor:
         """The pool ends: nothing is started or replaced any more."""
         self._leaving = True
 
-    def send_away(self, worker: Worker) -> None:
+    def send_away(self, worker: WorkerRecord) -> None:
         """Ask a worker to finish what it runs and leave; one that still loads runs nothing."""
         worker.told_to_go = True
         if worker.state is WorkerState.STARTING and not worker.loaded:
@@ -283,12 +283,12 @@ class Supervisor:
 
     # -- replacing -----------------------------------------------------------------------------
 
-    def retire(self, worker: Worker) -> None:
+    def retire(self, worker: WorkerRecord) -> None:
         """Replace a worker: first a new one gets ready, then this one drains; one at a time."""
         worker.must_go = True
         self._queue_to_retire(worker)
 
-    def _queue_to_retire(self, worker: Worker) -> None:
+    def _queue_to_retire(self, worker: WorkerRecord) -> None:
         if worker.retiring or self._leaving:
             return
         worker.retiring = True
@@ -303,7 +303,7 @@ class Supervisor:
             self._reloading = False
             log.info("all workers have been replaced")
 
-    async def _replace(self, old: Worker) -> None:
+    async def _replace(self, old: WorkerRecord) -> None:
         slot = self.slots[old.slot]
         pause_s = RETIRE_AGAIN_S
         while old in slot.lives and not self._leaving:
@@ -344,7 +344,7 @@ class Supervisor:
                 elif worker.pid:
                     self._queue_to_retire(worker)
 
-    def _give_up_reload(self, tried: Worker) -> None:
+    def _give_up_reload(self, tried: WorkerRecord) -> None:
         self._reloading = False
         log.error(
             "the fresh code does not start: all workers stay as they are. Mend it, and send SIGHUP "
