@@ -53,8 +53,8 @@ class Stranded:
         size = 0
         for index, offer in enumerate(offers):
             size += sizes[offer.id]
-            company = index and (self._one_by_one or index >= count or size > SMALL_BYTES)
-            if company or self._policy.is_last(offer.new_count):
+            one_too_many = index and (self._one_by_one or index >= count or size > SMALL_BYTES)
+            if one_too_many or self._policy.is_last(offer.new_count):
                 return offers[: max(index, 1)]
         return offers
 

@@ -52,15 +52,15 @@ class Released(NamedTuple):
     messages: int
 
 
-class Free(NamedTuple):
+class AskForWork(NamedTuple):
     """Finished a batch while offers wait: asks for some before it reads new messages.
 
-    taken: how many offers (Take) have reached it so far. company: for so many there is room beside
+    taken: how many offers (Take) have reached it so far. beside: for so many there is room beside
     others that run, so they must not have to be alone; 0 = nothing runs.
     """
 
     taken: int
-    company: int = 0
+    beside: int = 0
 
 
 class Declined(NamedTuple):
@@ -116,8 +116,8 @@ class Take(NamedTuple):
     alone: bool = True  # last, as a master from before an upgrade does not send it
 
 
-class Nothing(NamedTuple):
-    """The answer to Free when no offer is left."""
+class NoWork(NamedTuple):
+    """The answer to AskForWork when no offer is left."""
 
 
 class Drain(NamedTuple):
@@ -162,14 +162,14 @@ Message = (
     | Ready
     | Retrying
     | Released
-    | Free
+    | AskForWork
     | Declined
     | GroupLost
     | Retire
     | Fatal
     | Start
     | Take
-    | Nothing
+    | NoWork
     | Drain
     | Fork
     | Forked

@@ -23,7 +23,7 @@ from redis_stream_queue.pool.config import Settings
 from redis_stream_queue.pool.master.recovery import Death, Recovery
 from redis_stream_queue.pool.master.slots import WorkerRecord, nobody
 from redis_stream_queue.pool.master.states import WorkerState
-from redis_stream_queue.pool.protocol import Declined, Free, Retrying, Take
+from redis_stream_queue.pool.protocol import AskForWork, Declined, Retrying, Take
 from redis_stream_queue.pool.worker import loop as pool_worker
 
 from .book import GROUP, STREAM, Execution
@@ -269,7 +269,7 @@ class PoolWorker(Actor):
             return
         if self.pool.process.runs:
             self.pool.heard(self.record, message)
-        if isinstance(message, Free):  # answered, or the wait for it is over
+        if isinstance(message, AskForWork):  # answered, or the wait for it is over
             while self.inbox:
                 self.worker._ordered(self.inbox.pop(0))
             self.worker._answered.set()
@@ -369,8 +369,8 @@ class Pool:
         self.group = ConsumerGroup(client, STREAM, GROUP)
 
     def heard(self, record: WorkerRecord, message: Any) -> None:
-        if isinstance(message, Free):
-            self.recovery.offers.answer(record, message.taken, message.company)
+        if isinstance(message, AskForWork):
+            self.recovery.offers.answer(record, message.taken, message.beside)
         elif isinstance(message, Declined):
             self.recovery.offers.declined(record, message.ids)
         elif isinstance(message, Retrying):

@@ -12,7 +12,7 @@ from redis_stream_queue.pool.master import offers as module
 from redis_stream_queue.pool.master.offers import MOST_LASTS, PATIENCE_MS, Due, Offers
 from redis_stream_queue.pool.master.slots import WorkerRecord
 from redis_stream_queue.pool.master.states import WorkerState
-from redis_stream_queue.pool.protocol import Nothing, Take
+from redis_stream_queue.pool.protocol import NoWork, Take
 from redis_stream_queue.pool.scoreboard import Field, Scoreboard
 
 
@@ -149,7 +149,7 @@ def test_an_offer_that_is_still_on_its_way_is_the_answer(scene: Scene) -> None:
 def test_a_worker_with_free_lanes_gets_as_many_as_there_is_room_for(scene: Scene) -> None:
     for number in range(5):
         scene.add(f"{number}-0")
-    scene.offers.answer(scene.workers[0], taken=0, company=3)
+    scene.offers.answer(scene.workers[0], taken=0, beside=3)
     assert scene.taken() == [["0-0", "1-0", "2-0"], []]
     assert not scene._sent(scene.workers[0])[0].alone
 
@@ -160,7 +160,7 @@ def test_a_worker_with_free_lanes_gets_nothing_that_may_be_deadly(
 ) -> None:
     scene.add("1-0", last=last, suspect=suspect)
     scene.add("2-0")
-    scene.offers.answer(scene.workers[0], taken=0, company=3)
+    scene.offers.answer(scene.workers[0], taken=0, beside=3)
     assert scene.taken() == [[], []]
     scene.offers.answer(scene.workers[0], taken=0)
     assert scene.taken() == [["1-0"], []]
@@ -225,4 +225,4 @@ def test_the_worker_that_was_heard_of_last_comes_first(scene: Scene) -> None:
 
 def test_nothing_is_the_answer_when_nothing_may_go(scene: Scene) -> None:
     scene.offers.answer(scene.workers[0], taken=0)
-    assert scene._sent(scene.workers[0]) == [Nothing()]
+    assert scene._sent(scene.workers[0]) == [NoWork()]

@@ -31,9 +31,9 @@ from ...metrics import RateWindow
 from ..config import COMMAND_TIMEOUT_S, PoolConfig, Settings, resolve
 from ..metrics import PoolMetrics
 from ..protocol import (
+    AskForWork,
     Declined,
     Fatal,
-    Free,
     GroupLost,
     Leaving,
     Loaded,
@@ -277,8 +277,8 @@ class Master:
                 self._task(self.maintenance.restore_group())
         elif self.recovery is None or self.maintenance is None:
             return
-        elif isinstance(message, Free):
-            self.recovery.offers.answer(worker, message.taken, message.company)
+        elif isinstance(message, AskForWork):
+            self.recovery.offers.answer(worker, message.taken, message.beside)
         elif isinstance(message, Declined):
             self.recovery.offers.declined(worker, message.ids)
             self.maintenance.sweep_soon(0)

@@ -15,7 +15,7 @@ from ..._clock import mono_ms
 from ...delivery.burial_mark import MAX_DELIVERIES
 from ...delivery.fate import Fate
 from ...delivery.pending import Offer
-from ..protocol import Nothing, Take
+from ..protocol import NoWork, Take
 from ..scoreboard import Field, Scoreboard
 from .slots import WorkerRecord
 
@@ -126,14 +126,14 @@ class Offers:
                 worker.channel.send(take)
         self._scoreboard.offers_waiting = len(self._waiting)
 
-    def answer(self, worker: WorkerRecord, taken: int, company: int = 0) -> None:
-        """A worker asks before it reads; taken, company: see Free."""
+    def answer(self, worker: WorkerRecord, taken: int, beside: int = 0) -> None:
+        """A worker asks before it reads; taken, beside: see AskForWork."""
         if taken < worker.offers:
             return  # one is on its way: that is the answer
         worker.offered_until_ms = 0
         self._risky.pop(worker, None)
         if worker.channel is not None:
-            worker.channel.send(self._take_for(worker, mono_ms(), company) or Nothing())
+            worker.channel.send(self._take_for(worker, mono_ms(), beside) or NoWork())
         self._scoreboard.offers_waiting = len(self._waiting)
 
     def declined(self, worker: WorkerRecord, ids: list[str]) -> None:
@@ -144,16 +144,16 @@ class Offers:
         if worker in self._risky:
             self._risky[worker] = [d for d in self._risky[worker] if d.offer.id not in ids]
 
-    def _take_for(self, worker: WorkerRecord, now_ms: int, company: int = 0) -> Take | None:
+    def _take_for(self, worker: WorkerRecord, now_ms: int, beside: int = 0) -> Take | None:
         index = self._first_allowed(now_ms)
         if index is None:
             return None
         first = self._waiting[index]
-        if company and (first.alone or first.suspect):
+        if beside and (first.alone or first.suspect):
             return None  # in its turn, for a worker that has ended its batch
         chosen = [first]
         if not first.alone:
-            most = company or worker.row[Field.BATCH]
+            most = beside or worker.row[Field.BATCH]
             following = islice(self._waiting, index + 1, index + most)
             alike = takewhile(lambda d: not d.alone and d.suspect == first.suspect, following)
             chosen += alike

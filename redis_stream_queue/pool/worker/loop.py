@@ -26,14 +26,14 @@ from ...serializers import Serializer
 from ..config import COMMAND_TIMEOUT_S
 from ..pipe import Channel
 from ..protocol import (
+    AskForWork,
     Declined,
     Drain,
     Fatal,
-    Free,
     GroupLost,
     Leaving,
     Message,
-    Nothing,
+    NoWork,
     Ready,
     Retire,
     Take,
@@ -148,7 +148,7 @@ class Worker:
                 self._takes.append(message)
                 self._answered.set()
                 self.session.reader.interrupt()
-        elif isinstance(message, Nothing):
+        elif isinstance(message, NoWork):
             self._answered.set()
         elif isinstance(message, Drain):
             self._drain()
@@ -233,11 +233,11 @@ class Worker:
                 async with asyncio.timeout(BLOCK_MS / 1000):
                     await self._answered.wait()
 
-    async def _ask_for_offers(self, company: int = 0) -> bool:
-        """While offers wait: ask the master; True if it sent some. company: see Free."""
+    async def _ask_for_offers(self, beside: int = 0) -> bool:
+        """While offers wait: ask the master; True if it sent some. beside: see AskForWork."""
         await self.session.holdings.flush_acks()  # no read follows that would carry them
         self._answered.clear()
-        self._send(Free(self._taken, company))
+        self._send(AskForWork(self._taken, beside))
         try:
             async with asyncio.timeout(FREE_WAIT_S):
                 await self._answered.wait()
