@@ -256,7 +256,7 @@ class PoolWorker(Actor):
     @property
     def excused(self) -> bool:
         if self.process.stopped and self.record.busy and self.pool.process.runs:
-            return False  # the second rope holds
+            return False  # the fallback renewal did it
         return super().excused
 
     @property

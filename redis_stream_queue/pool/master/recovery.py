@@ -80,8 +80,8 @@ class Recovery:
         self.pending = PendingList(
             client, settings.stream, settings.consumer.group, settings.consumer.payload_field
         )
-        self.undertaker = Holdings(client, settings.stream, settings.consumer)
-        self.offers = Offers(scoreboard, workers, self.undertaker.burial.known_error)
+        self.dead_letter_writer = Holdings(client, settings.stream, settings.consumer)
+        self.offers = Offers(scoreboard, workers, self.dead_letter_writer.burial.known_error)
         self._workers = workers
         self._sweep = Sweep(self.pending, self.policy, self._owner)
         self._sweeping = asyncio.Lock()
@@ -95,7 +95,7 @@ class Recovery:
     @property
     def buried(self) -> int:
         """Dead letters made here."""
-        return self.undertaker.meter.dlq
+        return self.dead_letter_writer.meter.dlq
 
     @property
     def has_deaths(self) -> bool:
@@ -109,7 +109,7 @@ class Recovery:
 
     def remember(self, entry_id: str, error: str) -> None:
         """Keep a worker's error for the letter that the message may become."""
-        self.undertaker.burial.remember(entry_id, error)
+        self.dead_letter_writer.burial.remember(entry_id, error)
 
     # -- dead workers --------------------------------------------------------------------------
 
@@ -238,7 +238,7 @@ class Recovery:
         async with self._sweeping:
             next_ms = await self._sweep_pages()
         async with self._burying:
-            await self.undertaker.settle()  # a burial that an outage interrupted
+            await self.dead_letter_writer.settle()  # a burial that an outage interrupted
         return next_ms
 
     async def _sweep_pages(self) -> int | None:
@@ -291,7 +291,7 @@ class Recovery:
         return Owner.MATE if fresh or mate.may_hold(entry.id) else Owner.STRANGER
 
     async def renew_leases(self, interval_ms: int) -> None:
-        """The second rope: renew for workers whose loop cannot (a handler holds the GIL)."""
+        """Fallback renewal: for workers whose loop cannot (a handler holds the GIL)."""
         now = mono_ms()
         for worker in self._workers():
             row = worker.row
@@ -324,23 +324,23 @@ class Recovery:
             for due in dead:  # the dlq_handler lives in the workers
                 self.offers.add(due)
             return
-        undertaker = self.undertaker
+        dead_letter_writer = self.dead_letter_writer
         async with self._burying:
-            if not undertaker.name:
+            if not dead_letter_writer.name:
                 with contextlib.suppress(ResponseError):  # OOM: burying can do without
-                    await undertaker.reserve_name()
-                undertaker.name = undertaker.name or worker_name(
+                    await dead_letter_writer.reserve_name()
+                dead_letter_writer.name = dead_letter_writer.name or worker_name(
                     self.policy.group, socket.gethostname()
                 )
             for due in dead:
-                known = undertaker.burial.known_error(due.offer.id)
-                await undertaker.bury([due.offer], MAX_DELIVERIES, due.error or known)
-            await self.pending.prune(undertaker.name)
+                known = dead_letter_writer.burial.known_error(due.offer.id)
+                await dead_letter_writer.bury([due.offer], MAX_DELIVERIES, due.error or known)
+            await self.pending.prune(dead_letter_writer.name)
 
     async def close(self) -> None:
         """Remove the names that this pool leaves behind, as far as they hold nothing."""
         group = self.settings.consumer.group
         for exponent in range(40):
             await self.pending.prune(f"{group}:retry:{1 << exponent}")
-        if self.undertaker.name:
-            await self.pending.prune(self.undertaker.name)
+        if self.dead_letter_writer.name:
+            await self.pending.prune(self.dead_letter_writer.name)
