@@ -28,7 +28,7 @@ from .later.keys import companions
 from .later.push import push_asked
 from .later.scheduled import ScheduledMessage, cancel_scheduled, scheduled
 from .metrics import ProducerMeter, ProducerMetrics
-from .pushing.backlog import Backlog, Claim
+from .pushing.backlog import Backlog, RoomRequest
 from .pushing.bulk import push_one
 from .pushing.durability import ConfirmingLink, Durability
 from .pushing.headers import Parts, header_parts
@@ -159,8 +159,8 @@ class StreamProducer:
         pushes = Pushes(self._encoded(data), header_parts(headers))
         if asked := self._asked_for(pushes, extras):
             return _ids(await self._within(_limit_s(timeout_s), self._send_asked(asked)))
-        claim, limit_s = Claim(self._backlog, len(pushes.payloads)), _limit_s(timeout_s)
-        return _ids(await self._within(limit_s, self._send(pushes, claim)))
+        request, limit_s = RoomRequest(self._backlog, len(pushes.payloads)), _limit_s(timeout_s)
+        return _ids(await self._within(limit_s, self._send(pushes, request)))
 
     def _asked_for(self, pushes: Pushes, extras: OneExtras | PushExtras) -> list[Asked]:
         """The same with their terms; [] where nothing is asked for."""
@@ -210,11 +210,11 @@ class StreamProducer:
                 raise no_backlog(self._client, error) from None
         return int(unfinished)
 
-    async def _send(self, pushes: Pushes, claim: Claim | None = None) -> list[Any]:
+    async def _send(self, pushes: Pushes, request: RoomRequest | None = None) -> list[Any]:
         """Add them when there is room; an id or an exception for each."""
         client, count = self._client, len(pushes.payloads)
-        if claim is not None:
-            await self._room(claim)
+        if request is not None:
+            await self._room(request)
         max_len = self.max_len if self.trim == "any" else None
         link: Any = client.link()
         if self._durability.min_replicas:
@@ -225,12 +225,12 @@ class StreamProducer:
             results = await client.push_all(self.stream, pushes, max_len, link)
         return await self._sent(results, link)
 
-    async def _room(self, claim: Claim) -> None:
+    async def _room(self, request: RoomRequest) -> None:
         """Wait until there is room for it. Raises BacklogFull."""
-        while (pause_s := claim.wait_s()) is not None:
+        while (pause_s := request.wait_s()) is not None:
             if pause_s:
                 await asyncio.sleep(pause_s)
-            claim.saw(await self._unfinished())
+            request.saw(await self._unfinished())
 
     async def _sent(self, results: list[Any], link: Any) -> list[Any]:
         """What came of it, once the replicas have it; and trim, if it is time to."""
@@ -248,7 +248,7 @@ class StreamProducer:
         """Add them under their terms; an id or an exception for each."""
         for one in asked:
             if not one.terms.scheduled:
-                await self._room(Claim(self._backlog, 1))
+                await self._room(RoomRequest(self._backlog, 1))
         link: Any = self._client.link()
         if self._durability.min_replicas:
             link = ConfirmingLink(link, self._durability)
@@ -260,11 +260,11 @@ class StreamProducer:
 
     async def _send_in_turn(self, pushes: Pushes) -> list[Any]:
         """The same where each of them waits for its own room."""
-        claims = [Claim(self._backlog, 1) for _ in pushes.payloads]
+        requests = [RoomRequest(self._backlog, 1) for _ in pushes.payloads]
         results: list[Any] = []
-        for index, claim in enumerate(claims):
+        for index, request in enumerate(requests):
             try:
-                results += await self._send(pushes.part(index, index + 1), claim)
+                results += await self._send(pushes.part(index, index + 1), request)
             except Exception as error:  # its caller gets it
                 results.append(error)
         return results
@@ -333,12 +333,12 @@ class StreamProducer:
             beside, most = companions(key), self.max_scheduled or 0
             push = lambda by: by.push_asked(asked, beside, most, self.group)  # noqa: E731
         later = bool(asked) and asked[0].terms.scheduled
-        claim = Claim(self._backlog, 0 if later else len(pushes.payloads))
-        while (pause_s := claim.wait_s()) is not None:
+        request = RoomRequest(self._backlog, 0 if later else len(pushes.payloads))
+        while (pause_s := request.wait_s()) is not None:
             if pause_s:
                 time.sleep(pause_s)
             try:
-                claim.saw(sync.backlog(key, self._backlog.most))
+                request.saw(sync.backlog(key, self._backlog.most))
             except ResponseError as error:
                 raise no_backlog(self._client, error) from None
         if not self._durability.min_replicas:

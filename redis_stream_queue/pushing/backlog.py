@@ -30,7 +30,7 @@ class Backlog:
         self.credit = 0
 
 
-class Claim:
+class RoomRequest:
     """One push that wants room for ``count`` messages."""
 
     def __init__(
