@@ -29,7 +29,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from .endpoint import Endpoint
 from .replies import text
 from .scripts import Script
-from .timeout import Patience
+from .timeout import StallTolerantTimeout
 from .wire import Wire, wire_of
 
 Command = tuple[Any, ...]
@@ -69,11 +69,11 @@ async def exchange(
     """
     replies: list[Any] = []
     wire = wire_of(connection)
-    patience = Patience(wire, timeout_s and timeout_s + wire.rtt_s, on_late)
+    timeout = StallTolerantTimeout(wire, timeout_s and timeout_s + wire.rtt_s, on_late)
     demoted = spoiled = False
     began_s = wire.now()
     try:
-        async with patience.limit:
+        async with timeout.limit:
             for packed in _packets(commands):
                 wire.sending(len(packed))
                 try:
@@ -82,7 +82,7 @@ async def exchange(
                     raise _broken(error) from error
             for _ in commands:
                 if last_s is not None and len(replies) == len(commands) - 1:
-                    patience.start(last_s + wire.rtt_s)
+                    timeout.start(last_s + wire.rtt_s)
                 try:
                     replies.append(await connection.read_response(disable_decoding=True))
                 except ResponseError as error:
@@ -95,12 +95,12 @@ async def exchange(
                     on_reply(len(replies) - 1, replies[-1])
     except TimeoutError:
         await cut(connection)
-        raise RedisTimeoutError(f"Redis did not answer within {patience.limit_s} s") from None
+        raise RedisTimeoutError(f"Redis did not answer within {timeout.limit_s} s") from None
     except BaseException:
         await cut(connection)
         raise
     finally:
-        patience.end()
+        timeout.end()
     wire.exchanged(began_s)
     if demoted:
         wire.on_demoted()

@@ -10,7 +10,7 @@ from .wire import Wire
 LOOK_S = 0.5
 
 
-class Patience:
+class StallTolerantTimeout:
     """Ends an exchange in which nothing has moved for so long.
 
     It looks now and then whether bytes have passed, and counts the looks that saw none. So a loop
