@@ -15,7 +15,7 @@ from ._names import prefixed
 from ._validate import Text, check
 from .connection import registry
 from .connection.endpoint import Endpoint, endpoint_from_url, make_endpoint
-from .connection.link import Channel, Command, Link, first_error
+from .connection.link import Command, DedicatedConnection, Link, first_error
 from .connection.replies import entry_message, mapping, name_text, pending_entries, text
 from .connection.scripts import AUTOCLAIM, Script
 from .exceptions import ConfigError
@@ -183,9 +183,9 @@ class StreamClient:
         """Run a script on one stream."""
         return await self.link().script(script, [self.key(stream)], *args)
 
-    def channel(self, stream: str) -> Channel:
+    def channel(self, stream: str) -> DedicatedConnection:
         """A connection of one's own for blocking reads on a stream; the caller closes it."""
-        return self.link().channel(self.key(stream))
+        return self.link().dedicated(self.key(stream))
 
     async def close(self) -> None:
         """Give the connections of this event loop back; the last client of a server closes them."""

@@ -24,7 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .backoff import Backoff
 from .endpoint import Endpoint
-from .link import Channel, Command, Link, cut, exchange, life_of, reconnect
+from .link import Command, DedicatedConnection, Link, cut, exchange, life_of, reconnect
 from .refusals import passes
 
 MOST_REDIRECTS = 8  # followed for one command
@@ -33,7 +33,7 @@ FAILOVER_S = 10.0  # how long it is asked, where connecting has no limit of its 
 REDIRECTS = (MovedError, AskError, TryAgainError, ClusterDownError)
 
 
-class _ClusterChannel(Channel):
+class _ClusterDedicated(DedicatedConnection):
     def __init__(self, link: ClusterLink, key: str) -> None:
         super().__init__(link)
         self._cluster_link = link
@@ -228,8 +228,8 @@ class ClusterLink(Link):
                     raise
             await asyncio.sleep(backoff.next_s())
 
-    def _new_channel(self, key: str) -> Channel:
-        return _ClusterChannel(self, key)
+    def _new_dedicated(self, key: str) -> DedicatedConnection:
+        return _ClusterDedicated(self, key)
 
     async def close(self) -> None:
         await self._cluster.aclose()

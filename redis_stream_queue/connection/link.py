@@ -206,7 +206,7 @@ def run_id(info: Any) -> str:
     return ""
 
 
-class Channel(ABC):
+class DedicatedConnection(ABC):
     """A connection of one's own, for reads that block. Connects by itself when needed.
 
     client_id: its number at the server; None where it may not be used. life: see ``life_of``.
@@ -281,7 +281,7 @@ class Link(ABC):
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self.users = 0
-        self.channels: set[Channel] = set()
+        self.dedicated_connections: set[DedicatedConnection] = set()
         self.closed = False
         self.generation = 0
         self.receivers: set[Callable[[], None]] = set()
@@ -300,7 +300,7 @@ class Link(ABC):
         """
 
     @abstractmethod
-    def _new_channel(self, key: str) -> Channel: ...
+    def _new_dedicated(self, key: str) -> DedicatedConnection: ...
 
     @abstractmethod
     async def close(self) -> None: ...
@@ -349,19 +349,19 @@ class Link(ABC):
 
     def connections(self) -> list[AbstractConnection]:
         """Every connection there is, for cleaning up behind a loop that is closed already."""
-        own = [channel.connection for channel in self.channels if channel.connection]
+        own = [one.connection for one in self.dedicated_connections if one.connection]
         return own + self._pooled()
 
-    def channel(self, key: str) -> Channel:
+    def dedicated(self, key: str) -> DedicatedConnection:
         """A connection of one's own to the node that serves the key; closes with the link."""
-        channel = self._new_channel(key)
-        self.channels.add(channel)
-        return channel
+        dedicated = self._new_dedicated(key)
+        self.dedicated_connections.add(dedicated)
+        return dedicated
 
-    async def drop(self, channel: Channel) -> None:
-        """Close a channel for good."""
-        self.channels.discard(channel)
-        await channel.close()
+    async def drop(self, dedicated: DedicatedConnection) -> None:
+        """Close one for good."""
+        self.dedicated_connections.discard(dedicated)
+        await dedicated.close()
 
     async def call(self, key: str, *command: Any) -> Any:
         """Run one command within the endpoint's ``socket_timeout``."""

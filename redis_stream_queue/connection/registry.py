@@ -24,11 +24,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .cluster import ClusterLink
 from .endpoint import Endpoint
-from .link import Channel, Command, Link, cut, exchange, life_of, reconnect
+from .link import Command, DedicatedConnection, Link, cut, exchange, life_of, reconnect
 from .sentinel import MasterConnection, MasterSSLConnection
 
 
-class _SingleChannel(Channel):
+class _SingleDedicated(DedicatedConnection):
     def __init__(self, link: SingleLink) -> None:
         super().__init__(link)
         self._single = link
@@ -114,8 +114,8 @@ class SingleLink(Link):
         for connection in idle:
             await cut(connection)
 
-    def _new_channel(self, key: str) -> Channel:
-        return _SingleChannel(self)
+    def _new_dedicated(self, key: str) -> DedicatedConnection:
+        return _SingleDedicated(self)
 
     async def close(self) -> None:
         for connection in self._pooled():
@@ -178,8 +178,8 @@ async def discard(link: Link) -> None:
         del _links[link.endpoint, id(link.loop)]
     link.closed = True
     writers = [connection._writer for connection in link.connections()]
-    for channel in list(link.channels):
-        await channel.close()
+    for dedicated in list(link.dedicated_connections):
+        await dedicated.close()
     await link.close()
     if link.endpoint.ssl:  # the end of TLS takes a round trip, and the loop may end now
         for writer in writers:

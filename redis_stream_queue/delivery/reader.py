@@ -12,7 +12,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._log import log
 from ..client import StreamClient, read_command, read_entries
-from ..connection.link import OUTAGES, Channel, Command, first_error
+from ..connection.link import OUTAGES, Command, DedicatedConnection, first_error
 from .portion import Portion
 
 READ_MARGIN_S = 0.7  # how much longer than its block a read may take before it counts as dead
@@ -37,27 +37,27 @@ class Reader:
         self.acks_refused = False
         self.lost_reply = False
         self.portion = Portion()
-        self._channel: Channel | None = None
+        self._dedicated: DedicatedConnection | None = None
         self._reading = False
         self._server_answers = False
         self._unblocker: asyncio.Task[None] | None = None
 
-    def _own_channel(self) -> Channel:
+    def _own(self) -> DedicatedConnection:
         link = self.client.link()
-        if self._channel is None or self._channel.link is not link:
-            self._channel = link.channel(self.client.key(self.stream))
-            self._channel.on_late = self.interrupt
-        return self._channel
+        if self._dedicated is None or self._dedicated.link is not link:
+            self._dedicated = link.dedicated(self.client.key(self.stream))
+            self._dedicated.on_late = self.interrupt
+        return self._dedicated
 
     @property
     def connected(self) -> bool:
         """Is the connection open, as far as is known?"""
-        wire = None if self._channel is None else self._channel.wire
+        wire = None if self._dedicated is None else self._dedicated.wire
         return wire is not None and not wire.ended
 
     async def connect(self) -> None:
         """Open the connection, which ``read`` does by itself. Raises what connecting raises."""
-        await self._own_channel().connect()
+        await self._own().connect()
 
     async def read(
         self,
@@ -72,8 +72,8 @@ class Reader:
         acks: ids to acknowledge in the same round trip; on_acked is called with them as soon as
         that is confirmed, perhaps long before the read ends.
         """
-        channel = self._own_channel()
-        if channel.connection is not None and channel.client_id is None:
+        dedicated = self._own()
+        if dedicated.connection is not None and dedicated.client_id is None:
             block_ms = min(block_ms, BLOCK_WITHOUT_UNBLOCK_MS)
         key = self.client.key(self.stream)
         commands: list[Command] = [("XACK", key, self.group, *acks)] if acks else []
@@ -83,12 +83,12 @@ class Reader:
             if acks and index == 0 and not isinstance(reply, Exception):
                 on_acked(acks)
 
-        wire = channel.wire
+        wire = dedicated.wire
         received = 0 if wire is None else wire.received
         self._reading, self._server_answers, self.lost_reply = True, False, False
         try:
             # An acknowledgement is answered at once, the read perhaps much later.
-            replies = await channel.run(
+            replies = await dedicated.run(
                 commands,
                 self.client.endpoint.socket_timeout,
                 on_reply,
@@ -109,7 +109,7 @@ class Reader:
         if isinstance(replies[-1], Exception):
             raise replies[-1]
         entries = read_entries(replies[-1])
-        if channel.wire is wire and wire is not None:
+        if dedicated.wire is wire and wire is not None:
             self.portion.arrived(len(entries), wire.received - received)
         self.acks_refused = isinstance(replies[0], Exception)
         if not entries:
@@ -124,13 +124,13 @@ class Reader:
     async def _unblock(self) -> None:
         # CLIENT UNBLOCK finds nothing while the read is still on its way: ask until it ends.
         pause_s = UNBLOCK_PAUSE_S
-        while self._reading and self._channel is not None:
+        while self._reading and self._dedicated is not None:
             try:
-                if self._channel.client_id is not None and await self._client("UNBLOCK"):
+                if self._dedicated.client_id is not None and await self._client("UNBLOCK"):
                     return
             except OUTAGES as error:
                 log.debug("CLIENT UNBLOCK failed: %s", error)
-                self._channel.client_id = None
+                self._dedicated.client_id = None
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MOST_UNBLOCK_PAUSE_S)
@@ -140,31 +140,31 @@ class Reader:
 
         Its number belongs to one life of the server: in another it is a stranger's.
         """
-        channel = self._channel
-        assert channel is not None
-        command = ("CLIENT", verb, *what, channel.client_id)
+        dedicated = self._dedicated
+        assert dedicated is not None
+        command = ("CLIENT", verb, *what, dedicated.client_id)
         timeout_s = self.client.endpoint.socket_timeout
         key = self.client.key(self.stream)
-        replies = await self.client.link().run(key, [command], timeout_s, channel.life)
+        replies = await self.client.link().run(key, [command], timeout_s, dedicated.life)
         first_error(replies)
         self._server_answers = bool(replies)
         return bool(replies and replies[0])
 
     async def end_broken_read(self) -> None:
         """Make sure that the server no longer serves a read whose reply nobody waits for."""
-        channel = self._channel
-        if channel is None or channel.client_id is None:
+        dedicated = self._dedicated
+        if dedicated is None or dedicated.client_id is None:
             return
         with contextlib.suppress(ResponseError):  # an ACL forbids it
             await self._client("KILL", "ID")
-        if channel.link is self.client.link():
-            await channel.close()
+        if dedicated.link is self.client.link():
+            await dedicated.close()
 
     async def close(self) -> None:
         """Close the connection."""
         if self._unblocker is not None:
             self._unblocker.cancel()
-        channel, self._channel = self._channel, None
+        dedicated, self._dedicated = self._dedicated, None
         # what an event loop that has ended left open cannot be awaited: it closes with its link
-        if channel is not None and channel.link is self.client.link():
-            await channel.link.drop(channel)
+        if dedicated is not None and dedicated.link is self.client.link():
+            await dedicated.link.drop(dedicated)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..client import StreamClient, read_entries
-from ..connection.link import Channel, Command, first_error
+from ..connection.link import Command, DedicatedConnection, first_error
 from ..connection.replies import mapping, text
 
 WAIT_MS = 5000
@@ -26,7 +26,7 @@ class Bell:
         self._stream = stream
         self._key = key
         self._last = ""
-        self._channel: Channel | None = None
+        self._dedicated: DedicatedConnection | None = None
 
     async def wait(
         self, looks: Sequence[Command], on_look: Callable[[int, Any], None]
@@ -35,10 +35,12 @@ class Bell:
 
         looks: commands that are run first; on_look gets the number and the reply of each at once.
         """
-        channel = self._own_channel()
+        dedicated = self._own()
         if not self._last:
             newest = ("XREVRANGE", self._key, "+", "-", "COUNT", 1)
-            [found] = first_error(await channel.run([newest], self._client.endpoint.socket_timeout))
+            [found] = first_error(
+                await dedicated.run([newest], self._client.endpoint.socket_timeout)
+            )
             self._last = text(found[0][0]) if found else "0-0"
         read = ("XREAD", "COUNT", 100, "BLOCK", WAIT_MS, "STREAMS", self._key, self._last)
 
@@ -47,7 +49,7 @@ class Bell:
                 on_look(index, reply)
 
         *_, rings = first_error(
-            await channel.run(
+            await dedicated.run(
                 [*looks, read],
                 self._client.endpoint.socket_timeout,
                 on_reply,
@@ -59,14 +61,14 @@ class Bell:
             self._last = text(entries[-1][0])
         return [mapping(fields) for _, fields in entries if fields]
 
-    def _own_channel(self) -> Channel:
+    def _own(self) -> DedicatedConnection:
         link = self._client.link()
-        if self._channel is None or self._channel.link is not link:
-            self._channel = link.channel(self._client.key(self._stream))
-        return self._channel
+        if self._dedicated is None or self._dedicated.link is not link:
+            self._dedicated = link.dedicated(self._client.key(self._stream))
+        return self._dedicated
 
     async def close(self) -> None:
         """Close the connection."""
-        channel, self._channel = self._channel, None
-        if channel is not None and channel.link is self._client.link():
-            await channel.link.drop(channel)
+        dedicated, self._dedicated = self._dedicated, None
+        if dedicated is not None and dedicated.link is self._client.link():
+            await dedicated.link.drop(dedicated)

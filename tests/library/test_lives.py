@@ -165,7 +165,7 @@ async def test_a_connection_that_breaks_in_its_handshake_is_an_outage(
         with pytest.raises(RedisConnectionError, match="_add_writer"):
             await server_client.stream_len(stream)
         with pytest.raises(RedisConnectionError, match="_add_writer"):
-            await server_client.link().channel(stream).connect()
+            await server_client.link().dedicated(stream).connect()
     assert await server_client.stream_len(stream) == 0
 
 

@@ -287,7 +287,7 @@ class Process:
 
     async def _end(self) -> None:
         links = registry.links_of_running_loop()
-        channels = [channel for link in links for channel in list(link.channels)]
+        channels = [channel for link in links for channel in list(link.dedicated_connections)]
         connections = [c for link in links for c in link.connections()]
         connections += [c.connection for c in channels if c.connection is not None]
         while tasks := [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]:
@@ -337,7 +337,7 @@ def patched_library(clock: Clock) -> Iterator[None]:
                 stack.enter_context(mock.patch.object(module, "mono_ms", clock.now_ms))
         for module in (registry, link_module):
             stack.enter_context(mock.patch.object(module, "exchange", _patched_exchange))
-        for kind in (registry.SingleLink, link_module.Channel):
+        for kind in (registry.SingleLink, link_module.DedicatedConnection):
             counted = _counted(kind.run)
             stack.enter_context(mock.patch.object(kind, "run", counted))
         yield
