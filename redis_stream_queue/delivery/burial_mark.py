@@ -22,7 +22,7 @@ _BEGUN = 10**10
 _MOST_BEGUN = 10**4  # more is no word of ours: Redis' XNACK FATAL leaves 2**63 - 1
 
 
-def condemned(count: int, reason: str) -> int:
+def marked(count: int, reason: str) -> int:
     """The count that says so, once more, of a message with this count so far."""
     begun, earlier, deliveries = read_count(count)
     return (begun + 1) * _BEGUN + REASONS.index(earlier or reason) * _REASON + deliveries
@@ -38,5 +38,5 @@ def read_count(count: int) -> tuple[int, str, int]:
 
 
 def uncounted(count: int) -> int:
-    """One delivery less; what is condemned stays so."""
+    """One delivery less; what is marked stays so."""
     return count if count >= _BEGUN else max(count - 1, 0)

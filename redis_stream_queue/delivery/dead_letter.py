@@ -19,7 +19,7 @@ from .._names import parking_due_ms
 from ..handlers import DLQHandler
 from ..message import StreamMessage
 from ..serializers import Serializer
-from .burial_mark import MOST_DELIVERIES, TOO_LARGE, condemned, read_count
+from .burial_mark import MOST_DELIVERIES, TOO_LARGE, marked, read_count
 from .invocation import call_hook
 from .pending import Parked, PendingList
 
@@ -97,7 +97,7 @@ class Burial:
         """Give a dead message back so that the next sweep buries it, and no handler runs it."""
         self.remember(message.id, error)
         _, earlier, deliveries = read_count(message.delivery_count)
-        count = condemned(deliveries, earlier or reason)  # what did not end us counts once
+        count = marked(deliveries, earlier or reason)  # what did not end us counts once
         await self.pending.park(owner, [Parked(message.id, delay_ms, deliveries=count)])
 
     async def refused(

@@ -28,7 +28,7 @@ from ..message import StreamMessage, id_key
 from ..metrics import ConsumerMeter
 from ..serializers import Serializer
 from .batch import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
-from .burial_mark import MAX_DELIVERIES, REJECTED, condemned, uncounted
+from .burial_mark import MAX_DELIVERIES, REJECTED, marked, uncounted
 from .dead_letter import Burial
 from .hooks import Hooks
 from .pending import SMALL_BYTES, Offer, Parked, PendingList, Renewed
@@ -476,7 +476,7 @@ class Holdings:
         asked_ms = mono_ms()
         # Marked as they are taken: whatever happens then, no handler gets them.
         messages, gone = await self._take_over(
-            [o._replace(new_count=condemned(o.seen_count, reason)) for o in offers],
+            [o._replace(new_count=marked(o.seen_count, reason)) for o in offers],
             carried=carried and self.burial.dlq_handler is not None,
         )
         if gone:
@@ -493,7 +493,7 @@ class Holdings:
         if held := self.held.get(message.id):
             message = replace(message, data=held[1])
         try:
-            count = condemned(message.delivery_count, dead.reason)
+            count = marked(message.delivery_count, dead.reason)
             ours = await self.pending.condemn(self.name, message.id, count)
             if not ours and await self._claimed_back([message.id]):
                 ours = await self.pending.condemn(self.name, message.id, count)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_stream_queue.delivery.burial_mark import REASONS, condemned, read_count, uncounted
+from redis_stream_queue.delivery.burial_mark import REASONS, marked, read_count, uncounted
 
 COUNTS = st.integers(0, 10**9 - 1)
 
@@ -20,7 +20,7 @@ def test_a_count_that_says_nothing_is_itself(count: int) -> None:
 def test_it_keeps_the_first_reason_and_counts_the_burials(count: int, reasons: list[str]) -> None:
     noted = count
     for reason in reasons:
-        noted = condemned(noted, reason)
+        noted = marked(noted, reason)
     assert read_count(noted) == (len(reasons), reasons[0], count)
     assert noted > 10**9  # more than any max_deliveries
     assert float(noted) == noted  # Lua's numbers are such
@@ -35,4 +35,4 @@ def test_uncounted(count: int, expected: int) -> None:
 @pytest.mark.parametrize("count", [10**9, 17 * 10**9 + 2, 10**17, 2**63 - 1])
 def test_a_number_of_somebody_else_is_many_deliveries(count: int) -> None:
     assert read_count(count) == (0, "", 10**9 - 1)
-    assert read_count(condemned(count, "rejected")) == (1, "rejected", 10**9 - 1)
+    assert read_count(marked(count, "rejected")) == (1, "rejected", 10**9 - 1)
