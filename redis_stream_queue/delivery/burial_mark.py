@@ -1,7 +1,7 @@
 """The delivery count of a message whose burial has begun.
 
-A pending entry has no room for a word of ours but its delivery count. So, whoever finds it next,
-that says how often a burial has begun, why, and how often the message was delivered:
+The delivery count is the only field of a pending entry that can be set, so a burial that has begun
+is noted there, for whoever finds the entry next: how often, why, and the deliveries so far:
 ``begun * 10**10 + reason * 10**9 + deliveries``. Pure.
 """
 
