@@ -21,7 +21,7 @@ from .connection.link import OUTAGES
 from .delivery.batch import Work
 from .delivery.fate import Fate, Owner
 from .delivery.invocation import check_runs
-from .delivery.pending import Offer
+from .delivery.pending import SeenEntry
 from .delivery.retention import TRIM_INTERVAL_S, Retention
 from .delivery.server_check import check_server
 from .delivery.session import Session
@@ -162,10 +162,10 @@ class StreamConsumer:
                 break
             await asyncio.sleep(LOOK_MS / 1000)
 
-    async def _walk(self) -> list[Offer]:
+    async def _walk(self) -> list[SeenEntry]:
         """Look at the pending list from its start; claim and handle; returns what is dead."""
         self._sweep.restart()
-        dead: list[Offer] = []
+        dead: list[SeenEntry] = []
         passes = 0
         while self.config.max_claim_passes is None or passes < self.config.max_claim_passes:
             passes += 1
@@ -215,12 +215,12 @@ class StreamConsumer:
             return Owner.MATE if self._holdings.unsure else Owner.ME_STRANDED
         return Owner.STRANGER
 
-    async def _reclaim_page(self) -> list[Offer]:
+    async def _reclaim_page(self) -> list[SeenEntry]:
         """Look at the next page of the pending list; claim and handle; returns what is dead."""
         policy = self.config.policy
-        together: list[Offer] = []
-        alone: list[Offer] = []
-        dead: list[Offer] = []
+        together: list[SeenEntry] = []
+        alone: list[SeenEntry] = []
+        dead: list[SeenEntry] = []
         passes = self.config.max_claim_passes
         for entry, decision in await self._sweep.page(
             PAGE if passes is None else self.config.batch_size
@@ -238,7 +238,7 @@ class StreamConsumer:
             await self._claim([one])
         return dead
 
-    async def _claim(self, offers: list[Offer]) -> None:
+    async def _claim(self, offers: list[SeenEntry]) -> None:
         if not self._stopping:
             await self._handle(await self._holdings.take(offers))
 

@@ -19,7 +19,7 @@ from ._validate import Whole, check
 from .client import StreamClient
 from .config import ConsumerConfig
 from .consumer import StreamConsumer as _StreamConsumer
-from .delivery.pending import Offer
+from .delivery.pending import SeenEntry
 from .exceptions import ConfigError
 from .group import group_is_lost
 from .message import StreamMessage
@@ -204,7 +204,7 @@ class _Member(_StreamConsumer):
             config = self.config
             await self._handle(await self._session.read(config.batch_size, config.block_ms))
 
-    async def _claim(self, offers: list[Offer]) -> None:
+    async def _claim(self, offers: list[SeenEntry]) -> None:
         if not self._failures:
             await super()._claim(offers)
 

@@ -19,7 +19,7 @@ from .connection.link import OUTAGES
 from .delivery.burial_mark import MAX_DELIVERIES
 from .delivery.dead_letter import Burial
 from .delivery.fate import Fate, Owner
-from .delivery.pending import Offer, PendingList
+from .delivery.pending import PendingList, SeenEntry
 from .delivery.sightings import LOOK_MS, LOOKS
 from .delivery.sweep import Sweep, offer
 from .handlers import DLQHandler
@@ -89,7 +89,7 @@ class RetryHandler:
         return buried
 
     async def _take(
-        self, name: str, offers: Sequence[Offer]
+        self, name: str, offers: Sequence[SeenEntry]
     ) -> tuple[list[StreamMessage], list[str]]:
         """With their payloads, but for what cannot be read in: that is empty."""
         pending = self._pending
@@ -104,7 +104,7 @@ class RetryHandler:
         messages: list[StreamMessage] = []
         gone: list[str] = []
         for seen in offers:
-            mine = Offer(seen.id, name, seen.new_count, 0, seen.new_count)
+            mine = SeenEntry(seen.id, name, seen.new_count, 0, seen.new_count)
             take = partial(pending.take, name, [mine if seen.id in ours else seen])
             try:
                 taken = await carry(link, key, sizes[seen.id], take, 1)

@@ -31,7 +31,7 @@ from .batch import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
 from .burial_mark import MAX_DELIVERIES, REJECTED, marked, uncounted
 from .dead_letter import Burial
 from .hooks import Hooks
-from .pending import SMALL_BYTES, Offer, Parked, PendingList, Renewed
+from .pending import SMALL_BYTES, Parked, PendingList, Renewed, SeenEntry
 from .retry_delay import retry_delay_ms
 from .sightings import WATCH_MS, lease_interval_ms
 
@@ -183,7 +183,7 @@ class Holdings:
         else:
             self._arriving_since_ms = asked_ms
 
-    async def take(self, offers: Sequence[Offer]) -> list[StreamMessage]:
+    async def take(self, offers: Sequence[SeenEntry]) -> list[StreamMessage]:
         """Take over entries that are still as they were seen."""
         await self.settle()  # or what waits to be given back would be, while it runs here again
         asked_ms = mono_ms()
@@ -199,7 +199,7 @@ class Holdings:
         return [message for message in messages if message.id not in self._to_ack]
 
     async def _take_over(
-        self, offers: Sequence[Offer], *, carried: bool = True
+        self, offers: Sequence[SeenEntry], *, carried: bool = True
     ) -> tuple[list[StreamMessage], list[str]]:
         link = self.expect()
         try:
@@ -225,14 +225,14 @@ class Holdings:
         await self.pending.park(self.name, given_back)
         self.unsure = False
 
-    async def stranded(self) -> list[Offer]:
+    async def stranded(self) -> list[SeenEntry]:
         """What the server holds under this name and this process does not know of.
 
         Where others may have the same name that is only what this process asked to take over.
         """
         entries = await self.pending.held_by(self.name)
         return [
-            Offer(e.id, e.consumer, e.delivery_count, 0, e.delivery_count)
+            SeenEntry(e.id, e.consumer, e.delivery_count, 0, e.delivery_count)
             for e in entries
             if e.id not in self.held
             and (self._own_name or self._asked_over.get(e.id) == e.delivery_count)
@@ -461,7 +461,7 @@ class Holdings:
 
     async def bury(
         self,
-        offers: Sequence[Offer],
+        offers: Sequence[SeenEntry],
         reason: str = MAX_DELIVERIES,
         error: str = "",
         *,

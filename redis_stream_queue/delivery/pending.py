@@ -32,7 +32,7 @@ MOST_EXACT = 2**53  # of Lua's numbers
 TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
 
 
-class Offer(NamedTuple):
+class SeenEntry(NamedTuple):
     """An entry as it was seen, and the delivery count it gets when it is taken.
 
     min_idle_ms: it must have been idle for so long, or it is no longer as it was seen;
@@ -172,7 +172,7 @@ class PendingList:
         return sizes
 
     async def take(
-        self, consumer: str, offers: Sequence[Offer], *, carried: bool = True
+        self, consumer: str, offers: Sequence[SeenEntry], *, carried: bool = True
     ) -> tuple[list[StreamMessage], list[str]]:
         """Take over those entries that are still as they were seen.
 

@@ -17,7 +17,7 @@ from ..connection.link import OUTAGES
 from ..message import StreamMessage
 from .batch import Outcome, Verdict
 from .in_flight import Holdings
-from .pending import SMALL_BYTES, Offer
+from .pending import SMALL_BYTES, SeenEntry
 
 
 class Stranded:
@@ -47,8 +47,8 @@ class Stranded:
         return messages
 
     def _chosen(
-        self, offers: Sequence[Offer], sizes: Mapping[str, int], count: int
-    ) -> Sequence[Offer]:
+        self, offers: Sequence[SeenEntry], sizes: Mapping[str, int], count: int
+    ) -> Sequence[SeenEntry]:
         """The first, and those beside it that are small, too."""
         size = 0
         for index, offer in enumerate(offers):
@@ -59,7 +59,7 @@ class Stranded:
         return offers
 
     async def _bring_in(
-        self, offers: Sequence[Offer], sizes: Mapping[str, int]
+        self, offers: Sequence[SeenEntry], sizes: Mapping[str, int]
     ) -> list[StreamMessage]:
         holdings = self._holdings
         if len(offers) != 1:
@@ -80,7 +80,7 @@ class Stranded:
             await self._failed(offer, str(error))
             return []
 
-    async def _failed(self, offer: Offer, why: str) -> None:
+    async def _failed(self, offer: SeenEntry, why: str) -> None:
         """This delivery has come to nothing."""
         holdings = self._holdings
         log.warning(
@@ -96,7 +96,7 @@ class Stranded:
         holdings.note([message], Verdict(Outcome.RETRY, why))
         await holdings.settle()
 
-    async def _bury(self, dead: Sequence[Offer], sizes: Mapping[str, int]) -> None:
+    async def _bury(self, dead: Sequence[SeenEntry], sizes: Mapping[str, int]) -> None:
         """The dlq_handler gets the payload, if it can be had."""
         holdings, pending = self._holdings, self._holdings.pending
         together = [] if self._one_by_one else [o for o in dead if sizes[o.id] <= SMALL_BYTES]

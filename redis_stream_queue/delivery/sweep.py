@@ -10,7 +10,7 @@ from .._names import parking_due_ms
 from .._plain import plain_cut
 from ..message import GREATEST_ID, PendingEntry
 from .fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate, is_watched
-from .pending import STANDS_STILL, Offer, PendingList
+from .pending import STANDS_STILL, PendingList, SeenEntry
 from .sightings import LOOK_MS, WATCH_MS, Sightings
 
 SAY_ODD_EVERY_MS = 60_000
@@ -106,12 +106,12 @@ class Sweep:
         self._cursor, self._end, self.at_start = None, "+", True
 
 
-def offer(entry: PendingEntry, decision: Fate, policy: Policy) -> Offer:
+def offer(entry: PendingEntry, decision: Fate, policy: Policy) -> SeenEntry:
     """How to take an entry over, guarded by what was seen."""
     counted = decision in (Fate.CLAIM, Fate.CLAIM_ALONE)
     due_ms = due_idle_ms(entry, policy)
     still = entry.idle_ms <= 0 < due_ms and parking_due_ms(policy.group, entry.consumer) is None
-    return Offer(
+    return SeenEntry(
         entry.id,
         entry.consumer,
         entry.delivery_count,

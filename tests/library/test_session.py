@@ -9,7 +9,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_stream_queue import ConsumerConfig, StreamClient
 from redis_stream_queue.connection.link import OUTAGES
-from redis_stream_queue.delivery.pending import Offer
+from redis_stream_queue.delivery.pending import SeenEntry
 from redis_stream_queue.delivery.session import Session
 from tests.library.kit import GROUP, WAIT_S, Bench
 from tests.support.faultproxy import FaultProxy
@@ -39,7 +39,7 @@ async def test_what_waits_to_be_given_back_is_given_back_before_anything_is_take
     session = await session_of(bench)
     [entry_id] = await bench.push("x")
     session.holdings.release(await session.read(1, 0))
-    assert await session.holdings.take([Offer(entry_id, session.holdings.name, 1, 0, 2)]) == []
+    assert await session.holdings.take([SeenEntry(entry_id, session.holdings.name, 1, 0, 2)]) == []
     [entry] = await bench.client.pending_range(bench.stream, GROUP, 10)
     assert entry.consumer.startswith(f"{GROUP}:retry:")
     await session.close()
@@ -48,7 +48,7 @@ async def test_what_waits_to_be_given_back_is_given_back_before_anything_is_take
 async def test_what_is_done_is_not_run_again_before_redis_knows(bench: Bench) -> None:
     session = await with_one_done(bench)
     [entry_id] = await bench.entry_ids()
-    assert await session.holdings.take([Offer(entry_id, session.holdings.name, 1, 0, 2)]) == []
+    assert await session.holdings.take([SeenEntry(entry_id, session.holdings.name, 1, 0, 2)]) == []
     await session.holdings.flush_acks()
     assert await bench.client.pending_range(bench.stream, GROUP, 10) == []
     await session.close()

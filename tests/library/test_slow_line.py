@@ -15,7 +15,7 @@ import pytest_asyncio
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_stream_queue import DeadLetterQueue, StreamClient, StreamMessage, StreamProducer
-from redis_stream_queue.delivery.pending import Offer, PendingList
+from redis_stream_queue.delivery.pending import PendingList, SeenEntry
 from tests.library.kit import GROUP, Bench, Ledger, running
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server
@@ -82,7 +82,7 @@ async def test_taking_over_many_large_ones(server_bench: Bench, line: FaultProxy
     ids = await server_bench.push(*("x" * (MB // 2) for _ in range(12)))
     await server_bench.deliver("gone")
     pending = PendingList(over(line), server_bench.stream, GROUP)
-    taken, gone = await pending.take("me", [Offer(i, "gone", 1, 0, 2) for i in ids])
+    taken, gone = await pending.take("me", [SeenEntry(i, "gone", 1, 0, 2) for i in ids])
     assert ([message.id for message in taken], gone) == (ids, [])
 
 

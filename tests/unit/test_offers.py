@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from redis_stream_queue.delivery.fate import Fate
-from redis_stream_queue.delivery.pending import Offer
+from redis_stream_queue.delivery.pending import SeenEntry
 from redis_stream_queue.pool.master import offers as module
 from redis_stream_queue.pool.master.offers import MOST_LASTS, PATIENCE_MS, Due, Offers
 from redis_stream_queue.pool.master.slots import WorkerRecord
@@ -43,7 +43,7 @@ class Scene:
         return WorkerRecord(number, 1, number, row, pipe, state=WorkerState.READY)
 
     def add(self, entry_id: str, *, last: bool = False, suspect: bool = False) -> None:
-        offer = Offer(entry_id, "gone", 2, 0, 3)
+        offer = SeenEntry(entry_id, "gone", 2, 0, 3)
         decision = Fate.CLAIM_ALONE if last else Fate.CLAIM
         due = Due(offer, decision, "", last, suspect, self.now_ms)
         self.offers.add(due)
@@ -89,7 +89,7 @@ def test_ordinary_ones_go_in_batches_and_last_deliveries_alone(scene: Scene) -> 
 def test_what_a_dead_worker_ran_goes_alone(scene: Scene) -> None:
     """It is no last delivery yet, so several may run side by side."""
     for number in (1, 2):
-        offer = Offer(f"{number}-0", "gone", 1, 0, 2)
+        offer = SeenEntry(f"{number}-0", "gone", 1, 0, 2)
         scene.offers.add(Due(offer, Fate.CLAIM_ALONE, since_ms=scene.now_ms))
     scene.offers.dispatch()
     assert scene.taken() == [["1-0"], ["2-0"]]

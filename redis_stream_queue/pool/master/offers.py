@@ -14,7 +14,7 @@ from itertools import islice, takewhile
 from ..._clock import mono_ms
 from ...delivery.burial_mark import MAX_DELIVERIES
 from ...delivery.fate import Fate
-from ...delivery.pending import Offer
+from ...delivery.pending import SeenEntry
 from ..protocol import NoWork, Take
 from ..scoreboard import Field, Scoreboard
 from .slots import WorkerRecord
@@ -33,7 +33,7 @@ class Due:
     pool, and it may be what killed the pool.
     """
 
-    offer: Offer
+    offer: SeenEntry
     decision: Fate
     error: str = ""
     last: bool = False

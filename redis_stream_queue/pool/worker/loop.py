@@ -16,7 +16,7 @@ from ...config import ConsumerConfig
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
 from ...delivery.batch import Work
-from ...delivery.pending import Offer
+from ...delivery.pending import SeenEntry
 from ...delivery.session import Decode, Session
 from ...exceptions import RedisStreamError
 from ...group import group_is_lost
@@ -356,5 +356,5 @@ def _is_waited_for(thread: threading.Thread) -> bool:
     return not thread.daemon and thread is not threading.main_thread()
 
 
-def _offers(take: Take) -> list[Offer]:
-    return [Offer(*fields) for fields in take.offers]
+def _offers(take: Take) -> list[SeenEntry]:
+    return [SeenEntry(*fields) for fields in take.offers]
