@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from itertools import chain
 from typing import Any
 
@@ -31,6 +31,7 @@ from ..serializers import JsonSerializer, Serializer, for_stream
 from .batch import Work, one_line, verdict_of
 from .burial_mark import DECODE_ERROR, TOO_LARGE
 from .calls import Calls
+from .eager import start_now
 from .hooks import Hooks
 from .in_flight import Holdings
 from .invocation import call_hook
@@ -46,7 +47,7 @@ SLOW_DECODING_MS = 500  # a batch that took so long may be why its worker has to
 FIELDS_SHOWN, NAMES_SHOWN = 20, 300  # fields, and characters of their names
 
 Decode = Callable[[bytes], Any]
-RunPlain = Callable[[Callable[[], None]], Awaitable[None]]
+RunPlain = Callable[[Callable[[], None]], Coroutine[Any, Any, None] | asyncio.Future[None]]
 Wanted = Callable[[Work], int]
 Fetch = Callable[[int], Awaitable[list[StreamMessage]]]
 
@@ -268,9 +269,7 @@ class Session:
 
     async def _run(self, work: Work, *, grows: bool) -> None:
         self._work = work
-        runner = self._runner
-        call = runner.run_async if runner.is_async else self._call_plain
-        calls = Calls(work, call, runner.concurrency)
+        calls = Calls(work, self._begin, self._runner.concurrency)
         try:
             if self.holdings.lease_is_old(mono_ms()):
                 await self._verify()
@@ -288,17 +287,16 @@ class Session:
             self._collect(work)
             self.holdings.release(work.unfinished())
 
-    async def _call_plain(self, work: Work) -> None:
+    def _begin(self, work: Work) -> asyncio.Future[None]:
+        """A call of the handler, which begins now; what is awaited has a task of its own, which
+        the app may cancel."""
         runner = self._runner
-        while True:
-            await self._run_plain(lambda: runner.run(work))
-            if work.handed is None:
-                return
-            self._finishing = asyncio.ensure_future(runner.finish(work))
-            try:
-                await self._finishing
-            finally:
-                self._finishing = None
+        if runner.is_async:
+            return start_now(runner.run_async(work))
+        if work.handed is not None:
+            self._finishing = start_now(runner.finish(work))
+            return self._finishing
+        return asyncio.ensure_future(self._run_plain(lambda: runner.run(work)))
 
     async def _verify(self) -> None:
         """Look who has the batch now, if the lease is so old that others may."""

@@ -63,12 +63,12 @@ class MainThread:
         if self._serving:
             self._loop.stop()
 
-    async def run(self, call: Callable[[], None]) -> None:
-        """Run a call in the main thread and wait for it."""
+    def run(self, call: Callable[[], None]) -> asyncio.Future[None]:
+        """Run a call in the main thread as soon as the loop's turn ends; one at a time."""
         done: asyncio.Future[None] = self._loop.create_future()
         self._asked = (call, done)
         self._loop.stop()
-        await done
+        return done
 
     def serve(self, main: Coroutine[Any, Any, None]) -> None:
         """Body of the main thread: run ``main`` in the loop until it ends."""

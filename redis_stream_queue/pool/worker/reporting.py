@@ -49,6 +49,7 @@ class ReportingHooks(Hooks):
         self._gives_back = gives_back
         self._side_by_side = side_by_side
         self._message_since_ms = 0
+        self._looked = False  # at the standard streams, since the last message
         self._running: dict[str, int] = {}  # when what runs was started, the oldest first
 
     def receiving(self) -> None:
@@ -83,7 +84,9 @@ class ReportingHooks(Hooks):
 
     def message_started(self, message: StreamMessage, now_ms: int) -> None:
         self._message_since_ms = now_ms
-        if now_ms >= self._streams.next_ms:
+        if self._looked:
+            self._looked = False
+        elif now_ms >= self._streams.next_ms:
             self._streams.look(now_ms)
         current.handled.set((self._stream, self._batch_ids or message.id))
         if self._side_by_side:
@@ -98,6 +101,7 @@ class ReportingHooks(Hooks):
     def batch_finished(self) -> None:
         self._running.clear()
         self._streams.open_again()
+        self._looked = True
         self.row[Field.MESSAGE_SINCE] = 0
         self.row[Field.BUSY_UNTIL] = mono_ms()
         self.row[Field.BUSY_SINCE] = 0
