@@ -27,6 +27,7 @@ class ConsumerMetrics:
     | `tps_total` | messages per second | both together |
     | `avg_tps` | messages per second | acknowledged since the first message |
     | `uptime_secs` | seconds | since the first message |
+    | `total_expired` | messages | acknowledged unstarted, as their `ttl_ms` was over |
     """
 
     total_read: int = 0
@@ -38,6 +39,7 @@ class ConsumerMetrics:
     tps_total: float = 0.0
     avg_tps: float = 0.0
     uptime_secs: float = 0.0
+    total_expired: int = 0
 
 
 @dataclass
@@ -110,6 +112,7 @@ class ConsumerMeter:
         self.acked = RateWindow()
         self.dlq = 0
         self.errors = 0
+        self.expired = 0
 
     def snapshot(self) -> ConsumerMetrics:
         uptime = uptime_s(self.read, self.acked)
@@ -124,6 +127,7 @@ class ConsumerMeter:
             tps_total=tps_in + tps_out,
             avg_tps=self.acked.total / max(uptime, 1.0) if uptime else 0.0,
             uptime_secs=uptime,
+            total_expired=self.expired,
         )
 
 

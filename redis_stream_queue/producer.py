@@ -23,7 +23,7 @@ from .connection.scripts import BACKLOG
 from .delivery.pending import PendingList
 from .delivery.server_check import no_backlog
 from .exceptions import ConfigError, NotDurable, SerializationError
-from .later.extras import Asked, OneExtras, PushExtras, terms_of
+from .later.extras import Asked, OneExtras, PushExtras, expiry_parts, terms_of
 from .later.keys import companions
 from .later.push import push_asked
 from .later.scheduled import ScheduledMessage, cancel_scheduled, scheduled
@@ -124,7 +124,8 @@ class StreamProducer:
         timeout_s: seconds for the whole call, connecting included; then TimeoutError, and the
             message may or may not be in the stream. None = the client's ``socket_timeout`` of
             silence.
-        extras: delay_ms, at, dedup_id, dedup_ttl_s, unique, unique_until; see docs/later.md. With
+        extras: delay_ms, at, dedup_id, dedup_ttl_s, unique, unique_until, ttl_ms, expired; see
+            docs/later.md. With
             dedup_id or unique the id has a ``duplicate``: True = it is an earlier message's.
 
         Pushes that are awaited together travel together; each gets its own id or its own error.
@@ -133,11 +134,12 @@ class StreamProducer:
         """
         payload, parts = self._payload(data), header_parts(headers)
         limit_s = _limit_s(timeout_s)
-        if extras and (terms := terms_of(extras, self.group)):
-            pushed: str = await self._within(
-                limit_s, self._asked.push(Asked(payload, parts, terms))
-            )
-            return pushed
+        if extras:
+            terms, parts = terms_of(extras, self.group), parts + expiry_parts(extras)
+            if terms is not None:
+                asked = self._asked.push(Asked(payload, parts, terms))
+                pushed: str = await self._within(limit_s, asked)
+                return pushed
         result = await self._within(limit_s, self._outbox.push((payload, parts)))
         return text(result)
 
@@ -151,21 +153,28 @@ class StreamProducer:
     ) -> list[str]:
         """Add many messages, a thousand in one step; returns their ids in order.
 
-        headers: go with each of them. timeout_s: see push. extras: delay_ms, at.
+        headers: go with each of them. timeout_s: see push. extras: delay_ms, at, ttl_ms, expired.
 
         Everything is encoded first: a message that cannot be encoded stops the call before any is
         added. On an error of Redis the others may have been added.
         """
-        pushes = Pushes(self._encoded(data), header_parts(headers))
-        if asked := self._asked_for(pushes, extras):
+        pushes, asked = self._asked_for(data, headers, extras)
+        if asked:
             return _ids(await self._within(_limit_s(timeout_s), self._send_asked(asked)))
         request, limit_s = RoomRequest(self._backlog, len(pushes.payloads)), _limit_s(timeout_s)
         return _ids(await self._within(limit_s, self._send(pushes, request)))
 
-    def _asked_for(self, pushes: Pushes, extras: OneExtras | PushExtras) -> list[Asked]:
-        """The same with their terms; [] where nothing is asked for."""
+    def _asked_for(
+        self,
+        data: Sequence[Any],
+        headers: Mapping[str, str] | None,
+        extras: OneExtras | PushExtras,
+    ) -> tuple[Pushes, list[Asked]]:
+        """What to push, and the same with its terms; [] where none are asked for."""
+        parts = header_parts(headers) + expiry_parts(extras)
         terms = terms_of(extras, self.group) if extras else None
-        return [Asked(one, pushes.headers, terms) for one in pushes.payloads] if terms else []
+        pushes = Pushes(self._encoded(data), parts)
+        return pushes, [Asked(one, parts, terms) for one in pushes.payloads] if terms else []
 
     def _encoded(self, data: Sequence[Any]) -> list[bytes]:
         if isinstance(data, str | bytes | Mapping):
@@ -313,8 +322,7 @@ class StreamProducer:
         timeout_s: float | None,
         extras: OneExtras | PushExtras,
     ) -> list[str]:
-        pushes = Pushes(self._encoded(data), header_parts(headers))
-        asked = self._asked_for(pushes, extras)
+        pushes, asked = self._asked_for(data, headers, extras)
         timeout_s = _limit_s(timeout_s)
         if self._sync is None:
             self._sync = SyncLink(self._client.endpoint)

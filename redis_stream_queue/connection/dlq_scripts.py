@@ -21,7 +21,11 @@ end
 if keep < 2 then keep = #fields end
 if fields[1] == 'rsq:lost' then return -3 end
 local add = {'XADD', KEYS[2], '*'}
-for i = 1, keep do add[#add + 1] = fields[i] end
+for i = 1, keep, 2 do
+  if fields[i] ~= 'rsq:pushed' then  -- what it may take to start counts from now on
+    add[#add + 1], add[#add + 2] = fields[i], fields[i + 1]
+  end
+end
 local id = redis.call(unpack(add))
 redis.call('XDEL', KEYS[1], ARGV[1])
 return id

@@ -29,6 +29,7 @@ class Outcome(Enum):
     ACK = "ack"
     RETRY = "retry"
     REJECT = "reject"
+    EXPIRE = "expire"
 
 
 class Verdict(NamedTuple):
@@ -45,6 +46,7 @@ class Verdict(NamedTuple):
 
 
 DONE = Verdict(Outcome.ACK)
+EXPIRED = Verdict(Outcome.EXPIRE, "it had not started when its ttl_ms was over")
 NOT_ACKNOWLEDGED = Verdict(Outcome.RETRY, "the handler did not return this message's id")
 
 
@@ -111,6 +113,7 @@ class Work:
     owner: the task whose cancellation is that of the consumer.
     handed: what the handler's thread leaves to the loop.
     forks: see invocation.forks().
+    deadlines: until when a message may start, by its id, of those for which that matters.
     look_up_ms: when to look next whether somebody may have taken the batch.
 
     Times are ms of mono_ms().
@@ -128,6 +131,7 @@ class Work:
     ) -> None:
         self.messages = list(messages)
         self.lost: set[str] = set()
+        self.deadlines: dict[str, int] = {}
         self.lanes = 0  # calls under way
         self.handled = 0  # messages whose verdict is known
         self.stirred = asyncio.Event()  # a call ended, and no other took its place
@@ -189,15 +193,27 @@ class Work:
                 message = self._waiting.popleft()
             except IndexError:
                 return None
-            if message.id not in self.lost:
-                self._on_start(message, now_ms)
-                return message
+            if message.id in self.lost or (self.deadlines and self._is_late(message, now_ms)):
+                continue
+            self._on_start(message, now_ms)
+            return message
+
+    def _is_late(self, message: StreamMessage, now_ms: int) -> bool:
+        """May it not start any more? Then that is its verdict."""
+        ends_ms = self.deadlines.get(message.id)
+        if ends_ms is None or now_ms <= ends_ms:
+            return False
+        self._finished.append(((message,), EXPIRED))
+        return True
 
     def start_all(self) -> list[StreamMessage]:
         """Every message that has not started, at once (for a batch handler)."""
+        now_ms = mono_ms()
         batch = [m for m in _popped(self._waiting) if m.id not in self.lost]
+        if self.deadlines:
+            batch = [m for m in batch if not self._is_late(m, now_ms)]
         if batch:
-            self._on_start(batch[0], mono_ms())
+            self._on_start(batch[0], now_ms)
         return batch
 
     def done(self, message: StreamMessage) -> None:

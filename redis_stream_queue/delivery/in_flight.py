@@ -28,8 +28,9 @@ from ..message import StreamMessage, id_key
 from ..metrics import ConsumerMeter
 from ..serializers import Serializer
 from .batch import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
-from .burial_mark import MAX_DELIVERIES, REJECTED, marked, uncounted
+from .burial_mark import EXPIRED, MAX_DELIVERIES, REJECTED, marked, uncounted
 from .dead_letter import Burial
+from .expiry import DEAD
 from .hooks import Hooks
 from .pending import SMALL_BYTES, Parked, PendingList, Renewed, SeenEntry
 from .retry_delay import retry_delay_ms
@@ -359,7 +360,9 @@ class Holdings:
         )
 
     def _carry_out(self, message: StreamMessage, verdict: Verdict) -> None:
-        if verdict.outcome is Outcome.REJECT:
+        if verdict.outcome is Outcome.EXPIRE:
+            self._expired(message, verdict)
+        elif verdict.outcome is Outcome.REJECT:
             self.condemn(message, REJECTED, verdict.error)
         elif verdict.counted and message.delivery_count >= self.config.max_deliveries:
             self.condemn(message, MAX_DELIVERIES, verdict.error)
@@ -369,6 +372,14 @@ class Holdings:
                 self.kept[message.id] = None
                 if len(self.kept) > MOST_KEPT:
                     del self.kept[next(iter(self.kept))]
+
+    def _expired(self, message: StreamMessage, verdict: Verdict) -> None:
+        if message.headers.get(DEAD) == "dead":
+            self.condemn(message, EXPIRED, verdict.error)
+            return
+        self.meter.expired += 1
+        self._to_ack[message.id] = None
+        log.info("%s of %s has expired: %s", message.id, self.pending.stream, verdict.error)
 
     def note_kept_done(self, ids: Sequence[str]) -> None:
         """A handler that collects messages has finished these, of earlier batches.

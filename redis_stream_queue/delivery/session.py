@@ -32,6 +32,7 @@ from .batch import Work, one_line, verdict_of
 from .burial_mark import DECODE_ERROR, TOO_LARGE
 from .calls import Calls
 from .eager import start_now
+from .expiry import Expiry
 from .hooks import Hooks
 from .in_flight import Holdings
 from .invocation import call_hook
@@ -109,6 +110,7 @@ class Session:
             on_lost=self._lost,
             own_name=own_name,
         )
+        self._expiry = Expiry(self.holdings.pending)
         self._decode_one = limit_decoding(self.serializer.decode)
         self._stranded = Stranded(self.holdings)
         self._run_plain = run_plain
@@ -201,6 +203,8 @@ class Session:
         self._decoded_slowly = mono_ms() - began_ms >= SLOW_DECODING_MS
         self.hooks.batch_decoded()
         work, self._prepared = self._prepared or self._new_work(), None
+        if [True for message in decoded if message.headers]:
+            work.deadlines = await self._expiry.deadlines(decoded)
         work.fill(decoded)
         work.owner = asyncio.current_task()
         if work.messages:
@@ -352,6 +356,8 @@ class Session:
         if messages:
             self.hooks.batch_grows(messages, len(self.holdings.held))
             decoded = self._decode(messages)
+            if [True for message in decoded if message.headers]:
+                work.deadlines |= await self._expiry.deadlines(decoded)
             if not work.extend(decoded):
                 self.holdings.release(decoded)
             elif calls.error is None:

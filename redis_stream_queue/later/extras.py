@@ -20,10 +20,15 @@ class PushExtras(TypedDict, total=False):
 
     delay_ms: milliseconds, or a ``timedelta``, from now on; at most 366 days.
     at: a ``datetime`` with a time zone; what has passed is pushed at once.
+    ttl_ms: milliseconds, or a ``timedelta``, after the push: not started later than that.
+    expired: what is too late is acknowledged and counted (``"count"``), or a dead letter
+        (``"dead"``).
     """
 
     delay_ms: Delay | None
     at: datetime | None
+    ttl_ms: Delay | None
+    expired: Literal["count", "dead"]
 
 
 class OneExtras(PushExtras, total=False):
@@ -44,7 +49,8 @@ class OneExtras(PushExtras, total=False):
 class Terms(NamedTuple):
     """Extras, checked.
 
-    when: see ids.when(). dedup_id, unique: "" = not asked for. window_ms: of the dedup_id.
+    when: see ids.when(). dedup_id, unique: "" = not asked for; the unique key is one of its group,
+    see PUSH_WITH. window_ms: of the dedup_id.
     until_started: the unique key is free again once its message has started.
     """
 
@@ -98,6 +104,17 @@ class Asked(NamedTuple):
         ]
 
 
+def expiry_parts(extras: OneExtras | PushExtras) -> Parts:
+    """Headers that say until when a message may start. Raises ConfigError."""
+    ttl_ms, expired = extras.get("ttl_ms"), extras.get("expired", "count")
+    if expired not in ("count", "dead"):
+        raise ConfigError(f"expired must be 'count' or 'dead', got {expired!r:.80}.")
+    if ttl_ms is None:
+        return ()
+    dead = ("rsq:expired", "dead") if expired == "dead" else ()
+    return ("rsq:ttl", str(whole_ms(ttl_ms, "ttl_ms")), *dead)
+
+
 def terms_of(extras: OneExtras | PushExtras, group: str | None) -> Terms | None:
     """The terms, None if nothing is asked for.
 
@@ -120,7 +137,7 @@ def terms_of(extras: OneExtras | PushExtras, group: str | None) -> Terms | None:
         when(asked.get("delay_ms"), asked.get("at")),
         dedup_id,
         _window_ms(asked.get("dedup_ttl_s", DEDUP_TTL_S)) if dedup_id else 0,
-        unique,
+        f"{len((group or '').encode())}:{group}:{unique}" if unique else "",
         until == "started",
     )
     return terms if terms.scheduled or dedup_id or unique else None

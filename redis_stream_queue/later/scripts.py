@@ -80,7 +80,8 @@ end
 # KEYS: stream, later, seq, bell, unique, then one for each dedup_id.
 # ARGV: most scheduled (0 = any number), group, then for each message: when ('' = now, +ms, =ms
 #       since the epoch), index of its dedup key (0 = none), ms of that window, unique key ('' =
-#       none), 1 = what has started counts, headers as a JSON list ('' = none), payload
+#       none; it begins with <bytes of the group>:<group>:), 1 = what has started counts, headers as
+#       a JSON list ('' = none), payload
 # Adds each to the stream, or to the scheduled ones, unless it was pushed before (dedup) or the
 # same work is unfinished (unique).
 # Returns for each: its id; {the first one's id, 1} for a duplicate; or an error.
@@ -89,7 +90,7 @@ PUSH_WITH = Script(
     + FIND
     + UNFINISHED
     + """
-local most, out, first = tonumber(ARGV[1]), {}, nil
+local most, out, first, noted = tonumber(ARGV[1]), {}, nil, {}
 for i = 3, #ARGV, 7 do
   local when, window, key = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 3]
   local headers, payload = ARGV[i + 5], ARGV[i + 6]
@@ -123,7 +124,18 @@ for i = 3, #ARGV, 7 do
   out[#out + 1] = id
   if type(id) == 'string' then
     if window > 0 then redis.call('SET', KEYS[5 + window], id, 'PX', ARGV[i + 2]) end
-    if key ~= '' then redis.call('HSET', KEYS[5], key, id) end
+    if key ~= '' then
+      redis.call('HSET', KEYS[5], key, id)
+      noted[key] = true
+    end
+  end
+end
+-- of the notes that are void two go with each call, so that they never become the most
+local own = #ARGV[2] .. ':' .. ARGV[2] .. ':'
+for _, key in ipairs(next(noted) and redis.call('HRANDFIELD', KEYS[5], 2) or {}) do
+  if string.sub(key, 1, #own) == own and not noted[key]
+     and not unfinished(redis.call('HGET', KEYS[5], key), true) then
+    redis.call('HDEL', KEYS[5], key)
   end
 end
 if first and redis.call('ZCOUNT', KEYS[2], '-inf', '(' .. int(first)) == 0 then

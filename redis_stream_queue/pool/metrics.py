@@ -28,6 +28,7 @@ class WorkerMetrics:
     dead: int
     batches: int
     snapshots: int
+    expired: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class PoolMetrics:
     | `errors` | handler calls | that raised |
     | `dead` | messages | moved to the dead letters |
     | `batches` | handler calls | that ended |
+    | `expired` | messages | acknowledged unstarted, as their `ttl_ms` was over |
     | `replaced` | workers | that ended and nobody had told to |
     | `snapshots` | reports | that have come through the workers' metrics pipes |
     | `scheduled` | LatenessMetrics | of scheduled messages that this pool has moved |
@@ -58,6 +60,7 @@ class PoolMetrics:
     replaced: int = 0
     snapshots: int = 0
     acked_per_s: float = 0.0
+    expired: int = 0
     scheduled: LatenessMetrics = field(default_factory=LatenessMetrics)
     workers: list[WorkerMetrics] = field(default_factory=list)
 

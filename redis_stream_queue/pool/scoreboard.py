@@ -48,10 +48,11 @@ class Field(IntEnum):
     BURYING_MS = 23  # the same of the message that was buried last, and of DEAD
     BURYING_SEQ = 24
     BURYING_TOTAL = 25
+    EXPIRED = 27  # a counter, too
     OWN_MB = 26  # memory in use once the first message had ended, 0 = it has not
 
 
-COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES)
+COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES, Field.EXPIRED)
 
 
 class Row:

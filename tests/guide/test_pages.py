@@ -123,4 +123,5 @@ def test_later(shell: Shell, pool_url: str) -> None:
     said = shell.run(commands(copied(shell, "later.md")))
     assert sorted(re.findall(r"reminded (.*)", said)) == ["from the shell", "soon"]
     assert "taken back: True" in said
+    assert "already waiting: True" in said
     assert "purged: 2 scheduled messages" in said

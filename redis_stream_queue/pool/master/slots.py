@@ -171,6 +171,7 @@ def snapshot(
         errors=sum(w.errors for w in workers),
         dead=sum(w.dead for w in workers) + buried,
         batches=sum(w.batches for w in workers),
+        expired=sum(w.expired for w in workers),
         replaced=replaced,
         snapshots=sum(w.snapshots for w in workers),
         scheduled=scheduled,

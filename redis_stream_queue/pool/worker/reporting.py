@@ -151,6 +151,7 @@ class ReportingHooks(Hooks):
         row[Field.READ] = meter.read.total
         row[Field.ACKED] = meter.acked.total
         row[Field.ERRORS] = meter.errors
+        row[Field.EXPIRED] = meter.expired
         row[Field.DEAD] = row[Field.BURYING_TOTAL] = meter.dlq
 
     def retrying(self, message: StreamMessage, verdict: Verdict, delay_ms: int) -> None:

@@ -1,0 +1,54 @@
+"""Messages that must not start after their time: until when, by our own clock.
+
+Their entries say how many ms they may wait (``rsq:ttl``) from the push on (``rsq:pushed``, or the
+time in their id). The server's clock counts; it is asked once a minute, and only where such a
+message comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .._clock import mono_ms, wall_ms
+from ..connection.link import OUTAGES
+from ..message import StreamMessage, id_key
+from .pending import PendingList
+
+TTL, PUSHED, DEAD = "rsq:ttl", "rsq:pushed", "rsq:expired"
+ASK_EVERY_MS = 60_000
+
+
+class Expiry:
+    """Knows deadlines of messages of ``pending``'s stream."""
+
+    def __init__(self, pending: PendingList) -> None:
+        self._pending = pending
+        self._offset_ms = 0  # the server's clock minus ours
+        self._asked_ms: int | None = None
+
+    async def deadlines(self, messages: Iterable[StreamMessage]) -> dict[str, int]:
+        """By id, in ms of mono_ms(); only of those that have one."""
+        expiring = [message for message in messages if TTL in message.headers]
+        if not expiring:
+            return {}
+        if self._asked_ms is None or mono_ms() - self._asked_ms > ASK_EVERY_MS:
+            await self._ask()
+        return {m.id: _ends_ms(m) - self._offset_ms for m in expiring}
+
+    async def _ask(self) -> None:
+        asked_ms = mono_ms()
+        try:
+            server_ms = await self._pending.server_ms()
+        except OUTAGES:  # what was known, or else this machine's clock, must do
+            server_ms = None if self._asked_ms is None else asked_ms + self._offset_ms
+        self._offset_ms = (wall_ms() if server_ms is None else server_ms) - asked_ms
+        self._asked_ms = asked_ms
+
+
+def _ends_ms(message: StreamMessage) -> int:
+    """By the server's clock; far away where others wrote what is no number."""
+    try:
+        pushed_ms = int(message.headers.get(PUSHED) or id_key(message.id)[0])
+        return pushed_ms + int(message.headers[TTL])
+    except ValueError:
+        return 1 << 62
