@@ -47,7 +47,16 @@ class StreamClient:
 
     Connecting happens at the first command. Clients of the same server, event loop and process
     share connections; a client may be used in a second ``asyncio.run`` and after a fork.
-    Raises ConfigError for settings that cannot work. Commands raise redis-py's exceptions.
+
+    stream, group, consumer (of all methods): names, the stream's without the prefix.
+    ids, start_id, start, end: of entries, as in ``"1767225600000-0"``.
+    max_len: a plain ``MAXLEN ~``, which counts unfinished messages, too; None = nothing is removed.
+    headers: texts that travel beside the payload and arrive as ``message.headers``.
+    options: other arguments of the constructor, or connection options of redis-py
+        (``ssl_ca_certs``).
+
+    Raises ConfigError for settings that cannot work. Methods that talk to Redis raise what redis-py
+    raises (``redis.exceptions.RedisError``, a time-out included) and OSError.
     """
 
     def __init__(
@@ -87,10 +96,12 @@ class StreamClient:
 
     @classmethod
     def from_url(cls, url: str, *, prefix: str = "", **options: Any) -> Self:
-        """Client of a URL: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``redis+cluster://``,
-        ``rediss+cluster://``, ``redis+sentinel://h1:p1,h2:p2/service/db`` or ``embedded://[DIR]``.
+        """Client of a URL.
 
-        options: the constructor's arguments, or redis-py connection options (``ssl_ca_certs``).
+        url: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``redis+cluster://``,
+            ``rediss+cluster://``, ``redis+sentinel://h1:p1,h2:p2/service/db`` or
+            ``embedded://[DIR]``.
+
         ``embedded://DIR`` starts (or joins) a private real server with its data in DIR; without
         DIR a temporary one.
 
@@ -175,12 +186,15 @@ class StreamClient:
         return prefixed(self.prefix, stream)
 
     async def command(self, name: str, stream: str, *args: Any) -> Any:
-        """Run ``NAME key args...`` and return the raw reply (RESP2, bytes)."""
+        """Run a command on one stream; returns the raw reply (RESP2, bytes).
+
+        name: of the command, as in ``"XINFO GROUPS"``. args: what follows the key.
+        """
         key = self.key(stream)
         return await self.link().call(key, *name.split(), key, *args)
 
     async def script(self, script: Script, stream: str, *args: Any) -> Any:
-        """Run a script on one stream."""
+        """Run a script on one stream. args: its ARGV."""
         return await self.link().script(script, [self.key(stream)], *args)
 
     def channel(self, stream: str) -> DedicatedConnection:
@@ -214,9 +228,9 @@ class StreamClient:
         max_len: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
-        """XADD one payload; returns its id. ``max_len`` here is a plain ``MAXLEN ~``.
+        """XADD one entry; returns its id.
 
-        headers: texts that travel beside the payload and arrive as ``message.headers``.
+        data: the payload's bytes, as a serializer makes them.
         Source: https://redis.io/docs/latest/commands/xadd/
         """
         push = Pushes([data], header_parts(headers))
@@ -229,9 +243,12 @@ class StreamClient:
         max_len: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> list[str]:
-        """XADD many payloads, a thousand in one step; returns their ids in order.
+        """XADD many entries, a thousand in one step; returns their ids in order.
 
-        headers: go with each of them. On an error some of them may have been added.
+        items: the payloads' bytes. headers: go with each of them.
+
+        On an error some of them may have been added.
+        Source: https://redis.io/docs/latest/commands/xadd/
         """
         results = await self.push_all(stream, Pushes(items, header_parts(headers)), max_len)
         return [text(reply) for reply in first_error(results)]
@@ -239,7 +256,10 @@ class StreamClient:
     async def push_all(
         self, stream: str, pushes: Pushes, max_len: int | None = None, link: Any = None
     ) -> list[Any]:
-        """Add messages; an id (bytes) or an exception for each. link: instead of this client's."""
+        """Add messages; returns an id (bytes) or an exception for each.
+
+        pushes: their payloads and headers. link: instead of this client's.
+        """
         key = self.key(stream)
         results = await push_all(link or self.link(), key, pushes)
         if max_len and pushes.payloads:
@@ -249,6 +269,7 @@ class StreamClient:
     async def create_group(self, stream: str, group: str, start_id: str = "0") -> None:
         """XGROUP CREATE with MKSTREAM; an existing group is left as it is.
 
+        start_id: entries behind this one are for the group; ``"0"`` = all, ``"$"`` = new ones only.
         Source: https://redis.io/docs/latest/commands/xgroup-create/
         """
         try:
@@ -261,7 +282,10 @@ class StreamClient:
                 raise
 
     async def ack(self, stream: str, group: str, *ids: str) -> int:
-        """XACK; returns how many were pending."""
+        """XACK; returns how many were pending.
+
+        Source: https://redis.io/docs/latest/commands/xack/
+        """
         return int(await self.command("XACK", stream, group, *ids)) if ids else 0
 
     # -- reading -------------------------------------------------------------------------------
@@ -269,7 +293,9 @@ class StreamClient:
     async def read(
         self, stream: str, group: str, consumer: str, count: int, block_ms: int
     ) -> list[StreamMessage]:
-        """XREADGROUP of new entries; ``block_ms=0`` does not wait. Data is raw bytes.
+        """XREADGROUP of new entries, with their payloads as raw bytes.
+
+        count: most of them. block_ms: milliseconds to wait for one; 0 = do not wait.
 
         Never retried by itself: a reply that was lost leaves its entries pending.
         Source: https://redis.io/docs/latest/commands/xreadgroup/
@@ -289,10 +315,12 @@ class StreamClient:
         count: int,
         max_passes: int | None = None,
     ) -> list[StreamMessage]:
-        """Take over entries idle for ``min_idle_ms``, following the cursor to the end.
+        """Take over idle entries for ``consumer``, following the cursor to the end.
 
-        count: entries per pass; max_passes: most passes, None = all. Entries that were deleted
-        from the stream are acknowledged.
+        min_idle_ms: milliseconds since they were read or claimed. count: entries per pass.
+        max_passes: most passes, None = all.
+
+        Entries that were deleted from the stream are acknowledged.
         Source: https://redis.io/docs/latest/commands/xautoclaim/
         """
         cursor, claimed, passes = "0-0", [], 0
@@ -317,8 +345,10 @@ class StreamClient:
         start: str = "-",
         end: str = "+",
     ) -> list[PendingEntry]:
-        """Lines of XPENDING in the order of ids; ``start="(<id>"`` goes on after an id.
+        """Lines of XPENDING in the order of ids.
 
+        count: most of them. consumer: only what this one holds; None = all.
+        start, end: first and last id; ``start="(<id>"`` goes on after an id.
         Source: https://redis.io/docs/latest/commands/xpending/
         """
         names = () if consumer is None else (consumer,)
@@ -335,15 +365,24 @@ class StreamClient:
         return [entry_message(entries[0], "data", 0) for entries in replies if entries]
 
     async def stream_len(self, stream: str) -> int:
-        """XLEN; 0 for a stream that does not exist."""
+        """XLEN; 0 for a stream that does not exist.
+
+        Source: https://redis.io/docs/latest/commands/xlen/
+        """
         return int(await self.command("XLEN", stream))
 
     async def group_info(self, stream: str) -> list[dict[str, Any]]:
-        """XINFO GROUPS, one dict a group; empty for a stream that does not exist."""
+        """XINFO GROUPS, one dict a group; empty for a stream that does not exist.
+
+        Source: https://redis.io/docs/latest/commands/xinfo-groups/
+        """
         return await self._info("XINFO GROUPS", stream)
 
     async def consumer_info(self, stream: str, group: str) -> list[dict[str, Any]]:
-        """XINFO CONSUMERS, one dict a consumer; empty for a stream that does not exist."""
+        """XINFO CONSUMERS, one dict a consumer; empty for a stream that does not exist.
+
+        Source: https://redis.io/docs/latest/commands/xinfo-consumers/
+        """
         return await self._info("XINFO CONSUMERS", stream, group)
 
     async def _info(self, name: str, stream: str, *args: str) -> list[dict[str, Any]]:

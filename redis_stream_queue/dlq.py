@@ -91,7 +91,10 @@ class DeadLetterQueue:
             return [letter for letter in read if letter is not None]
 
     async def get(self, letter_id: str, *, payloads: bool = True) -> DeadLetter | None:
-        """One letter, or None. payloads: see ``list``."""
+        """One letter, or None.
+
+        letter_id: the letter's own id, not the message's. payloads: see ``list``.
+        """
         for head in await self._heads(1, id_before(letter_id)):
             if head[0].id == letter_id:
                 return await self._read(*head) if payloads else head[0]

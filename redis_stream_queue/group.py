@@ -44,6 +44,9 @@ class ConsumerGroup:
     """A consumer group of a stream.
 
     >>> stats = await ConsumerGroup(client, "orders", "order_workers").stats()
+
+    dlq_stream, dlq_group (of its methods): where dead letters go, and a group for those who read
+        them; None = there is none.
     """
 
     _known: set[tuple[int, object, str, str]] = set()  # noqa: RUF012 - shared on purpose

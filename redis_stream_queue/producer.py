@@ -120,6 +120,7 @@ class StreamProducer:
     ) -> str:
         """Add one message; returns its entry id, of one for later ``@<due ms>-<number>``.
 
+        data: what the serializer takes.
         headers: texts that travel beside the payload and arrive as ``message.headers``.
         timeout_s: seconds for the whole call, connecting included; then TimeoutError, and the
             message may or may not be in the stream. None = the client's ``socket_timeout`` of
@@ -153,7 +154,8 @@ class StreamProducer:
     ) -> list[str]:
         """Add many messages, a thousand in one step; returns their ids in order.
 
-        headers: go with each of them. timeout_s: see push. extras: delay_ms, at, ttl_ms, expired.
+        data: one item for each message. headers: go with each of them. timeout_s: see push.
+        extras: delay_ms, at, ttl_ms, expired.
 
         Everything is encoded first: a message that cannot be encoded stops the call before any is
         added. On an error of Redis the others may have been added.
@@ -299,6 +301,7 @@ class StreamProducer:
     ) -> str:
         """``push`` for code without an event loop; safe in threads and after a fork.
 
+        data, headers, extras: as for push.
         timeout_s: as for push, but for the look-up of a host name; on a cluster each step of the
             call has so long.
         """
@@ -312,7 +315,10 @@ class StreamProducer:
         timeout_s: float | None = None,
         **extras: Unpack[PushExtras],
     ) -> list[str]:
-        """``push_many`` for code without an event loop; safe in threads and after a fork."""
+        """``push_many`` for code without an event loop; safe in threads and after a fork.
+
+        data, headers, extras: as for push_many. timeout_s: as for push_sync.
+        """
         return self._push_sync(data, headers, timeout_s, extras)
 
     def _push_sync(
@@ -365,6 +371,7 @@ class StreamProducer:
     async def cancel(self, scheduled_id: str) -> bool:
         """Take back a message that is not in the stream yet; False if it has moved there.
 
+        scheduled_id: what its push returned.
         Raises ConfigError for what is no ``@<due ms>-<number>``.
         """
         [gone] = await cancel_scheduled(self._client, self.stream, [scheduled_id])

@@ -116,7 +116,10 @@ class RetryHandler:
         return messages, gone
 
     async def send_to_dlq(self, message: StreamMessage, reason: str) -> None:
-        """Call the dlq_handler with a message; what it raises is logged."""
+        """Call the dlq_handler with a message; what it raises is logged.
+
+        reason: what the handler is told, as in ``"max_deliveries"``.
+        """
         await self._burial.tell_handler(message, reason)
 
 

@@ -36,11 +36,21 @@ class Serializer(Protocol):
     """What producer and consumer need; both must use the same kind."""
 
     def encode(self, data: Any) -> bytes:
-        """The payload as bytes. What it raises fails the push."""
+        """The payload as bytes.
+
+        data: what was given to push. May raise any exception, best a SerializationError that says
+        what cannot be expressed: the push fails with it, and nothing is sent.
+        """
         ...
 
     def decode(self, raw: bytes) -> Any:
-        """The payload of these bytes. What it raises makes the message a dead letter."""
+        """The payload of these bytes, what handlers get as ``message.data``.
+
+        raw: what encode() made, or whatever somebody else has pushed. May raise any exception, best
+        a SerializationError: the message is a dead letter then, with the error's text, and is not
+        tried again. Only what is no ``Exception`` (a panic of an extension) and
+        SoftTimeLimitExceeded are failures like a handler's, which are tried again.
+        """
         ...
 
 
@@ -55,7 +65,7 @@ class JsonSerializer:
         self._decode_whole, self._decode_first = decoder.decode, decoder.raw_decode
 
     def encode(self, data: Any) -> bytes:
-        """Raises SerializationError for what JSON cannot express."""
+        """The data as JSON. Raises SerializationError for what JSON cannot express."""
         try:
             return self._encode(data).encode()
         except (TypeError, ValueError, RecursionError) as exc:
@@ -64,7 +74,7 @@ class JsonSerializer:
             ) from exc
 
     def decode(self, raw: bytes) -> Any:
-        """Raises SerializationError for what is not JSON (NaN and Infinity are not)."""
+        """What is in raw. Raises SerializationError if that is no JSON (NaN is none)."""
         try:
             text = raw.decode()
             try:
@@ -120,7 +130,7 @@ class MsgpackSerializer:
     """MessagePack: smaller and faster than JSON, keeps ``bytes``."""
 
     def encode(self, data: Any) -> bytes:
-        """Raises SerializationError for what MessagePack cannot express."""
+        """The data as MessagePack. Raises SerializationError for what that cannot express."""
         try:
             packed: bytes = msgpack.packb(data)
         except (TypeError, ValueError, OverflowError) as exc:
@@ -130,7 +140,7 @@ class MsgpackSerializer:
         return packed
 
     def decode(self, raw: bytes) -> Any:
-        """Raises SerializationError for what is not MessagePack."""
+        """What is in raw. Raises SerializationError if that is no MessagePack."""
         try:
             return msgpack.unpackb(raw, strict_map_key=False)
         except Exception as exc:  # msgpack raises many kinds, some of them plain Exception
@@ -170,18 +180,22 @@ class SignedSerializer:
         self._keys = [hmac.digest(k, b"rsq:" + (context or "").encode(), "sha256") for k in keys]
 
     def for_stream(self, key: str) -> SignedSerializer:
-        """The same for one stream; producers and consumers ask for it."""
+        """The same for one stream; producers and consumers ask for it. key: the stream's."""
         if self._context is not None:
             return self
         return SignedSerializer(self._inner, self._given, context=key)
 
     def encode(self, data: Any) -> bytes:
-        """Raises what the inner serializer raises."""
+        """Signature and data. Raises what the inner serializer raises."""
         payload = self._inner.encode(data)
         return hmac.digest(self._keys[0], payload, "sha256") + payload
 
     def decode(self, raw: bytes) -> Any:
-        """Raises SerializationError for a wrong signature, before anything is decoded."""
+        """What is in raw behind its signature.
+
+        Raises SerializationError for a wrong signature, before anything is decoded, and what the
+        inner serializer raises.
+        """
         signature, payload = raw[:SIGNATURE], raw[SIGNATURE:]
         if not any(
             hmac.compare_digest(signature, hmac.digest(key, payload, "sha256"))
@@ -218,14 +232,14 @@ class PickleSerializer:
         _warn_of_pickle()
 
     def encode(self, data: Any) -> bytes:
-        """Raises SerializationError for what cannot be pickled."""
+        """The data as a pickle. Raises SerializationError for what cannot be pickled."""
         try:
             return pickle.dumps(data, protocol=pickle.HIGHEST_PROTOCOL)
         except Exception as exc:  # pickling runs the object's own code
             raise SerializationError(f"cannot pickle {type(data).__name__}: {exc}") from exc
 
     def decode(self, raw: bytes) -> Any:
-        """Raises SerializationError for what is no pickle of this Python."""
+        """What is in raw; runs its code. Raises SerializationError for what is no pickle here."""
         try:
             return pickle.loads(raw)
         except Exception as exc:  # unpickling runs the payload's own code

@@ -1,7 +1,7 @@
 """Reference pages of the public names, made of their docstrings: reference.py DIRECTORY.
 
-Ends with 1 if a public class, method or function has no docstring, or if a class does not say what
-one of its parameters or fields means.
+Ends with 1 if a public class, method or function has no docstring, or if a class or a method does
+not say what one of its parameters or fields means (a class may say it for its methods).
 """
 
 from __future__ import annotations
@@ -59,11 +59,19 @@ def _class_faults(described: pdoc.doc.Class) -> Iterator[str]:
             names.add(member.name)
         elif not member.docstring:
             yield f"{member.fullname} has no docstring"
+        elif isinstance(member, pdoc.doc.Function):
+            text = f"{described.docstring}\n{member.docstring}"
+            for name in _missing(text, set(member.signature.parameters)):
+                yield f"the docstring of {member.fullname} does not mention {name}"
     with contextlib.suppress(ValueError):  # an exception without a constructor of its own
-        names |= set(inspect.signature(made).parameters) - {"args", "kwargs"}
-    for name in sorted(names):
-        if not re.search(rf"\b{name}\b", described.docstring):
-            yield f"the docstring of {described.fullname} does not mention {name}"
+        names |= set(inspect.signature(made).parameters)
+    for name in _missing(described.docstring, names):
+        yield f"the docstring of {described.fullname} does not mention {name}"
+
+
+def _missing(text: str, names: set[str]) -> list[str]:
+    found = names - {"args", "kwargs", "self", "cls"}
+    return sorted(name for name in found if not re.search(rf"\b{name}\b", text))
 
 
 def _is_dataclass(made: type) -> bool:

@@ -44,6 +44,9 @@ class Shy:
     """A thing."""
 
     def __init__(self, size_mb: int) -> None: ...
+
+    def grow(self, by_mb: int) -> None:
+        """Grow."""
 '''
 
 
@@ -58,4 +61,5 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         f"{name}.Bare.shrink has no docstring",
         f"the docstring of {name}.Bare does not mention size_mb",
         f"the docstring of {name}.Shy does not mention size_mb",
+        f"the docstring of {name}.Shy.grow does not mention by_mb",
     }
