@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 
 import click
 
 
+@functools.cache
 def version() -> str:
     """As in the package's metadata; "unknown" where it runs without being installed."""
     try:

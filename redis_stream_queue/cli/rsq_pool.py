@@ -110,6 +110,12 @@ _AT_LEAST_0 = click.IntRange(min=0)
     help="Seconds to wait for Redis at start.",
 )
 @click.option("--burst", is_flag=True, help="Handle all there is, then exit (1 if some died).")
+@click.option(
+    "--heartbeat/--no-heartbeat",
+    default=True,
+    show_default="on",
+    help="Write down what runs, for rsq running.",
+)
 @url_options(_found_url)
 @click.option(
     "--log-level",

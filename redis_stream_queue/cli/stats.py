@@ -8,8 +8,6 @@ from typing import Any
 import click
 from redis.exceptions import NoPermissionError
 
-from .. import _exits
-from .._exits import Failure
 from .._names import default_dlq
 from .._plain import json_line, plain_cut
 from ..delivery.pending import PendingList
@@ -28,6 +26,7 @@ from .common import (
     stream_argument,
     url_option,
 )
+from .groups import groups_of
 from .output import say
 from .times import span_text
 
@@ -75,24 +74,13 @@ def stats(
 
 def _stats(redis: Redis, stream: str, only: str | None) -> tuple[int, list[StreamStats]]:
     """The stream's length, and its groups."""
-    client, key = redis.client, redis.client.key(stream)
-
-    async def question() -> tuple[int, list[str]]:
-        groups = await client.group_info(stream)
-        return await client.stream_len(stream), [str(group["name"]) for group in groups]
-
-    length, names = ask(redis, stream, question)
-    if not length and not names:
-        raise Failure(_exits.FAILURE, f"there is no stream {key!r} on {client.endpoint}.")
-    if only and only not in names:
-        have = f"It has {plain_cut(', '.join(names), SHOWN_NAME)}." if names else "It has none yet."
-        raise Failure(_exits.FAILURE, f"stream {key!r} has no group {only!r}. {have}")
-    asked = [only] if only else names
+    client = redis.client
+    asked = groups_of(redis, stream, only)
 
     async def look() -> list[StreamStats]:
         return [await ConsumerGroup(client, stream, name).stats() for name in asked]
 
-    return length, ask(redis, stream, look)
+    return ask(redis, stream, lambda: client.stream_len(stream)), ask(redis, stream, look)
 
 
 async def _oldest(redis: Redis, stream: str, groups: list[StreamStats]) -> str | None:

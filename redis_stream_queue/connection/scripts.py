@@ -251,6 +251,15 @@ return {counted, after, done and 1 or 0}
 """
 )
 
+# ARGV: id
+# Returns the first id of an entry after that, or nil: its payload may be large.
+FIRST_AFTER = Script(
+    """
+local entries = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1)
+return entries[1] and entries[1][1]
+"""
+)
+
 # ARGV: most to count where the server does not know a group's lag, then for each such group what
 #       the call before returned: name, id, counted so far
 # Returns 1 if all is counted, how many entries are unfinished in the group that is furthest behind

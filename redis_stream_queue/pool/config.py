@@ -48,6 +48,7 @@ class PoolConfig:
     graceful_timeout_s, connect_timeout_s: seconds that running messages have to finish after
         SIGTERM, and to wait for Redis at start.
     burst: handle all there is, then end.
+    heartbeat: write down what runs, for ``rsq running``.
     log_level, log_format: ``debug`` to ``error``; ``text`` or ``json``.
 
     Raises ConfigError naming the option.
@@ -74,6 +75,7 @@ class PoolConfig:
     graceful_timeout_s: float = 30.0
     connect_timeout_s: float = 10.0
     burst: bool = False
+    heartbeat: bool = True
     log_level: str = "info"
     log_format: str = "text"
 

@@ -49,6 +49,7 @@ from ..scoreboard import Field, Scoreboard
 from ..totals import unconfirmed
 from .burst import Burst
 from .health import HealthCheck, watch_loading
+from .heartbeat import HeartbeatWriter
 from .limits import Limits, memory_limit_mb
 from .maintenance import Maintenance
 from .recovery import Death, Recovery
@@ -89,6 +90,7 @@ class Master:
         self.recovery: Recovery | None = None
         self.maintenance: Maintenance | None = None
         self.mover: Mover | None = None
+        self.heartbeat: HeartbeatWriter | None = None
         self._scoreboard = scoreboard
         self._started_ms = mono_ms()
         self._acked = RateWindow()
@@ -158,6 +160,8 @@ class Master:
                 async with asyncio.timeout(LAST_WORDS_S):
                     await self.recovery.release_all()
                     await self.recovery.close()
+                    if self.heartbeat is not None:
+                        await self.heartbeat.erase()
             except OUTAGES as error:
                 log.warning("could not give everything back, others take it later: %s", error)
         await self.client.close()
@@ -197,9 +201,9 @@ class Master:
         for worker in self.supervisor.living():
             if worker.loaded:
                 self._task(self._let_start(worker))
-        self._start_clocks(self.maintenance)
+        self._start_clocks(settings, self.maintenance)
 
-    def _start_clocks(self, maintenance: Maintenance) -> None:
+    def _start_clocks(self, settings: Settings, maintenance: Maintenance) -> None:
         for clock in maintenance.clocks():
             self._task(clock)
         limits = Limits(
@@ -213,6 +217,16 @@ class Master:
         self._task(maintenance.every(METRICS_S, "metrics", self._metrics_tick))
         if self.mover is not None:
             self._task(self.mover.run())
+        if self.config.heartbeat:
+            self.heartbeat = HeartbeatWriter(
+                self.client,
+                self.config.target,
+                settings,
+                self.supervisor.living,
+                self.metrics,
+                self._state,
+            )
+            self._task(self.heartbeat.beat())
         if (interval_s := watchdog_interval_s()) is not None:
             self._task(maintenance.every(interval_s, "watchdog", self._feed_watchdog))
         if self.config.burst:
@@ -364,6 +378,12 @@ class Master:
             acked=self._acked,
             scheduled=self.mover.lateness.metrics() if self.mover else LatenessMetrics(),
         )
+
+    def _state(self) -> str:
+        """How the pool is, in one word."""
+        if self._draining:
+            return "draining"
+        return "running" if self.supervisor.ever_ready else "starting"
 
     async def _metrics_tick(self) -> None:
         self.supervisor.note_background()

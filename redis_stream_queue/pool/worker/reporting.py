@@ -91,12 +91,20 @@ class ReportingHooks(Hooks):
         current.handled.set((self._stream, self._batch_ids or message.id))
         if self._side_by_side:
             self._running[message.id] = now_ms
-            now_ms = next(iter(self._running.values()))
-        self.row.start(message.id, now_ms)
+            self._show_oldest()
+        else:
+            self.row.start(message.id, now_ms)
 
     def message_finished(self, message: StreamMessage) -> None:
         self._running.pop(message.id, None)
-        self.row[Field.MESSAGE_SINCE] = next(iter(self._running.values()), 0)
+        self._show_oldest()
+
+    def _show_oldest(self) -> None:
+        """Of those that run side by side the one that was started first."""
+        for entry_id, since_ms in self._running.items():
+            self.row.start(entry_id, since_ms)
+            return
+        self.row[Field.MESSAGE_SINCE] = 0
 
     def batch_finished(self) -> None:
         self._running.clear()

@@ -1,0 +1,114 @@
+"""rsq pending: what was handed out and is not done, message by message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from redis.exceptions import ResponseError
+
+from .._names import parking_due_ms
+from .._plain import json_line
+from ..client import StreamClient
+from ..connection.refusals import is_forbidden
+from ..group import ConsumerGroup
+from ..message import PendingEntry
+from ..operations.heartbeat import Heartbeat, living
+from .common import (
+    Redis,
+    ask,
+    complaints,
+    json_option,
+    name,
+    prefix_option,
+    stream_argument,
+    url_option,
+)
+from .groups import groups_of
+from .output import say
+from .tables import table
+from .times import span_text
+
+HEADING = ("message", "deliveries", "how it is", "held by")
+
+
+@click.command()
+@stream_argument
+@click.option("--group", callback=name, help="Only this consumer group.  [default: all]")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+@prefix_option
+@url_option
+@json_option
+def pending(
+    stream: str, group: str | None, limit: int, prefix: str, url: str, as_json: bool
+) -> None:
+    """Show which messages of STREAM were handed out and are not done, oldest first: what runs and
+    for how long, what waits for a retry, what is held."""
+
+    async def look() -> list[dict[str, Any]]:
+        found = []
+        for each in names:
+            entries = await ConsumerGroup(redis.client, stream, each).pending_details(limit)
+            found += [_line(each, entry, runs.get((each, entry.id)), now_ms) for entry in entries]
+        return found
+
+    with complaints(), Redis(url, prefix) as redis:
+        names = groups_of(redis, stream, group)
+        pools, now_ms = ask(redis, stream, lambda: _pools(redis.client))
+        runs = _running(pools, redis.client.key(stream))
+        lines = ask(redis, stream, look)
+    if as_json:
+        say(json_line({"stream": redis.client.key(stream), "pending": lines}))
+    elif not lines:
+        say(f"nothing is pending in {redis.client.key(stream)}", err=True)
+    else:
+        say(*table(HEADING, [[x["id"], x["deliveries"], _words(x), x["consumer"]] for x in lines]))
+
+
+async def _pools(client: StreamClient) -> tuple[list[Heartbeat], int]:
+    """The pools that say what they run; none where this user may not read that."""
+    try:
+        return await living(client)
+    except ResponseError as error:
+        if is_forbidden(error):
+            return [], 0
+        raise
+
+
+def _running(pools: list[Heartbeat], key: str) -> dict[tuple[str, str], tuple[Heartbeat, Any]]:
+    """Who runs a message, by group and id."""
+    return {
+        (pool.group, worker.message_id): (pool, worker)
+        for pool in pools
+        if pool.stream == key
+        for worker in pool.workers
+    }
+
+
+def _line(group: str, entry: PendingEntry, runs: Any, now_ms: int) -> dict[str, Any]:
+    due_ms = parking_due_ms(group, entry.consumer)
+    line: dict[str, Any] = {
+        "id": entry.id,
+        "group": group,
+        "consumer": entry.consumer,
+        "idle_ms": entry.idle_ms,
+        "deliveries": entry.delivery_count,
+        "state": "held",
+    }
+    if due_ms is not None:
+        line |= {"state": "waits for retry", "due_in_ms": max(due_ms - entry.idle_ms, 0)}
+    elif runs:
+        pool, worker = runs
+        line |= {"state": "running", "running_ms": max(now_ms - worker.since_ms, 0)}
+        line |= {"host": pool.host, "slot": worker.slot, "pid": worker.pid}
+    return line
+
+
+def _words(line: dict[str, Any]) -> str:
+    match line["state"]:
+        case "running":
+            return f"runs for {span_text(line['running_ms'])} on {line['host']} slot {line['slot']}"
+        case "waits for retry":
+            return f"waits for a retry, due in {span_text(line['due_in_ms'])}"
+        case _:
+            return f"held, renewed {span_text(line['idle_ms'])} ago"

@@ -1,0 +1,85 @@
+"""rsq running: what runs now, where and since when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .._plain import json_line
+from ..operations.heartbeat import INDEX, Heartbeat, living
+from .common import (
+    Redis,
+    ask,
+    complaints,
+    counted,
+    json_option,
+    name,
+    prefix_option,
+    url_option,
+)
+from .output import say
+from .tables import table
+from .times import span_text
+
+HEADING = ("host", "slot", "pid", "stream", "message", "runs for", "held")
+
+
+@click.command()
+@click.argument("stream", required=False, callback=name)
+@prefix_option
+@url_option
+@json_option
+def running(stream: str | None, prefix: str, url: str, as_json: bool) -> None:
+    """Show what runs now, of STREAM or of all streams: on which host, and for how long.
+
+    Pools write it down each second while something changes (rsq-pool --no-heartbeat does not).
+    """
+    with complaints(), Redis(url, prefix) as redis:
+        pools, now_ms = ask(redis, INDEX, lambda: living(redis.client))
+        key = redis.client.key(stream) if stream else None
+    pools = [pool for pool in pools if key in (None, pool.stream)]
+    lines = [line for pool in pools for line in _lines(pool, now_ms)]
+    lines.sort(key=lambda line: -line["running_ms"])
+    if as_json:
+        say(json_line({"pools": [_pool(pool, now_ms) for pool in pools], "running": lines}))
+        return
+    workers = sum(len(pool.workers) for pool in pools)
+    say(f"{counted(len(pools), 'pool')}, {counted(workers, 'worker')}, {len(lines)} running")
+    if lines:
+        say(*table(HEADING, [_cells(line) for line in lines]))
+
+
+def _lines(pool: Heartbeat, now_ms: int) -> list[dict[str, Any]]:
+    """What its workers run."""
+    return [
+        {
+            "host": pool.host,
+            "slot": worker.slot,
+            "pid": worker.pid,
+            "stream": pool.stream,
+            "id": worker.message_id,
+            "running_ms": max(now_ms - worker.since_ms, 0),
+            "since_ms": worker.since_ms,
+            "held": worker.held,
+            "group": pool.group,
+            "target": pool.target,
+        }
+        for worker in pool.workers
+        if worker.message_id
+    ]
+
+
+def _cells(line: dict[str, Any]) -> list[Any]:
+    names = "host", "slot", "pid", "stream", "id"
+    return [*(line[name] for name in names), span_text(line["running_ms"]), line["held"]]
+
+
+def _pool(pool: Heartbeat, now_ms: int) -> dict[str, Any]:
+    names = "host", "pid", "target", "stream", "group", "state", "version", "acked_per_s"
+    return {
+        **{name: getattr(pool, name) for name in names},
+        "workers": len(pool.workers),
+        "up_ms": now_ms - pool.started_ms,
+        "seen_ms_ago": now_ms - pool.beat_ms,
+    }

@@ -1,0 +1,1 @@
+"""How pools and streams are doing, seen from outside."""

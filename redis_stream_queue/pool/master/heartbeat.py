@@ -1,0 +1,145 @@
+"""Writes down what this pool does and since when, where ``rsq running`` reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from typing import NoReturn
+
+from ..._clock import mono_ms
+from ..._log import log
+from ..._version import version
+from ...client import StreamClient
+from ...connection.link import OUTAGES
+from ...connection.refusals import is_forbidden
+from ...operations import heartbeat
+from ...operations.heartbeat import Heartbeat, WorkerLine
+from ...operations.readings import server_ms
+from .._linux import memory_mb
+from ..config import Settings
+from ..metrics import PoolMetrics
+from ..scoreboard import Field
+from .slots import WorkerRecord
+
+LOOK_S = 1.0
+BEAT_MS = 5000  # at the latest: what runs for a moment and has changed is written at the next look
+MOMENT_MS = 500
+TIDY_MS = 60_000  # between two looks at the server's clock, and two tries that were forbidden
+RIGHTS = "~rsq:* +time +set +del +zadd +zrem +zremrangebyscore"
+
+Running = frozenset[tuple[int, str]]  # pid and message
+
+
+class HeartbeatWriter:
+    """The heartbeat of one pool. What cannot be written harms nothing, and is said once.
+
+    living, metrics, state: asked for what to write.
+    """
+
+    def __init__(
+        self,
+        client: StreamClient,
+        target: str,
+        settings: Settings,
+        living: Callable[[], list[WorkerRecord]],
+        metrics: Callable[[], PoolMetrics],
+        state: Callable[[], str],
+    ) -> None:
+        self._client = client
+        self._target = target
+        self._settings = settings
+        self._living = living
+        self._metrics = metrics
+        self._state = state
+        self._host = socket.gethostname().encode(errors="replace").decode()
+        self._name = heartbeat.new_name(self._host, os.getpid())
+        self._ahead_ms = 0  # of our own clock, the server's
+        self._beat_at_ms = self._tidy_at_ms = -TIDY_MS
+        self._written: tuple[str, Running] = "", frozenset()
+        self._is_forbidden = False
+
+    async def beat(self) -> NoReturn:
+        """Write again and again."""
+        while True:
+            try:
+                await self._look(mono_ms())
+            except OUTAGES as error:  # clocks that need Redis say what is wrong with it
+                log.debug("no heartbeat: %s", error)
+                if is_forbidden(error):
+                    await self._wait_for_rights()
+            except Exception as error:  # a defect here must cost nothing but the heartbeat
+                log.exception("no heartbeat", exc_info=error)
+                await asyncio.sleep(TIDY_MS / 1000)
+            await asyncio.sleep(LOOK_S)
+
+    async def _wait_for_rights(self) -> None:
+        if not self._is_forbidden:
+            log.info(
+                "no heartbeat: %s does not let this user write it, so rsq running does not show "
+                "this pool. Allow it (ACL SETUSER name %s), or start with --no-heartbeat",
+                self._client.endpoint,
+                RIGHTS,
+            )
+        self._is_forbidden = True
+        await asyncio.sleep(TIDY_MS / 1000)
+
+    async def _look(self, now_ms: int) -> None:
+        lines = [self._line(worker, now_ms) for worker in self._living() if worker.pid]
+        moment_ms = now_ms + self._ahead_ms - MOMENT_MS
+        running = frozenset((w.pid, w.message_id) for w in lines if 0 < w.since_ms < moment_ms)
+        what = self._state(), running
+        if what == self._written and now_ms - self._beat_at_ms < BEAT_MS:
+            return
+        tidy = now_ms - self._tidy_at_ms >= TIDY_MS
+        if tidy:
+            self._ahead_ms = await server_ms(self._client, heartbeat.INDEX) - mono_ms()
+            lines = [self._line(worker, now_ms) for worker in self._living() if worker.pid]
+        beat = self._heartbeat(now_ms, lines)
+        await heartbeat.write(self._client, self._name, beat, tidy=tidy)
+        self._written, self._beat_at_ms = what, now_ms
+        if tidy:
+            self._tidy_at_ms = now_ms
+
+    def _heartbeat(self, now_ms: int, lines: list[WorkerLine]) -> Heartbeat:
+        metrics, consumer, key = self._metrics(), self._settings.consumer, self._client.key
+        return Heartbeat(
+            host=self._host,
+            pid=os.getpid(),
+            version=version(),
+            target=self._target,
+            stream=key(self._settings.stream),
+            group=consumer.group,
+            dlq_stream=key(consumer.dlq_stream) if consumer.dlq_stream else "",
+            state=self._state(),
+            started_ms=now_ms + self._ahead_ms - round(metrics.uptime_s * 1000),
+            beat_ms=now_ms + self._ahead_ms,
+            acked=metrics.acked,
+            errors=metrics.errors,
+            dead=metrics.dead,
+            replaced=metrics.replaced,
+            acked_per_s=metrics.acked_per_s,
+            workers=tuple(lines),
+        )
+
+    def _line(self, worker: WorkerRecord, now_ms: int) -> WorkerLine:
+        row, busy = worker.row, worker.busy
+        (ms, seq), since = row.id(Field.CURRENT_MS), row[Field.MESSAGE_SINCE]
+        runs = busy and since > 0 and ms > 0
+        return WorkerLine(
+            slot=worker.slot,
+            pid=worker.pid,
+            state="busy" if busy else worker.state.value,
+            message_id=f"{ms}-{seq}" if runs else "",
+            since_ms=since + self._ahead_ms if runs else 0,
+            held=row[Field.HELD] if busy else 0,
+            acked=worker.totals()["acked"],
+            memory_mb=round(memory_mb(worker.pid) or 0),
+        )
+
+    async def erase(self) -> None:
+        """The pool has ended; if this does not get through, the heartbeat expires by itself."""
+        with contextlib.suppress(*OUTAGES):
+            await heartbeat.erase(self._client, self._name)
