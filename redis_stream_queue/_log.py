@@ -18,7 +18,7 @@ from ._clock import mono_ms
 
 NAME = "redis_stream_queue"
 SAY_EVERY_MS = 60_000
-FORK_WAITS_S = 5  # for the end of a line; then the log hangs, and that is no reason for a fork to
+FORK_WAITS_S = 5  # longest, for the end of a line: a log that hangs must hold up no fork for ever
 LOOK_S = 0.001
 
 
@@ -31,7 +31,7 @@ class _Saying:
 
     def __init__(self) -> None:
         self._depths: dict[int, int] = {}  # of the threads that are in a line, by their ident
-        self._no_fork = threading.RLock()  # held by a fork; a line begins when there is none
+        self._no_fork = threading.RLock()  # held during a fork; a line begins when it is free
         os.register_at_fork(
             before=self._before_fork,
             after_in_parent=self._no_fork.release,

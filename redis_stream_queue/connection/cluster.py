@@ -28,7 +28,7 @@ from .link import Command, DedicatedConnection, Link, cut, exchange, life_of, re
 from .refusals import passes
 
 MOST_REDIRECTS = 8  # followed for one command
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.25  # before a cluster that is in two minds is asked again
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.25  # between two tries while a slot moves
 FAILOVER_S = 10.0  # how long it is asked, where connecting has no limit of its own
 REDIRECTS = (MovedError, AskError, TryAgainError, ClusterDownError)
 

@@ -19,7 +19,7 @@ REASONS = (MAX_DELIVERIES, REJECTED, DECODE_ERROR, TOO_LARGE, EXPIRED, UNKNOWN_T
 MOST_DELIVERIES = 10**9 - 1  # that can be told apart from the rest
 _REASON = 10**9
 _BEGUN = 10**10
-_MOST_BEGUN = 10**4  # more is no word of ours: Redis' XNACK FATAL leaves 2**63 - 1
+_MOST_BEGUN = 10**4  # a greater count is no mark: Redis' XNACK FATAL sets 2**63 - 1
 
 
 def marked(count: int, reason: str) -> int:

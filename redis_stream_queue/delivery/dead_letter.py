@@ -34,11 +34,11 @@ LETTER_FIELDS = (
     "last_error",
 )
 LAST_ERROR = "rsq:last_error"  # header of a message that a dlq_handler gets
-REMEMBERED = 1000
+REMEMBERED = 1000  # errors of messages that may have to be buried
 SAY_EVERY_MS = 60_000
 FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 1000, 8000  # between two tries of a letter that is refused
 JITTER = 0.25
-DLQ_HANDLER_TRIES = 3  # a dlq_handler that ends the process so often is passed over
+DLQ_HANDLER_TRIES = 3  # burials that began; then the letter moves without the dlq_handler
 
 
 class Burial:
@@ -97,7 +97,7 @@ class Burial:
         """Give a dead message back so that the next sweep buries it, and no handler runs it."""
         self.remember(message.id, error)
         _, earlier, deliveries = read_count(message.delivery_count)
-        count = marked(deliveries, earlier or reason)  # what did not end us counts once
+        count = marked(deliveries, earlier or reason)  # a burial that did not end this process
         await self.pending.park(owner, [Parked(message.id, delay_ms, deliveries=count)])
 
     async def refused(

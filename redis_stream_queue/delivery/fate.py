@@ -27,10 +27,10 @@ from ..message import PendingEntry
 
 class Fate(Enum):
     RENEW = "renew"  # keep the lease fresh
-    LEAVE = "leave"  # somebody has it in hands, or its time has not come
+    LEAVE = "leave"  # somebody handles it, or it is not due
     CLAIM = "claim"  # deliver it again; the delivery counts
     CLAIM_ALONE = "claim_alone"  # the same, in a batch of its own: a suspect, or for the last time
-    HAND_OVER = "hand_over"  # deliver it again; the delivery before was none
+    HAND_OVER = "hand_over"  # deliver it again; the one before reached no handler: not counted
     BURY = "bury"  # to the dead letters
 
 

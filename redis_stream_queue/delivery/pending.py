@@ -20,15 +20,15 @@ from ..connection.scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, SIZES, T
 from ..message import GREATEST_ID, PendingEntry, StreamMessage
 
 RENEW_CHUNK = 500  # entries per script: two ms of Redis's time
-HELD_PAGE = 1000
-MOST_VALUES = 7000  # that a script passes to one command
+HELD_PAGE = 1000  # entries per XPENDING
+MOST_VALUES = 7000  # that a script passes to one command; Lua's own limit is about 8,000
 WRITE_CHUNK = 50  # entries that a script takes over or gives back: a few ms of Redis's time
-STANDS_STILL = -1
-TAKE_BYTES = 1 << 20  # in one answer
+STANDS_STILL = -1  # as a least idle time: see SeenEntry
+TAKE_BYTES = 1 << 20  # of payloads in one answer
 SMALL_BYTES = 1 << 16  # what is larger is brought in alone, once it was lost on its way
 NO_PAYLOADS = 0
 LOST = "rsq:lost"  # the first field of a letter without a payload
-MOST_EXACT = 2**53  # of Lua's numbers
+MOST_EXACT = 2**53  # greater integers are rounded in Lua
 TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
 
 

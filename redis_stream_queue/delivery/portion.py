@@ -7,7 +7,7 @@ the way arrives never, however often it is asked for; a smaller one does.
 from __future__ import annotations
 
 BYTES = 1 << 20  # of an answer
-FORGETS = 0.9  # large ones are remembered for a while
+FORGETS = 0.9  # of the size that was learned stays with each answer of smaller entries
 
 
 class Portion:

@@ -16,7 +16,7 @@ from ..connection.link import OUTAGES, Command, DedicatedConnection, first_error
 from .portion import Portion
 
 READ_MARGIN_S = 0.7  # how much longer than its block a read may take before it counts as dead
-UNBLOCK_PAUSE_S = 0.002  # and twice as long each time, up to
+UNBLOCK_PAUSE_S = 0.002  # before CLIENT UNBLOCK is sent again, doubled each time
 MOST_UNBLOCK_PAUSE_S = 0.05
 BLOCK_WITHOUT_UNBLOCK_MS = 250  # where an ACL forbids CLIENT ID or CLIENT UNBLOCK
 

@@ -13,7 +13,7 @@ from .pending import PendingList, Trimmed
 from .server_check import missing_right
 
 TRIM_INTERVAL_S = 5.0
-TOLERANCE = 1.2  # trimming is approximate: so much over the limit is no news
+TOLERANCE = 1.2  # times the limit: below that a length is not warned of, trimming is approximate
 SAY_EVERY_MS = 600_000
 
 

@@ -1,7 +1,7 @@
 """Session: one life of one consumer name: reads, handles, settles.
 
-Used by StreamConsumer and by the pool's worker; it decides when to read nowhere, and it never
-sweeps. What it holds is in ``holdings``.
+Used by StreamConsumer and by the pool's worker. They decide when to read, and they sweep. What it
+holds is in ``holdings``.
 """
 
 from __future__ import annotations

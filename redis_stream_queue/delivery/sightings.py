@@ -17,11 +17,11 @@ from ..message import PendingEntry
 LEASE_MS = 500  # who runs a message renews its hold at least so often
 WATCH_MS = 3 * LEASE_MS
 LOOK_MS = 300  # how soon to look again at what is not watched long enough
-LOOKS = WATCH_MS // LOOK_MS + 3  # so many are enough, on a slow line, too
+LOOKS = WATCH_MS // LOOK_MS + 3  # after so many an entry is watched, also on a slow line
 NOT_WATCHED_MS = 2**62
-_MOST_CREDIT_MS = 300  # so much of the time between two answers counts
-_GAP_MS = 1000  # between two answers: nobody may have been able to renew
-_CLOCK_TOLERANCE_MS = 100
+_MOST_CREDIT_MS = 300  # of the time between two answers counts as watching, at most
+_GAP_MS = 1000  # without an answer: others may have been unable to renew, so watching starts anew
+_CLOCK_TOLERANCE_MS = 100  # a greater difference between two clocks is a jump of one
 _MARK_EVERY_MS = 50
 MOST_REMEMBERED = 10_000
 
@@ -59,7 +59,7 @@ class Sightings:
         if self._last_ms is not None:
             passed_ms = now_ms - self._last_ms
             self._credit_ms += min(passed_ms, _MOST_CREDIT_MS)
-            if passed_ms > max(_GAP_MS, 3 * min(self._took_ms)):  # and the line is not that slow
+            if passed_ms > max(_GAP_MS, 3 * min(self._took_ms)):  # longer than slow answers explain
                 self._marks.clear()
         self._last_ms = now_ms
         if server_ms is not None:

@@ -96,7 +96,7 @@ class Sweep:
         wait_ms = due_in_ms(entry, self.policy)
         if not is_watched(entry, self.policy, self.sightings.watched_ms):
             self.unwatched |= wait_ms == 0
-            wait_ms = max(wait_ms - WATCH_MS - LOOK_MS, LOOK_MS)  # begin in time
+            wait_ms = max(wait_ms - WATCH_MS - LOOK_MS, LOOK_MS)  # it is watched when it is due
         if self._soonest_ms is None or wait_ms < self._soonest_ms:
             self._soonest_ms = wait_ms
 

@@ -278,7 +278,7 @@ def _remove_abandoned() -> None:
     """End temporary servers of this user whose processes were all killed before they could."""
     for directory in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"):
         if not is_private(directory):
-            continue  # it may be a trap
+            continue  # another user may have made it, to have something of ours removed
         with contextlib.suppress(OSError, RedisStreamError), turn(directory, timeout_s=0):
             if is_locked(directory / USERS) or _is_being_made(directory):
                 continue

@@ -20,7 +20,7 @@ from .._plain import CONTINUED, json_line, plain, plain_cut, trace
 from . import current
 
 OURS = "redis_stream_queue"
-UNDER_US = ("asyncio", "concurrent.futures")  # they log in the midst of our loop (uvloop, too)
+UNDER_US = ("asyncio", "concurrent.futures")  # their lines, too, must not raise in our loop
 MOST_TEXT = 1900  # characters of a record of ours
 MOST_BESIDE_TRACE = 700  # of its text where a traceback follows
 MOST_TRACE = MOST_TEXT - MOST_BESIDE_TRACE

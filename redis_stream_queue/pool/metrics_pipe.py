@@ -17,7 +17,7 @@ from .._log import log
 from .totals import MAX_SNAPSHOT, NAMES, Totals, decode, encode, latest
 
 REPORT_S = 1.0
-MOST_AT_ONCE = 20  # snapshots that are read at a time: a worker that goes mad is nobody's business
+MOST_AT_ONCE = 20  # snapshots read at a time: a worker that floods its pipe holds up no other
 
 
 def pipe() -> tuple[Connection, Connection]:

@@ -15,7 +15,7 @@ from .._log import log
 
 STREAMS = {0: "stdin", 1: "stdout", 2: "stderr"}
 CLOSELY = 1000  # calls after which a worker looks, one by one
-REST_MS = 20  # then
+REST_MS = 20  # between two looks, after those
 
 
 def open_those_closed() -> None:

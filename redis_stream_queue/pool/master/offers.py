@@ -84,7 +84,7 @@ class Offers:
         """Queue it; of last deliveries, which may have to wait for each other, only a few."""
         if due.last:
             if self._counts[due.exclusive] >= MOST_LASTS:
-                return  # it stays in Redis, and the next walk finds it
+                return  # it stays in Redis; the next sweep offers it
             self._counts[due.exclusive] += 1
         self._waiting.append(due)
         self._ids.add(due.offer.id)

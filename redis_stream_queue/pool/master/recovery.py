@@ -36,8 +36,8 @@ from .slots import WorkerRecord
 PAGES_PER_TICK = 4
 REST = 4  # times as long as looking at them took
 MOST_OFFERS = 2000  # enough to keep all workers busy; the rest stays in Redis until then
-LARGE_BYTES = 1 << 20  # what a worker may die of while it reads it in
-NAME_LINGERS_MS = 1000  # a dead worker's last read may still be on its way to Redis
+LARGE_BYTES = 1 << 20  # a worker may run out of memory while it reads in a message above this
+NAME_LINGERS_MS = 1000  # a dead worker's last read may still arrive at Redis
 
 
 @dataclass(slots=True)
@@ -283,7 +283,7 @@ class Recovery:
 
     def _owner(self, entry: PendingEntry) -> Owner:
         if entry.consumer in self._deaths:
-            return Owner.MATE  # look_at_deaths() sees to it
+            return Owner.MATE  # left to look_at_deaths()
         mate = self._mates.get(entry.consumer)
         if mate is None:
             return Owner.STRANGER
@@ -327,7 +327,7 @@ class Recovery:
         dead_letter_writer = self.dead_letter_writer
         async with self._burying:
             if not dead_letter_writer.name:
-                with contextlib.suppress(ResponseError):  # OOM: burying can do without
+                with contextlib.suppress(ResponseError):  # OOM: a name need not be reserved to bury
                     await dead_letter_writer.reserve_name()
                 dead_letter_writer.name = dead_letter_writer.name or worker_name(
                     self.policy.group, socket.gethostname()

@@ -182,15 +182,15 @@ class MainThread:
             elif self._calling:
                 self._run_loop_meanwhile()
             else:
-                self._bell.acquire(blocking=False)  # then it rings from now on
+                self._bell.acquire(blocking=False)  # from here on _wake_stand_in() releases it
                 self._wanted = False
-                if self._calls == known and self._serving:  # else it may just have been set
+                if self._calls == known and self._serving:  # no call began before _wanted was set
                     self._bell.acquire()
 
     def _run_loop_meanwhile(self) -> None:
         if self._turn.acquire(blocking=False):
             try:
-                if self._calling:  # still
+                if self._calling:  # it may have ended meanwhile
                     self._run_loop()
             finally:
                 self._turn.release()

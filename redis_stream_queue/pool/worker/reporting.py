@@ -15,8 +15,8 @@ from ..protocol import MAX_ERROR, Message, Released, Retrying
 from ..scoreboard import Field, Row
 from ..standard_streams import StandardStreams
 
-OVERRUN_MS = 100  # a message that runs longer lets the rest of its batch go to idle workers,
-LONG_OVERRUN_MS = 250  # and to anybody: a worker of another host may be idle
+OVERRUN_MS = 100  # after so long the rest of the batch is given back if a worker is idle,
+LONG_OVERRUN_MS = 250  # after so long in any case: one of another host may be idle
 
 
 class ReportingHooks(Hooks):

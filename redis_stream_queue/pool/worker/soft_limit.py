@@ -24,7 +24,7 @@ from ...handlers import Handler, PerBatch, PerMessage, runner_of
 
 INTERRUPT = signal.SIGRTMIN + 9
 RUNNING, DECODING = "the handler ran for", "decoding took"
-AGAIN_S = 0.05  # the signal may find the call in a place where it is not seen
+AGAIN_S = 0.05  # until the next signal, should the first be swallowed (in a __del__, say)
 
 
 class _Cancelled(asyncio.CancelledError, SoftTimeLimitExceeded):
