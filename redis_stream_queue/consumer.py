@@ -18,7 +18,7 @@ from .client import StreamClient, check_client
 from .config import ConsumerConfig
 from .connection.backoff import Backoff
 from .connection.link import OUTAGES
-from .delivery.batch import Work
+from .delivery.batch import Batch
 from .delivery.fate import Fate, Owner
 from .delivery.invocation import check_runs
 from .delivery.pending import SeenEntry
@@ -350,11 +350,11 @@ class StreamConsumer:
             await self._holdings.bury(await self._walk())
         self._walked_ms = mono_ms()
 
-    def _wanted(self, work: Work) -> int:
+    def _wanted(self, batch: Batch) -> int:
         """More for lanes that are free, until a sweep is due: it waits for all of them."""
         if self._lanes == 1 or self._stopping or mono_ms() >= self._due_ms():
             return 0
-        return self.config.batch_size - work.waiting - work.lanes
+        return self.config.batch_size - batch.waiting - batch.lanes
 
     def _due_ms(self) -> int:
         retry_at = self._holdings.next_retry_at_ms

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar, cast, overload
 from ._clock import mono_ms
 from ._log import log
 from .config import ConsumerConfig
-from .delivery.batch import DONE, NOT_ACKNOWLEDGED, Handed, Work
+from .delivery.batch import DONE, NOT_ACKNOWLEDGED, Batch, Handed
 from .delivery.invocation import (
     Rest,
     begin,
@@ -75,64 +75,64 @@ class PerMessage:
             result = self.func(messages)
             must_be_awaited(result)  # raises if it has run nothing
             return result
-        work = Work(messages)
+        batch = Batch(messages)
         if not self.is_async:
-            self.run(work)
-            if work.handed is None:
-                return _succeeded(work)
-        return self._finish_all(work)
+            self.run(batch)
+            if batch.handed is None:
+                return _succeeded(batch)
+        return self._finish_all(batch)
 
-    async def _finish_all(self, work: Work) -> list[str]:
-        work.owner = asyncio.current_task()
+    async def _finish_all(self, batch: Batch) -> list[str]:
+        batch.owner = asyncio.current_task()
         if self.is_async:
-            lanes = min(self.concurrency, work.waiting)
-            await asyncio.gather(*(self._lane(work) for _ in range(lanes)))
-        while work.handed is not None:
-            await self.finish(work)
-            self.run(work)
-        return _succeeded(work)
+            lanes = min(self.concurrency, batch.waiting)
+            await asyncio.gather(*(self._lane(batch) for _ in range(lanes)))
+        while batch.handed is not None:
+            await self.finish(batch)
+            self.run(batch)
+        return _succeeded(batch)
 
-    async def _lane(self, work: Work) -> None:
-        while work.waiting:
-            await _apart(work, self.run_async(work))
+    async def _lane(self, batch: Batch) -> None:
+        while batch.waiting:
+            await _apart(batch, self.run_async(batch))
 
-    def run(self, work: Work) -> None:
+    def run(self, batch: Batch) -> None:
         """Handle one message after the other; stops where one gave something to ``finish``."""
         func = self.func
-        while (message := work.next()) is not None:
+        while (message := batch.next()) is not None:
             context = copy_context()  # with what a hook has put in for this message
             try:
                 result = context.run(func, message)
                 waits = result is not None and must_be_awaited(result)
             except BaseException as error:  # whatever is raised is that message's verdict
-                end_forked_child(work.forks, error)
-                work.fail(message, error)
+                end_forked_child(batch.forks, error)
+                batch.fail(message, error)
                 continue
-            end_forked_child(work.forks)
+            end_forked_child(batch.forks)
             if waits:
-                work.handed = Handed([message], result, context)
+                batch.handed = Handed([message], result, context)
                 return
-            work.done(message)
+            batch.done(message)
 
-    async def finish(self, work: Work) -> None:
+    async def finish(self, batch: Batch) -> None:
         """Await, in the loop, what the call of ``run`` gave that was the last."""
-        if (handed := work.take_handed()) is not None:
-            await _apart(work, self._finish(work, handed))
+        if (handed := batch.take_handed()) is not None:
+            await _apart(batch, self._finish(batch, handed))
 
-    async def _finish(self, work: Work, handed: Handed) -> None:
+    async def _finish(self, batch: Batch, handed: Handed) -> None:
         [message] = handed.messages
         rest = None
         try:
-            if rest := begin(handed.context, work.forks, itself, handed.result):
+            if rest := begin(handed.context, batch.forks, itself, handed.result):
                 await rest.end()
         except BaseException as error:
-            _heed(error, rest, work)
-            work.fail(message, error)
+            _heed(error, rest, batch)
+            batch.fail(message, error)
         else:
-            end_forked_child(work.forks)
-            work.done(message)
+            end_forked_child(batch.forks)
+            batch.done(message)
 
-    async def run_async(self, work: Work) -> None:
+    async def run_async(self, batch: Batch) -> None:
         """Handle messages until one has had to wait, or none is left.
 
         What that one may have left behind in this task (a cancellation, a timer) is not for the
@@ -142,20 +142,20 @@ class PerMessage:
         assert task is not None
         while True:
             now_ms = mono_ms()
-            if now_ms >= work.look_up_ms:
-                now_ms = await work.look_up_in_loop(now_ms)
-            if (message := work.start_one(now_ms)) is None:
+            if now_ms >= batch.look_up_ms:
+                now_ms = await batch.look_up_in_loop(now_ms)
+            if (message := batch.start_one(now_ms)) is None:
                 return
             rest = None
             try:
-                if rest := begin(copy_context(), work.forks, func, message):
+                if rest := begin(copy_context(), batch.forks, func, message):
                     await rest.end()
             except BaseException as error:
-                _heed(error, rest, work)
-                work.fail(message, error)
+                _heed(error, rest, batch)
+                batch.fail(message, error)
             else:
-                end_forked_child(work.forks)
-                work.done(message)
+                end_forked_child(batch.forks)
+                batch.done(message)
             if rest is not None or task.cancelling():
                 return
 
@@ -169,40 +169,40 @@ class PerBatch:
         self.func = func
         self.is_async = looks_async(func) if is_async is None else is_async
 
-    def run(self, work: Work) -> None:
+    def run(self, batch: Batch) -> None:
         """Call it; what it gave may be left to ``finish``."""
-        batch = work.start_all()
-        if not batch:
+        messages = batch.start_all()
+        if not messages:
             return
         context = copy_context()
         try:
-            result = context.run(self.func, list(batch))
+            result = context.run(self.func, list(messages))
             waits = must_be_awaited(result)
         except BaseException as error:  # whatever is raised is the batch's verdict
-            end_forked_child(work.forks, error)
-            work.fail_batch(batch, error)
+            end_forked_child(batch.forks, error)
+            batch.fail_batch(messages, error)
             return
-        end_forked_child(work.forks)
+        end_forked_child(batch.forks)
         if waits:
-            work.handed = Handed(batch, result, context)
+            batch.handed = Handed(messages, result, context)
         else:
-            _note(work, batch, result)
+            _note(batch, messages, result)
 
-    async def finish(self, work: Work) -> None:
+    async def finish(self, batch: Batch) -> None:
         """Await, in the loop, what it gave."""
-        if (handed := work.take_handed()) is not None:
-            call = self._finish(work, handed.messages, handed.context, itself, handed.result)
-            await _apart(work, call)
+        if (handed := batch.take_handed()) is not None:
+            call = self._finish(batch, handed.messages, handed.context, itself, handed.result)
+            await _apart(batch, call)
 
-    async def run_async(self, work: Work) -> None:
+    async def run_async(self, batch: Batch) -> None:
         """Call it in the loop."""
-        if batch := work.start_all():
-            await self._finish(work, batch, copy_context(), self.func, list(batch))
+        if messages := batch.start_all():
+            await self._finish(batch, messages, copy_context(), self.func, list(messages))
 
     async def _finish(
         self,
-        work: Work,
-        batch: list[StreamMessage],
+        batch: Batch,
+        messages: list[StreamMessage],
         context: Context,
         call: Callable[[Any], Any],
         argument: Any,
@@ -214,14 +214,14 @@ class PerBatch:
             result = await to_its_end(call, argument)
 
         try:
-            if rest := begin(context, work.forks, keep_result, argument):
+            if rest := begin(context, batch.forks, keep_result, argument):
                 await rest.end()
         except BaseException as error:
-            _heed(error, rest, work)
-            work.fail_batch(batch, error)
+            _heed(error, rest, batch)
+            batch.fail_batch(messages, error)
         else:
-            end_forked_child(work.forks)
-            _note(work, batch, result)
+            end_forked_child(batch.forks)
+            _note(batch, messages, result)
 
 
 def runner_of(handler: Handler) -> PerMessage | PerBatch:
@@ -229,27 +229,27 @@ def runner_of(handler: Handler) -> PerMessage | PerBatch:
     return handler if isinstance(handler, PerMessage | PerBatch) else PerBatch(handler)
 
 
-def _heed(error: BaseException, rest: Rest | None, work: Work) -> None:
+def _heed(error: BaseException, rest: Rest | None, batch: Batch) -> None:
     """Whatever is raised is a verdict, unless it is the end of the consumer or of a child."""
-    end_forked_child(work.forks, error)
-    if (rest is not None and rest.abandoned) or work.is_cancelled(error):
+    end_forked_child(batch.forks, error)
+    if (rest is not None and rest.abandoned) or batch.is_cancelled(error):
         raise error
 
 
-async def _apart(work: Work, call: Coroutine[Any, Any, None]) -> None:
+async def _apart(batch: Batch, call: Coroutine[Any, Any, None]) -> None:
     """Run it in a task of its own, which it may cancel."""
     try:
         await asyncio.create_task(call)
     except asyncio.CancelledError as error:
-        if work.is_cancelled(error):
+        if batch.is_cancelled(error):
             raise
         # else the app has cancelled it at its very end
 
 
-def _succeeded(work: Work) -> list[str]:
-    for error, _ in work.errors:
+def _succeeded(batch: Batch) -> list[str]:
+    for error, _ in batch.errors:
         log.error("message handler failed", exc_info=error)
-    return [m.id for done, verdict in work.collect() if verdict is DONE for m in done]
+    return [m.id for done, verdict in batch.collect() if verdict is DONE for m in done]
 
 
 @overload
@@ -292,17 +292,17 @@ def per_message(
     return decorate if func is None else decorate(func)
 
 
-def _note(work: Work, batch: list[StreamMessage], result: Any) -> None:
+def _note(batch: Batch, messages: list[StreamMessage], result: Any) -> None:
     try:
-        _note_result(work, batch, result)
+        _note_result(batch, messages, result)
     except BaseException as error:  # an iterator's own code runs only now
-        end_forked_child(work.forks, error)
-        work.fail_batch(batch, error)
+        end_forked_child(batch.forks, error)
+        batch.fail_batch(messages, error)
 
 
-def _note_result(work: Work, batch: list[StreamMessage], result: Any) -> None:
-    if isinstance(result, list) and result == [message.id for message in batch]:
-        work.finish_batch(batch, batch, NOT_ACKNOWLEDGED)  # all of them: the usual case
+def _note_result(batch: Batch, messages: list[StreamMessage], result: Any) -> None:
+    if isinstance(result, list) and result == [message.id for message in messages]:
+        batch.finish_batch(messages, messages, NOT_ACKNOWLEDGED)  # all of them: the usual case
         return
     ids: set[str] = set()
     if result is None:
@@ -316,12 +316,12 @@ def _note_result(work: Work, batch: list[StreamMessage], result: Any) -> None:
             type(result).__name__,
         )
     else:
-        known = {m.id for m in batch}
+        known = {m.id for m in messages}
         returned = list(result)
         texts = {item for item in returned if isinstance(item, str)}
         ids = texts & known
-        earlier = [item for item in texts - known if work.was_kept(item)]
-        work.finish_kept(earlier)
+        earlier = [item for item in texts - known if batch.was_kept(item)]
+        batch.finish_kept(earlier)
         ours = ids.union(earlier)
         if foreign := [item for item in returned if not isinstance(item, str) or item not in ours]:
             log.warning(
@@ -329,8 +329,8 @@ def _note_result(work: Work, batch: list[StreamMessage], result: Any) -> None:
                 len(foreign),
                 ", ".join(repr(item)[:80] for item in foreign[:5]),
             )
-    done = batch if len(ids) == len(batch) else [m for m in batch if m.id in ids]
-    work.finish_batch(batch, done, NOT_ACKNOWLEDGED)
+    done = messages if len(ids) == len(messages) else [m for m in messages if m.id in ids]
+    batch.finish_batch(messages, done, NOT_ACKNOWLEDGED)
 
 
 class Declaration(NamedTuple):

@@ -97,7 +97,7 @@ class Handed(NamedTuple):
     context: Context
 
 
-class Work:
+class Batch:
     """A batch in the hands of a handler.
 
     on_start: called with each message (a batch handler: with the first one) and the time just
@@ -209,12 +209,12 @@ class Work:
     def start_all(self) -> list[StreamMessage]:
         """Every message that has not started, at once (for a batch handler)."""
         now_ms = mono_ms()
-        batch = [m for m in _popped(self._waiting) if m.id not in self.lost]
+        messages = [m for m in _popped(self._waiting) if m.id not in self.lost]
         if self.deadlines:
-            batch = [m for m in batch if not self._is_late(m, now_ms)]
-        if batch:
-            self._on_start(batch[0], now_ms)
-        return batch
+            messages = [m for m in messages if not self._is_late(m, now_ms)]
+        if messages:
+            self._on_start(messages[0], now_ms)
+        return messages
 
     def done(self, message: StreamMessage) -> None:
         """Its call ended well."""
@@ -223,14 +223,14 @@ class Work:
         self._done.append(message)
 
     def finish_batch(
-        self, batch: list[StreamMessage], done: list[StreamMessage], others: Verdict
+        self, messages: list[StreamMessage], done: list[StreamMessage], others: Verdict
     ) -> None:
         """The call for a batch ended: some are done, and what became of the others."""
         if done:
             self._finished.append((done, DONE))
-        if len(done) < len(batch):
+        if len(done) < len(messages):
             ids = {message.id for message in done}
-            self._finished.append(([m for m in batch if m.id not in ids], others))
+            self._finished.append(([m for m in messages if m.id not in ids], others))
 
     def finish_kept(self, ids: Sequence[str]) -> None:
         """Messages of earlier batches are done now: their handler has collected them."""
@@ -244,12 +244,12 @@ class Work:
             self._on_finish(message)
         self._finished.append(((message,), verdict_of(error)))
 
-    def fail_batch(self, batch: list[StreamMessage], error: BaseException) -> None:
+    def fail_batch(self, messages: list[StreamMessage], error: BaseException) -> None:
         """The call for a batch ended with it. Retry and Reject, meant for one message, are errors
         like others here.
         """
-        self.errors.append((error, batch))
-        self.finish_batch(batch, [], Verdict(Outcome.RETRY, describe(error)))
+        self.errors.append((error, messages))
+        self.finish_batch(messages, [], Verdict(Outcome.RETRY, describe(error)))
 
     def take_handed(self) -> Handed | None:
         """What the handler's thread has left to the loop; nothing if the consumer is cancelled."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..message import StreamMessage
 from ..metrics import ConsumerMeter
-from .batch import Verdict, Work
+from .batch import Batch, Verdict
 
 
 class Hooks:
@@ -34,7 +34,7 @@ class Hooks:
     def batch_finished(self) -> None:
         """Nothing is being handled any more."""
 
-    def tending(self, work: Work) -> list[StreamMessage]:
+    def tending(self, batch: Batch) -> list[StreamMessage]:
         """Called every 50 ms while a handler runs; returns messages to give back unstarted."""
         return []
 

@@ -28,17 +28,17 @@ from ..exceptions import SoftTimeLimitExceeded
 from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage, runner_of
 from ..message import StreamMessage
 from ..serializers import JsonSerializer, Serializer, for_stream
-from .batch import Work, one_line, verdict_of
+from .batch import Batch, one_line, verdict_of
 from .burial_mark import DECODE_ERROR, TOO_LARGE
-from .calls import Calls
 from .eager import start_now
 from .expiry import Expiry
+from .handler_tasks import HandlerTasks
 from .hooks import Hooks
 from .in_flight import Holdings
 from .invocation import call_hook
 from .reader import Reader
 from .stranded import Stranded
-from .told import ToldWork
+from .told import ToldBatch
 
 RECONNECT_S = 0.5  # longest that acknowledgements wait for a connection to read with
 TEND_S = 0.05  # longest that a finished message waits for its acknowledgement
@@ -49,7 +49,7 @@ FIELDS_SHOWN, NAMES_SHOWN = 20, 300  # fields, and characters of their names
 
 Decode = Callable[[bytes], Any]
 RunPlain = Callable[[Callable[[], None]], Coroutine[Any, Any, None] | asyncio.Future[None]]
-Wanted = Callable[[Work], int]
+Wanted = Callable[[Batch], int]
 Fetch = Callable[[int], Awaitable[list[StreamMessage]]]
 
 
@@ -69,7 +69,7 @@ async def run_in_thread(call: Callable[[], None]) -> None:
 class Session:
     """One consumer of ``config.group`` on ``stream``; see the module's text.
 
-    run_plain: how a plain (not async) handler is run; between: see Work.
+    run_plain: how a plain (not async) handler is run; between: see Batch.
     own_name: see Holdings. limit_decoding: wraps what decodes a payload.
     wanted: asked while messages are handled one by one: how many more to read now. fetch: how that
     is done; by ``read``, if None.
@@ -119,9 +119,9 @@ class Session:
         self._fetch = fetch or (lambda count: self.read(count, 0))
         self._one_by_one = isinstance(handler, PerMessage)
         self._side_by_side = self._runner.concurrency > 1
-        self._work: Work | None = None
+        self._batch: Batch | None = None
         self._decoded_slowly = False
-        self._prepared: Work | None = None  # for the next batch: made while nothing waits for it
+        self._prepared: Batch | None = None  # for the next batch: made while nothing waits for it
         self._settling = Backoff()
         self._hooked: set[asyncio.Task[None]] = set()
 
@@ -167,7 +167,7 @@ class Session:
         acks = holdings.unacknowledged()
         asked_ms = mono_ms()
         most = reader.portion.of(count)
-        self._prepared = self._prepared or self._new_work()
+        self._prepared = self._prepared or self._new_batch()
         link = holdings.expect()
         try:
             entries = await reader.read(holdings.name, most, block_ms, acks, holdings.acknowledged)
@@ -202,23 +202,23 @@ class Session:
         decoded = self._decode(messages)
         self._decoded_slowly = mono_ms() - began_ms >= SLOW_DECODING_MS
         self.hooks.batch_decoded()
-        work, self._prepared = self._prepared or self._new_work(), None
+        batch, self._prepared = self._prepared or self._new_batch(), None
         if [True for message in decoded if message.headers]:
-            work.deadlines = await self._expiry.deadlines(decoded)
-        work.fill(decoded)
-        work.owner = asyncio.current_task()
-        if work.messages:
-            await self._run(work, grows=grows and self._one_by_one)
+            batch.deadlines = await self._expiry.deadlines(decoded)
+        batch.fill(decoded)
+        batch.owner = asyncio.current_task()
+        if batch.messages:
+            await self._run(batch, grows=grows and self._one_by_one)
         else:
             self.hooks.batch_finished()
         if self._hooked:
             await asyncio.gather(*self._hooked)
         await self.holdings.settle()
-        return work.handled
+        return batch.handled
 
-    def _new_work(self) -> Work:
+    def _new_batch(self) -> Batch:
         told = log.isEnabledFor(logging.DEBUG)
-        kind = functools.partial(ToldWork, self.reader.stream) if told else Work
+        kind = functools.partial(ToldBatch, self.reader.stream) if told else Batch
         return kind(
             (),
             self.hooks.message_started,
@@ -271,36 +271,36 @@ class Session:
             "payload_field to the one that holds the payload, or to None for the whole entry."
         )
 
-    async def _run(self, work: Work, *, grows: bool) -> None:
-        self._work = work
-        calls = Calls(work, self._begin, self._runner.concurrency)
+    async def _run(self, batch: Batch, *, grows: bool) -> None:
+        self._batch = batch
+        tasks = HandlerTasks(batch, self._begin, self._runner.concurrency)
         try:
             if self.holdings.lease_is_old(mono_ms()):
                 await self._verify()
-            calls.start()
+            tasks.start()
             try:
-                await self._tend(calls, work, grows=grows)
+                await self._tend(tasks, batch, grows=grows)
             except asyncio.CancelledError:
-                await self._cancelled(calls, work)
+                await self._cancelled(tasks, batch)
                 raise
-            if calls.error is not None:
-                raise calls.error
+            if tasks.error is not None:
+                raise tasks.error
         finally:
-            self._work = None
+            self._batch = None
             self.hooks.batch_finished()
-            self._collect(work)
-            self.holdings.release(work.unfinished())
+            self._collect(batch)
+            self.holdings.release(batch.unfinished())
 
-    def _begin(self, work: Work) -> asyncio.Future[None]:
+    def _begin(self, batch: Batch) -> asyncio.Future[None]:
         """A call of the handler, which begins now; what is awaited has a task of its own, which
         the app may cancel."""
         runner = self._runner
         if runner.is_async:
-            return start_now(runner.run_async(work))
-        if work.handed is not None:
-            self._finishing = start_now(runner.finish(work))
+            return start_now(runner.run_async(batch))
+        if batch.handed is not None:
+            self._finishing = start_now(runner.finish(batch))
             return self._finishing
-        return asyncio.ensure_future(self._run_plain(lambda: runner.run(work)))
+        return asyncio.ensure_future(self._run_plain(lambda: runner.run(batch)))
 
     async def _verify(self) -> None:
         """Look who has the batch now, if the lease is so old that others may."""
@@ -308,10 +308,10 @@ class Session:
             await self.holdings.renew()
 
     def _lost(self, ids: set[str]) -> None:
-        if self._work is not None:
-            self._work.lost |= ids
+        if self._batch is not None:
+            self._batch.lost |= ids
 
-    async def _tend(self, calls: Calls, work: Work, *, grows: bool) -> None:
+    async def _tend(self, tasks: HandlerTasks, batch: Batch, *, grows: bool) -> None:
         """Until all is handled: settle what is done, give back on request, read more in time."""
         await asyncio.sleep(0)  # a plain call begins first
         clock = asyncio.get_running_loop().time
@@ -319,27 +319,27 @@ class Session:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(tick_s):
-                    await work.stirred.wait()
-            work.stirred.clear()
-            if not calls.running:
+                    await batch.stirred.wait()
+            batch.stirred.clear()
+            if not tasks.running:
                 return
             ticked = clock() >= tick_s
             if ticked:
-                released = self.hooks.tending(work)
+                released = self.hooks.tending(batch)
                 self.holdings.release(released)
                 starved = bool(released)
-            self._collect(work)
+            self._collect(batch)
             wanted = 0
-            if grows and calls.error is None and not starved and (ticked or self._side_by_side):
-                wanted = self.reader.portion.of(self._wanted(work))
+            if grows and tasks.error is None and not starved and (ticked or self._side_by_side):
+                wanted = self.reader.portion.of(self._wanted(batch))
             if wanted > 0:
-                starved = not await self._read_more(calls, work, wanted)
+                starved = not await self._read_more(tasks, batch, wanted)
             elif ticked:
                 await self._try_to_settle()
             if ticked:
                 tick_s = clock() + TEND_S + self._settling.pause_s
 
-    async def _read_more(self, calls: Calls, work: Work, wanted: int) -> bool:
+    async def _read_more(self, tasks: HandlerTasks, batch: Batch, wanted: int) -> bool:
         """Is it worth while to ask again at once?"""
         try:
             await self._mend()
@@ -357,11 +357,11 @@ class Session:
             self.hooks.batch_grows(messages, len(self.holdings.held))
             decoded = self._decode(messages)
             if [True for message in decoded if message.headers]:
-                work.deadlines |= await self._expiry.deadlines(decoded)
-            if not work.extend(decoded):
+                batch.deadlines |= await self._expiry.deadlines(decoded)
+            if not batch.extend(decoded):
                 self.holdings.release(decoded)
-            elif calls.error is None:
-                calls.start()
+            elif tasks.error is None:
+                tasks.start()
         return len(messages) == wanted
 
     async def _mend(self) -> None:
@@ -384,20 +384,20 @@ class Session:
         if self._settling.worth_a_line():
             log.warning("Redis did not answer while a handler ran: %s", error)
 
-    async def _cancelled(self, calls: Calls, work: Work) -> None:
+    async def _cancelled(self, tasks: HandlerTasks, batch: Batch) -> None:
         """The consumer is cancelled: start nothing more; a plain handler cannot be interrupted."""
-        self.holdings.release(work.close())
-        self._collect(work)
+        self.holdings.release(batch.close())
+        self._collect(batch)
         with contextlib.suppress(asyncio.CancelledError):
             await self._try_to_settle()
         if self._runner.is_async:
-            calls.cancel()
+            tasks.cancel()
         elif self._finishing is not None:
             self._finishing.cancel()
-        while calls.running:  # nothing is given back while it runs, however often we are cancelled
+        while tasks.running:  # nothing is given back while it runs, however often we are cancelled
             self.holdings.keep_leases()
             with contextlib.suppress(asyncio.CancelledError):
-                await calls.ended()
+                await tasks.ended()
 
     def stop_starting(self) -> None:
         """Let what runs finish, and give back the rest of its batch.
@@ -405,20 +405,20 @@ class Session:
         What took long to decode begins all the same, or it would go from worker to worker where
         decoding it is what makes each of them leave.
         """
-        if (work := self._work) is not None:
-            unstarted = work.waiting == len(work.messages)
-            self.holdings.release(work.close(int(unstarted and self._decoded_slowly)))
+        if (batch := self._batch) is not None:
+            unstarted = batch.waiting == len(batch.messages)
+            self.holdings.release(batch.close(int(unstarted and self._decoded_slowly)))
 
     # -- what came of it -----------------------------------------------------------------------
 
-    def _collect(self, work: Work) -> None:
-        for messages, verdict in work.collect():
+    def _collect(self, batch: Batch) -> None:
+        for messages, verdict in batch.collect():
             self.holdings.note(messages, verdict)
-        if work.kept_done:
-            done, work.kept_done = work.kept_done, []
+        if batch.kept_done:
+            done, batch.kept_done = batch.kept_done, []
             self.holdings.note_kept_done(done)
-        if work.errors:
-            errors, work.errors = work.errors, []
+        if batch.errors:
+            errors, batch.errors = batch.errors, []
             self._report(errors)
 
     def _report(self, errors: list[tuple[BaseException, list[StreamMessage]]]) -> None:

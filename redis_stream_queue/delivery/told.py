@@ -1,6 +1,6 @@
 """One line at debug for each message: how it ended, and after how long.
 
-Only where somebody wants to see it: else a session takes a plain Work and nothing is paid.
+Only where somebody wants to see it: else a session takes a plain Batch and nothing is paid.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Any
 from .._clock import mono_ms
 from .._log import log
 from ..message import StreamMessage
-from .batch import Verdict, Work
+from .batch import Batch, Verdict
 
 
-class ToldWork(Work):
-    """Work that tells of each message of ``stream``."""
+class ToldBatch(Batch):
+    """A batch that tells of each message of ``stream``."""
 
     def __init__(self, stream: str, *args: Any) -> None:
         super().__init__(*args)
@@ -37,11 +37,11 @@ class ToldWork(Work):
         self._tell(message, type(error).__name__)
 
     def finish_batch(
-        self, batch: list[StreamMessage], done: list[StreamMessage], others: Verdict
+        self, messages: list[StreamMessage], done: list[StreamMessage], others: Verdict
     ) -> None:
-        super().finish_batch(batch, done, others)
+        super().finish_batch(messages, done, others)
         ids = {message.id for message in done}
-        for message in batch:
+        for message in messages:
             self._tell(message, "done" if message.id in ids else "not done")
 
     def _tell(self, message: StreamMessage, how: str) -> None:

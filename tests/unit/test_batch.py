@@ -12,113 +12,113 @@ from redis_stream_queue import Reject, Retry, StreamMessage
 from redis_stream_queue.delivery.batch import (
     DONE,
     ERROR_TEXT,
+    Batch,
     Outcome,
     Verdict,
-    Work,
     describe,
     verdict_of,
 )
 
 
-def batch(count: int) -> list[StreamMessage]:
+def messages(count: int) -> list[StreamMessage]:
     return [StreamMessage(f"{n}-0", n) for n in range(count)]
 
 
 def test_messages_come_in_order_then_none() -> None:
-    work = Work(batch(3))
-    assert [work.next() for _ in range(4)] == [*work.messages, None]
+    batch = Batch(messages(3))
+    assert [batch.next() for _ in range(4)] == [*batch.messages, None]
 
 
 def test_each_start_is_told() -> None:
     started: list[int] = []
-    work = Work(batch(2), on_start=lambda message, _: started.append(message.data))
-    work.next()
+    batch = Batch(messages(2), on_start=lambda message, _: started.append(message.data))
+    batch.next()
     assert started == [0]
-    work.next()
+    batch.next()
     assert started == [0, 1]
 
 
 def test_a_batch_handler_gets_all_at_once_and_tells_the_first() -> None:
     started: list[int] = []
-    work = Work(batch(3), on_start=lambda message, _: started.append(message.data))
-    assert work.start_all() == work.messages
-    assert work.start_all() == []
+    batch = Batch(messages(3), on_start=lambda message, _: started.append(message.data))
+    assert batch.start_all() == batch.messages
+    assert batch.start_all() == []
     assert started == [0]
 
 
 def test_what_was_lost_is_not_started() -> None:
-    work = Work(batch(3))
-    work.lost = {"0-0", "2-0"}
-    assert work.next() == work.messages[1]
-    assert work.next() is None
-    assert [m.id for m in work.unfinished()] == ["1-0"]
+    batch = Batch(messages(3))
+    batch.lost = {"0-0", "2-0"}
+    assert batch.next() == batch.messages[1]
+    assert batch.next() is None
+    assert [m.id for m in batch.unfinished()] == ["1-0"]
 
 
 def test_what_was_withdrawn_is_not_started() -> None:
-    work = Work(batch(3))
-    work.next()
-    assert [m.id for m in work.withdraw()] == ["1-0", "2-0"]
-    assert work.next() is None
-    assert work.withdraw() == []
+    batch = Batch(messages(3))
+    batch.next()
+    assert [m.id for m in batch.withdraw()] == ["1-0", "2-0"]
+    assert batch.next() is None
+    assert batch.withdraw() == []
 
 
 def test_more_to_handle() -> None:
-    work = Work(batch(2))
-    first = work.next()
+    batch = Batch(messages(2))
+    first = batch.next()
     assert first is not None
-    work.done(first)
-    work.collect()
-    more = batch(5)[3:]
-    assert work.extend(more)
-    assert [m.id for m in work.messages] == ["1-0", "3-0", "4-0"]
-    assert [m.id for m in work.unfinished()] == ["1-0", "3-0", "4-0"]
-    assert [m.id for m in iter(work.next, None)] == ["1-0", "3-0", "4-0"]
+    batch.done(first)
+    batch.collect()
+    more = messages(5)[3:]
+    assert batch.extend(more)
+    assert [m.id for m in batch.messages] == ["1-0", "3-0", "4-0"]
+    assert [m.id for m in batch.unfinished()] == ["1-0", "3-0", "4-0"]
+    assert [m.id for m in iter(batch.next, None)] == ["1-0", "3-0", "4-0"]
 
 
 def test_nothing_more_once_it_is_closed() -> None:
-    work = Work(batch(3))
-    work.next()
-    assert [m.id for m in work.close()] == ["1-0", "2-0"]
-    assert not work.extend(batch(5)[3:])
-    assert work.next() is None
+    batch = Batch(messages(3))
+    batch.next()
+    assert [m.id for m in batch.close()] == ["1-0", "2-0"]
+    assert not batch.extend(messages(5)[3:])
+    assert batch.next() is None
 
 
 def test_what_a_group_made_anew_delivers_again_runs_once() -> None:
     """What runs here, what waits here, and what was lost while it waited."""
-    work = Work(batch(3))
-    running = work.next()
+    batch = Batch(messages(3))
+    running = batch.next()
     assert running is not None
-    work.lost = {"2-0"}
-    again = batch(3)
-    assert work.extend(again)
-    assert list(iter(work.next, None)) == [work.messages[1], again[2]]
-    assert work.lost == set()
+    batch.lost = {"2-0"}
+    again = messages(3)
+    assert batch.extend(again)
+    assert list(iter(batch.next, None)) == [batch.messages[1], again[2]]
+    assert batch.lost == set()
 
 
 def test_finished_is_collected_once() -> None:
-    work = Work(batch(2))
-    work.done(work.messages[0])
-    assert work.collect() == [([work.messages[0]], DONE)]
-    assert work.collect() == []
-    assert work.unfinished() == [work.messages[1]]
+    batch = Batch(messages(2))
+    batch.done(batch.messages[0])
+    assert batch.collect() == [([batch.messages[0]], DONE)]
+    assert batch.collect() == []
+    assert batch.unfinished() == [batch.messages[1]]
 
 
 def test_failure_is_a_verdict_for_each_and_one_error() -> None:
-    work = Work(batch(2))
+    batch = Batch(messages(2))
     error = ValueError("no")
-    work.fail_batch(work.messages, error)
-    assert work.errors == [(error, work.messages)]
-    [(failed, verdict)] = work.collect()
-    assert failed == work.messages
+    batch.fail_batch(batch.messages, error)
+    assert batch.errors == [(error, batch.messages)]
+    [(failed, verdict)] = batch.collect()
+    assert failed == batch.messages
     assert verdict.outcome is Outcome.RETRY
-    assert work.unfinished() == []
+    assert batch.unfinished() == []
 
 
 def test_a_batch_may_be_done_in_part() -> None:
-    work = Work(batch(3))
-    started = work.start_all()
-    work.finish_batch(started, started[1:2], Verdict(Outcome.RETRY))
-    assert [([m.data for m in messages], v.outcome) for messages, v in work.collect()] == [
+    batch = Batch(messages(3))
+    started = batch.start_all()
+    batch.finish_batch(started, started[1:2], Verdict(Outcome.RETRY))
+    assert [([m.data for m in messages], v.outcome) for messages, v in batch.collect()] == [
         ([1], Outcome.ACK),
         ([0, 2], Outcome.RETRY),
     ]
@@ -135,11 +135,11 @@ def test_a_batch_may_be_done_in_part() -> None:
 def test_wishes_of_the_handler_are_no_errors(
     error: Exception, outcome: Outcome, delay_ms: int | None
 ) -> None:
-    work = Work(batch(1))
-    work.fail(work.messages[0], error)
-    [(_, verdict)] = work.collect()
+    batch = Batch(messages(1))
+    batch.fail(batch.messages[0], error)
+    [(_, verdict)] = batch.collect()
     assert (verdict.outcome, verdict.delay_ms) == (outcome, delay_ms)
-    assert work.errors == []
+    assert batch.errors == []
 
 
 class Stripped(Retry):
@@ -173,9 +173,9 @@ def changed_later(**attributes: object) -> Retry:
     ],
 )
 def test_a_retry_that_lost_its_delay_is_one_with_the_configured_delay(retry: Retry) -> None:
-    work = Work(batch(1))
-    work.fail(work.messages[0], retry)
-    [(_, verdict)] = work.collect()
+    batch = Batch(messages(1))
+    batch.fail(batch.messages[0], retry)
+    [(_, verdict)] = batch.collect()
     assert (verdict.outcome, verdict.delay_ms) == (Outcome.RETRY, None)
     assert "as configured: " in verdict.error
 
@@ -216,25 +216,25 @@ def test_any_error_text_can_be_sent(text: str) -> None:
 
 @given(count=st.integers(0, 30), take=st.integers(0, 40))
 def test_started_and_withdrawn_are_the_whole_batch(count: int, take: int) -> None:
-    work = Work(batch(count))
-    whole = work.messages
-    started = [m for _ in range(take) if (m := work.next()) is not None]
-    assert started + work.withdraw() == whole
-    assert work.unfinished() == started
+    batch = Batch(messages(count))
+    whole = batch.messages
+    started = [m for _ in range(take) if (m := batch.next()) is not None]
+    assert started + batch.withdraw() == whole
+    assert batch.unfinished() == started
 
 
 def test_two_threads_share_a_batch_without_doubling() -> None:
     """A handler's thread starts messages while the loop withdraws."""
     for _ in range(20):
-        work = Work(batch(500))
+        batch = Batch(messages(500))
         started: list[StreamMessage] = []
 
-        def start(work: Work = work, started: list[StreamMessage] = started) -> None:
-            while (message := work.next()) is not None:
+        def start(batch: Batch = batch, started: list[StreamMessage] = started) -> None:
+            while (message := batch.next()) is not None:
                 started.append(message)
 
         thread = threading.Thread(target=start)
         thread.start()
-        withdrawn = work.withdraw()
+        withdrawn = batch.withdraw()
         thread.join()
         assert sorted(m.data for m in started + withdrawn) == list(range(500))

@@ -15,7 +15,7 @@ from ...client import StreamClient
 from ...config import ConsumerConfig
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
-from ...delivery.batch import Work
+from ...delivery.batch import Batch
 from ...delivery.pending import SeenEntry
 from ...delivery.session import Decode, Session
 from ...exceptions import RedisStreamError
@@ -274,13 +274,13 @@ class Worker:
         finally:
             self._handling = False
 
-    def _wanted(self, work: Work) -> int:
-        newly_handled = self._observe(work.handled)
+    def _wanted(self, batch: Batch) -> int:
+        newly_handled = self._observe(batch.handled)
         if self._draining or self._hooks.overruns:
             return 0  # let the batch end
         if self._scoreboard.offers_waiting and self._lanes == 1:
             return 0
-        return min(self._batch.more(newly_handled, work.waiting, work.lanes), self._room())
+        return min(self._batch.more(newly_handled, batch.waiting, batch.lanes), self._room())
 
     async def _fetch(self, count: int) -> list[StreamMessage]:
         """More for the lanes that are free: first what waits for a worker."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..._clock import mono_ms
-from ...delivery.batch import Verdict, Work
+from ...delivery.batch import Batch, Verdict
 from ...delivery.hooks import Hooks
 from ...message import StreamMessage, id_key
 from ...metrics import ConsumerMeter
@@ -130,15 +130,15 @@ class ReportingHooks(Hooks):
         """For how long the message runs that was started last."""
         return mono_ms() - self._message_since_ms
 
-    def tending(self, work: Work) -> list[StreamMessage]:
+    def tending(self, batch: Batch) -> list[StreamMessage]:
         self._streams.open_again()  # before anything is read or connected
-        if work.handled:
+        if batch.handled:
             self._weigh_first()
         runs_ms = self._runs_ms()
         wanted = runs_ms >= OVERRUN_MS and (
             runs_ms >= LONG_OVERRUN_MS or self._someone_idle(mono_ms())
         )
-        return work.withdraw() if self._gives_back and wanted else []
+        return batch.withdraw() if self._gives_back and wanted else []
 
     def renewed(self) -> None:
         self.row[Field.RENEWED_AT] = mono_ms()

@@ -1,14 +1,14 @@
-"""The calls under way for one batch: one, or several where messages run side by side."""
+"""The tasks that handle one batch: one, or several where messages run side by side."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from .batch import Work
+from .batch import Batch
 
 
-class Calls:
+class HandlerTasks:
     """The calls of the handler for one batch.
 
     most: at a time. begin: starts one, which ends when the handler has returned or has had to wait:
@@ -17,10 +17,10 @@ class Calls:
     """
 
     def __init__(
-        self, work: Work, begin: Callable[[Work], asyncio.Future[None]], most: int
+        self, batch: Batch, begin: Callable[[Batch], asyncio.Future[None]], most: int
     ) -> None:
         self.running: dict[asyncio.Future[None], None] = {}  # in the order of their starts
-        self._work = work
+        self._batch = batch
         self._begin = begin
         self._most = most
         self.error: BaseException | None = None
@@ -28,20 +28,20 @@ class Calls:
 
     @property
     def _more(self) -> bool:
-        return self._work.waiting > 0 or self._work.handed is not None
+        return self._batch.waiting > 0 or self._batch.handed is not None
 
     def start(self) -> None:
         """As many as there is work for; each begins now."""
-        work, running = self._work, self.running
+        batch, running = self._batch, self.running
         while len(running) < self._most and self._more:
-            call = self._begin(work)
+            call = self._begin(batch)
             running[call] = None
-            work.lanes = len(running)
+            batch.lanes = len(running)
             call.add_done_callback(self._ended)
 
     def _ended(self, call: asyncio.Future[None]) -> None:
         del self.running[call]
-        self._work.lanes = len(self.running)
+        self._batch.lanes = len(self.running)
         error: BaseException | None = None
         if not call.cancelled():
             error = call.exception()
@@ -51,7 +51,7 @@ class Calls:
         if self.error is None and self._more:
             self.start()
         else:
-            self._work.stirred.set()
+            self._batch.stirred.set()
 
     def cancel(self) -> None:
         self._cancelled = True
