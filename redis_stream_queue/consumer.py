@@ -99,10 +99,10 @@ class StreamConsumer:
             wanted=self._wanted,
         )
         self._lanes = handler.concurrency if isinstance(handler, PerMessage) else 1
-        self._holdings = self._session.holdings
-        self._sweep = Sweep(self._holdings.pending, config.policy, self._owner)
+        self._in_flight = self._session.in_flight
+        self._sweep = Sweep(self._in_flight.pending, config.policy, self._owner)
         sightings = self._sweep.sightings
-        self._holdings.on_answer = lambda asked, now: sightings.answered(asked, now, None)
+        self._in_flight.on_answer = lambda asked, now: sightings.answered(asked, now, None)
         self._checked = False
         self._named = False
         self._stopping = False
@@ -114,14 +114,14 @@ class StreamConsumer:
         self._next_trim_ms = 0
         self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
         self._mover = mover_of(client, stream)
-        self._retention = Retention(self._holdings.pending, config.max_stream_size)
+        self._retention = Retention(self._in_flight.pending, config.max_stream_size)
         self._instances.add(self)
 
     # -- metrics -------------------------------------------------------------------------------
 
     def metrics(self) -> ConsumerMetrics:
         """Counters and rates so far; no Redis call, no waiting."""
-        return self._holdings.meter.snapshot()
+        return self._in_flight.meter.snapshot()
 
     @classmethod
     def all_metrics(cls) -> list[ConsumerMetrics]:
@@ -136,7 +136,7 @@ class StreamConsumer:
         Returns how many messages were acknowledged. Raises what Redis raises, ClusterSlotError and
         UnsupportedServer.
         """
-        acked = self._holdings.meter.acked
+        acked = self._in_flight.meter.acked
         before = acked.total
         try:
             await self._iterate()
@@ -157,7 +157,7 @@ class StreamConsumer:
     async def _reclaim(self) -> None:
         """Handle what is due, bury what is dead; what has to be watched first is watched."""
         for _ in range(LOOKS):
-            await self._holdings.bury(await self._walk())
+            await self._in_flight.bury(await self._walk())
             if not self._sweep.unwatched:
                 break
             await asyncio.sleep(LOOK_MS / 1000)
@@ -191,13 +191,13 @@ class StreamConsumer:
             self._checked = True
         await self.group.ensure(self.config.dlq_stream, self.config.dlq_group)
         if not self._named:
-            await self._holdings.reserve_name()
+            await self._in_flight.reserve_name()
             self._named = True
 
     async def _handle(self, messages: list[StreamMessage]) -> None:
         if messages:
             await self._session.handle(messages)
-            await self._holdings.flush_acks()
+            await self._in_flight.flush_acks()
 
     async def close(self) -> None:
         """After the last ``run_once``: give back what is held and remove the consumer's name.
@@ -207,12 +207,12 @@ class StreamConsumer:
         await self._leave()
 
     def _owner(self, entry: PendingEntry) -> Owner:
-        if entry.id in self._holdings.held:
+        if entry.id in self._in_flight.held:
             return Owner.ME_RUNNING
-        if entry.consumer == self._holdings.name and self.config.worker_name is None:
+        if entry.consumer == self._in_flight.name and self.config.worker_name is None:
             # The name is of this life alone, so nobody has seen it. Known of, the next read brings
             # it in: the large ones alone, which a sweep does not.
-            return Owner.MATE if self._holdings.unsure else Owner.ME_STRANDED
+            return Owner.MATE if self._in_flight.unsure else Owner.ME_STRANDED
         return Owner.STRANGER
 
     async def _reclaim_page(self) -> list[SeenEntry]:
@@ -240,7 +240,7 @@ class StreamConsumer:
 
     async def _claim(self, offers: list[SeenEntry]) -> None:
         if not self._stopping:
-            await self._handle(await self._holdings.take(offers))
+            await self._handle(await self._in_flight.take(offers))
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -273,7 +273,7 @@ class StreamConsumer:
         finally:
             self._loop = None
             self._stopping = False
-            name, done = self._holdings.name or "without a name", self.metrics()
+            name, done = self._in_flight.name or "without a name", self.metrics()
             await self._leave()
             log.info(
                 "consumer %s of %s has ended: %d acknowledged, %d dead, %d handler errors",
@@ -326,8 +326,8 @@ class StreamConsumer:
             await self._session.handle(messages, grows=new)
         if self._stopping or mono_ms() < self._due_ms():
             return
-        await self._holdings.flush_acks()
-        await self._holdings.bury(await self._reclaim_page())
+        await self._in_flight.flush_acks()
+        await self._in_flight.bury(await self._reclaim_page())
         self._passes += 1
         if self._sweep.at_start or self._passes == self.config.max_claim_passes:
             self._passes = 0
@@ -347,7 +347,7 @@ class StreamConsumer:
             if self._stopping or not self._sweep.unwatched:
                 break
             await asyncio.sleep(LOOK_MS / 1000)
-            await self._holdings.bury(await self._walk())
+            await self._in_flight.bury(await self._walk())
         self._walked_ms = mono_ms()
 
     def _wanted(self, batch: Batch) -> int:
@@ -357,7 +357,7 @@ class StreamConsumer:
         return self.config.batch_size - batch.waiting - batch.lanes
 
     def _due_ms(self) -> int:
-        retry_at = self._holdings.next_retry_at_ms
+        retry_at = self._in_flight.next_retry_at_ms
         return self._next_sweep_ms if retry_at is None else min(self._next_sweep_ms, retry_at)
 
     def _schedule_sweep(self) -> None:
@@ -368,7 +368,7 @@ class StreamConsumer:
         elif self._sweep.next_due_ms is not None:
             pause_ms = min(pause_ms, max(self._sweep.next_due_ms, 1))
         self._next_sweep_ms = now + int(pause_ms)
-        self._holdings.next_retry_at_ms = None
+        self._in_flight.next_retry_at_ms = None
 
     async def _survive(self, error: Exception, backoff: Backoff) -> None:
         pause_s = backoff.next_s()
@@ -384,7 +384,7 @@ class StreamConsumer:
         if backoff.worth_a_line():
             log.error(
                 "consumer %s: %s; trying again in %.1f s",
-                self._holdings.name or self.config.group,
+                self._in_flight.name or self.config.group,
                 str(error).rstrip(".") or type(error).__name__,
                 pause_s,
                 exc_info=None if known else error,
@@ -417,7 +417,7 @@ class StreamConsumer:
                 cancelled = error
         self._named = False
         if self.config.worker_name is None:
-            self._holdings.name = ""
+            self._in_flight.name = ""
         if cancelled is not None:
             raise cancelled
 

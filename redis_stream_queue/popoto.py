@@ -166,7 +166,7 @@ class _Member(_StreamConsumer):
         self._handler = handler
         self._failures: list[BaseException] | None = None  # of this iteration; None = in run()
         self.turn: Callable[[], Awaitable[int]] | None = None  # of run(), if a subclass has its own
-        self._holdings.burial.letter = _letter
+        self._in_flight.burial.letter = _letter
 
     async def _noting_failures(self, messages: list[StreamMessage]) -> list[str]:
         try:
@@ -177,7 +177,7 @@ class _Member(_StreamConsumer):
             raise
 
     async def process_batch(self) -> int:
-        before = self._holdings.meter.acked.total
+        before = self._in_flight.meter.acked.total
         self._failures = []
         if self._loop is None:  # a stop() of before is over
             self._stopping = False
@@ -192,7 +192,7 @@ class _Member(_StreamConsumer):
                 raise self._failures[0]
         finally:
             self._failures = None
-        return self._holdings.meter.acked.total - before
+        return self._in_flight.meter.acked.total - before
 
     def _way_to_turn(self) -> Callable[[], Awaitable[Any]]:
         return self.turn or super()._way_to_turn()

@@ -43,8 +43,8 @@ MOST_KEPT = 100_000  # ids
 Held = tuple[StreamMessage, Any]  # and its raw payload
 
 
-class Holdings:
-    """The holdings of one consumer of ``config.group`` on ``stream``; see the module's text.
+class InFlight:
+    """What one consumer holds, of ``config.group`` on ``stream``; see the module's text.
 
     own_name: nobody else has ``config.worker_name``. (One that was given may be a namesake's: what
     it holds and never arrived here is not ours.)

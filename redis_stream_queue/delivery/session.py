@@ -1,7 +1,7 @@
 """Session: one life of one consumer name: reads, handles, settles.
 
 Used by StreamConsumer and by the pool's worker. They decide when to read, and they sweep. What it
-holds is in ``holdings``.
+holds is in ``in_flight``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .eager import start_now
 from .expiry import Expiry
 from .handler_tasks import HandlerTasks
 from .hooks import Hooks
-from .in_flight import Holdings
+from .in_flight import InFlight
 from .invocation import call_hook
 from .reader import Reader
 from .stranded import Stranded
@@ -70,7 +70,7 @@ class Session:
     """One consumer of ``config.group`` on ``stream``; see the module's text.
 
     run_plain: how a plain (not async) handler is run; between: see Batch.
-    own_name: see Holdings. limit_decoding: wraps what decodes a payload.
+    own_name: see InFlight. limit_decoding: wraps what decodes a payload.
     wanted: asked while messages are handled one by one: how many more to read now. fetch: how that
     is done; by ``read``, if None.
     """
@@ -100,7 +100,7 @@ class Session:
         self.error_hook = error_hook
         self.hooks = hooks or Hooks()
         self.reader = Reader(client, stream, config.group)
-        self.holdings = Holdings(
+        self.in_flight = InFlight(
             client,
             stream,
             config,
@@ -110,9 +110,9 @@ class Session:
             on_lost=self._lost,
             own_name=own_name,
         )
-        self._expiry = Expiry(self.holdings.pending)
+        self._expiry = Expiry(self.in_flight.pending)
         self._decode_one = limit_decoding(self.serializer.decode)
-        self._stranded = Stranded(self.holdings)
+        self._stranded = Stranded(self.in_flight)
         self._run_plain = run_plain
         self._between = between
         self._wanted = wanted
@@ -137,14 +137,14 @@ class Session:
 
     async def leave(self) -> None:
         """Settle what is done, give the rest back uncounted, and remove the name."""
-        if self.holdings.unsure:
+        if self.in_flight.unsure:
             await self.reader.end_broken_read()
-        await self.holdings.leave()
+        await self.in_flight.leave()
         await self.close()
 
     async def close(self) -> None:
         """Renew no more, and close the reading connection."""
-        self.holdings.close()
+        self.in_flight.close()
         await self.reader.close()
 
     # -- reading -------------------------------------------------------------------------------
@@ -155,34 +155,36 @@ class Session:
         Returns [] after ``block_ms``, or early after ``reader.interrupt()``. After a read that
         broke, first returns what the server delivered and this process never saw.
         """
-        holdings, reader = self.holdings, self.reader
-        await holdings.settle()
+        in_flight, reader = self.in_flight, self.reader
+        await in_flight.settle()
         # No more messages than can be acknowledged; and what is done does not wait for a connect.
         if reader.acks_refused or not reader.connected:
-            await holdings.flush_acks()
+            await in_flight.flush_acks()
             reader.acks_refused = False
-        if holdings.unsure and (stranded := await self._take_stranded(count)):
+        if in_flight.unsure and (stranded := await self._take_stranded(count)):
             return stranded
-        await holdings.look_before_reading()
-        acks = holdings.unacknowledged()
+        await in_flight.look_before_reading()
+        acks = in_flight.unacknowledged()
         asked_ms = mono_ms()
         most = reader.portion.of(count)
         self._prepared = self._prepared or self._new_batch()
-        link = holdings.expect()
+        link = in_flight.expect()
         try:
-            entries = await reader.read(holdings.name, most, block_ms, acks, holdings.acknowledged)
+            entries = await reader.read(
+                in_flight.name, most, block_ms, acks, in_flight.acknowledged
+            )
         except ResponseError:  # that is an answer
             raise
         except BaseException as error:
-            holdings.unsure = True
+            in_flight.unsure = True
             if isinstance(error, OUTAGES):  # what is done does not wait until we try again
                 with contextlib.suppress(*OUTAGES):
-                    await holdings.flush_acks()
+                    await in_flight.flush_acks()
             raise
         finally:
-            holdings.expect_no_more(link)
-        holdings.unsure |= reader.lost_reply
-        return holdings.hold(entry_messages(entries, self.config.payload_field, 1), asked_ms)
+            in_flight.expect_no_more(link)
+        in_flight.unsure |= reader.lost_reply
+        return in_flight.hold(entry_messages(entries, self.config.payload_field, 1), asked_ms)
 
     async def _take_stranded(self, count: int) -> list[StreamMessage]:
         await self.reader.end_broken_read()
@@ -213,7 +215,7 @@ class Session:
             self.hooks.batch_finished()
         if self._hooked:
             await asyncio.gather(*self._hooked)
-        await self.holdings.settle()
+        await self.in_flight.settle()
         return batch.handled
 
     def _new_batch(self) -> Batch:
@@ -224,9 +226,9 @@ class Session:
             self.hooks.message_started,
             self.hooks.message_finished if self._side_by_side else None,
             self._between,
-            self.holdings.lease_is_old,
+            self.in_flight.lease_is_old,
             self._verify,
-            self.holdings.kept.__contains__,
+            self.in_flight.kept.__contains__,
         )
 
     def _decode(self, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
@@ -242,11 +244,11 @@ class Session:
             except BaseException as error:  # a serializer may raise anything
                 if isinstance(error, Exception) and not isinstance(error, SoftTimeLimitExceeded):
                     why = self._misses_field(message) or one_line(error)  # never retried
-                    self.holdings.condemn(message, DECODE_ERROR, why)
+                    self.in_flight.condemn(message, DECODE_ERROR, why)
                     continue
                 # A panic or a limit says nothing about the payload: a failure.
                 self._report([(error, [message])])
-                self.holdings.note([message], verdict_of(error))
+                self.in_flight.note([message], verdict_of(error))
             else:
                 decoded.append(message)
         return decoded
@@ -258,7 +260,7 @@ class Session:
         if most is None or size <= most:
             return True
         why = f"a payload of {size:,} bytes is above max_payload_bytes ({most:,})"
-        self.holdings.condemn(message, TOO_LARGE, why)
+        self.in_flight.condemn(message, TOO_LARGE, why)
         return False
 
     def _misses_field(self, message: StreamMessage) -> str:
@@ -275,7 +277,7 @@ class Session:
         self._batch = batch
         tasks = HandlerTasks(batch, self._begin, self._runner.concurrency)
         try:
-            if self.holdings.lease_is_old(mono_ms()):
+            if self.in_flight.lease_is_old(mono_ms()):
                 await self._verify()
             tasks.start()
             try:
@@ -289,7 +291,7 @@ class Session:
             self._batch = None
             self.hooks.batch_finished()
             self._collect(batch)
-            self.holdings.release(batch.unfinished())
+            self.in_flight.release(batch.unfinished())
 
     def _begin(self, batch: Batch) -> asyncio.Future[None]:
         """A call of the handler, which begins now; what is awaited has a task of its own, which
@@ -304,8 +306,8 @@ class Session:
 
     async def _verify(self) -> None:
         """Look who has the batch now, if the lease is so old that others may."""
-        if self.holdings.lease_is_old(mono_ms()):
-            await self.holdings.renew()
+        if self.in_flight.lease_is_old(mono_ms()):
+            await self.in_flight.renew()
 
     def _lost(self, ids: set[str]) -> None:
         if self._batch is not None:
@@ -326,7 +328,7 @@ class Session:
             ticked = clock() >= tick_s
             if ticked:
                 released = self.hooks.tending(batch)
-                self.holdings.release(released)
+                self.in_flight.release(released)
                 starved = bool(released)
             self._collect(batch)
             wanted = 0
@@ -344,37 +346,37 @@ class Session:
         try:
             await self._mend()
             if not self.reader.connected:
-                await self.holdings.flush_acks()
+                await self.in_flight.flush_acks()
                 async with asyncio.timeout(RECONNECT_S):  # and again with the next tick
                     await self.reader.connect()
-            await self.holdings.settle()
+            await self.in_flight.settle()
             messages = await self._fetch(wanted)
         except OUTAGES as error:
             self._outage(error)
             return False
         self._settling.reset()
         if messages:
-            self.hooks.batch_grows(messages, len(self.holdings.held))
+            self.hooks.batch_grows(messages, len(self.in_flight.held))
             decoded = self._decode(messages)
             if [True for message in decoded if message.headers]:
                 batch.deadlines |= await self._expiry.deadlines(decoded)
             if not batch.extend(decoded):
-                self.holdings.release(decoded)
+                self.in_flight.release(decoded)
             elif tasks.error is None:
                 tasks.start()
         return len(messages) == wanted
 
     async def _mend(self) -> None:
         """After a read that broke: this batch may go on for hours, so others get what it left."""
-        if self.holdings.unsure:
+        if self.in_flight.unsure:
             await self.reader.end_broken_read()
-            await self.holdings.give_back_stranded()
+            await self.in_flight.give_back_stranded()
 
     async def _try_to_settle(self) -> None:
         try:
-            await self.holdings.flush_acks()
+            await self.in_flight.flush_acks()
             await self._mend()
-            await self.holdings.settle()
+            await self.in_flight.settle()
             self._settling.reset()
         except OUTAGES as error:
             self._outage(error)
@@ -386,7 +388,7 @@ class Session:
 
     async def _cancelled(self, tasks: HandlerTasks, batch: Batch) -> None:
         """The consumer is cancelled: start nothing more; a plain handler cannot be interrupted."""
-        self.holdings.release(batch.close())
+        self.in_flight.release(batch.close())
         self._collect(batch)
         with contextlib.suppress(asyncio.CancelledError):
             await self._try_to_settle()
@@ -395,7 +397,7 @@ class Session:
         elif self._finishing is not None:
             self._finishing.cancel()
         while tasks.running:  # nothing is given back while it runs, however often we are cancelled
-            self.holdings.keep_leases()
+            self.in_flight.keep_leases()
             with contextlib.suppress(asyncio.CancelledError):
                 await tasks.ended()
 
@@ -407,16 +409,16 @@ class Session:
         """
         if (batch := self._batch) is not None:
             unstarted = batch.waiting == len(batch.messages)
-            self.holdings.release(batch.close(int(unstarted and self._decoded_slowly)))
+            self.in_flight.release(batch.close(int(unstarted and self._decoded_slowly)))
 
     # -- what came of it -----------------------------------------------------------------------
 
     def _collect(self, batch: Batch) -> None:
         for messages, verdict in batch.collect():
-            self.holdings.note(messages, verdict)
+            self.in_flight.note(messages, verdict)
         if batch.kept_done:
             done, batch.kept_done = batch.kept_done, []
-            self.holdings.note_kept_done(done)
+            self.in_flight.note_kept_done(done)
         if batch.errors:
             errors, batch.errors = batch.errors, []
             self._report(errors)
@@ -424,7 +426,7 @@ class Session:
     def _report(self, errors: list[tuple[BaseException, list[StreamMessage]]]) -> None:
         self.hooks.reporting()
         for error, messages in errors:
-            self.holdings.meter.errors += 1
+            self.in_flight.meter.errors += 1
             log.error(
                 "handler failed for %s of %s (delivery %d of %d)",
                 messages[0].id if len(messages) == 1 else f"{len(messages)} messages",
@@ -437,7 +439,7 @@ class Session:
                 hooked = asyncio.ensure_future(self._call_error_hook(error, messages))
                 self._hooked.add(hooked)
                 hooked.add_done_callback(self._hooked.discard)
-        self.hooks.counted(self.holdings.meter)
+        self.hooks.counted(self.in_flight.meter)
 
     async def _call_error_hook(self, error: BaseException, messages: list[StreamMessage]) -> None:
         assert self.error_hook is not None

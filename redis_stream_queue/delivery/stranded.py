@@ -16,16 +16,16 @@ from ..connection.carrying import NotCarriedError, carry
 from ..connection.link import OUTAGES
 from ..message import StreamMessage
 from .batch import Outcome, Verdict
-from .in_flight import Holdings
+from .in_flight import InFlight
 from .pending import SMALL_BYTES, SeenEntry
 
 
 class Stranded:
-    """Brings in what is stranded under the name of these holdings, a batch at a time."""
+    """Brings in what is stranded under the name of ``in_flight``, a batch at a time."""
 
-    def __init__(self, holdings: Holdings) -> None:
-        self._holdings = holdings
-        self._policy = holdings.config.policy
+    def __init__(self, in_flight: InFlight) -> None:
+        self._in_flight = in_flight
+        self._policy = in_flight.config.policy
         self._one_by_one = False  # several did not arrive together
 
     async def batch(self, count: int) -> list[StreamMessage]:
@@ -33,17 +33,17 @@ class Stranded:
 
         The last permitted delivery of a message comes alone.
         """
-        holdings = self._holdings
-        offers = await holdings.stranded()
-        sizes = await holdings.pending.sizes([offer.id for offer in offers])
+        in_flight = self._in_flight
+        offers = await in_flight.stranded()
+        sizes = await in_flight.pending.sizes([offer.id for offer in offers])
         offers.sort(key=lambda offer: sizes[offer.id])
         dead = [offer for offer in offers if offer.seen_count > self._policy.max_deliveries]
         await self._bury(dead, sizes)
         offers = [offer for offer in offers if offer not in dead]
         chosen = self._chosen(offers, sizes, count)
         messages = await self._bring_in(chosen, sizes)
-        holdings.unsure = len(chosen) < len(offers)
-        self._one_by_one &= holdings.unsure
+        in_flight.unsure = len(chosen) < len(offers)
+        self._one_by_one &= in_flight.unsure
         return messages
 
     def _chosen(
@@ -61,47 +61,47 @@ class Stranded:
     async def _bring_in(
         self, offers: Sequence[SeenEntry], sizes: Mapping[str, int]
     ) -> list[StreamMessage]:
-        holdings = self._holdings
+        in_flight = self._in_flight
         if len(offers) != 1:
             try:
-                return await holdings.take(offers)
+                return await in_flight.take(offers)
             except OUTAGES:
                 self._one_by_one = True
                 raise
         [offer] = offers
-        await holdings.settle()  # what breaks there is not its fault
+        await in_flight.settle()  # what breaks there is not its fault
         link, key = (
-            holdings.pending.client.link(),
-            holdings.pending.client.key(holdings.pending.stream),
+            in_flight.pending.client.link(),
+            in_flight.pending.client.key(in_flight.pending.stream),
         )
         try:
-            return await carry(link, key, sizes[offer.id], partial(holdings.take, offers))
+            return await carry(link, key, sizes[offer.id], partial(in_flight.take, offers))
         except NotCarriedError as error:
             await self._failed(offer, str(error))
             return []
 
     async def _failed(self, offer: SeenEntry, why: str) -> None:
         """This delivery has come to nothing."""
-        holdings = self._holdings
+        in_flight = self._in_flight
         log.warning(
             "message %s of stream %s: %s; delivery %d of %d",
             offer.id,
-            holdings.pending.stream,
+            in_flight.pending.stream,
             why,
             offer.new_count,
             self._policy.max_deliveries,
         )
         message = StreamMessage(offer.id, b"", offer.new_count)
-        holdings.hold([message], mono_ms(), count=False)
-        holdings.note([message], Verdict(Outcome.RETRY, why))
-        await holdings.settle()
+        in_flight.hold([message], mono_ms(), count=False)
+        in_flight.note([message], Verdict(Outcome.RETRY, why))
+        await in_flight.settle()
 
     async def _bury(self, dead: Sequence[SeenEntry], sizes: Mapping[str, int]) -> None:
         """The dlq_handler gets the payload, if it can be had."""
-        holdings, pending = self._holdings, self._holdings.pending
+        in_flight, pending = self._in_flight, self._in_flight.pending
         together = [] if self._one_by_one else [o for o in dead if sizes[o.id] <= SMALL_BYTES]
         try:
-            await holdings.bury(together)
+            await in_flight.bury(together)
         except OUTAGES:
             self._one_by_one = True
             raise
@@ -111,7 +111,7 @@ class Stranded:
                 continue
             try:
                 # Once: with each try its count says that a burial has begun.
-                await carry(link, key, sizes[offer.id], partial(holdings.bury, [offer]), 1)
+                await carry(link, key, sizes[offer.id], partial(in_flight.bury, [offer]), 1)
             except NotCarriedError as error:
-                again = [o for o in await holdings.stranded() if o.id == offer.id]
-                await holdings.bury(again, error=str(error), carried=False)
+                again = [o for o in await in_flight.stranded() if o.id == offer.id]
+                await in_flight.bury(again, error=str(error), carried=False)

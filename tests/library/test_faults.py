@@ -141,11 +141,11 @@ class TestLostReplies:
         assert ledger.batches == []
         await bench.set_pending(ids[0], "gone", 10_000, 1)
         await bench.set_pending(ids[1], "gone", 10_000, 2)
-        await consumer._holdings.take(
+        await consumer._in_flight.take(
             [SeenEntry("1-1", "gone", 1, 0, 2)]
         )  # the script is known now
         offers = [SeenEntry(ids[0], "gone", 1, 0, 2), SeenEntry(ids[1], "gone", 2, 0, 3)]
-        await cut_the_reply_of(proxy, consumer._holdings.take(offers))
+        await cut_the_reply_of(proxy, consumer._in_flight.take(offers))
         assert await bench.pending() == {ids[0]: ("me", 2), ids[1]: ("me", 3)}
         for _ in range(4):
             await consumer.run_once()
@@ -164,12 +164,12 @@ class TestLostReplies:
             ledger, client=through(proxy), dlq_stream=bench.dlq, min_idle_claim_ms=60_000
         )
         await consumer.run_once()
-        await consumer._holdings.take(
+        await consumer._in_flight.take(
             [SeenEntry("1-1", "gone", 1, 0, 2)]
         )  # the script is known now
         await bench.set_pending(entry_id, "gone", 0, 3)
         await cut_the_reply_of(
-            proxy, consumer._holdings.bury([SeenEntry(entry_id, "gone", 3, 0, 3)], "rejected")
+            proxy, consumer._in_flight.bury([SeenEntry(entry_id, "gone", 3, 0, 3)], "rejected")
         )
         await consumer.run_once()
         assert ledger.batches == []

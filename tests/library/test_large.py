@@ -60,7 +60,7 @@ async def test_leases_of_20000_messages_are_renewed(real_bench: Bench) -> None:
     for _ in range(count // 5000):
         await bench.push(*range(5000))
     ids = await bench.deliver("somebody", count)
-    pending = bench.consumer(lambda messages: [])._holdings.pending
+    pending = bench.consumer(lambda messages: [])._in_flight.pending
     assert len(ids) == count
     await bench.set_pending(ids[-1], "somebody", 60_000, 1)
     await pending.renew_range("somebody", ids[0], ids[-1])

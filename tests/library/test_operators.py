@@ -54,7 +54,7 @@ async def test_a_name_that_is_deleted_loses_nothing(real_bench: Bench, end: str)
     assert await real_bench.pending() == {}
     gate.open.set()
     runs, letters, acked = {"": (1, 0, 3), "raise": (2, 0, 3), "reject": (1, 3, 0)}[end]
-    meter = consumer._holdings.meter
+    meter = consumer._in_flight.meter
     await real_bench.until(lambda: (meter.dlq, meter.acked.total) == (letters, acked), "settled")
     await real_bench.until(real_bench.settled, "in Redis, too")
     assert len(gate.started) == 3 * runs
@@ -70,7 +70,7 @@ async def test_while_a_handler_runs_its_message_is_claimed_back(real_bench: Benc
     await real_bench.until(lambda: gate.started, "it runs")
     await delete_consumers(real_bench)
     await real_bench.until(real_bench.pending, "it is pending again")
-    assert list((await real_bench.pending()).values()) == [(consumer._holdings.name, 1)]
+    assert list((await real_bench.pending()).values()) == [(consumer._in_flight.name, 1)]
     gate.open.set()
     await real_bench.until(real_bench.settled, "it is settled")
     assert [m.id for m in gate.started] == [entry_id]
@@ -79,17 +79,17 @@ async def test_while_a_handler_runs_its_message_is_claimed_back(real_bench: Benc
 async def test_thousands_of_messages_are_claimed_back(real_bench: Bench) -> None:
     """More than one script renews, and messages that are settled meanwhile are settled."""
     consumer = real_bench.consumer(lambda _: [], batch_size=1200)
-    holdings = consumer._holdings
+    in_flight = consumer._in_flight
     await real_bench.push(*range(1200))
     await consumer._ensure()
     messages = await consumer._session.read(1200, 0)
     await delete_consumers(real_bench)
-    done = asyncio.create_task(holdings.renew())
+    done = asyncio.create_task(in_flight.renew())
     await asyncio.sleep(0)
-    holdings.acknowledged([messages[0].id])  # while the answer is on its way
+    in_flight.acknowledged([messages[0].id])  # while the answer is on its way
     await done
     pending = await real_bench.pending()
-    assert pending == {m.id: (holdings.name, 1) for m in messages[1:]}
+    assert pending == {m.id: (in_flight.name, 1) for m in messages[1:]}
     await consumer.close()
 
 
@@ -98,21 +98,21 @@ async def test_a_renewal_under_way_brings_nothing_back_when_the_name_goes(
 ) -> None:
     """A consumer leaves: to a renewal behind that, its name would look deleted by an operator."""
     consumer = real_bench.consumer(lambda _: [])
-    holdings = consumer._holdings
+    in_flight = consumer._in_flight
     await real_bench.push(1)
     await consumer._ensure()
     messages = await consumer._session.read(1, 0)
-    renew, asked, go_on = holdings.pending.renew, asyncio.Event(), asyncio.Event()
+    renew, asked, go_on = in_flight.pending.renew, asyncio.Event(), asyncio.Event()
 
     async def slow_renew(*args: Any) -> Any:
         asked.set()
         await go_on.wait()
         return await renew(*args)
 
-    monkeypatch.setattr(holdings.pending, "renew", slow_renew)
-    renewal = asyncio.create_task(holdings.renew())
+    monkeypatch.setattr(in_flight.pending, "renew", slow_renew)
+    renewal = asyncio.create_task(in_flight.renew())
     await asked.wait()
-    holdings.note(messages, DONE)
+    in_flight.note(messages, DONE)
     leaving = asyncio.create_task(consumer._session.leave())
     await real_bench.until(real_bench.settled, "it is acknowledged")
     await asyncio.wait([leaving], timeout=0.3)  # as far as it goes
@@ -131,7 +131,7 @@ async def test_what_an_operator_acknowledges_is_done(real_bench: Bench) -> None:
     await real_bench.until(lambda: gate.started, "it runs")
     assert await real_bench.client.ack(real_bench.stream, GROUP, entry_id) == 1
     gate.open.set()
-    await real_bench.until(lambda: consumer._holdings.meter.errors == 1, "it has failed")
+    await real_bench.until(lambda: consumer._in_flight.meter.errors == 1, "it has failed")
     [later] = await real_bench.push(2)
     await real_bench.until(lambda: len(gate.started) > 1, "the next one has started")
     assert gate.started[1].id == later
@@ -147,7 +147,7 @@ async def test_what_others_have_taken_is_not_claimed_back(real_bench: Bench) -> 
     await delete_consumers(real_bench)
     await real_bench.set_pending(entry_id, "somebody", 0, 1)
     gate.open.set()
-    await real_bench.until(lambda: consumer._holdings.meter.errors == 1, "it has failed")
+    await real_bench.until(lambda: consumer._in_flight.meter.errors == 1, "it has failed")
     await asyncio.sleep(0.3)  # two leases: nothing happens
     assert await real_bench.pending() == {entry_id: ("somebody", 1)}
 
@@ -161,7 +161,7 @@ async def test_what_was_deleted_from_the_stream_is_not_claimed_back(real_bench: 
     await real_bench.client.command("XDEL", real_bench.stream, entry_id)
     await delete_consumers(real_bench)
     gate.open.set()
-    await real_bench.until(lambda: consumer._holdings.meter.errors == 1, "it has failed")
+    await real_bench.until(lambda: consumer._in_flight.meter.errors == 1, "it has failed")
     assert await real_bench.pending() == {}
 
 
@@ -183,7 +183,7 @@ async def test_a_namesake_s_messages_are_its_own(
         await server_bench.stop(idle)
     else:
         for _ in range(3):
-            idle._holdings.unsure = True  # as after a read that broke
+            idle._in_flight.unsure = True  # as after a read that broke
             await asyncio.sleep(0.1)
     assert await server_bench.pending() == {entry_id: ("orders-1", 1)}
     assert other.messages == []

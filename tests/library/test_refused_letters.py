@@ -53,7 +53,7 @@ async def test_letters_that_are_refused(
         per_message(handle), dlq_stream=bench.dlq, retry_delay_ms=50, block_ms=20
     )
     bench.start(consumer)
-    meter = consumer._holdings.meter
+    meter = consumer._in_flight.meter
     await bench.until(lambda: meter.read.total, "it has begun")
     try:
         await refuse(bench)

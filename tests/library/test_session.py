@@ -19,7 +19,7 @@ from tests.support.servers import Server
 async def session_of(bench: Bench) -> Session:
     await bench.client.create_group(bench.stream, GROUP)
     session = Session(bench.client, bench.stream, ConsumerConfig(GROUP), lambda _: [])
-    await session.holdings.reserve_name()
+    await session.in_flight.reserve_name()
     return session
 
 
@@ -38,8 +38,10 @@ async def test_what_waits_to_be_given_back_is_given_back_before_anything_is_take
     """Else it would be given back while it runs here again, and run elsewhere, too."""
     session = await session_of(bench)
     [entry_id] = await bench.push("x")
-    session.holdings.release(await session.read(1, 0))
-    assert await session.holdings.take([SeenEntry(entry_id, session.holdings.name, 1, 0, 2)]) == []
+    session.in_flight.release(await session.read(1, 0))
+    assert (
+        await session.in_flight.take([SeenEntry(entry_id, session.in_flight.name, 1, 0, 2)]) == []
+    )
     [entry] = await bench.client.pending_range(bench.stream, GROUP, 10)
     assert entry.consumer.startswith(f"{GROUP}:retry:")
     await session.close()
@@ -48,8 +50,10 @@ async def test_what_waits_to_be_given_back_is_given_back_before_anything_is_take
 async def test_what_is_done_is_not_run_again_before_redis_knows(bench: Bench) -> None:
     session = await with_one_done(bench)
     [entry_id] = await bench.entry_ids()
-    assert await session.holdings.take([SeenEntry(entry_id, session.holdings.name, 1, 0, 2)]) == []
-    await session.holdings.flush_acks()
+    assert (
+        await session.in_flight.take([SeenEntry(entry_id, session.in_flight.name, 1, 0, 2)]) == []
+    )
+    await session.in_flight.flush_acks()
     assert await bench.client.pending_range(bench.stream, GROUP, 10) == []
     await session.close()
 

@@ -64,11 +64,11 @@ class Actor(ABC):
         self.given_at_ms = 0
         world.book.holders.append(self)
 
-    holdings: Any
+    in_flight: Any
 
     @property
     def name(self) -> str:
-        return str(self.holdings.name)
+        return str(self.in_flight.name)
 
     @property
     def alive(self) -> bool:
@@ -92,7 +92,7 @@ class Actor(ABC):
         return False
 
     def held(self) -> set[str]:
-        return set(self.holdings.held)
+        return set(self.in_flight.held)
 
     def running(self) -> list[Execution]:
         return [e for hand in self.hands for e in hand.executions if e.outcome == "running"]
@@ -169,7 +169,7 @@ class Actor(ABC):
         grows = hooks.batch_grows
 
         def batch_grows(messages: list[StreamMessage], held: int) -> None:
-            together = {i: m.delivery_count for i, (m, _) in self.holdings.held.items()}
+            together = {i: m.delivery_count for i, (m, _) in self.in_flight.held.items()}
             self.world.book.batch(self, together)
             grows(messages, held)
 
@@ -243,7 +243,7 @@ class PoolWorker(Actor):
         )
         self.worker._loop = self.process.loop
         self.worker._channel = self
-        self.holdings = self.worker.session.holdings
+        self.in_flight = self.worker.session.in_flight
         self.watch_batches(self.worker._hooks)
         self.record = WorkerRecord(
             slot, pool.lives, row_number, row, _Pipe(self.inbox), consumer=name
@@ -284,7 +284,7 @@ class PoolWorker(Actor):
     async def _turn(self) -> None:
         await self._deliver()
         if not self._named:
-            await self.holdings.reserve_name()  # as the master does
+            await self.in_flight.reserve_name()  # as the master does
             self._named = True
         if not self.worker._draining:
             await self.worker._turn()
@@ -332,7 +332,7 @@ class Alone(Actor):
         client = StreamClient.from_url(world.url)
         self.consumer: Any = StreamConsumer(client, STREAM, config, self.handler(world.style))
         self.consumer._checked = True
-        self.holdings = self.consumer._holdings
+        self.in_flight = self.consumer._in_flight
         self.watch_batches(self.consumer._session.hooks)
 
     async def _turn(self) -> None:

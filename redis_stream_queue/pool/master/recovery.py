@@ -22,7 +22,7 @@ from ...connection.carrying import size_text
 from ...connection.refusals import passes
 from ...delivery.burial_mark import MAX_DELIVERIES, read_count, uncounted
 from ...delivery.fate import Fate, Owner, fate
-from ...delivery.in_flight import Holdings
+from ...delivery.in_flight import InFlight
 from ...delivery.pending import Parked, PendingList
 from ...delivery.sightings import NOT_WATCHED_MS, WATCH_MS
 from ...delivery.sweep import PAGE, Sweep, offer
@@ -80,7 +80,7 @@ class Recovery:
         self.pending = PendingList(
             client, settings.stream, settings.consumer.group, settings.consumer.payload_field
         )
-        self.dead_letter_writer = Holdings(client, settings.stream, settings.consumer)
+        self.dead_letter_writer = InFlight(client, settings.stream, settings.consumer)
         self.offers = Offers(scoreboard, workers, self.dead_letter_writer.burial.known_error)
         self._workers = workers
         self._sweep = Sweep(self.pending, self.policy, self._owner)

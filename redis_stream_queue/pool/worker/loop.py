@@ -216,7 +216,7 @@ class Worker:
         """How many more messages this life may handle; asks to be replaced a little before."""
         if self._most_messages is None:
             return self._batch.size
-        room = self._most_messages - self.session.holdings.meter.read.total
+        room = self._most_messages - self.session.in_flight.meter.read.total
         if room <= self._most_messages * RETIRE_SHARE and not self._asked_to_retire:
             self._asked_to_retire = True
             self._send(Retire(f"{self._most_messages} messages"))
@@ -224,8 +224,8 @@ class Worker:
 
     async def _until_told(self) -> None:
         """This life is used up: acknowledge what is done, and wait for the successor."""
-        await self.session.holdings.flush_acks()
-        await self.session.holdings.settle()
+        await self.session.in_flight.flush_acks()
+        await self.session.in_flight.settle()
         self._row[Field.READ_AT] = mono_ms()
         self._answered.clear()
         if not self._takes and not self._draining:
@@ -235,7 +235,7 @@ class Worker:
 
     async def _ask_for_offers(self, beside: int = 0) -> bool:
         """While offers wait: ask the master; True if it sent some. beside: see AskForWork."""
-        await self.session.holdings.flush_acks()  # no read follows that would carry them
+        await self.session.in_flight.flush_acks()  # no read follows that would carry them
         self._answered.clear()
         self._send(AskForWork(self._taken, beside))
         try:
@@ -246,12 +246,12 @@ class Worker:
         return bool(self._takes)
 
     async def _carry_out(self, take: Take) -> None:
-        await self.session.holdings.flush_acks()
+        await self.session.in_flight.flush_acks()
         if take.bury is not None:
-            await self.session.holdings.bury(_offers(take), take.bury, take.error)
+            await self.session.in_flight.bury(_offers(take), take.bury, take.error)
             return
         began_s = self._now_s()
-        messages = await self.session.holdings.take(_offers(take))
+        messages = await self.session.in_flight.take(_offers(take))
         took_s = self._now_s() - began_s
         await self._handle(messages, grows=not take.alone)
         self._new_ones_after(took_s)
@@ -265,7 +265,7 @@ class Worker:
         if not messages:
             return
         if self._draining:
-            self.session.holdings.release(messages)
+            self.session.in_flight.release(messages)
             return
         self._observed_ms, self._observed = mono_ms(), 0
         self._handling = True
@@ -294,7 +294,7 @@ class Worker:
         if not got_some:
             return []  # what waits must be alone: this batch ends
         began_s = self._now_s()
-        messages = await self.session.holdings.take(_offers(self._takes.pop(0)))
+        messages = await self.session.in_flight.take(_offers(self._takes.pop(0)))
         self._new_ones_after(self._now_s() - began_s)
         return messages
 
