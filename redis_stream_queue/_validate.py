@@ -101,12 +101,14 @@ class Switch:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of these texts."""
+    """One of these texts. any_case: in capitals, too."""
 
     names: tuple[str, ...]
+    any_case: bool = False
 
     def fits(self, value: object) -> bool:
-        return isinstance(value, str) and value in self.names
+        known = isinstance(value, str) and (value.lower() if self.any_case else value)
+        return known in self.names
 
     def __str__(self) -> str:
         *others, last = map(repr, self.names)
@@ -115,7 +117,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Maybe:
-    """What the rule says, or None. none: what that means."""
+    """What the rule says, or None. none: what that means, where it has to be said."""
 
     rule: Rule
     none: str = ""
@@ -124,7 +126,7 @@ class Maybe:
         return value is None or self.rule.fits(value)
 
     def __str__(self) -> str:
-        return f"{self.rule}, or None{self.none and f' for {self.none}'}"
+        return f"{self.rule}{self.none and f', or None for {self.none}'}"
 
 
 def check(name: str, value: object, rule: Rule) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from ._options import DEFAULT_URL
 from ._validate import Whole, check
 from .client import StreamClient
 from .config import ConsumerConfig
@@ -26,7 +27,6 @@ from .message import StreamMessage
 
 __all__ = ["StreamConsumer"]
 
-DEFAULT_URL = "redis://localhost:6379/0"
 FOR_EVER_MS = 24 * 3600 * 1000
 THEIR_NAMES = {
     "group": "group_name",

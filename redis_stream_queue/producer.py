@@ -82,7 +82,7 @@ class StreamProducer:
         check("stream", stream, Text())
         check_client(client)
         check("trim", trim, Choice(("finished", "any")))
-        check("max_len", max_len, Maybe(Whole(1)))
+        check("max_len", max_len, Maybe(Whole(1), none="no trimming"))
         check("max_payload_bytes", max_payload_bytes, Maybe(Whole(1)))
         self._client = client
         self.stream = stream

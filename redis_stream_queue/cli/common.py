@@ -13,10 +13,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .. import _exits
 from .._exits import Failure
+from .._options import STREAM_PREFIX
 from ..client import StreamClient
 from ..connection.link import OUTAGES
 from ..connection.refusals import reason
 from ..exceptions import ConfigError, RedisStreamError
+from .options import click_option
 from .output import complain
 from .url import hide_password, url_options
 
@@ -36,12 +38,7 @@ def name(_: click.Context, __: click.Parameter, value: str | None) -> str | None
 
 
 stream_argument = click.argument("stream", callback=name)
-prefix_option = click.option(
-    "--prefix",
-    envvar="RSQ_PREFIX",
-    default="",
-    help="Put before every stream name, with an underscore.",
-)
+prefix_option = click_option(STREAM_PREFIX)
 url_option = url_options(lambda url: hide_password(url, "redis_stream_queue.cli"))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

@@ -11,7 +11,7 @@ import click
 UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-class Span(click.ParamType[float]):
+class Span(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
     """``500ms``, ``90s``, ``15m``, ``2h``, ``7d`` as seconds."""
 
     name = "SPAN"
@@ -25,7 +25,7 @@ class Span(click.ParamType[float]):
         return float(found[1]) * UNITS_S[found[2]]
 
 
-class Date(click.ParamType[datetime]):
+class Date(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
     """A date with a zone, as ISO 8601 has it."""
 
     name = "DATE"

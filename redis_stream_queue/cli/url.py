@@ -13,11 +13,10 @@ from urllib.parse import unquote
 import click
 from click.core import ParameterSource
 
-from ..connection.endpoint import DEFAULT_URL
+from .._options import CREDENTIAL, DEFAULT_URL, URL, URL_FILE
 from ..exceptions import ConfigError
+from .options import click_option
 
-FILE_ENVIRONMENT = "REDIS_URL_FILE"
-CREDENTIAL = "redis-url"  # of systemd: LoadCredential=redis-url:/path
 ENVIRONMENT = "RSQ_URL"  # where the restarted command finds its URL; above REDIS_URL
 
 
@@ -26,10 +25,10 @@ def url_options(found: Callable[[str], None]) -> Callable[[Any], Any]:
 
     def note_file(context: click.Context, _: click.Parameter, value: str | None) -> None:
         source = context.get_parameter_source("url_file")
-        context.meta[FILE_ENVIRONMENT] = value, source is ParameterSource.COMMANDLINE
+        context.meta[URL_FILE.name] = value, source is ParameterSource.COMMANDLINE
 
     def choose(context: click.Context, _: click.Parameter, url: str | None) -> str:
-        url_file, file_is_typed = context.meta.get(FILE_ENVIRONMENT, (None, False))
+        url_file, file_is_typed = context.meta.get(URL_FILE.name, (None, False))
         url_is_typed = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
         try:
             chosen = find_url(None if file_is_typed and not url_is_typed else url, url_file)
@@ -39,25 +38,11 @@ def url_options(found: Callable[[str], None]) -> Callable[[Any], Any]:
         return chosen
 
     def add(command: Any) -> Any:
-        command = click.option(
-            "--url",
-            envvar=["RSQ_URL", "REDIS_URL"],
-            show_default="REDIS_URL or " + DEFAULT_URL,
-            is_eager=True,  # before --file opens a pipe, which can be opened only once
-            callback=choose,
-            help="redis://, rediss://, unix://, redis+cluster://, redis+sentinel:// or "
-            "embedded://DIR.",
-        )(command)
-        return click.option(
-            "--url-file",
-            envvar=FILE_ENVIRONMENT,
-            show_default="none",
-            is_eager=True,
-            expose_value=False,
-            callback=note_file,
-            help="Read the URL from this file (a mounted secret), or set REDIS_URL_FILE; systemd's "
-            f"credential {CREDENTIAL} is read by itself.",
-        )(command)
+        # eager: before --file opens a pipe, which can be opened only once
+        command = click_option(URL, is_eager=True, default=None, callback=choose)(command)
+        return click_option(URL_FILE, is_eager=True, expose_value=False, callback=note_file)(
+            command
+        )
 
     return add
 

@@ -26,7 +26,6 @@ from ..exceptions import ConfigError
 SCHEMES = (
     "redis, rediss, unix, redis+cluster, rediss+cluster, redis+sentinel, rediss+sentinel, embedded"
 )
-DEFAULT_URL = "redis://localhost:6379/0"
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .._loading import TARGET
 from .._names import default_dlq
+from .._options import STREAM_PREFIX, URL, Option, options_of, setting
+from .._validate import Choice, Form, Maybe, Number, Switch, Text, Whole, check
 from ..config import ConsumerConfig
-from ..connection.endpoint import DEFAULT_URL
 from ..exceptions import ConfigError
 from ._linux import cpu_limit
 from .protocol import Loaded
@@ -55,60 +56,166 @@ class PoolConfig:
     """
 
     target: str
-    workers: int = field(default_factory=default_workers)
-    url: str = field(default=DEFAULT_URL, repr=False)  # it may hold a password
-    stream: str | None = None
-    group: str | None = None
-    dlq_stream: str | None = None
-    prefix: str = ""
-    serializer: str | None = None
-    batch_size: int | None = None
-    max_deliveries: int | None = None
-    min_idle_claim_ms: int | None = None
-    retry_delay_ms: int | None = None
-    retry_max_delay_ms: int | None = None
-    time_limit_s: float | None = None
-    soft_time_limit_s: float | None = None
-    max_messages_per_child: int | None = None
-    max_memory_per_child_mb: int | None = None
-    max_payload_bytes: int | None = None
-    graceful_timeout_s: float = 30.0
-    connect_timeout_s: float = 10.0
-    burst: bool = False
-    heartbeat: bool = True
-    log_level: str = "info"
-    log_format: str = "text"
+    workers: int = setting(
+        Option(
+            rule=Whole(1, MAX_SLOTS),
+            shown="one per core",
+            help="Worker processes.",
+        ),
+        factory=default_workers,
+    )
+    stream: str | None = setting(
+        Option(rule=Maybe(Text()), shown="as the handler declares", help="Stream to read.")
+    )
+    group: str | None = setting(
+        Option(rule=Maybe(Text()), shown="`<stream>_workers`", help="Consumer group.")
+    )
+    dlq_stream: str | None = setting(
+        Option(rule=Maybe(Text()), shown="`<stream>_dlq`", help="Stream for dead letters.")
+    )
+    prefix: str = setting(STREAM_PREFIX)
+    serializer: str | None = setting(
+        Option(
+            rule=Maybe(
+                Form(
+                    f"json|msgpack|pickle|{TARGET.pattern}",
+                    "json, msgpack, pickle or module:object",
+                )
+            ),
+            shown="`json`",
+            help="`json`, `msgpack`, `pickle` or `module:object`.",
+            more="The one that the producer uses.",
+        )
+    )
+    batch_size: int | None = setting(
+        Option(
+            rule=Maybe(Whole(1)),
+            none="auto",
+            help="Messages per read: a number, or 'auto' to adapt to how long they take.",
+        )
+    )
+    max_deliveries: int | None = setting(
+        Option(rule=Maybe(Whole(1)), shown="`3`", help="Then a message is dead.")
+    )
+    min_idle_claim_ms: int | None = setting(
+        Option(
+            rule=Maybe(Whole(1)),
+            shown="`10000`",
+            help="Silence after which another host's message counts as abandoned.",
+        )
+    )
+    retry_delay_ms: int | None = setting(
+        Option(rule=Maybe(Whole(0)), shown=f"`{RETRY_DELAY_MS}`", help="Before the first retry.")
+    )
+    retry_max_delay_ms: int | None = setting(
+        Option(
+            rule=Maybe(Whole(0)),
+            shown=f"`{RETRY_MAX_DELAY_MS}`",
+            help="The delay doubles up to this.",
+        )
+    )
+    time_limit_s: float | None = setting(
+        Option(
+            rule=Maybe(Number(0, above=True)),
+            shown="none",
+            help="Seconds a message may run; then its worker is killed.",
+            more="The message counts a delivery.",
+        )
+    )
+    soft_time_limit_s: float | None = setting(
+        Option(
+            rule=Maybe(Number(0, above=True)),
+            shown="none",
+            help="Seconds after which `SoftTimeLimitExceeded` is raised in the handler.",
+            more="Also while its payload is decoded.",
+        )
+    )
+    max_messages_per_child: int | None = setting(
+        Option(
+            rule=Maybe(Whole(1)),
+            shown="none",
+            help="Messages after which a worker is replaced.",
+        )
+    )
+    max_memory_per_child_mb: int | None = setting(
+        Option(
+            rule=Maybe(Whole(1)),
+            shown="none",
+            help="MB of memory above which a worker is replaced.",
+        )
+    )
+    max_payload_bytes: int | None = setting(
+        Option(
+            rule=Maybe(Whole(1)),
+            shown="none",
+            help="A larger payload is a dead letter before it is decoded.",
+            more="Its reason is `too_large`.",
+        )
+    )
+    graceful_timeout_s: float = setting(
+        Option(
+            rule=Number(0),
+            default=30.0,
+            help="Seconds that running messages have to finish after SIGTERM.",
+        )
+    )
+    connect_timeout_s: float = setting(
+        Option(
+            rule=Number(0),
+            default=10.0,
+            help="Seconds to wait for Redis at start.",
+            more="Later the pool waits for ever.",
+        )
+    )
+    burst: bool = setting(
+        Option(
+            rule=Switch(),
+            default=False,
+            help="Handle all there is, then exit (1 if some died).",
+            more="With a progress bar on a terminal.",
+        )
+    )
+    heartbeat: bool = setting(
+        Option(
+            rule=Switch(),
+            default=True,
+            shown="on",
+            help="Write down what runs, for `rsq running`.",
+            more="`--no-heartbeat` writes nothing.",
+        )
+    )
+    url: str = setting(URL, repr=False)  # it may hold a password
+    log_level: str = setting(
+        Option(
+            rule=Choice(("debug", "info", "warning", "error"), any_case=True),
+            default="info",
+            more="Or `debug`, `warning`, `error`.",
+        )
+    )
+    log_format: str = setting(
+        Option(
+            rule=Choice(("text", "json")),
+            default="text",
+            more="Or `json`: one object a line.",
+        )
+    )
 
     def __post_init__(self) -> None:
         if not TARGET.match(self.target):
             raise ConfigError(
                 f"the target must be module:function, as in app:handler, got {self.target!r}."
             )
-        known = (None, "json", "msgpack", "pickle")
-        if self.serializer not in known and not TARGET.match(self.serializer or ""):
-            raise ConfigError(
-                "serializer must be json, msgpack, pickle or module:object, "
-                f"got {self.serializer!r}."
-            )
-        if not 1 <= self.workers <= MAX_SLOTS:
-            raise ConfigError(f"workers must be 1 to {MAX_SLOTS}, got {self.workers}.")
-        for name in ("time_limit_s", "soft_time_limit_s"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be above 0 seconds, got {value}.")
+        for option in OPTIONS:
+            check(option.name, getattr(self, option.name), option.rule)
         soft, hard = self.soft_time_limit_s, self.time_limit_s
         if soft is not None and hard is not None and soft >= hard:
             raise ConfigError(
                 f"soft_time_limit_s ({soft:g}) must be below time_limit_s ({hard:g}), or the "
                 "handler would be killed before it is asked."
             )
-        for name in ("max_messages_per_child", "max_memory_per_child_mb", "max_payload_bytes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be 1 or more, got {value}.")
-        for name in ("graceful_timeout_s", "connect_timeout_s"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+
+
+OPTIONS = tuple(options_of(PoolConfig))
 
 
 class Settings(NamedTuple):

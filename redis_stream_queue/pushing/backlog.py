@@ -23,8 +23,8 @@ class Backlog:
     """
 
     def __init__(self, most: int | None, timeout_s: float | None) -> None:
-        check("max_backlog", most, Maybe(Whole(1)))
-        check("backlog_timeout_s", timeout_s, Maybe(Number()))
+        check("max_backlog", most, Maybe(Whole(1), none="no bound"))
+        check("backlog_timeout_s", timeout_s, Maybe(Number(), none="no limit"))
         self.most = most or 0
         self.timeout_s = timeout_s
         self.credit = 0

@@ -120,8 +120,8 @@ def test_what_a_handler_closes_is_open_for_the_next_message(scene: Any, target: 
 
 
 UNKNOWN = {
-    "RSQ_WORKER": "did you mean RSQ_WORKERS",
-    "RSQ_GRACEFULL_TIMEOUT": "did you mean RSQ_GRACEFUL_TIMEOUT",
+    "RSQ_WORKER": "Did you mean 'RSQ_WORKERS'",
+    "RSQ_GRACEFULL_TIMEOUT": "Did you mean 'RSQ_GRACEFUL_TIMEOUT'",
     "RSQ_ZZZ": "--help names the options",
 }
 

@@ -13,6 +13,7 @@ from redis_stream_queue.cli.rsq_pool import main
 from redis_stream_queue.delivery import fate
 from redis_stream_queue.pool.master import states
 from redis_stream_queue.pool.master.states import MOVES, WorkerState
+from scripts import options_table
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -20,9 +21,6 @@ README = ROOT / "README.md"
 
 OPTION = re.compile(r"^  (--[\w-]+)(.*?)(?=^  --|\Z)", re.MULTILINE | re.DOTALL)
 DEFAULT = re.compile(r"\[default: ((?:\([^)]*\)|[^\];])+)")
-
-# what --help cannot say in the README's words
-DEFAULTS_IN_WORDS = {"(dynamic)": "one per core", '""': "none"}
 
 
 def rows(page: Path, heading: str) -> list[list[str]]:
@@ -41,14 +39,9 @@ def table_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("|")]
 
 
-def options_of_help() -> dict[str, str]:
-    """Each option that rsq-pool --help shows, and its default as --help writes it."""
-    text = CliRunner().invoke(main, ["--help"]).output.partition("Options:\n")[2]
-    found = {}
-    for name, rest in OPTION.findall(text):
-        default = DEFAULT.search(" ".join(rest.split()))
-        found[name] = default[1].strip() if default else ""
-    return found
+def help_text() -> str:
+    """What rsq-pool --help shows."""
+    return CliRunner().invoke(main, ["--help"]).output
 
 
 # -- docs/states.md --------------------------------------------------------------------------------
@@ -95,19 +88,24 @@ def test_recovery_page_explains_every_fate() -> None:
 # -- options ---------------------------------------------------------------------------------------
 
 
-def test_readme_lists_the_options_of_help() -> None:
-    """The same options in the same order; --version and --help need no line."""
-    shown = [name for name in options_of_help() if name not in ("--version", "--help")]
+def test_readme_has_the_table_of_options() -> None:
+    """As scripts/docs writes it: what --help shows, but --version and --help."""
+    assert options_table.made() in README.read_text()
+    shown = re.findall(r"^  (--[\w-]+)", help_text(), re.MULTILINE)
+    assert [name for name, *_ in rows(README, "option")] == shown[:-2]
 
-    assert [name for name, *_ in rows(README, "option")] == shown
 
-
-def test_readme_gives_the_defaults_of_help() -> None:
-    """Every default is the one that --help shows; an option without one is off."""
-    shown = options_of_help()
+def test_help_and_table_give_the_same_defaults() -> None:
+    """Every one that --help shows; an option without one is off or none."""
+    shown = dict.fromkeys((name for name, *_ in rows(README, "option")), "")
+    for name, rest in OPTION.findall(help_text().partition("Options:\n")[2]):
+        if default := DEFAULT.search(" ".join(rest.split())):
+            shown[name] = default[1].strip(' ()"')
     for name, default, _ in rows(README, "option"):
-        wanted = DEFAULTS_IN_WORDS.get(shown[name], shown[name]).strip("()") or "off"
-        assert default == wanted.removesuffix(".0"), name
+        if default not in ("off", "none"):
+            assert default == shown[name].removesuffix(".0"), name
+        else:
+            assert shown[name] in ("", "none"), name
 
 
 # -- exit codes and signals ------------------------------------------------------------------------

@@ -86,7 +86,7 @@ class TestTheApp:
             (", batch_size='many'", "batch_size must be a whole number of 1 or more, got 'many'."),
             (
                 ", retry_delay_ms=-1",
-                "retry_delay_ms must be a whole number of 0 or more, or None, got",
+                "retry_delay_ms must be a whole number of 0 or more, got -1.",
             ),
             (", group=''", "group must be a non-empty text, got ''."),
             (", max_deliverys=3", "@stream_handler does not know max_deliverys."),
