@@ -9,6 +9,7 @@ from .consumer import StreamConsumer
 from .dlq import DeadLetterQueue
 from .exceptions import (
     BacklogFull,
+    Cancelled,
     ClusterSlotError,
     ConfigError,
     DLQError,
@@ -26,7 +27,7 @@ from .message import ConsumerInfo, PendingEntry, StreamMessage, StreamStats
 from .metrics import ConsumerMetrics, ProducerMetrics
 from .producer import StreamProducer
 from .retry import RetryHandler
-from .schedule import Mover, PushedId, ScheduledMessage
+from .schedule import GroupState, MessageState, Mover, PushedId, ScheduledMessage
 from .serializers import (
     JsonSerializer,
     MsgpackSerializer,
@@ -37,6 +38,7 @@ from .serializers import (
 
 __all__ = [
     "BacklogFull",
+    "Cancelled",
     "ClusterSlotError",
     "ConfigError",
     "ConsumerConfig",
@@ -46,7 +48,9 @@ __all__ = [
     "DLQError",
     "DLQHandler",
     "DeadLetterQueue",
+    "GroupState",
     "JsonSerializer",
+    "MessageState",
     "Mover",
     "MsgpackSerializer",
     "NotDurable",

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Self
 
 from redis.exceptions import ResponseError
 
 from ._log import log
 from ._names import prefixed
-from ._validate import Text, check
+from ._validate import Number, Text, check
 from .connection import registry
 from .connection.endpoint import Endpoint, endpoint_from_url, make_endpoint
 from .connection.link import Command, DedicatedConnection, Link, first_error
 from .connection.replies import entry_message, mapping, name_text, pending_entries, text
 from .connection.scripts import AUTOCLAIM, Script
 from .exceptions import ConfigError
+from .later.control import MOST_PAUSE_MS, pause, resume
+from .later.state import MessageState, cancel, find
 from .message import PendingEntry, StreamMessage
 from .pushing.bulk import push_all, push_one
 from .pushing.headers import header_parts
@@ -288,6 +292,42 @@ class StreamClient:
         """
         return int(await self.command("XACK", stream, group, *ids)) if ids else 0
 
+    # -- control -------------------------------------------------------------------------------
+
+    async def pause(
+        self, stream: str, group: str | None = None, *, for_s: float | timedelta | None = None
+    ) -> None:
+        """Nobody starts a message of the stream any more, on no host; what runs ends.
+
+        group: only this one; None = all groups. for_s: seconds, or a ``timedelta``, then it goes on
+        by itself; None = until ``resume``.
+        Raises ConfigError for what cannot be a time.
+        """
+        await pause(self.link(), self.key(stream), group, _pause_ms(for_s))
+
+    async def resume(self, stream: str, group: str | None = None) -> bool:
+        """End a pause, that of all groups or that of one; False if there was none."""
+        return await resume(self.link(), self.key(stream), group)
+
+    async def cancel(self, stream: str, message_id: str) -> str | None:
+        """Take a message back, wherever it is unfinished: it does not start any more.
+
+        message_id: of an entry, or of a scheduled message.
+        Returns what it was: ``"scheduled"``, ``"waiting"``, ``"retrying"`` or ``"running"``; None
+        if there was nothing to take back: it is done, dead or unknown. One that runs is cancelled
+        (async) or interrupted (a plain ``@per_message`` handler of a pool) within a moment; a plain
+        handler of a StreamConsumer and a batch handler go on to their end, and no retry follows.
+        Raises ConfigError for what is no id.
+        """
+        return await cancel(self.link(), self.key(stream), message_id) or None
+
+    async def find(self, stream: str, message_id: str) -> MessageState | None:
+        """Where a message is, by its id in the stream or its scheduled id; None = nowhere any more.
+
+        Raises ConfigError for what is no id.
+        """
+        return await find(self.link(), self.key(stream), message_id)
+
     # -- reading -------------------------------------------------------------------------------
 
     async def read(
@@ -424,3 +464,12 @@ def read_entries(reply: Any) -> list[Any]:
         [entries] = reply.values()
         return list(entries)
     return list(reply[0][1])
+
+
+def _pause_ms(for_s: float | timedelta | None) -> int:
+    """0 = without an end."""
+    if for_s is None:
+        return 0
+    seconds = for_s.total_seconds() if isinstance(for_s, timedelta) else for_s
+    check("for_s", seconds, Number(0, above=True))
+    return min(math.ceil(seconds * 1000), MOST_PAUSE_MS)

@@ -31,12 +31,14 @@ from .exceptions import ConfigError, RedisStreamError
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from .handlers import DLQHandler, Handler, PerMessage
 from .later.attending import Attendance, mover_of
+from .later.mover import Listener
 from .message import PendingEntry, StreamMessage
 from .metrics import ConsumerMetrics
 from .serializers import Serializer
 
 SWEEP_INTERVAL_MS = 1000
 REFUSED_LONGEST_S = 10.0
+STAND_STILL_S = 1.0
 LEAVE_S, LEAVE_TRIES = 2, 3
 JITTER = 0.1
 
@@ -114,6 +116,8 @@ class StreamConsumer:
         self._next_trim_ms = 0
         self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
         self._mover = mover_of(client, stream)
+        self._attendance: Attendance | None = None
+        self._changed = asyncio.Event()
         self._retention = Retention(self._in_flight.pending, config.max_stream_size)
         self._instances.add(self)
 
@@ -150,6 +154,9 @@ class StreamConsumer:
         await self._ensure()
         if self._mover is not None and self._loop is None:  # else run() sees to it
             await self._mover.move_some()
+            if self._mover.paused(self.config.group):
+                await asyncio.sleep(min(self.config.block_ms / 1000, STAND_STILL_S))
+                return
         messages = await self._session.read(self.config.batch_size, self.config.block_ms)
         await self._handle(messages)
         await self._reclaim()
@@ -239,7 +246,7 @@ class StreamConsumer:
         return dead
 
     async def _claim(self, offers: list[SeenEntry]) -> None:
-        if not self._stopping:
+        if not self._stopping and not self._paused:
             await self._handle(await self._in_flight.take(offers))
 
     # -- the loop ------------------------------------------------------------------------------
@@ -258,11 +265,19 @@ class StreamConsumer:
         turn = self._way_to_turn()
         backoff, refusal = Backoff(), _Refusal()
         log.info("a consumer of %s in group %s starts", self.stream, self.config.group)
-        attendance = Attendance(self.client, self.stream)
+        self._changed = asyncio.Event()
+        attendance = Attendance(
+            self.client, self.stream, Listener(self._control_changed, self._cancelled)
+        )
+        self._attendance = attendance
         try:
             while not self._stopping:
                 try:
-                    await turn()
+                    await attendance.learn()
+                    if attendance.paused(self.config.group):
+                        await self._stand_still()
+                    else:
+                        await turn()
                     backoff.reset()
                     refusal = _Refusal()
                     _heed_cancellation()
@@ -283,6 +298,7 @@ class StreamConsumer:
                 done.total_dlq,
                 done.total_errors,
             )
+            self._attendance = None
             await attendance.end()
 
     def run_sync(self) -> None:
@@ -308,8 +324,34 @@ class StreamConsumer:
 
     def _wake(self) -> None:
         self._stopped.set()
+        self._changed.set()
         self._session.stop_starting()
         self._session.reader.interrupt()
+
+    # -- paused ----------------------------------------------------------------------------------
+
+    @property
+    def _paused(self) -> bool:
+        return self._attendance is not None and bool(self._attendance.paused(self.config.group))
+
+    def _control_changed(self) -> None:
+        self._changed.set()
+        if self._paused:
+            self._session.stop_starting()
+            self._session.reader.interrupt()
+
+    def _cancelled(self, entry_id: str) -> None:
+        """A message was taken back that may be held here."""
+        self._session.cancel(entry_id)
+
+    async def _stand_still(self) -> None:
+        """Paused: settle what is done, and wait for news."""
+        self._changed.clear()
+        await self._in_flight.flush_acks()
+        await self._in_flight.settle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STAND_STILL_S):
+                await self._changed.wait()
 
     def _way_to_turn(self) -> Callable[[], Awaitable[Any]]:
         """What ``run()`` calls again and again."""
@@ -321,7 +363,9 @@ class StreamConsumer:
         now = mono_ms()
         wait_ms = max(min(self._due_ms() - now, self.config.block_ms), 0)
         messages = await self._session.read(self.config.batch_size, wait_ms)
-        if messages:
+        if messages and self._paused:  # since the read ended
+            self._in_flight.release(messages)
+        elif messages:
             new = all(message.delivery_count == 1 for message in messages)
             await self._session.handle(messages, grows=new)
         if self._stopping or mono_ms() < self._due_ms():
@@ -352,7 +396,7 @@ class StreamConsumer:
 
     def _wanted(self, batch: Batch) -> int:
         """More for lanes that are free, until a sweep is due: it waits for all of them."""
-        if self._lanes == 1 or self._stopping or mono_ms() >= self._due_ms():
+        if self._lanes == 1 or self._stopping or self._paused or mono_ms() >= self._due_ms():
             return 0
         return self.config.batch_size - batch.waiting - batch.lanes
 

@@ -10,6 +10,7 @@
         ├── NotDurable             too few replicas have confirmed a push
         ├── BacklogFull            the producer's max_backlog or max_scheduled is reached
         ├── SoftTimeLimitExceeded  raised inside a handler that runs too long
+        ├── Cancelled              raised inside a handler whose message was taken back
         ├── Retry                  raised by a handler: deliver this message again
         └── Reject                 raised by a handler: this message is dead
 
@@ -77,6 +78,10 @@ class BacklogFull(RedisStreamError):
 
 class SoftTimeLimitExceeded(RedisStreamError):
     """The soft time limit passed while the handler ran, or while its payload was decoded."""
+
+
+class Cancelled(RedisStreamError):
+    """The message was taken back while a plain handler ran for it; the pool raises it in there."""
 
 
 class Retry(RedisStreamError):

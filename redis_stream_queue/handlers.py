@@ -122,8 +122,11 @@ class PerMessage:
     async def _finish(self, batch: Batch, handed: Handed) -> None:
         [message] = handed.messages
         rest = None
+        task = asyncio.current_task()
+        assert task is not None
         try:
             if rest := begin(handed.context, batch.forks, itself, handed.result):
+                batch.awaited[message.id] = task
                 await rest.end()
         except BaseException as error:
             _heed(error, rest, batch)
@@ -131,6 +134,8 @@ class PerMessage:
         else:
             end_forked_child(batch.forks)
             batch.done(message)
+        finally:
+            batch.awaited.pop(message.id, None)
 
     async def run_async(self, batch: Batch) -> None:
         """Handle messages until one has had to wait, or none is left.
@@ -149,6 +154,7 @@ class PerMessage:
             rest = None
             try:
                 if rest := begin(copy_context(), batch.forks, func, message):
+                    batch.awaited[message.id] = task
                     await rest.end()
             except BaseException as error:
                 _heed(error, rest, batch)
@@ -157,6 +163,7 @@ class PerMessage:
                 end_forked_child(batch.forks)
                 batch.done(message)
             if rest is not None or task.cancelling():
+                batch.awaited.pop(message.id, None)
                 return
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +79,13 @@ class StreamStats:
     waiting_retries: int = 0
 
 
+_ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}\Z")
 GREATEST_ID = f"{2**64 - 1}-{2**64 - 1}"  # no range can begin behind it
+
+
+def is_entry_id(text: object) -> bool:
+    """Is this the id of an entry, ``<ms>-<seq>``?"""
+    return isinstance(text, str) and _ENTRY_ID.match(text) is not None
 
 
 def id_key(entry_id: str) -> tuple[int, int]:

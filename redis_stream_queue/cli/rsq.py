@@ -7,6 +7,7 @@ import click
 from .._version import version_option
 from .completion import completion
 from .consumers import consumers
+from .control import cancel, pause, resume, show
 from .dlq import dlq
 from .health import health
 from .later import later
@@ -31,6 +32,10 @@ def main() -> None:
 for _command in (
     push,
     stats,
+    show,
+    cancel,
+    pause,
+    resume,
     running,
     pending,
     health,

@@ -14,6 +14,8 @@ from ..delivery.pending import PendingList
 from ..delivery.retention import blocker
 from ..exceptions import ClusterSlotError
 from ..group import ConsumerGroup
+from ..later.control import paused
+from ..later.ids import as_datetime
 from ..later.scheduled import count_scheduled
 from ..message import StreamStats
 from .common import (
@@ -66,6 +68,7 @@ def stats(
             "dlq_stream": redis.client.key(dlq),
             "dead_letters": ask(redis, dlq, lambda: redis.client.stream_len(dlq)),
             "scheduled": ask(redis, stream, lambda: _scheduled(redis, stream)),
+            "paused": ask(redis, stream, lambda: _paused(redis, stream)),
             "oldest_unfinished": ask(redis, stream, lambda: _oldest(redis, stream, groups)),
             "groups": [_group_report(found) for found in groups],
         }
@@ -99,6 +102,21 @@ async def _scheduled(redis: Redis, stream: str) -> int | None:
         return None
 
 
+async def _paused(redis: Redis, stream: str) -> list[str]:
+    """What is paused, in words."""
+    try:
+        found = await paused(redis.client.link(), redis.client.key(stream))
+    except (NoPermissionError, ClusterSlotError):
+        return []
+    words = []
+    for field, made in found.items():
+        _, _, group = field.partition(":")
+        until = "" if made.until_ms is None else f", until {as_datetime(made.until_ms):%F %TZ}"
+        since = f"since {as_datetime(made.since_ms):%F %TZ}"
+        words.append(f"{f'group {group}' if group else 'all groups'}, {since}{until}")
+    return words
+
+
 def _group_report(found: StreamStats) -> dict[str, Any]:
     return {
         "group": found.group,
@@ -116,6 +134,7 @@ def _table(report: dict[str, Any]) -> list[str]:
         ("length", report["length"]),
         ("dead letters", f"{report['dead_letters']}  in {report['dlq_stream']}"),
     ]
+    rows += [("PAUSED", what) for what in report["paused"]]
     if report["scheduled"]:
         rows.append(("scheduled", report["scheduled"]))
     if report["oldest_unfinished"]:

@@ -30,6 +30,7 @@ class Outcome(Enum):
     RETRY = "retry"
     REJECT = "reject"
     EXPIRE = "expire"
+    DROP = "drop"
 
 
 class Verdict(NamedTuple):
@@ -47,6 +48,7 @@ class Verdict(NamedTuple):
 
 DONE = Verdict(Outcome.ACK)
 EXPIRED = Verdict(Outcome.EXPIRE, "it had not started when its ttl_ms was over")
+CANCELLED = Verdict(Outcome.DROP)
 NOT_ACKNOWLEDGED = Verdict(Outcome.RETRY, "the handler did not return this message's id")
 
 
@@ -113,6 +115,7 @@ class Batch:
     owner: the task whose cancellation is that of the consumer.
     handed: what the handler's thread leaves to the loop.
     forks: see invocation.forks().
+    awaited: who waits in the loop for the call for a message, by its id.
     deadlines: until when a message may start, by its id, of those for which that matters.
     look_up_ms: when to look next whether somebody may have taken the batch.
 
@@ -132,6 +135,8 @@ class Batch:
         self.messages = list(messages)
         self.lost: set[str] = set()
         self.deadlines: dict[str, int] = {}
+        self.awaited: dict[str, asyncio.Task[Any]] = {}
+        self._cancelled: set[str] = set()
         self.lanes = 0  # calls under way
         self.handled = 0  # messages whose verdict is known
         self.stirred = asyncio.Event()  # a call ended, and no other took its place
@@ -238,6 +243,11 @@ class Batch:
 
     def fail(self, message: StreamMessage, error: BaseException) -> None:
         """Its call ended with this exception."""
+        if message.id in self._cancelled:
+            if self._on_finish:
+                self._on_finish(message)
+            self._finished.append(((message,), CANCELLED))
+            return
         if not isinstance(error, Retry | Reject):
             self.errors.append((error, [message]))
         if self._on_finish:
@@ -270,6 +280,20 @@ class Batch:
     def waiting(self) -> int:
         """How many have not started."""
         return len(self._waiting)
+
+    def cancel(self, entry_id: str) -> bool:
+        """It was taken back: do not start it, or cancel what is awaited for it.
+
+        Returns False if it may run in the handler's thread, where it is not seen here.
+        """
+        self._cancelled.add(entry_id)
+        if entry_id in [message.id for message in list(self._waiting)]:
+            self.lost.add(entry_id)
+            return True
+        task = self.awaited.get(entry_id)
+        if task is not None:
+            task.cancel()
+        return task is not None
 
     def extend(self, messages: Sequence[StreamMessage]) -> bool:
         """More to handle; False if it was closed meanwhile."""

@@ -360,7 +360,10 @@ class InFlight:
         )
 
     def _carry_out(self, message: StreamMessage, verdict: Verdict) -> None:
-        if verdict.outcome is Outcome.EXPIRE:
+        if verdict.outcome is Outcome.DROP:
+            self.held.pop(message.id, None)
+            log.info("%s of %s was cancelled while it ran", message.id, self.pending.stream)
+        elif verdict.outcome is Outcome.EXPIRE:
             self._expired(message, verdict)
         elif verdict.outcome is Outcome.REJECT:
             self.condemn(message, REJECTED, verdict.error)

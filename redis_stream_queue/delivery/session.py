@@ -70,6 +70,7 @@ class Session:
     """One consumer of ``config.group`` on ``stream``; see the module's text.
 
     run_plain: how a plain (not async) handler is run; between: see Batch.
+    interrupt: called with the id of a message that was taken back while it may run.
     own_name: see InFlight. limit_decoding: wraps what decodes a payload.
     wanted: asked while messages are handled one by one: how many more to read now. fetch: how that
     is done; by ``read``, if None.
@@ -91,6 +92,7 @@ class Session:
         wanted: Wanted = lambda _: 0,
         fetch: Fetch | None = None,
         own_name: bool = False,
+        interrupt: Callable[[str], None] = lambda _: None,
         limit_decoding: Callable[[Decode], Decode] = lambda decode: decode,
     ) -> None:
         self.config = config
@@ -110,6 +112,7 @@ class Session:
             on_lost=self._lost,
             own_name=own_name,
         )
+        self._interrupt = interrupt
         self._expiry = Expiry(self.in_flight.pending)
         self._decode_one = limit_decoding(self.serializer.decode)
         self._stranded = Stranded(self.in_flight)
@@ -410,6 +413,14 @@ class Session:
         if (batch := self._batch) is not None:
             unstarted = batch.waiting == len(batch.messages)
             self.in_flight.release(batch.close(int(unstarted and self._decoded_slowly)))
+
+    def cancel(self, entry_id: str) -> None:
+        """This message was taken back: it does not start any more; what is awaited for it is
+        cancelled, and what runs is interrupted if it can be."""
+        if self.in_flight.held.pop(entry_id, None) is None or self._batch is None:
+            return
+        if not self._batch.cancel(entry_id):
+            self._interrupt(entry_id)
 
     # -- what came of it -----------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ import weakref
 from ..client import StreamClient
 from ..connection.link import Link
 from ..exceptions import ClusterSlotError
-from ..later.mover import Mover
+from .control import Pause
+from .mover import Listener, Mover
 
 ENDS_WITHIN_S = 1.0
 
@@ -42,7 +43,8 @@ _shared: weakref.WeakKeyDictionary[Link, dict[str, _Shared]] = weakref.WeakKeyDi
 class Attendance:
     """A running consumer's part in moving what is scheduled for its stream."""
 
-    def __init__(self, client: StreamClient, stream: str) -> None:
+    def __init__(self, client: StreamClient, stream: str, listener: Listener) -> None:
+        self._listener = listener
         self._of_link = _shared.setdefault(client.link(), {})
         self._key = client.key(stream)
         self._mine: _Shared | None = None
@@ -52,7 +54,19 @@ class Attendance:
                 return
             here = self._of_link[self._key] = _Shared(mover)
         here.users += 1
+        here.mover.listeners.append(listener)
         self._mine = here
+        self._learned = False
+
+    async def learn(self) -> None:
+        """Know what is paused, before anything is started. Raises what Redis raises."""
+        if self._mine is not None and not self._learned:
+            await self._mine.mover.learn()
+            self._learned = True
+
+    def paused(self, group: str) -> Pause | None:
+        """What keeps this group from starting anything now."""
+        return None if self._mine is None else self._mine.mover.paused(group)
 
     async def end(self) -> None:
         """The last one ends the mover."""
@@ -60,6 +74,7 @@ class Attendance:
         if mine is None:
             return
         mine.users -= 1
+        mine.mover.listeners.remove(self._listener)
         if mine.users == 0:
             if self._of_link.get(self._key) is mine:
                 del self._of_link[self._key]

@@ -11,9 +11,9 @@ _ID = re.compile(r"@(\d{13})-(\d{12})\Z", re.ASCII)
 MOST_DUE_MS = 9_999_999_999_999  # what fits into an id: the year 2286
 
 
-def is_scheduled(message_id: str) -> bool:
+def is_scheduled(message_id: object) -> bool:
     """Is this the id of a scheduled message, ``@<due ms>-<number>``?"""
-    return _ID.match(message_id) is not None
+    return isinstance(message_id, str) and _ID.match(message_id) is not None
 
 
 def due_ms(scheduled_id: str) -> int:

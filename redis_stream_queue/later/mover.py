@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
 from redis.exceptions import ResponseError
 
@@ -19,6 +20,7 @@ from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES, Command
 from ..connection.refusals import is_forbidden
 from .bell import Bell
+from .control import Pause, pause_of, pauses
 from .keys import companions
 from .lateness import Lateness
 from .scripts import MOVE
@@ -29,6 +31,18 @@ SYNC_MS = 60_000.0  # so long a difference between two clocks is believed
 REFUSED_S = 60.0
 RIGHTS = "+time +xread +xrevrange +zcount +zrange +zremrangebyrank +hget +hset +hgetall"
 CALL_EVERY_MS = 50.0
+OVER_S = 0.002  # after the end of a pause, by a clock that may be a little behind
+
+
+class Listener(NamedTuple):
+    """Who wants to know at once what happens to a stream.
+
+    changed: called when it was paused or resumed, for some group. cancelled: called with the id of
+    a message that was taken back while somebody had it.
+    """
+
+    changed: Callable[[], None]
+    cancelled: Callable[[str], None]
 
 
 class Mover:
@@ -38,7 +52,7 @@ class Mover:
 
     For programs whose consumers are not of this package: pools and StreamConsumers do it by
     themselves. Any number may run at the same time, on any number of hosts.
-    lateness: how late messages were moved.
+    lateness: how late messages were moved. listeners: who is told of pauses and cancellations.
     Raises ConfigError, and ClusterSlotError for names that have no room beside them.
     """
 
@@ -54,6 +68,8 @@ class Mover:
         self._changed = asyncio.Event()
         self._offset_ms: float | None = None  # the server's clock minus the loop's
         self._synced_ms = 0.0
+        self._pauses: dict[str, Pause] = {}
+        self.listeners: list[Listener] = []
         self._next_call_ms = 0.0
         self._said = ""
 
@@ -76,16 +92,25 @@ class Mover:
         Raises what Redis raises. Source: https://redis.io/docs/latest/commands/zrange/
         """
         beside = self._beside
-        keys = [beside.stream, beside.later, beside.unique]
+        keys = [beside.stream, beside.later, beside.unique, beside.control]
         reply = await self.client.link().script(MOVE, keys, AT_ONCE, AT_ONCE_BYTES)
         now_ms, wait_ms, late = int(reply[0]), int(reply[1]), reply[2]
         self._sync(now_ms)
+        self._learned(reply[3])
         self._timer.answered(now_ms, len(late), None if wait_ms < 0 else now_ms + wait_ms)
         self.lateness.record(late)
         return len(late)
 
+    async def learn(self) -> None:
+        """Know what is paused; what is refused is said once."""
+        control = self._beside.control
+        try:
+            self._learned(await self.client.link().call(control, "HGETALL", control))
+        except ResponseError as error:
+            self._say(error)
+
     async def move_some(self) -> int:
-        """The same for those who call it again and again; what is refused is said once."""
+        """The same for those who call it again and again; what the server refuses is said once."""
         now_ms = _loop_ms()
         if now_ms < self._next_call_ms:
             return 0
@@ -93,9 +118,8 @@ class Mover:
         try:
             return await self.move()
         except ResponseError as error:
-            if not is_forbidden(error):
-                raise
-            self._next_call_ms = now_ms + REFUSED_S * 1000
+            if is_forbidden(error):
+                self._next_call_ms = now_ms + REFUSED_S * 1000
             self._say(error)
             return 0
 
@@ -161,16 +185,53 @@ class Mover:
     async def _listen(self) -> None:
         beside, known_ms = self._beside, self._timer.due_ms
         before = "+inf" if known_ms is None else f"({known_ms:.0f}"
-        looks: list[Command] = [("ZCOUNT", beside.later, "-inf", before)]
+        looks: list[Command] = [
+            ("ZCOUNT", beside.later, "-inf", before),
+            ("HGETALL", beside.control),  # a ring of "control" leads to the next look
+        ]
         for ring in await self._bell.wait(looks, self._looked):
             if (due := str(ring.get("due", ""))).isdecimal():
                 self._scheduled(float(due))
+            for listener in list(self.listeners) if "cancel" in ring else ():
+                listener.cancelled(str(ring["cancel"]))
         if known_ms is not None and _loop_ms() - self._synced_ms > SYNC_MS:
             self._scheduled(0.0)  # the server's clock may have been set
 
     def _looked(self, index: int, reply: Any) -> None:
-        if isinstance(reply, int) and reply > 0:  # more than we know of
+        if isinstance(reply, Exception):
+            raise reply
+        if index == 1:
+            self._learned(reply)
+        elif reply > 0:  # more than we know of
             self._scheduled(0.0)
+
+    def _learned(self, control: Any) -> None:
+        """What is paused."""
+        found = pauses(control)
+        if found == self._pauses:
+            return
+        self._pauses = found
+        self._tell()
+        self._wait_for_ends()
+
+    def _wait_for_ends(self) -> None:
+        for ends_ms in [made.until_ms for made in self._pauses.values() if made.until_ms]:
+            if self._offset_ms is None:
+                self._scheduled(0.0)  # the answer tells the server's time
+            else:
+                left_s = (ends_ms - self._offset_ms - _loop_ms()) / 1000
+                asyncio.get_running_loop().call_later(max(left_s, 0) + OVER_S, self._tell)
+
+    def _tell(self) -> None:
+        for listener in list(self.listeners):
+            listener.changed()
+
+    def paused(self, group: str) -> Pause | None:
+        """What keeps this group from starting anything now, as far as is known."""
+        if not self._pauses:
+            return None
+        now_ms = _loop_ms() + (self._offset_ms or 0.0)
+        return pause_of(self._pauses, group, now_ms if self._offset_ms is not None else 0.0)
 
     def _scheduled(self, due_ms: float) -> None:
         self._timer.scheduled(due_ms)
@@ -182,7 +243,10 @@ class Mover:
         offset_ms = server_ms - loop_ms
         old = loop_ms - self._synced_ms > SYNC_MS
         if self._offset_ms is None or old or offset_ms > self._offset_ms:
+            first = self._offset_ms is None
             self._offset_ms, self._synced_ms = offset_ms, loop_ms
+            if first:
+                self._wait_for_ends()
 
 
 def _loop_ms() -> float:

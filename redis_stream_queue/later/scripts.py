@@ -42,8 +42,8 @@ end
 FIELDS = """
 local function fields(member)
   local _, last, size = string.find(member, '^%d+-%d+:(%d+):')
+  if not size or last ~= 28 + #size or last + size > #member then return {}, member end
   size = tonumber(size)
-  if not size or last ~= 27 + #int(size) + 1 or last + size > #member then return {}, member end
   local parts = {}
   if size > 0 then
     local ok, found = pcall(cjson.decode, string.sub(member, last + 1, last + size))
@@ -145,10 +145,10 @@ return out
 """
 )
 
-# KEYS: stream, later, unique. ARGV: most messages, most bytes
+# KEYS: stream, later, unique, control. ARGV: most messages, most bytes
 # Moves what is due into the stream, the oldest first.
-# Returns the time, ms until the next one is due (0 = now, -1 = nothing is scheduled), and how late
-# each was, in ms. An error only if nothing was moved for it.
+# Returns the time, ms until the next one is due (0 = now, -1 = nothing is scheduled), how late each
+# was, in ms, and what is paused. An error only if nothing was moved for it.
 MOVE = Script(
     NOW
     + FIELDS
@@ -181,7 +181,7 @@ if failed and #late == 0 then return failed end
 if #late > 0 then redis.call('ZREMRANGEBYRANK', KEYS[2], 0, #late - 1) end
 local following, wait = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2], -1
 if following then wait = math.max(tonumber(following) - now, 0) end
-return {now, wait, late}
+return {now, wait, late, redis.call('HGETALL', KEYS[4])}
 """
 )
 

@@ -46,6 +46,7 @@ class PoolMetrics:
     | `replaced` | workers | that ended and nobody had told to |
     | `snapshots` | reports | that have come through the workers' metrics pipes |
     | `scheduled` | LatenessMetrics | of scheduled messages that this pool has moved |
+    | `paused` | | is the stream paused for this group? |
     | `acked_per_s` | messages per second | over the last 60 s |
     | `uptime_s` | seconds | since the start |
     | `workers` | | one WorkerMetrics a slot |
@@ -61,6 +62,7 @@ class PoolMetrics:
     snapshots: int = 0
     acked_per_s: float = 0.0
     expired: int = 0
+    paused: bool = False
     scheduled: LatenessMetrics = field(default_factory=LatenessMetrics)
     workers: list[WorkerMetrics] = field(default_factory=list)
 
@@ -72,8 +74,9 @@ class PoolMetrics:
     def __str__(self) -> str:
         moved = self.scheduled.moved
         scheduled = f"moved {moved}, latest {self.scheduled.late_ms_max} ms, " if moved else ""
+        paused = "PAUSED, " if self.paused else ""
         return (
-            f"{len(self.workers)} workers ({self.busy} busy), handled {self.acked} "
+            f"{paused}{len(self.workers)} workers ({self.busy} busy), handled {self.acked} "
             f"({self.acked_per_s:.1f}/s), errors {self.errors}, dead {self.dead}, "
             f"{scheduled}replaced {self.replaced}, up {self.uptime_s:.0f} s"
         )

@@ -120,6 +120,20 @@ class NoWork(NamedTuple):
     """The answer to AskForWork when no offer is left."""
 
 
+class Pause(NamedTuple):
+    """End what runs, give back the rest, start nothing until Resume."""
+
+
+class Resume(NamedTuple):
+    """Go on."""
+
+
+class Cancel(NamedTuple):
+    """This message was taken back: do not start it, or interrupt it."""
+
+    id: str
+
+
 class Drain(NamedTuple):
     """Finish what runs, give back the rest, leave."""
 
@@ -176,6 +190,9 @@ Message = (
     | Exited
     | Leaving
     | ForkFailed
+    | Pause
+    | Resume
+    | Cancel
 )
 
 _TYPES: list[type[Message]] = list(Message.__args__)

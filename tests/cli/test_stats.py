@@ -63,6 +63,7 @@ class TestStats:
         assert report == {
             "stream": "orders", "length": 6, "dlq_stream": "orders_dlq", "dead_letters": 2,
             "scheduled": 0,
+            "paused": [],
         }  # fmt: skip
         consumers = {c["name"]: c["pending"] for c in group.pop("consumers")}
         assert consumers == {"a": 1, "b": 2}

@@ -124,4 +124,6 @@ def test_later(shell: Shell, pool_url: str) -> None:
     assert sorted(re.findall(r"reminded (.*)", said)) == ["from the shell", "soon"]
     assert "taken back: True" in said
     assert "already waiting: True" in said
+    assert "goes on: reminders, all groups" in said
+    assert re.search(r"@\d+-\d+  scheduled", said)
     assert "purged: 2 scheduled messages" in said

@@ -137,6 +137,23 @@ def test_rsq_with_its_rights(server: Server, rsq: Rsq) -> None:
         assert b"permission" not in done.stderr.lower()
 
 
+def test_rsq_control_with_its_rights(server: Server, rsq: Rsq) -> None:
+    rights = documented("rsq pause, resume, cancel, show, later")
+    url = user(server, *rights, keys=("~s", "~{s}:*", "~s_dlq"))
+    with server.client() as client:
+        entry_id = client.xadd("s", {"data": "1"}).decode()
+        client.xreadgroup("g", "c", {"s": ">"})
+    for args in (
+        ("pause", "s"),
+        ("resume", "s"),
+        ("show", "s", entry_id),
+        ("cancel", "s", entry_id),
+        ("later", "list", "s"),
+    ):
+        done = rsq(*args, url=url)
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_backlog_that_cannot_be_seen_is_said(server: Server) -> None:
     """And nothing is pushed, as the bound could not be kept."""
     url = user(server, "+xadd", "+eval", "+evalsha")

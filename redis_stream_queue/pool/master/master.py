@@ -7,12 +7,14 @@ a task of its own, and workers are told things through pipes that never block.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 import socket
 import time
 from collections.abc import Awaitable
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from ... import _exits
@@ -26,12 +28,13 @@ from ...connection.link import OUTAGES
 from ...exceptions import ConfigError
 from ...later.attending import mover_of
 from ...later.lateness import LatenessMetrics
-from ...later.mover import Mover
+from ...later.mover import Listener, Mover
 from ...metrics import RateWindow
 from ..config import COMMAND_TIMEOUT_S, PoolConfig, Settings, resolve
 from ..metrics import PoolMetrics
 from ..protocol import (
     AskForWork,
+    Cancel,
     Declined,
     Fatal,
     GroupLost,
@@ -39,8 +42,10 @@ from ..protocol import (
     Loaded,
     LoadFailed,
     Message,
+    Pause,
     Ready,
     Released,
+    Resume,
     Retire,
     Retrying,
     Start,
@@ -97,6 +102,7 @@ class Master:
         self._draining = False
         self._quits = False
         self._announced = False
+        self._paused = False
         self._setting_up = False
         self._exit_code = _exits.OK
         self._load_error = ""
@@ -183,6 +189,11 @@ class Master:
         self.recovery = Recovery(self.client, settings, self._scoreboard, self.supervisor.living)
         self.maintenance = Maintenance(settings, group, self.recovery, self.config.workers)
         self.mover = mover_of(self.client, settings.stream)
+        if self.mover is not None:
+            changed = partial(self._control_changed, self.mover, settings)
+            self.mover.listeners.append(Listener(changed, self._cancelled))
+            with contextlib.suppress(*OUTAGES):  # then it is known a little later
+                await self.mover.learn()
         self.settings = settings
         dlq_stream = settings.consumer.dlq_stream
         log.info(
@@ -264,11 +275,43 @@ class Master:
                 }
             )
         )
+        if self._paused:
+            worker.channel.send(Pause())
 
     def _most_messages(self) -> int | None:
         """How many messages a new life may handle: up to 10 % fewer, lest all end at once."""
         most = self.config.max_messages_per_child
         return None if most is None else most - random.randint(0, most // 10)
+
+    # -- pausing and cancelling ----------------------------------------------------------------
+
+    def _control_changed(self, mover: Mover, settings: Settings) -> None:
+        """The stream was paused or resumed for some group: does it concern us?"""
+        paused = mover.paused(settings.consumer.group)
+        if bool(paused) == self._paused:
+            return
+        self._paused = paused is not None
+        if paused:
+            self._say_paused(settings)
+        else:
+            log.info("stream %s goes on for group %s", settings.stream, settings.consumer.group)
+        self._tell_workers(Pause() if paused else Resume())
+        if self.recovery is not None and self.maintenance is not None:
+            self.recovery.offers.paused = self._paused
+            self.recovery.offers.dispatch()
+            self.maintenance.sweep_soon(0)
+
+    def _say_paused(self, settings: Settings) -> None:
+        names = settings.stream, settings.consumer.group
+        log.warning("stream %s is paused for group %s: nothing is started", *names)
+
+    def _cancelled(self, entry_id: str) -> None:
+        self._tell_workers(Cancel(entry_id))
+
+    def _tell_workers(self, message: Pause | Resume | Cancel) -> None:
+        for worker in self.supervisor.living():
+            if worker.channel is not None and worker.consumer:
+                worker.channel.send(message)
 
     # -- what workers say ----------------------------------------------------------------------
 
@@ -374,6 +417,7 @@ class Master:
             self.supervisor.slots,
             started_ms=self._started_ms,
             replaced=self.supervisor.replaced,
+            paused=self._paused,
             buried=self.recovery.buried if self.recovery else 0,
             acked=self._acked,
             scheduled=self.mover.lateness.metrics() if self.mover else LatenessMetrics(),
@@ -390,6 +434,8 @@ class Master:
         self.metrics()
 
     async def _status_tick(self) -> None:
+        if self._paused and self.settings is not None:
+            self._say_paused(self.settings)
         self._say_status()
 
     def _say_status(self) -> None:

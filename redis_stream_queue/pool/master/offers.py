@@ -60,6 +60,7 @@ class Offers:
     """The queue of one master.
 
     workers: the live workers, asked anew each time. known_error: what is remembered of a message.
+    paused: nobody is offered anything.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Offers:
         self._ids: set[str] = set()  # of what waits
         self._under_way: dict[str, int] = {}  # id -> until when its worker may still take it
         self._risky: dict[WorkerRecord, list[Due]] = {}  # what workers have of these
+        self.paused = False
         self._counts: Counter[bool] = Counter()  # waiting last deliveries, by exclusive
 
     def __len__(self) -> int:
@@ -115,6 +117,9 @@ class Offers:
 
     def dispatch(self) -> None:
         """Offer what is due to idle workers, and note how much is left for those who ask."""
+        if self.paused:
+            self._scoreboard.offers_waiting = 0  # nobody is to ask
+            return
         now = mono_ms()
         self._scoreboard.offers_waiting = len(self._waiting)  # before looking who is idle
         idle = [worker for worker in self._workers() if worker.idle_now(now)]
@@ -132,6 +137,9 @@ class Offers:
             return  # one is on its way: that is the answer
         worker.offered_until_ms = 0
         self._risky.pop(worker, None)
+        if worker.channel is not None and self.paused:
+            worker.channel.send(NoWork())
+            return
         if worker.channel is not None:
             worker.channel.send(self._take_for(worker, mono_ms(), beside) or NoWork())
         self._scoreboard.offers_waiting = len(self._waiting)

@@ -27,6 +27,7 @@ from ..config import COMMAND_TIMEOUT_S
 from ..pipe import Channel
 from ..protocol import (
     AskForWork,
+    Cancel,
     Declined,
     Drain,
     Fatal,
@@ -34,7 +35,9 @@ from ..protocol import (
     Leaving,
     Message,
     NoWork,
+    Pause,
     Ready,
+    Resume,
     Retire,
     Take,
 )
@@ -69,6 +72,7 @@ class Worker:
         dlq_handler: DLQHandler | None,
         error_hook: ErrorHook | None,
         serializer: Serializer | None,
+        interrupt: Callable[[str], None],
         limit_decoding: Callable[[Decode], Decode],
     ) -> None:
         self._sock = sock
@@ -104,6 +108,7 @@ class Worker:
             wanted=self._wanted,
             fetch=self._fetch,
             own_name=True,
+            interrupt=interrupt,
             limit_decoding=limit_decoding,
         )
         self._channel: Channel | None = None
@@ -112,6 +117,7 @@ class Worker:
         self._taken = 0
         self._answered = asyncio.Event()
         self._draining = False
+        self._paused = False
         self._handling = False
         self._lanes = concurrency
         self._room_beside = 0  # for offers that were asked for while others run
@@ -142,7 +148,7 @@ class Worker:
         if isinstance(message, Take):
             self._taken += 1
             fits = self._room_beside > 0 and not message.alone
-            if self._draining or (self._handling and not fits):
+            if self._draining or self._paused or (self._handling and not fits):
                 self._send(Declined([offer[0] for offer in message.offers]))
             else:
                 self._takes.append(message)
@@ -150,6 +156,14 @@ class Worker:
                 self.session.reader.interrupt()
         elif isinstance(message, NoWork):
             self._answered.set()
+        elif isinstance(message, Pause | Resume):
+            self._paused = isinstance(message, Pause)
+            self._answered.set()
+            if self._paused:
+                self.session.stop_starting()
+                self.session.reader.interrupt()
+        elif isinstance(message, Cancel):
+            self.session.cancel(message.id)
         elif isinstance(message, Drain):
             self._drain()
 
@@ -182,6 +196,9 @@ class Worker:
         """One step; True if Redis has answered."""
         if self._takes:
             await self._carry_out(self._takes.pop(0))
+            return True
+        if self._paused:
+            await self._until_told()
             return True
         self._row[Field.ONLY_NEW] = 0  # first: who adds offers from now on sees it
         only_new = False
@@ -223,7 +240,8 @@ class Worker:
         return room
 
     async def _until_told(self) -> None:
-        """This life is used up: acknowledge what is done, and wait for the successor."""
+        """Nothing may be started, as this life is used up or all is paused: acknowledge what is
+        done, and wait for the successor or for the end of it."""
         await self.session.in_flight.flush_acks()
         await self.session.in_flight.settle()
         self._row[Field.READ_AT] = mono_ms()
@@ -264,7 +282,7 @@ class Worker:
     async def _handle(self, messages: list[StreamMessage], *, grows: bool) -> None:
         if not messages:
             return
-        if self._draining:
+        if self._draining or self._paused:
             self.session.in_flight.release(messages)
             return
         self._observed_ms, self._observed = mono_ms(), 0
@@ -276,7 +294,7 @@ class Worker:
 
     def _wanted(self, batch: Batch) -> int:
         newly_handled = self._observe(batch.handled)
-        if self._draining or self._hooks.overruns:
+        if self._draining or self._paused or self._hooks.overruns:
             return 0  # let the batch end
         if self._scoreboard.offers_waiting and self._lanes == 1:
             return 0

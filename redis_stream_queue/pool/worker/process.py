@@ -35,6 +35,7 @@ from ..protocol import (
 from ..scoreboard import DUMP_SIGNAL, Field, Row, Scoreboard
 from ..standard_streams import StandardStreams, make_unclosable
 from ..totals import of_row
+from .cancellation import Cancellation
 from .loop import Worker
 from .main_thread import MainThread
 from .soft_limit import SoftLimit
@@ -80,6 +81,7 @@ def worker_main(
         soft_limit = SoftLimit(start.settings["soft_time_limit_s"])
         soft_limit.watch()
         handler = soft_limit.limited(handler)
+    cancellation = Cancellation()
     main_thread = MainThread()
     worker = Worker(
         sock,
@@ -92,6 +94,7 @@ def worker_main(
         dlq_handler=declared.dlq_handler if declared else None,
         error_hook=declared.error_hook if declared else None,
         serializer=serializer or (declared.serializer if declared else None),
+        interrupt=cancellation.interrupt,
         limit_decoding=soft_limit.decoding if soft_limit else lambda decode: decode,
     )
     signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())

@@ -1,0 +1,182 @@
+"""rsq pause, resume, cancel and show: a hand on what waits and runs."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import click
+
+from .. import _exits
+from .._exits import Failure
+from .._names import default_dlq
+from .._plain import json_line
+from ..dlq import DeadLetterQueue
+from ..later.ids import is_scheduled
+from ..later.state import GroupState, MessageState
+from ..message import id_before, id_key, is_entry_id
+from .common import (
+    Redis,
+    ask,
+    complaints,
+    json_option,
+    name,
+    prefix_option,
+    stream_argument,
+    url_option,
+)
+from .output import say
+from .times import Span, span_text
+
+LETTERS, PAGES = 100, 50  # dead letters among which a message is looked for
+
+
+def _message_ids(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    """One id, or a tuple of them."""
+    for message_id in [value] if isinstance(value, str) else value:
+        if not is_scheduled(message_id) and not is_entry_id(message_id):
+            raise click.BadParameter(
+                "expected a message's id, as in 1700000000000-0, or one of a scheduled message, "
+                f"as in @1767225660000-000000000042, got {message_id!r}."
+            )
+    return value
+
+
+_group_option = click.option("--group", callback=name, help="Only this group.  [default: all]")
+
+
+@click.command()
+@stream_argument
+@_group_option
+@click.option("--for", "span", type=Span(), help="Go on by itself after this (10m, 2h).")
+@prefix_option
+@url_option
+def pause(stream: str, group: str | None, span: float | None, prefix: str, url: str) -> None:
+    """Start no message of STREAM any more, on all hosts. What runs ends; nothing is lost.
+
+    It stays paused when pools are started again, until `rsq resume`, or for as long as --for says.
+    """
+    if span == 0:
+        raise click.BadParameter("a pause lasts longer than 0.", param_hint="--for")
+    with complaints(), Redis(url, prefix) as redis:
+        ask(redis, stream, lambda: redis.client.pause(stream, group, for_s=span))
+        lasts = "until rsq resume" if span is None else f"for {span_text(round(span * 1000))}"
+        say(f"paused {lasts}: {_what(redis, stream, group)}")
+
+
+@click.command()
+@stream_argument
+@_group_option
+@prefix_option
+@url_option
+def resume(stream: str, group: str | None, prefix: str, url: str) -> None:
+    """Go on with STREAM after `rsq pause` with the same --group."""
+    with complaints(), Redis(url, prefix) as redis:
+        what = _what(redis, stream, group)
+        if not ask(redis, stream, lambda: redis.client.resume(stream, group)):
+            raise Failure(_exits.FAILURE, f"it was not paused: {what}.")
+        say(f"goes on: {what}")
+
+
+@click.command()
+@stream_argument
+@click.argument("ids", nargs=-1, required=True, callback=_message_ids)
+@prefix_option
+@url_option
+def cancel(stream: str, ids: tuple[str, ...], prefix: str, url: str) -> None:
+    """Take messages of STREAM back, scheduled, waiting, retrying or running ones.
+
+    Says of each what it was. `gone`: done, dead or unknown, so that nothing was changed.
+    """
+    with complaints(), Redis(url, prefix) as redis:
+        gone = 0
+        for message_id in ids:
+            state = ask(redis, stream, partial(redis.client.cancel, stream, message_id))
+            gone += state is None
+            say(f"{message_id}  {state or 'gone'}")
+        if gone:
+            raise Failure(_exits.FAILURE, f"{gone} of {len(ids)} had nothing left to cancel.")
+
+
+@click.command()
+@stream_argument
+@click.argument("message_id", callback=_message_ids)
+@click.option("--dlq-stream", callback=name, help="Dead letters.  [default: <stream>_dlq]")
+@prefix_option
+@url_option
+@json_option
+def show(
+    stream: str, message_id: str, dlq_stream: str | None, prefix: str, url: str, as_json: bool
+) -> None:
+    """Show where a message of STREAM is: scheduled, waiting, running, retrying, done or dead."""
+    with complaints(), Redis(url, prefix) as redis:
+        found = ask(redis, stream, lambda: redis.client.find(stream, message_id))
+        if found is None or found.state == "done":
+            dlq = dlq_stream or default_dlq(stream, prefix, cluster=redis.client.endpoint.cluster)
+            found = _letter_of(redis, stream, dlq, message_id) or found
+        if found is None:
+            raise Failure(
+                _exits.FAILURE,
+                f"no message {message_id} is known: it is done and trimmed, or there was none.",
+            )
+    say(*([json_line(_as_dict(found))] if as_json else _lines(found)))
+
+
+def _what(redis: Redis, stream: str, group: str | None) -> str:
+    return f"{redis.client.key(stream)}, " + ("all groups" if group is None else f"group {group}")
+
+
+def _letter_of(redis: Redis, stream: str, dlq: str, message_id: str) -> MessageState | None:
+    """The dead letter that it became."""
+    if not is_entry_id(message_id):
+        return None
+    queue, key = DeadLetterQueue(redis.client, dlq), redis.client.key(stream)
+    after: str | None = id_before(f"{id_key(message_id)[0]}-0")
+    for _ in range(PAGES):
+        page = ask(redis, dlq, partial(queue.list, LETTERS, after, payloads=False))
+        for letter in page:
+            headers = letter.headers
+            if (headers.get("original_id"), headers.get("original_stream")) == (message_id, key):
+                return MessageState(message_id, "dead", headers=headers, letter=letter.id)
+        if len(page) < LETTERS:
+            break
+        after = page[-1].id
+    return None
+
+
+def _as_dict(found: MessageState) -> dict[str, Any]:
+    made: dict[str, Any] = {"id": found.id, "state": found.state}
+    if found.letter:
+        return {**made, "letter": found.letter, "why": found.headers}
+    made |= {"data": found.data.decode(errors="replace"), "headers": found.headers}
+    if found.due is not None:
+        made["due"] = found.due.isoformat(timespec="milliseconds")
+    return {**made, "groups": [vars(group) for group in found.groups]}
+
+
+def _lines(found: MessageState) -> list[str]:
+    shown = _as_dict(found)
+    rows: list[tuple[str, Any]] = [("id", shown["id"]), ("state", shown["state"])]
+    if found.due is not None:
+        in_ms = round((found.due.timestamp() - time.time()) * 1000)
+        rows.append(("due", f"{shown['due']} (in {span_text(max(in_ms, 0))})"))
+    rows += [("group", _group_line(group)) for group in found.groups]
+    if found.letter:
+        rows.append(("letter", f"{found.letter}  (rsq dlq show)"))
+        rows += [(field, found.headers.get(field, "")) for field in ("reason", "last_error")]
+    else:
+        rows.append(("data", shown["data"]))
+        rows += [("header", f"{field}: {value}") for field, value in found.headers.items()]
+    return [f"{field:11} {str(value).partition(chr(10))[0]}".rstrip() for field, value in rows]
+
+
+def _group_line(group: GroupState) -> str:
+    parts = [group.group, group.state]
+    if group.state == "running":
+        parts.append(f"by {group.holder}, renewed {span_text(group.idle_ms)} ago")
+    if group.retry_in_ms is not None:
+        parts.append(f"again in {span_text(group.retry_in_ms)}")
+    if group.delivery_count:
+        parts.append(f"delivery {group.delivery_count}")
+    return "  ".join(parts)

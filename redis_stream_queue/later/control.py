@@ -1,0 +1,82 @@
+"""Pausing a stream, for all its groups or for one: on all hosts, until resumed or until an end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..connection.link import Link
+from ..connection.replies import mapping
+from ..connection.scripts import Script
+from .keys import companions
+from .scripts import NOW
+
+EVERY = "paused"  # the field for all groups
+MOST_PAUSE_MS = 366 * 86_400_000
+
+# KEYS: control, bell. ARGV: field, ms that it lasts (0 = until resumed)
+PAUSE = Script(
+    NOW
+    + """
+local ends = 0
+if tonumber(ARGV[2]) > 0 then ends = now + tonumber(ARGV[2]) end
+redis.call('HSET', KEYS[1], ARGV[1], int(now) .. ':' .. int(ends))
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', 16, '*', 'control', '1')
+"""
+)
+
+# KEYS: control, bell. ARGV: field. Returns 1 if it was paused.
+RESUME = Script("""
+local was = redis.call('HDEL', KEYS[1], ARGV[1])
+if was == 1 then redis.call('XADD', KEYS[2], 'MAXLEN', '~', 16, '*', 'control', '1') end
+return was
+""")
+
+
+class Pause(NamedTuple):
+    """Since when, and until when (None = until resumed), in ms since the epoch by Redis' clock."""
+
+    since_ms: int
+    until_ms: int | None
+
+
+def pauses(fields: Any) -> dict[str, Pause]:
+    """The pauses in a reply of HGETALL, by field; what is none is left out."""
+    return {name: made for name, text in mapping(fields).items() if (made := _pause(name, text))}
+
+
+def _pause(name: str, text: str) -> Pause | None:
+    since, _, until = text.partition(":")
+    if not (name.partition(":")[0] == EVERY and since.isdecimal() and until.isdecimal()):
+        return None
+    return Pause(int(since), int(until) or None)
+
+
+def pause_of(found: Mapping[str, Pause], group: str, now_ms: float) -> Pause | None:
+    """What pauses this group now; the one that lasts longest."""
+    of_group = (found.get(EVERY), found.get(field_of(group)))
+    now = [p for p in of_group if p and (p.until_ms is None or p.until_ms > now_ms)]
+    return max(now, key=lambda p: p.until_ms or float("inf"), default=None)
+
+
+def field_of(group: str | None) -> str:
+    """The field for one group, None = for all."""
+    return EVERY if group is None else f"{EVERY}:{group}"
+
+
+async def pause(link: Link, key: str, group: str | None, for_ms: int) -> None:
+    """Nobody of the group (None = of any group) starts anything from now on."""
+    beside = companions(key)
+    await link.script(PAUSE, [beside.control, beside.bell], field_of(group), for_ms)
+
+
+async def resume(link: Link, key: str, group: str | None) -> bool:
+    """Was it paused?"""
+    beside = companions(key)
+    return bool(await link.script(RESUME, [beside.control, beside.bell], field_of(group)))
+
+
+async def paused(link: Link, key: str) -> dict[str, Pause]:
+    """What is paused, by field."""
+    control = companions(key).control
+    return pauses(await link.call(control, "HGETALL", control))

@@ -1,0 +1,197 @@
+"""One message by its id: where it is, and how it is taken back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from .._names import parking_due_ms
+from ..connection.link import Link
+from ..connection.replies import entry_message, text
+from ..connection.scripts import BELOW, Script
+from ..exceptions import ConfigError
+from ..message import is_entry_id
+from .ids import as_datetime, due_ms, is_scheduled
+from .keys import companions
+from .scripts import FIELDS, FIND
+
+MOST_LOOKED_AT = 1000  # entries among which a moved message is looked for
+
+# moved(id): the entry that a scheduled message has become: it is no older than its time.
+# each_group(id, entry, see): see(group, line of XPENDING or nil, has the group read it?) for each.
+GROUPS = (
+    BELOW
+    + """
+local function moved(id)
+  local after, seen, bytes = string.match(id, '^@0*(%d+)-') .. '-0', 0, 0
+  while seen < 1000 and bytes < 1048576 do
+    local page = redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', 20)
+    for _, entry in ipairs(page) do
+      for i = 1, #entry[2] - 1, 2 do
+        if entry[2][i] == 'rsq:scheduled' and entry[2][i + 1] == id then return entry[1] end
+        bytes = bytes + #entry[2][i + 1]
+      end
+      after = '(' .. entry[1]
+    end
+    seen = seen + #page
+    if #page < 20 then return end
+  end
+end
+local function each_group(id, see)
+  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+  for _, flat in ipairs(groups.err and {} or groups) do
+    local g = {}
+    for i = 1, #flat, 2 do g[flat[i]] = flat[i + 1] end
+    local line = redis.call('XPENDING', KEYS[1], g['name'], id, id, 1)[1]
+    see(g['name'], line, not below(g['last-delivered-id'], id))
+  end
+end
+"""
+)
+
+# KEYS: stream, later, bell. ARGV: id
+# Takes a message back: it is removed from wherever it is unfinished.
+# Returns what it was (scheduled, waiting, retrying, running), '' if it is nowhere any more.
+CANCEL = Script(
+    FIND
+    + GROUPS
+    + """
+local id, state, groups = ARGV[1], '', 0
+if string.sub(id, 1, 1) == '@' then
+  local rank = find(KEYS[2], string.sub(id, 2))
+  if rank then
+    redis.call('ZREMRANGEBYRANK', KEYS[2], rank, rank)
+    return 'scheduled'
+  end
+  id = moved(id)
+  if not id then return '' end
+end
+local exists = redis.call('XRANGE', KEYS[1], id, id)[1] ~= nil
+each_group(id, function(group, line, has_read)
+  groups = groups + 1
+  if line then
+    local parking = group .. ':retry:'
+    local parked = string.sub(line[2], 1, #parking) == parking
+    if not parked then state = 'running' elseif state ~= 'running' then state = 'retrying' end
+    redis.call('XACK', KEYS[1], group, id)
+  elseif exists and not has_read and state == '' then
+    state = 'waiting'
+  end
+end)
+if groups == 0 and exists then state = 'waiting' end
+if state ~= '' then redis.call('XDEL', KEYS[1], id) end
+if state == 'running' then
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', 16, '*', 'cancel', id)
+end
+return state
+"""
+)
+
+# KEYS: stream, later. ARGV: id
+# Returns {1, headers, payload} of a scheduled message, else {0, id of its entry, fields, {group,
+# has it read the entry (0, 1), line of XPENDING}...}; nil if there is none.
+STATE = Script(
+    FIND
+    + FIELDS
+    + GROUPS
+    + """
+local id = ARGV[1]
+if string.sub(id, 1, 1) == '@' then
+  local rank, member = find(KEYS[2], string.sub(id, 2))
+  if rank then return {1, fields(member)} end
+  id = moved(id)
+  if not id then return false end
+end
+local entry, found = redis.call('XRANGE', KEYS[1], id, id)[1], {}
+each_group(id, function(group, line, has_read)
+  if line or entry then found[#found + 1] = {group, has_read and 1 or 0, line or {}} end
+end)
+if not entry and #found == 0 then return false end
+return {0, id, entry and entry[2] or {}, found}
+"""
+)
+
+ORDER = ("running", "retrying", "waiting", "done")
+
+
+@dataclass
+class GroupState:
+    """What one group makes of a message.
+
+    state: ``waiting``, ``running``, ``retrying`` or ``done``. holder: the consumer that has it;
+    idle_ms: since it last said so; delivery_count: how often it was delivered. retry_in_ms: until
+    it is tried again, None where nothing waits for that.
+    """
+
+    group: str
+    state: str
+    holder: str = ""
+    idle_ms: int = 0
+    delivery_count: int = 0
+    retry_in_ms: int | None = None
+
+
+@dataclass
+class MessageState:
+    """Where a message is.
+
+    id: as in the stream, of a scheduled one ``@<due ms>-<number>``. state: ``scheduled``,
+    ``waiting``, ``running``, ``retrying``, ``done`` (still in the stream) or ``dead``; of several
+    groups what is least done. data: the raw payload, headers: what is beside it. due: when a
+    scheduled one is. groups: what each group makes of it. letter: id of the dead letter.
+    """
+
+    id: str
+    state: str
+    data: Any = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    due: datetime | None = None
+    groups: list[GroupState] = field(default_factory=list)
+    letter: str = ""
+
+
+async def cancel(link: Link, key: str, message_id: str) -> str:
+    """Take it back; returns what it was, "" if it is nowhere any more."""
+    _check(message_id)
+    beside = companions(key)
+    keys = [beside.stream, beside.later, beside.bell]
+    return text(await link.script(CANCEL, keys, message_id))
+
+
+async def find(link: Link, key: str, message_id: str) -> MessageState | None:
+    """Where it is; None if it is nowhere any more."""
+    _check(message_id)
+    beside = companions(key)
+    reply = await link.script(STATE, [beside.stream, beside.later], message_id)
+    if not reply:
+        return None
+    if reply[0] == 1:
+        parts = [text(part) for part in reply[1]]
+        headers = dict(zip(parts[::2], parts[1::2], strict=False))
+        due = as_datetime(due_ms(message_id))
+        return MessageState(message_id, "scheduled", reply[2], headers, due)
+    _, entry_id, fields, lines = reply
+    groups = [_group_state(text(group), bool(read), line) for group, read, line in lines]
+    message = entry_message([entry_id, fields], "data", 0)
+    states = [group.state for group in groups] or ["waiting"]
+    least = min(states, key=ORDER.index)
+    return MessageState(message.id, least, message.data, message.headers, None, groups)
+
+
+def _group_state(group: str, has_read: bool, line: list[Any]) -> GroupState:
+    if not line:
+        return GroupState(group, "done" if has_read else "waiting")
+    holder, idle_ms, count = text(line[1]), int(line[2]), int(line[3])
+    parked_ms = parking_due_ms(group, holder)
+    if parked_ms is None:
+        return GroupState(group, "running", holder, idle_ms, count)
+    return GroupState(group, "retrying", holder, idle_ms, count, max(parked_ms - idle_ms, 0))
+
+
+def _check(message_id: str) -> None:
+    if not is_scheduled(message_id) and not is_entry_id(message_id):
+        raise ConfigError(
+            "expected the id of a message, as in '1767225660000-0', or of a scheduled one, as in "
+            f"'@1767225660000-000000000042', got {message_id!r:.80}."
+        )

@@ -1,0 +1,46 @@
+"""rsq pause, resume, cancel and show as a user runs them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.kit import rsq
+
+
+def test_a_stream_is_paused_and_goes_on(pool_url: str) -> None:
+    rsq("push", "orders", "--group", "g", "1", url=pool_url)
+    assert "until rsq resume: orders, group g" in rsq(
+        "pause", "orders", "--group", "g", url=pool_url
+    ).stdout  # fmt: skip
+    assert "for 10.0 min: orders, all groups" in rsq(
+        "pause", "orders", "--for", "10m", url=pool_url
+    ).stdout  # fmt: skip
+    paused = json.loads(rsq("stats", "orders", "--json", url=pool_url).stdout)["paused"]
+    assert sorted(line.split(",")[0] for line in paused) == ["all groups", "group g"]
+    assert "PAUSED" in rsq("stats", "orders", url=pool_url).stdout
+    assert rsq("resume", "orders", url=pool_url).returncode == 0
+    again = rsq("resume", "orders", url=pool_url)
+    assert (again.returncode, "was not paused" in again.stderr) == (1, True)
+
+
+def test_messages_are_shown_and_cancelled(pool_url: str) -> None:
+    one = rsq("push", "orders", "--group", "g", '{"n": 1}', url=pool_url).stdout.strip()
+    later = rsq("push", "orders", "--delay", "1h", "2", url=pool_url).stdout.strip()
+    shown = json.loads(rsq("show", "orders", one, "--json", url=pool_url).stdout)
+    assert (shown["state"], shown["data"]) == ("waiting", '{"n":1}')
+    assert shown["groups"][0]["group"] == "g"
+    assert "scheduled" in rsq("show", "orders", later, url=pool_url).stdout
+
+    done = rsq("cancel", "orders", one, later, url=pool_url)
+    assert (done.returncode, done.stdout.split()) == (0, [one, "waiting", later, "scheduled"])
+    again = rsq("cancel", "orders", one, url=pool_url)
+    assert (again.returncode, again.stdout.split()) == (1, [one, "gone"])
+    assert rsq("show", "orders", one, url=pool_url).returncode == 1
+
+
+@pytest.mark.parametrize("command", ["show", "cancel"])
+def test_what_is_no_id_is_a_usage_error(command: str) -> None:
+    done = rsq(command, "orders", "x", url="redis://127.0.0.1:1")
+    assert (done.returncode, "expected a message's id" in done.stderr) == (2, True)
