@@ -322,8 +322,9 @@ class StreamClient:
         return await cancel(self.link(), self.key(stream), message_id) or None
 
     async def find(self, stream: str, message_id: str) -> MessageState | None:
-        """Where a message is, by its id in the stream or its scheduled id; None = nowhere any more.
+        """Where a message is; None = nowhere any more.
 
+        message_id: of an entry, or of a scheduled message.
         Raises ConfigError for what is no id.
         """
         return await find(self.link(), self.key(stream), message_id)
