@@ -239,6 +239,7 @@ class PoolWorker(Actor):
             dlq_handler=None,
             serializer=None,
             error_hook=None,
+            interrupt=lambda _: None,
             limit_decoding=lambda decode: decode,
         )
         self.worker._loop = self.process.loop
