@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ._validate import Rule, Text
+from ._validate import Rule, Switch, Text
 
 PREFIX = "RSQ_"
 DEFAULT_URL = "redis://localhost:6379/0"
@@ -89,9 +89,25 @@ URL = Option(
     more="As in `redis+sentinel://h1:26379,h2:26379/service/0`.",
     variables=("RSQ_URL", "REDIS_URL"),
 )
+TARGET = Option(name="target", rule=Text())
+CONFIG = Option(
+    name="config",
+    rule=Text(),
+    shown="`rsq.toml`, else `pyproject.toml`",
+    help="Read options from this TOML file.",
+    more="Of `pyproject.toml` the table `[tool.rsq]`.",
+)
+PRINT_CONFIG = Option(
+    name="print_config",
+    rule=Switch(),
+    default=False,
+    help="Print every option and where it came from, then exit.",
+    more="Secrets are left out.",
+)
 STREAM_PREFIX = Option(
     name="prefix",
     rule=Text(empty=True),
     default="",
     help="Put before every stream name, with an underscore.",
 )
+BESIDE_URL = (CONFIG, PRINT_CONFIG, URL_FILE)  # on rsq-pool's command line, in front of --url

@@ -116,6 +116,17 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Names with values."""
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, dict)
+
+    def __str__(self) -> str:
+        return "a table"
+
+
+@dataclass(frozen=True)
 class Maybe:
     """What the rule says, or None. none: what that means, where it has to be said."""
 

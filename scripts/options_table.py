@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from redis_stream_queue._options import URL_FILE, Option
+from redis_stream_queue._options import BESIDE_URL, Option
 from redis_stream_queue.pool.config import OPTIONS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -16,7 +16,8 @@ TABLE = re.compile(re.escape(HEAD) + r"(\|.*\n)*")
 def made() -> str:
     """The table."""
     options = [*OPTIONS]
-    options.insert([option.name for option in OPTIONS].index("url"), URL_FILE)
+    url = [option.name for option in OPTIONS].index("url")
+    options[url:url] = BESIDE_URL
     return HEAD + "".join(map(_line, options))
 
 

@@ -9,7 +9,7 @@ import click
 
 from .. import _exits
 from .._log import log
-from .._options import URL_FILE
+from .._options import BESIDE_URL, PRINT_CONFIG, TARGET, URL_FILE
 from .._version import version_option
 from ..exceptions import RedisStreamError
 
@@ -19,8 +19,9 @@ if sys.platform != "linux":  # the pool's modules cannot even be imported there
 from ..pool import logs, standard_streams
 from ..pool.config import OPTIONS, PoolConfig
 from ..pool.pool import Pool
+from .config_file import config_option, lines_of
 from .options import click_option
-from .output import Command, complain
+from .output import Command, complain, say
 from .url import forget, hide_password, url_options
 from .variables import unknown_variables
 
@@ -31,18 +32,22 @@ def _found_url(url: str) -> None:
 
 
 def _all_options(command: Any) -> Any:
-    """The fields of PoolConfig, and what finds its URL."""
+    """The fields of PoolConfig, and what finds their values elsewhere."""
     for option in reversed(OPTIONS):
-        made = url_options(_found_url) if option.name == "url" else click_option(option)
-        command = made(command)
+        if option.name != "url":
+            command = click_option(option)(command)
+            continue
+        command = url_options(_found_url)(command)
+        command = click_option(PRINT_CONFIG)(command)
+        command = config_option([TARGET, URL_FILE, *OPTIONS])(command)
     return command
 
 
 @click.command(cls=Command, context_settings={"show_default": True})
-@click.argument("target")
+@click.argument("target", envvar=TARGET.environment)
 @_all_options
 @version_option
-def main(**options: Any) -> None:
+def main(print_config: bool, **options: Any) -> None:
     """Run TARGET (module:function) in worker processes, fed from a Redis stream.
 
     \b
@@ -53,12 +58,21 @@ def main(**options: Any) -> None:
     the status. Exit codes: 0 clean, 1 failure, 2 usage, 3 the app could not be loaded, 4 Redis
     unreachable, refusing us or too old at start.
     """
+    context = click.get_current_context()
+    try:
+        config = PoolConfig(**options)
+        if print_config:
+            say(*lines_of(context, [TARGET, *OPTIONS]))
+            return
+    except RedisStreamError as error:
+        complain("rsq-pool", str(error))
+        sys.exit(_exits.USAGE)
     forget()
     logs.set_up(options["log_level"], options["log_format"], "master")
-    for sentence in unknown_variables([*OPTIONS, URL_FILE]):
+    for sentence in unknown_variables([TARGET, *BESIDE_URL, *OPTIONS]):
         log.warning("%s", sentence)
     try:
-        code = Pool(PoolConfig(**options)).run()
+        code = Pool(config).run()
     except RedisStreamError as error:
         complain("rsq-pool", str(error))
         code = _exits.USAGE

@@ -17,6 +17,14 @@ from .._options import CREDENTIAL, DEFAULT_URL, URL, URL_FILE
 from ..exceptions import ConfigError
 from .options import click_option
 
+URL_FOUND = "url found in"  # the file that the URL was read from
+SOURCES = (
+    ParameterSource.DEFAULT,
+    ParameterSource.DEFAULT_MAP,
+    ParameterSource.ENVIRONMENT,
+    ParameterSource.COMMANDLINE,
+)
+IN_FILE = SOURCES.index(ParameterSource.DEFAULT_MAP)
 ENVIRONMENT = "RSQ_URL"  # where the restarted command finds its URL; above REDIS_URL
 
 
@@ -24,18 +32,18 @@ def url_options(found: Callable[[str], None]) -> Callable[[Any], Any]:
     """Adds ``--url`` and ``--url-file``; the command gets ``url``. found: told of it at once."""
 
     def note_file(context: click.Context, _: click.Parameter, value: str | None) -> None:
-        source = context.get_parameter_source("url_file")
-        context.meta[URL_FILE.name] = value, source is ParameterSource.COMMANDLINE
+        context.meta[URL_FILE.name] = value, _rank(context, "url_file")
 
     def choose(context: click.Context, _: click.Parameter, url: str | None) -> str:
-        url_file, file_is_typed = context.meta.get(URL_FILE.name, (None, False))
-        url_is_typed = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
+        url_file, file_rank = context.meta.get(URL_FILE.name, (None, 0))
+        rank = _rank(context, "url")
         try:
-            chosen = find_url(None if file_is_typed and not url_is_typed else url, url_file)
+            if url is None or file_rank > rank or (rank == IN_FILE and not url_file):
+                url, context.meta[URL_FOUND] = find_url(url, url_file)
         except ConfigError as error:
             raise click.UsageError(str(error)) from None
-        found(chosen)
-        return chosen
+        found(url)
+        return url
 
     def add(command: Any) -> Any:
         # eager: before --file opens a pipe, which can be opened only once
@@ -47,19 +55,23 @@ def url_options(found: Callable[[str], None]) -> Callable[[Any], Any]:
     return add
 
 
-def find_url(url: str | None, url_file: str | None) -> str:
-    """The URL that was given: --url or its variables, a file that holds it, systemd's credential,
-    or that of a Redis on this machine.
+def _rank(context: click.Context, name: str) -> int:
+    """Where an option was set: on the command line is above the environment, that above a file."""
+    source = context.get_parameter_source(name)
+    return SOURCES.index(source) if source in SOURCES else 0
+
+
+def find_url(url: str | None, url_file: str | None) -> tuple[str, str]:
+    """A URL out of the file that holds it, or systemd's credential; else the one that is given, or
+    that of a Redis on this machine. Also returns where it was found, "" where it was given.
 
     Raises ConfigError for a file that cannot be read or is empty.
     """
-    if url is not None:
-        return url
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if url_file is None and directory and (credential := Path(directory, CREDENTIAL)).exists():
         url_file = str(credential)
     if url_file is None:
-        return DEFAULT_URL
+        return DEFAULT_URL if url is None else url, ""
     try:
         found = Path(url_file).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -67,7 +79,7 @@ def find_url(url: str | None, url_file: str | None) -> str:
         raise ConfigError(f"the file with the URL ({url_file}) cannot be read: {why}.") from None
     if not found:
         raise ConfigError(f"the file with the URL ({url_file}) is empty.")
-    return found
+    return found, url_file
 
 
 def forget() -> None:

@@ -1,7 +1,7 @@
 """The README does what it says: its programs and commands run here as they stand there.
 
 Blocks marked ``python`` name their file in the first line; blocks marked ``sh`` are run; blocks
-marked ``console`` or ``yaml`` are for other machines.
+marked ``console``, ``toml`` or ``yaml`` are for other machines.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def test_every_option_can_be_set_in_the_environment(reader: Shell) -> None:
 
 def test_no_example_is_left_out() -> None:
     """Every program names its file, and every command block is run above."""
-    assert {b.language for b in BLOCKS} <= {"python", "sh", "console", "yaml"}
+    assert {b.language for b in BLOCKS} <= {"python", "sh", "console", "toml", "yaml"}
     assert all(FILE_NAME.match(b.text) for b in BLOCKS if b.language == "python")
     run_above = {"First run", "Handlers", "From a shell", "Async library"}
     assert {b.section for b in BLOCKS if b.language == "sh"} == run_above

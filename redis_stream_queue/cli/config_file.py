@@ -1,0 +1,116 @@
+"""Options out of a TOML file, below flags and environment; and all options with where they came
+from."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from .._options import CONFIG, Option
+from .._validate import Table, check, did_you_mean
+from ..connection.endpoint import endpoint_from_url
+from ..exceptions import ConfigError
+from .options import click_option
+from .url import URL_FOUND
+
+OWN = "rsq.toml"
+SHARED = "pyproject.toml"
+TABLE = b"[tool.rsq"  # of pyproject.toml; without it that file is not ours to read
+
+
+def config_option(options: Iterable[Option]) -> Callable[[Any], Any]:
+    """Adds ``--config``: what the file says becomes the defaults of these options."""
+
+    def read(context: click.Context, _: click.Parameter, named: str | None) -> None:
+        path = _found(named)
+        if path is None:
+            return
+        try:
+            said = _read(path)
+            context.default_map = dict(_checked(said, {o.key: o for o in options}))
+        except ConfigError as error:
+            raise click.UsageError(f"{path}: {error}") from None
+        context.meta[CONFIG.name] = str(path)
+
+    # eager and above --url: those need to know what the file says
+    return click_option(CONFIG, is_eager=True, expose_value=False, callback=read)
+
+
+def _found(named: str | None) -> Path | None:
+    """The file that was named, else one in the directory that we are started in."""
+    if named is not None:
+        return Path(named)
+    if Path(OWN).exists():
+        return Path(OWN)
+    try:
+        return Path(SHARED) if TABLE in Path(SHARED).read_bytes() else None
+    except OSError:
+        return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's options. Raises ConfigError."""
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError("cannot be read: it is not UTF-8.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"is no TOML: {error}.") from None
+    if path.name != SHARED:
+        return said
+    table = said.get("tool", {}).get("rsq", {})
+    check("[tool.rsq]", table, Table())
+    return dict(table)
+
+
+def _checked(said: dict[str, Any], known: dict[str, Option]) -> Iterator[tuple[str, Any]]:
+    """(name, value) of each option. Raises ConfigError naming the key."""
+    for key, value in said.items():
+        if key not in known:
+            hint = did_you_mean(key, known) or " rsq-pool --help names the options."
+            raise ConfigError(f"{key!r} is no option of rsq-pool.{hint}")
+        option = known[key]
+        if not (option.none and value == option.none):
+            check(key, value, option.rule)
+        yield option.name, value
+
+
+def lines_of(context: click.Context, options: Iterable[Option]) -> Iterator[str]:
+    """Every option as a line of such a file, and where its value came from; no secrets.
+
+    Raises ConfigError for a URL that cannot be read.
+    """
+    for option in options:
+        value, source = context.params[option.name], _source(context, option)
+        if option.name == "url":
+            value, source = _without_secrets(value), context.meta.get(URL_FOUND) or source
+        if value is None and option.none:
+            value = option.none
+        if value is None:
+            yield f"# {option.key}: {option.shown.replace('`', '')}"
+        else:
+            yield f"{option.key} = {json.dumps(value, ensure_ascii=False)}  # {source}"
+
+
+def _source(context: click.Context, option: Option) -> str:
+    source = context.get_parameter_source(option.name)
+    if source is ParameterSource.COMMANDLINE:
+        return "command line"
+    if source is ParameterSource.ENVIRONMENT:
+        return next(filter(os.environ.get, option.environment), "environment")
+    if source is ParameterSource.DEFAULT_MAP:
+        return str(context.meta[CONFIG.name])
+    return "default"
+
+
+def _without_secrets(url: str) -> str:
+    return url if url.startswith("embedded://") else str(endpoint_from_url(url))
