@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import NoReturn, TypeVar
 
 import click
-from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .. import _exits
@@ -16,7 +15,7 @@ from .._exits import Failure
 from .._options import STREAM_PREFIX
 from ..client import StreamClient
 from ..connection.link import OUTAGES
-from ..connection.refusals import reason
+from ..connection.refusals import explained
 from ..exceptions import ConfigError, RedisStreamError
 from .options import click_option
 from .output import complain
@@ -25,7 +24,6 @@ from .url import hide_password, url_options
 ANSWER_S = 5.0
 FAILOVER_S = 10.0  # how long Sentinels or a cluster may take to name a master that works
 INTERRUPTED = 130  # as a shell reports SIGINT
-URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
 
 T = TypeVar("T")
 
@@ -91,23 +89,8 @@ class Redis:
 
         key: the key it is about. after: said at the end.
         """
-        where = self.client.endpoint
-        if never := self._runner.run(reason(where, error)):
-            return Failure(_exits.REDIS, f"{never} {after}".rstrip())
-        why = " ".join(str(error).split()).rstrip(".")
-        code = _exits.REDIS
-        if isinstance(error, NoPermissionError) or "NOPERM" in why:
-            text = f"{where} does not let this user do that ({why})."
-        elif isinstance(error, AuthenticationError) or "NOAUTH" in why:
-            text = f"{where} refuses the user or password ({why}). {URL_FORM}"
-        elif "WRONGTYPE" in why:
-            code = _exits.USAGE
-            text = f"key {key!r} on {where} is not a stream. Choose another name or a prefix."
-        elif isinstance(error, ResponseError):
-            text = f"{where} refuses: {why}."
-        else:
-            text = f"cannot reach Redis at {where}: {why}. Is it running? Set --url or REDIS_URL."
-        return Failure(code, f"{text} {after}".rstrip())
+        failure = self._runner.run(explained(self.client.endpoint, error, key=key))
+        return Failure(failure.code, f"{failure} {after}".rstrip())
 
     def __enter__(self) -> Redis:
         return self

@@ -1,4 +1,5 @@
-"""What an error reply of Redis means for us: wait, or say why it cannot work."""
+"""What an error of Redis means for us: wait, or say why it cannot work. The one place that makes
+sentences of such errors; start-up and the command lines say them."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import contextlib
 import ssl
 
 from redis.exceptions import (
+    AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
@@ -17,9 +19,12 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from .. import _exits
+from .._exits import Failure
 from .endpoint import Endpoint
 from .tls import tls_trouble
 
+URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
 PROBE_S = 2.0
 SPEAKS_FIRST_S = 0.2
 
@@ -59,13 +64,51 @@ def is_forbidden(error: Exception) -> bool:
     )
 
 
-async def reason(endpoint: Endpoint, error: Exception) -> str | None:
-    """What is wrong where connecting can never work, in one sentence; None = perhaps it can."""
-    words = str(error)
-    closed = any(word in words.lower() for word in ("closed", "reset", "lost"))
-    elsewhere = endpoint.path is not None or endpoint.service is not None
+async def explained(
+    endpoint: Endpoint, error: Exception, *, key: str = "", waited_s: float | None = None
+) -> Failure:
+    """What this error means to a user, and the exit code.
+
+    key: the key it is about. waited_s: how long it was waited for something else to come.
+    """
+    if never := await reason(endpoint, error, key):
+        return Failure(_exits.USAGE if "WRONGTYPE" in str(error) else _exits.REDIS, never)
+    why = _words(error) or "no answer"
+    if isinstance(error, ResponseError):
+        after = "" if waited_s is None else f" after {waited_s:g} s"
+        return Failure(_exits.REDIS, f"{endpoint} refuses{after}: {why}.")
+    within = "" if waited_s is None else f" within {waited_s:g} s"
+    return Failure(
+        _exits.REDIS,
+        f"cannot reach Redis at {endpoint}{within}: {why}. Is it running? Set --url or REDIS_URL.",
+    )
+
+
+async def reason(endpoint: Endpoint, error: Exception, key: str = "") -> str | None:
+    """What is wrong where waiting can never help, in one sentence; None = perhaps it does.
+
+    key: the key it is about.
+    """
+    words = _words(error)
+    if isinstance(error, NoPermissionError) or "NOPERM" in words:
+        return f"{endpoint} does not let this user do that ({words})."
+    if isinstance(error, AuthenticationError) or "NOAUTH" in words:
+        return f"{endpoint} refuses the user or password ({words}). {URL_FORM}"
+    if "WRONGTYPE" in words:
+        return f"key {key!r} on {endpoint} is not a stream. Choose another name or a prefix."
     if isinstance(error, ResponseError):
         return None
+    return await _line_trouble(endpoint, str(error))
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+async def _line_trouble(endpoint: Endpoint, words: str) -> str | None:
+    """The same for what is no reply: TLS where there is none, protected mode and the like."""
+    closed = any(word in words.lower() for word in ("closed", "reset", "lost"))
+    elsewhere = endpoint.path is not None or endpoint.service is not None
     if endpoint.ssl and (why := await tls_trouble(endpoint, words)):
         return why
     if elsewhere or "refused" in words.lower():

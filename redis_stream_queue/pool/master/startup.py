@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 
 from ... import _exits
 from ..._clock import mono_ms
@@ -16,14 +16,13 @@ from ..._log import log
 from ...client import StreamClient
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
-from ...connection.refusals import is_forbidden, passes, reason
+from ...connection.refusals import explained, is_forbidden, passes, reason
 from ...delivery.server_check import check_server, check_stream, forbidden, worries
 from ...exceptions import ClusterSlotError, ConfigError, UnsupportedServer
 from ...group import ConsumerGroup
 from ..config import Settings
 
 SAY_AFTER_MS = 1000  # a wait that is longer than this is worth a line
-URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
 
 
 async def connect(client: StreamClient, timeout_s: float) -> None:
@@ -36,12 +35,6 @@ async def connect(client: StreamClient, timeout_s: float) -> None:
             async with asyncio.timeout(max(deadline - mono_ms(), 100) / 1000):
                 await client.link().call("", "PING")
             return
-        except (AuthenticationError, NoPermissionError) as error:
-            raise _refused(client, error) from None
-        except ResponseError as error:
-            if "NOAUTH" in str(error) or "NOPERM" in str(error):
-                raise _refused(client, error) from None
-            last: Exception = error
         except OUTAGES as error:
             last = error
         if why := await reason(client.endpoint, last):
@@ -50,18 +43,8 @@ async def connect(client: StreamClient, timeout_s: float) -> None:
             said = True
             log.info("waiting up to %g s for Redis at %s", timeout_s, client.endpoint)
         if mono_ms() >= deadline:
-            raise Failure(
-                _exits.REDIS,
-                f"cannot reach Redis at {client.endpoint} within {timeout_s:g} s: "
-                f"{str(last).rstrip('.') or 'no answer'}. Is it running? Set --url or REDIS_URL.",
-            )
+            raise await explained(client.endpoint, last, waited_s=timeout_s)
         await asyncio.sleep(min(backoff.next_s(), max(deadline - mono_ms(), 0) / 1000))
-
-
-def _refused(client: StreamClient, error: Exception) -> Failure:
-    return Failure(
-        _exits.REDIS, f"{client.endpoint} refuses the user or password ({error}). {URL_FORM}"
-    )
 
 
 async def prepare(client: StreamClient, settings: Settings, timeout_s: float) -> ConsumerGroup:
@@ -79,15 +62,11 @@ async def prepare(client: StreamClient, settings: Settings, timeout_s: float) ->
                 log.warning("%s", worry)
             return group
         except OUTAGES as error:
-            refuses = isinstance(error, ResponseError)
-            why = str(error).rstrip(".") or "no answer"
             if mono_ms() >= deadline:
-                verb = "refuses" if refuses else "does not answer"
-                text = f"{client.endpoint} {verb} after {timeout_s:g} s: {why}."
-                raise Failure(_exits.REDIS, text) from None
+                raise await explained(client.endpoint, error, waited_s=timeout_s) from None
             pause_s = backoff.next_s()
-            if refuses and backoff.worth_a_line():
-                log.warning("%s refuses: %s; trying again", client.endpoint, why)
+            if isinstance(error, ResponseError) and backoff.worth_a_line():
+                log.warning("%s refuses: %s; trying again", client.endpoint, error)
             await asyncio.sleep(pause_s)
 
 
@@ -109,5 +88,6 @@ async def _prepare(client: StreamClient, settings: Settings) -> ConsumerGroup:
             raise Failure(_exits.REDIS, str(forbidden(client, error))) from None
         if passes(error):
             raise
-        raise Failure(_exits.FAILURE, f"{client.endpoint} does not work: {error}.") from None
+        key = client.key(settings.stream)
+        raise await explained(client.endpoint, error, key=key) from None
     return group

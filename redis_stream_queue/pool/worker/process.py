@@ -16,6 +16,7 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ... import _exits
 from ..._loading import load_handler, load_serializer
 from ...exceptions import RedisStreamError
 from ...handlers import Declaration, Handler, PerMessage, declaration_of
@@ -40,8 +41,6 @@ from .loop import Worker
 from .main_thread import MainThread
 from .soft_limit import SoftLimit
 
-EXIT_OK = 0
-EXIT_LOAD_FAILED = 3
 MASTER_FIRST_S = 5.0
 
 
@@ -69,13 +68,13 @@ def worker_main(
         serializer = load_serializer(loading) if loading else None
     except RedisStreamError as error:
         _converse(sock, LoadFailed(loading, str(error)[-MAX_ERROR:]), wait=False)
-        return EXIT_LOAD_FAILED
+        return _exits.LOAD_FAILED
     gc.freeze()  # the app stays: a collection need not walk through all of it again and again
     declared = declaration_of(handler)
     start = _converse(sock, _loaded(handler, declared))
     if not isinstance(start, Start):
         _end_as_an_interpreter_does(spec["graceful_timeout_s"])
-        return EXIT_OK  # drained before it began, or the master is gone
+        return _exits.OK  # drained before it began, or the master is gone
     soft_limit = None
     if start.settings["soft_time_limit_s"] is not None:
         soft_limit = SoftLimit(start.settings["soft_time_limit_s"])
@@ -101,7 +100,7 @@ def worker_main(
     reporter = Reporter(metrics, lambda: of_row(row))
     main_thread.serve(_run(worker, reporter))
     _end_as_an_interpreter_does(spec["graceful_timeout_s"])
-    return EXIT_OK
+    return _exits.OK
 
 
 def _end_as_an_interpreter_does(timeout_s: float) -> None:
