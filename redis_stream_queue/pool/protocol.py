@@ -1,14 +1,18 @@
 """Messages between master, template and workers: small tuples, msgpack on the wire.
 
-Ids travel, payloads never do. A message that is not known is ignored by whoever reads it.
+Ids travel, payloads never do. A message that is not known is ignored by whoever reads it. After an
+upgrade an old master may speak to new workers: a new field comes last and has a default.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import msgpack
+
+from ..config import ConsumerConfig
 
 MAX_ERROR = 2000  # characters of an error text
 
@@ -98,9 +102,18 @@ class Fatal(NamedTuple):
 
 
 class Start(NamedTuple):
-    """All settings, the consumer name of this life among them."""
+    """All settings; ``consumer`` has the name of this life. batch_size: None = adaptive.
 
-    settings: dict[str, Any]
+    most_messages: so many may be handled; None = any number.
+    """
+
+    url: str
+    prefix: str
+    stream: str
+    consumer: ConsumerConfig
+    batch_size: int | None
+    soft_time_limit_s: float | None
+    most_messages: int | None
 
 
 class Take(NamedTuple):
@@ -141,12 +154,27 @@ class Drain(NamedTuple):
 # -- master <-> template -------------------------------------------------------------------------
 
 
+class WorkerSpec(NamedTuple):
+    """What a worker process does before it is told its settings.
+
+    row: of the scoreboard. directory: that the pool was started in.
+    """
+
+    target: str
+    serializer: str | None
+    log_level: str
+    log_format: str
+    graceful_timeout_s: float
+    row: int = 0
+    directory: str = ""
+
+
 class Fork(NamedTuple):
     """Make a worker; its end of the pipe comes along as a file descriptor."""
 
     slot: int
     life: int
-    spec: dict[str, Any]
+    spec: WorkerSpec
 
 
 class Forked(NamedTuple):
@@ -202,13 +230,23 @@ _TAGS = {kind: tag for tag, kind in enumerate(_TYPES)}
 _FIELD_TYPES = {kind: list(get_type_hints(kind).values()) for kind in _TYPES}
 
 
+def _made(value: Any, hint: Any) -> Any:
+    """A record within a message, out of what it was packed as."""
+    if hint is ConsumerConfig:
+        return ConsumerConfig(**value)
+    if hint is WorkerSpec:
+        made = WorkerSpec(*value)
+        return made if all(map(_fits, made, get_type_hints(WorkerSpec).values())) else None
+    return value
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Is it of this type, and what is in it, too?"""
     kind, parts = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         return any(_fits(value, part) for part in parts)
     if hint is Any or kind is None:
-        return hint is Any or isinstance(value, hint)
+        return hint is Any or isinstance(value, int | float if hint is float else hint)
     if not isinstance(value, kind):
         return False
     if kind is list:
@@ -219,7 +257,7 @@ def _fits(value: Any, hint: Any) -> bool:
 def encode(message: Message) -> bytes:
     """A message as bytes."""
     packed: bytes = msgpack.packb(
-        [_TAGS[type(message)], *message], unicode_errors="surrogateescape"
+        [_TAGS[type(message)], *message], unicode_errors="surrogateescape", default=asdict
     )
     return packed
 
@@ -230,8 +268,10 @@ def decode(raw: bytes) -> Message | None:
         tag, *values = msgpack.unpackb(raw, unicode_errors="surrogateescape")
         if type(tag) is not int:
             return None
-        message: Message = _TYPES[tag](*values)
-        if not all(map(_fits, message, _FIELD_TYPES[type(message)])):
+        kind, hints = _TYPES[tag], _FIELD_TYPES[_TYPES[tag]]
+        made = [_made(value, hint) for value, hint in zip(values, hints, strict=False)]
+        message: Message = kind(*made, *values[len(hints) :])
+        if not all(map(_fits, message, hints)):
             return None
     except Exception:  # whatever came, it was no message of ours
         return None

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from redis_stream_queue import ConsumerConfig
 from redis_stream_queue.pool import protocol
 from redis_stream_queue.pool.protocol import Message, Ready, decode, encode
 
@@ -23,6 +24,15 @@ FIELDS: dict[Any, Any] = {
     str | None: st.none() | TEXT,
     list[str]: st.lists(TEXT),
     list[list[Any]]: st.lists(st.lists(SIMPLE)),
+    int | None: st.none() | INTEGERS,
+    float: st.floats(allow_nan=False),
+    float | None: st.none() | st.floats(allow_nan=False),
+    ConsumerConfig: st.builds(
+        ConsumerConfig, group=st.text(min_size=1), batch_size=st.integers(1, 2**60)
+    ),
+    protocol.WorkerSpec: st.builds(
+        protocol.WorkerSpec, *[TEXT] * 4, st.floats(allow_nan=False), row=INTEGERS, directory=TEXT
+    ),
     dict[str, Any]: st.dictionaries(TEXT, SIMPLE | st.lists(SIMPLE)),
 }
 
@@ -73,7 +83,10 @@ def test_half_a_message_is_nothing(message: Any, data: st.DataObject) -> None:
         [KINDS.index(protocol.Leaving), [1]],
         [KINDS.index(protocol.Declined), ["1-1", None]],
         [KINDS.index(protocol.Take), [["1-1"], "1-1"]],
-        [KINDS.index(protocol.Start), {1: "x"}],
+        [KINDS.index(protocol.Start), "redis://", "", "s", {"group": ""}, 1, None, None],
+        [KINDS.index(protocol.Start), "redis://", "", "s", {"no": 1}, 1, None, None],
+        [KINDS.index(protocol.Fork), 1, 1, ["x"]],
+        [KINDS.index(protocol.Fork), 1, 1, ["x", None, "info", "text", "soon", 1, "/"]],
     ],
     ids=str,
 )

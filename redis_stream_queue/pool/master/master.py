@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -49,6 +49,7 @@ from ..protocol import (
     Retire,
     Retrying,
     Start,
+    WorkerSpec,
 )
 from ..scoreboard import Field, Scoreboard
 from ..totals import unconfirmed
@@ -83,13 +84,13 @@ class Master:
             config.workers,
             scoreboard,
             spawner,
-            {
-                "target": config.target,
-                "serializer": config.serializer,
-                "log_level": config.log_level,
-                "log_format": config.log_format,
-                "graceful_timeout_s": config.graceful_timeout_s,
-            },
+            WorkerSpec(
+                config.target,
+                config.serializer,
+                config.log_level,
+                config.log_format,
+                config.graceful_timeout_s,
+            ),
         )
         self.settings: Settings | None = None
         self.recovery: Recovery | None = None
@@ -264,15 +265,13 @@ class Master:
         consumer = replace(self.settings.consumer, worker_name=worker.consumer)
         worker.channel.send(
             Start(
-                {
-                    "url": self.config.url,
-                    "prefix": self.config.prefix,
-                    "stream": self.settings.stream,
-                    "config": asdict(consumer),
-                    "batch_size": self.settings.batch_size,
-                    "soft_time_limit_s": self.config.soft_time_limit_s,
-                    "most_messages": self._most_messages(),
-                }
+                self.config.url,
+                self.config.prefix,
+                self.settings.stream,
+                consumer,
+                self.settings.batch_size,
+                self.config.soft_time_limit_s,
+                self._most_messages(),
             )
         )
         if self._paused:

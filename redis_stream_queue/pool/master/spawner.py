@@ -17,12 +17,11 @@ import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
 
 from .. import _linux, metrics_pipe, pipe, signals
 from ..directory import started_in
 from ..orphans import Orphans
-from ..protocol import Exited, Fork, Forked, ForkFailed, Message, decode, encode
+from ..protocol import Exited, Fork, Forked, ForkFailed, Message, WorkerSpec, decode, encode
 from ..scoreboard import Scoreboard
 from ..template import template_main
 
@@ -168,13 +167,13 @@ class Spawner:
     # -- workers -------------------------------------------------------------------------------
 
     def fork(
-        self, slot: int, life: int, spec: dict[str, Any]
+        self, slot: int, life: int, spec: WorkerSpec
     ) -> tuple[socket.socket, Connection] | None:
         """Ask for a worker; returns our ends of its two pipes, for control and for metrics, or None
         if there is no template now. Raises OSError where the system has no room for it."""
         if self._sock is None:
             return None
-        request = encode(Fork(slot, life, {**spec, "directory": self.directory}))
+        request = encode(Fork(slot, life, spec._replace(directory=self.directory)))
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             mine, sock = pipe.pair()
             ours.callback(mine.close)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from ... import _exits
 from ..._clock import mono_ms
@@ -16,7 +15,7 @@ from ...connection.backoff import Backoff
 from ...exceptions import RedisStreamError
 from ..metrics_pipe import Reports
 from ..pipe import Channel
-from ..protocol import Drain, Message
+from ..protocol import Drain, Message, WorkerSpec
 from ..scoreboard import MAX_ROWS, Scoreboard
 from .slots import Slot, WorkerRecord
 from .spawner import Spawner, how_it_ended
@@ -40,7 +39,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, count: int, scoreboard: Scoreboard, spawner: Spawner, spec: dict[str, Any]
+        self, count: int, scoreboard: Scoreboard, spawner: Spawner, spec: WorkerSpec
     ) -> None:
         self.slots = [Slot(number) for number in range(count)]
         self.replaced = 0
@@ -88,7 +87,7 @@ class Supervisor:
     def _begin_life(self, slot: Slot) -> WorkerRecord | None:
         slot.lives_so_far += 1
         row_number = self._free_rows.popleft()
-        spec = {**self._spec, "row": row_number}
+        spec = self._spec._replace(row=row_number)
         try:
             pipes = self._spawner.fork(slot.number, slot.lives_so_far, spec)
         except OSError as error:
@@ -214,7 +213,7 @@ class Supervisor:
         """A worker that never got ready is replaced with backoff, or ends the pool."""
         slot.failed_starts += 1
         if not self.ever_ready and slot.failed_starts >= MOST_FAILED_STARTS:
-            target = self._spec["target"]
+            target = self._spec.target
             text = f"workers end while they load {target!r} ({why}), {slot.failed_starts} in a row."
             self.on_failure(Failure(_exits.LOAD_FAILED, text))
             return

@@ -7,12 +7,10 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from ..._clock import mono_ms
 from ..._log import log
 from ...client import StreamClient
-from ...config import ConsumerConfig
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
 from ...delivery.batch import Batch
@@ -39,6 +37,7 @@ from ..protocol import (
     Ready,
     Resume,
     Retire,
+    Start,
     Take,
 )
 from ..scoreboard import Field, Scoreboard
@@ -64,7 +63,7 @@ class Worker:
         sock: socket.socket,
         scoreboard: Scoreboard,
         row_number: int,
-        settings: dict[str, Any],
+        start: Start,
         handler: Handler,
         main_thread: MainThread,
         streams: StandardStreams,
@@ -78,12 +77,12 @@ class Worker:
         self._sock = sock
         self._scoreboard = scoreboard
         self._row = scoreboard.row(row_number)
-        fixed = settings["batch_size"]
+        fixed = start.batch_size
         concurrency = handler.concurrency if isinstance(handler, PerMessage) else 1
         self._batch = batch_size(fixed, concurrency)
         self._hooks = ReportingHooks(
             self._row,
-            settings["stream"],
+            start.stream,
             self._send,
             scoreboard.someone_idle,
             streams,
@@ -92,12 +91,12 @@ class Worker:
             whole_batch=not isinstance(handler, PerMessage),
         )
         self._client = StreamClient.from_url(
-            settings["url"], prefix=settings["prefix"], socket_timeout=COMMAND_TIMEOUT_S
+            start.url, prefix=start.prefix, socket_timeout=COMMAND_TIMEOUT_S
         )
         self.session = Session(
             self._client,
-            settings["stream"],
-            ConsumerConfig(**settings["config"]),
+            start.stream,
+            start.consumer,
             handler,
             dlq_handler=dlq_handler,
             error_hook=error_hook,
@@ -122,7 +121,7 @@ class Worker:
         self._lanes = concurrency
         self._room_beside = 0  # for offers that were asked for while others run
         self._observed_ms = self._observed = 0  # when, and how many of the batch were done
-        self._most_messages: int | None = settings["most_messages"]
+        self._most_messages = start.most_messages
         self._asked_to_retire = False
         self._new_ones_until_s = 0.0
 

@@ -14,7 +14,6 @@ import signal
 import socket
 import threading
 from multiprocessing.connection import Connection
-from typing import Any
 
 from ... import _exits
 from ..._loading import load_handler, load_serializer
@@ -30,6 +29,7 @@ from ..protocol import (
     LoadFailed,
     Message,
     Start,
+    WorkerSpec,
     decode,
     encode,
 )
@@ -49,7 +49,7 @@ def worker_main(
     metrics: Connection,
     scoreboard: Scoreboard,
     slot: int,
-    spec: dict[str, Any],
+    spec: WorkerSpec,
 ) -> int:
     """One worker life, from just after the fork to the exit code."""
     _linux.set_process_name(f"rsq-worker-{slot}")
@@ -57,14 +57,14 @@ def worker_main(
     orphans.mark_children()
     streams = StandardStreams()
     make_unclosable()
-    logs.set_up(spec["log_level"], spec["log_format"], f"slot={slot}", slot)
-    row = scoreboard.row(spec["row"])
+    logs.set_up(spec.log_level, spec.log_format, f"slot={slot}", slot)
+    row = scoreboard.row(spec.row)
     _answer_stack_dumps(row)
-    enter_again(spec["directory"])
-    loading = spec["target"]
+    enter_again(spec.directory)
+    loading = spec.target
     try:
         handler = load_handler(loading)
-        loading = spec["serializer"] or ""
+        loading = spec.serializer or ""
         serializer = load_serializer(loading) if loading else None
     except RedisStreamError as error:
         _converse(sock, LoadFailed(loading, str(error)[-MAX_ERROR:]), wait=False)
@@ -73,11 +73,11 @@ def worker_main(
     declared = declaration_of(handler)
     start = _converse(sock, _loaded(handler, declared))
     if not isinstance(start, Start):
-        _end_as_an_interpreter_does(spec["graceful_timeout_s"])
+        _end_as_an_interpreter_does(spec.graceful_timeout_s)
         return _exits.OK  # drained before it began, or the master is gone
     soft_limit = None
-    if start.settings["soft_time_limit_s"] is not None:
-        soft_limit = SoftLimit(start.settings["soft_time_limit_s"])
+    if start.soft_time_limit_s is not None:
+        soft_limit = SoftLimit(start.soft_time_limit_s)
         soft_limit.watch()
         handler = soft_limit.limited(handler)
     cancellation = Cancellation()
@@ -85,8 +85,8 @@ def worker_main(
     worker = Worker(
         sock,
         scoreboard,
-        spec["row"],
-        start.settings,
+        spec.row,
+        start,
         handler,
         main_thread,
         streams,
@@ -99,7 +99,7 @@ def worker_main(
     signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
     reporter = Reporter(metrics, lambda: of_row(row))
     main_thread.serve(_run(worker, reporter))
-    _end_as_an_interpreter_does(spec["graceful_timeout_s"])
+    _end_as_an_interpreter_does(spec.graceful_timeout_s)
     return _exits.OK
 
 
