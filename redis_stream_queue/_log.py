@@ -2,7 +2,8 @@
 
 The app may configure logging as it likes, and what it hangs in there runs in the middle of our
 code: a handler, filter, formatter or record factory that raises would end a loop or a batch. So
-all our lines go through one logger of ours that lets nothing out.
+all our lines go through loggers of ours that let nothing out: one a module, under one parent. What
+an app does to the parent counts for all of them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from ._clock import mono_ms
 
@@ -67,10 +68,27 @@ class _Saying:
 saying = _Saying()
 
 
-class SafeLog(logging.LoggerAdapter[logging.Logger]):
-    """The package's logger; what its handlers raise goes to standard error, once a minute."""
+class _OfAModule(logging.Logger):
+    """A logger under the parent; filters of that and its being disabled count here, too."""
 
-    _said_at_ms: int | None = None
+    @property
+    def disabled(self) -> bool:
+        return _parent.disabled
+
+    @disabled.setter
+    def disabled(self, _: bool) -> None:
+        pass
+
+    def handle(self, record: logging.LogRecord) -> None:
+        passed: Any = _parent.filter(record)  # from Python 3.12 on it may be another record
+        if passed:
+            super().handle(record if passed is True else passed)
+
+
+class SafeLog(logging.LoggerAdapter[logging.Logger]):
+    """The log of a module; what its handlers raise goes to standard error, once a minute."""
+
+    _said_at_ms: ClassVar[int | None] = None  # by whichever of them
 
     def process(self, msg: object, kwargs: Any) -> tuple[object, Any]:
         """Nothing is added."""
@@ -91,7 +109,7 @@ class SafeLog(logging.LoggerAdapter[logging.Logger]):
         now_ms = mono_ms()
         if self._said_at_ms is not None and now_ms - self._said_at_ms < SAY_EVERY_MS:
             return
-        self._said_at_ms = now_ms
+        SafeLog._said_at_ms = now_ms
         # Not through logging, nor through a sys.stderr that the app may have replaced.
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = f"{at} pid={os.getpid()} the app's logging raised {type(error).__name__}"
@@ -99,4 +117,11 @@ class SafeLog(logging.LoggerAdapter[logging.Logger]):
             os.write(2, f"{line}; this was to be said: {str(msg)[:200]}\n".encode(errors="replace"))
 
 
-log = SafeLog(logging.getLogger(NAME))
+_parent = logging.getLogger(NAME)
+
+
+def logger(name: str) -> SafeLog:
+    """The log of the module of this name."""
+    made = logging.getLogger(name)
+    made.__class__ = _OfAModule
+    return SafeLog(made)

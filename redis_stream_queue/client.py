@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from redis.exceptions import ResponseError
 
-from ._log import log
+from ._log import logger
 from ._names import prefixed
 from ._validate import Number, Text, check
 from .connection import registry
@@ -27,6 +27,8 @@ from .message import PendingEntry, StreamMessage
 from .pushing.bulk import push_all, push_one
 from .pushing.headers import header_parts
 from .pushing.portions import Pushes
+
+log = logger(__name__)
 
 READ_MARGIN_S = 5.0  # how much longer than block_ms a healthy server may take to answer
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
-from ._log import log
+from ._log import logger
 from ._validate import Text, check
 from .client import StreamClient, check_client
 from .config import ConsumerConfig
@@ -35,6 +35,8 @@ from .later.mover import Listener
 from .message import PendingEntry, StreamMessage
 from .metrics import ConsumerMetrics
 from .serializers import Serializer
+
+log = logger(__name__)
 
 SWEEP_INTERVAL_MS = 1000
 REFUSED_LONGEST_S = 10.0

@@ -14,7 +14,7 @@ from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
 from ._clock import mono_ms
-from ._log import log
+from ._log import logger
 from .config import ConsumerConfig
 from .delivery.batch import DONE, NOT_ACKNOWLEDGED, Batch, Handed
 from .delivery.invocation import (
@@ -31,6 +31,8 @@ from .delivery.invocation import (
 from .exceptions import ConfigError
 from .message import StreamMessage
 from .serializers import Serializer
+
+log = logger(__name__)
 
 Handler = Callable[[list[StreamMessage]], Any]
 DLQHandler = Callable[[StreamMessage, str], Any]

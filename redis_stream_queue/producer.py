@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Unpack
 from redis.exceptions import ResponseError
 
 from ._blocking import SyncLink, bounded
-from ._log import log
+from ._log import logger
 from ._validate import Choice, Maybe, Text, Whole, check
 from .client import StreamClient, check_client
 from .connection.link import OUTAGES
@@ -35,6 +35,8 @@ from .pushing.headers import Parts, header_parts
 from .pushing.outbox import Outbox
 from .pushing.portions import Pushes
 from .serializers import JsonSerializer, Serializer, for_stream
+
+log = logger(__name__)
 
 MAX_LEN = 100_000
 TRIM_EVERY = 1000  # pushes between two trims

@@ -9,7 +9,7 @@ from functools import partial
 
 from redis.exceptions import ResponseError
 
-from ._log import log
+from ._log import logger
 from ._names import worker_name
 from ._validate import Text, check
 from .client import StreamClient
@@ -25,6 +25,8 @@ from .delivery.sweep import Sweep, offer
 from .handlers import DLQHandler
 from .message import PendingEntry, StreamMessage
 from .serializers import JsonSerializer, Serializer, for_stream
+
+log = logger(__name__)
 
 
 class RetryHandler:

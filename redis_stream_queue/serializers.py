@@ -15,8 +15,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgpack
 
-from ._log import log
+from ._log import logger
 from .exceptions import ConfigError, SerializationError
+
+log = logger(__name__)
 
 ADVICE = {  # what to send instead
     datetime.date: "; send its isoformat()",  # a datetime is one

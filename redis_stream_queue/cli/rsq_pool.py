@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .. import _exits
-from .._log import log
+from .._log import logger
 from .._options import BESIDE_URL, PRINT_CONFIG, TARGET, URL_FILE
 from .._version import version_option
 from ..exceptions import RedisStreamError
@@ -24,6 +24,8 @@ from .options import click_option
 from .output import Command, complain, say
 from .url import forget, hide_password, url_options
 from .variables import unknown_variables
+
+log = logger("redis_stream_queue.cli.rsq_pool")  # __name__ may be __main__
 
 
 def _found_url(url: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .._clock import mono_ms, wall_ms
-from .._log import log
+from .._log import logger
 from .._names import parking_due_ms
 from ..handlers import DLQHandler
 from ..message import StreamMessage
@@ -22,6 +22,8 @@ from ..serializers import Serializer
 from .burial_mark import MOST_DELIVERIES, TOO_LARGE, marked, read_count
 from .invocation import call_hook
 from .pending import Parked, PendingList
+
+log = logger(__name__)
 
 LETTER_FIELDS = (
     "original_stream",

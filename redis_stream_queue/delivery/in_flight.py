@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import ResponseError
 
 from .._clock import mono_ms
-from .._log import log
+from .._log import logger
 from .._names import worker_name
 from ..client import StreamClient
 from ..config import ConsumerConfig
@@ -35,6 +35,8 @@ from .hooks import Hooks
 from .pending import SMALL_BYTES, Parked, PendingList, Renewed, SeenEntry
 from .retry_delay import retry_delay_ms
 from .sightings import WATCH_MS, lease_interval_ms
+
+log = logger(__name__)
 
 RESERVE_TRIES = 20
 LOOK_AT_NAME_MS = 50

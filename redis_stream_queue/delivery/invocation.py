@@ -21,8 +21,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import Any
 
-from .._log import log
+from .._log import logger
 from ..exceptions import ConfigError
+
+log = logger(__name__)
 
 
 class _Forks:

@@ -10,10 +10,12 @@ from typing import Any
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from .._log import log
+from .._log import logger
 from ..client import StreamClient, read_command, read_entries
 from ..connection.link import OUTAGES, Command, DedicatedConnection, first_error
 from .portion import Portion
+
+log = logger(__name__)
 
 READ_MARGIN_S = 0.7  # how much longer than its block a read may take before it counts as dead
 UNBLOCK_PAUSE_S = 0.002  # before CLIENT UNBLOCK is sent again, doubled each time

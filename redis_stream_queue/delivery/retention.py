@@ -5,12 +5,14 @@ from __future__ import annotations
 from redis.exceptions import ResponseError
 
 from .._clock import mono_ms
-from .._log import log
+from .._log import logger
 from ..client import StreamClient
 from ..connection.refusals import is_forbidden
 from ..message import id_before
 from .pending import PendingList, Trimmed
 from .server_check import missing_right
+
+log = logger(__name__)
 
 TRIM_INTERVAL_S = 5.0
 TOLERANCE = 1.2  # times the limit: below that a length is not warned of, trimming is approximate

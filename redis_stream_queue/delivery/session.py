@@ -18,7 +18,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from .._clock import mono_ms
-from .._log import log
+from .._log import logger
 from ..client import StreamClient
 from ..config import ConsumerConfig
 from ..connection.backoff import Backoff
@@ -39,6 +39,8 @@ from .invocation import call_hook
 from .reader import Reader
 from .stranded import Stranded
 from .told import ToldBatch
+
+log = logger(__name__)
 
 RECONNECT_S = 0.5  # longest that acknowledgements wait for a connection to read with
 TEND_S = 0.05  # longest that a finished message waits for its acknowledgement

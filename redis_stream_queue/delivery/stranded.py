@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from .._clock import mono_ms
-from .._log import log
+from .._log import logger
 from ..connection.carrying import NotCarriedError, carry
 from ..connection.link import OUTAGES
 from ..message import StreamMessage
 from .batch import Outcome, Verdict
 from .in_flight import InFlight
 from .pending import SMALL_BYTES, SeenEntry
+
+log = logger(__name__)
 
 
 class Stranded:

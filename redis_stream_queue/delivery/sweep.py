@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .._clock import mono_ms
-from .._log import log
+from .._log import logger
 from .._names import parking_due_ms
 from .._plain import plain_cut
 from ..message import GREATEST_ID, PendingEntry
 from .fate import Fate, Owner, Policy, due_idle_ms, due_in_ms, fate, is_watched
 from .pending import STANDS_STILL, PendingList, SeenEntry
 from .sightings import LOOK_MS, WATCH_MS, Sightings
+
+log = logger(__name__)
 
 SAY_ODD_EVERY_MS = 60_000
 PAGE = 500  # entries per XPENDING: well under a millisecond of Redis's time

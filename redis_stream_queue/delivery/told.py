@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from .._clock import mono_ms
-from .._log import log
+from .._log import logger
 from ..message import StreamMessage
 from .batch import Batch, Verdict
+
+log = logger(__name__)
 
 
 class ToldBatch(Batch):

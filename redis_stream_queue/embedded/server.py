@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
-from .._log import log
+from .._log import logger
 from ..exceptions import ConfigError, RedisStreamError
 from .binary import find_server
 from .directory import (
@@ -48,6 +48,8 @@ from .directory import (
     usable_directory,
 )
 from .process import POLL_S, STOP_TIMEOUT_S, Answer, end_process, probe, process_of
+
+log = logger(__name__)
 
 START_TIMEOUT_S = 10.0  # until the server answers at all
 LOADING_TIMEOUT_S = 60.0  # until it has loaded its data

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from redis.exceptions import ResponseError
 
-from .._log import log
+from .._log import logger
 from .._validate import Text, check
 from ..client import StreamClient, check_client
 from ..connection.backoff import Backoff
@@ -25,6 +25,8 @@ from .keys import companions
 from .lateness import Lateness
 from .scripts import MOVE
 from .timer import Timer
+
+log = logger(__name__)
 
 AT_ONCE, AT_ONCE_BYTES = 100, 1 << 20  # of one call: half a ms of Redis' time
 SYNC_MS = 60_000.0  # so long a difference between two clocks is believed

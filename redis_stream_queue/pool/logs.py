@@ -15,9 +15,11 @@ import sys
 import time
 from typing import Any
 
-from .._log import log, saying
+from .._log import logger, saying
 from .._plain import CONTINUED, json_line, plain, plain_cut, trace
 from . import current
+
+log = logger(__name__)
 
 OURS = "redis_stream_queue"
 UNDER_US = ("asyncio", "concurrent.futures")  # their lines, too, must not raise in our loop
@@ -173,9 +175,7 @@ def set_up(level: str, style: str, who: str, slot: int | None = None) -> None:
     root.setLevel(level.upper())
     Record.who, Record.slot = who, slot
     logging.setLogRecordFactory(Record)
-    for name, logger in list(logging.Logger.manager.loggerDict.items()):
-        if name.partition(".")[0] == OURS and isinstance(logger, logging.Logger):
-            logger.__class__ = Unsilenced
+    logging.getLogger(OURS).__class__ = Unsilenced
     for name in UNDER_US:
         logging.getLogger(name).__class__ = Harmless
     logging.getLogger(OURS).setLevel(level.upper())  # also where the app's root has another one

@@ -13,8 +13,10 @@ import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from .._log import log
+from .._log import logger
 from .totals import MAX_SNAPSHOT, NAMES, Totals, decode, encode, latest
+
+log = logger(__name__)
 
 REPORT_S = 1.0
 MOST_AT_ONCE = 20  # snapshots read at a time: a worker that floods its pipe holds up no other

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from .. import _exits
 from .._exits import Failure
-from .._log import log
+from .._log import logger
 from . import logs, standard_streams
 from .config import PoolConfig
 from .master.spawner import Spawner
 from .master.systemd import notify
 from .metrics import PoolMetrics
 from .scoreboard import Scoreboard
+
+log = logger(__name__)
 
 if TYPE_CHECKING:
     from .master.master import Master

@@ -11,7 +11,9 @@ import os
 import sys
 from select import POLLNVAL, poll
 
-from .._log import log
+from .._log import logger
+
+log = logger(__name__)
 
 STREAMS = {0: "stdin", 1: "stdout", 2: "stderr"}
 CLOSELY = 1000  # calls after which a worker looks, one by one

@@ -19,12 +19,14 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-from .._log import log
+from .._log import logger
 from . import _linux, signals
 from .pipe import MAX_MESSAGE
 from .protocol import Exited, Fork, Forked, ForkFailed, decode, encode
 from .scoreboard import Scoreboard
 from .worker.process import worker_main
+
+log = logger(__name__)
 
 
 def template_main(sock: socket.socket, scoreboard_fd: int) -> NoReturn:

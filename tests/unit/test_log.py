@@ -51,7 +51,8 @@ def raising_factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[_log.SafeLog]:
     """A log that has said nothing yet; the logger below is cleaned up."""
     factory = logging.getLogRecordFactory()
-    yield _log.SafeLog(logger)
+    monkeypatch.setattr(_log.SafeLog, "_said_at_ms", None)
+    yield _log.logger("redis_stream_queue.some.module")
     logging.setLogRecordFactory(factory)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
@@ -98,3 +99,20 @@ def test_a_line_names_the_place_that_wrote_it(
         "test_a_line_names_the_place_that_wrote_it",
         "from here",
     )
+
+
+def test_what_is_done_to_the_parent_counts_for_its_modules(
+    log: _log.SafeLog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its level, its filters, and that it is disabled, as dictConfig does it."""
+    logger.addFilter(lambda record: "secret" not in record.getMessage())
+    log.warning("a secret")
+    log.warning("seen")
+    monkeypatch.setattr(logger, "disabled", True)
+    log.warning("too late")
+    monkeypatch.setattr(logger, "disabled", False)
+    caplog.set_level(logging.ERROR, "redis_stream_queue")
+    log.warning("too low")
+
+    assert [record.getMessage() for record in caplog.records] == ["seen"]
+    assert [record.name for record in caplog.records] == ["redis_stream_queue.some.module"]

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from redis_stream_queue import _log
-from redis_stream_queue._log import log
+
+log = _log.logger("redis_stream_queue.some.module")
 
 
 class Blocked(logging.Handler):

@@ -10,13 +10,15 @@ from typing import Any
 
 import click
 
-from ..._log import log
+from ..._log import logger
 from ...client import StreamClient
 from ...connection.link import OUTAGES
 from ...delivery.pending import PendingList
 from ...later.mover import Mover
 from ...message import GREATEST_ID
 from ..metrics import PoolMetrics
+
+log = logger(__name__)
 
 LOOK_S = 0.1
 

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from ..._clock import mono_ms
-from ..._log import log
+from ..._log import logger
 from .._linux import memory_mb
 from ..scoreboard import DUMP_SIGNAL, Field
 from .limits import LONG_HANDLER_MS, Action, Limits, Vitals, judge, memory_limit_mb
 from .slots import WorkerRecord
 from .states import WorkerState
 from .supervisor import Supervisor
+
+log = logger(__name__)
 
 LIMITED_S = 0.1  # between two looks where a time limit is set
 UNLIMITED_S = 0.5

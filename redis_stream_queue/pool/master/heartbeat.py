@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ..._clock import mono_ms
-from ..._log import log
+from ..._log import logger
 from ..._version import version
 from ...client import StreamClient
 from ...connection.link import OUTAGES
@@ -23,6 +23,8 @@ from ..config import Settings
 from ..metrics import PoolMetrics
 from ..scoreboard import Field
 from .slots import WorkerRecord
+
+log = logger(__name__)
 
 LOOK_S = 1.0
 BEAT_MS = 5000  # at the latest: what runs for a moment and has changed is written at the next look

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from ..._clock import mono_ms
-from ..._log import log
+from ..._log import logger
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
 from ...delivery.retention import TRIM_INTERVAL_S, Retention
@@ -20,6 +20,8 @@ from ...delivery.sightings import lease_interval_ms
 from ...group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from ..config import Settings
 from .recovery import Recovery
+
+log = logger(__name__)
 
 SWEEP_S = 0.17  # what another host gives back goes on here within 200 ms
 LONE_SWEEP_S = 0.3  # a pool of one worker asks less often

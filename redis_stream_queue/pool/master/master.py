@@ -20,7 +20,7 @@ from typing import Any
 from ... import _exits
 from ..._clock import mono_ms
 from ..._exits import Failure
-from ..._log import log
+from ..._log import logger
 from ..._names import worker_name
 from ...client import StreamClient
 from ...connection.backoff import Backoff
@@ -65,6 +65,8 @@ from .startup import connect, prepare
 from .states import WorkerState
 from .supervisor import Supervisor
 from .systemd import notify, watchdog_interval_s
+
+log = logger(__name__)
 
 STATUS_S = 60.0
 METRICS_S = 1.0

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from redis.exceptions import ResponseError
 
 from ..._clock import mono_ms
-from ..._log import log
+from ..._log import logger
 from ..._names import parking_due_ms, worker_name
 from ...client import StreamClient
 from ...connection.carrying import size_text
@@ -32,6 +32,8 @@ from ..scoreboard import Field, Scoreboard
 from ..totals import Unconfirmed
 from .offers import Due, Offers
 from .slots import WorkerRecord
+
+log = logger(__name__)
 
 PAGES_PER_TICK = 4
 REST = 4  # times as long as looking at them took

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from ... import _exits
 from ..._clock import mono_ms
 from ..._exits import Failure
-from ..._log import log
+from ..._log import logger
 from ...client import StreamClient
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
@@ -21,6 +21,8 @@ from ...delivery.server_check import check_server, check_stream, forbidden, worr
 from ...exceptions import ClusterSlotError, ConfigError, UnsupportedServer
 from ...group import ConsumerGroup
 from ..config import Settings
+
+log = logger(__name__)
 
 SAY_AFTER_MS = 1000  # a wait that is longer than this is worth a line
 

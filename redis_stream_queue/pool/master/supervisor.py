@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ... import _exits
 from ..._clock import mono_ms
 from ..._exits import Failure
-from ..._log import log
+from ..._log import logger
 from ...connection.backoff import Backoff
 from ...exceptions import RedisStreamError
 from ..metrics_pipe import Reports
@@ -20,6 +20,8 @@ from ..scoreboard import MAX_ROWS, Scoreboard
 from .slots import Slot, WorkerRecord
 from .spawner import Spawner, how_it_ended
 from .states import WorkerState
+
+log = logger(__name__)
 
 RESTART_FIRST_S = 0.1
 RESTART_LONGEST_S = 10.0

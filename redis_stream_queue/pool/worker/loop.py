@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 from ..._clock import mono_ms
-from ..._log import log
+from ..._log import logger
 from ...client import StreamClient
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
@@ -45,6 +45,8 @@ from ..standard_streams import StandardStreams
 from .batch_size import batch_size
 from .main_thread import MainThread
 from .reporting import ReportingHooks
+
+log = logger(__name__)
 
 BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within two seconds
 FREE_WAIT_S = 0.1

@@ -23,8 +23,10 @@ from time import sleep
 from typing import Any
 
 from ..._clock import mono_ms
-from ..._log import log
+from ..._log import logger
 from ...delivery.invocation import end_forked_child, forks
+
+log = logger(__name__)
 
 PATIENCE_S = 0.025  # a call is taken for a long one after once or twice as much
 TURN_STEPS = 4  # a turn: the task that a timer or a reply wakes comes to its next wait

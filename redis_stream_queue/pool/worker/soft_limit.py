@@ -17,10 +17,12 @@ from collections.abc import Callable, Generator
 from time import monotonic, sleep
 from typing import Any
 
-from ..._log import log
+from ..._log import logger
 from ...delivery.session import Decode
 from ...exceptions import SoftTimeLimitExceeded
 from ...handlers import Handler, PerBatch, PerMessage, runner_of
+
+log = logger(__name__)
 
 INTERRUPT = signal.SIGRTMIN + 9
 RUNNING, DECODING = "the handler ran for", "decoding took"
