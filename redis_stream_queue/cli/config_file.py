@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +56,8 @@ def _found(named: str | None) -> Path | None:
 
 def _read(path: Path) -> dict[str, Any]:
     """The file's options. Raises ConfigError."""
+    import tomllib  # now: most pools have no such file, and start faster without it
+
     try:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -226,8 +226,32 @@ def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
     Raises ConfigError; its text never holds the URL's password.
     """
     scheme, separator, rest = url.strip("\ufeff" + string.whitespace).partition("://")
+    kind = _kind(scheme, separator, rest)
+    parsed = _parsed(scheme, kind, rest)
+    path = re.split("[?#]", rest, maxsplit=1)[0].partition("/")[2].strip("/")
+    if kind == "sentinel":
+        path = path.partition("/")[2]
+    if scheme != "unix" and path and not path.isdecimal():
+        raise ConfigError(
+            f"the Redis URL ({scheme}://...) must name the database by its number, as in "
+            "redis://localhost:6379/0."
+        )
+    if kind == "cluster" and parsed.get("db"):
+        raise ConfigError(
+            f"a Redis Cluster has only database 0, but the URL names {parsed['db']}. "
+            "Leave the database out."
+        )
+    if kind == "sentinel" and not parsed["service"]:
+        raise ConfigError(
+            f"the Redis URL ({scheme}://...) must name the master that the Sentinels watch, as in "
+            f"{scheme}://host1:26379,host2:26379/mymaster/0."
+        )
+    return make_endpoint(**{**settings, **parsed})
+
+
+def _kind(scheme: str, separator: str, rest: str) -> str:
+    """``cluster``, ``sentinel`` or "". Raises ConfigError for what is no URL of ours."""
     plain, _, kind = scheme.partition("+")
-    cluster, sentinel = kind == "cluster", kind == "sentinel"
     known = plain in ("redis", "rediss") and kind in ("", "cluster", "sentinel")
     if not separator or not (known or scheme == "unix"):
         raise ConfigError(
@@ -239,13 +263,19 @@ def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
             f"the Redis URL ({scheme}://...) has an '@' behind the host, so it cannot be read. If "
             "the password holds one of / ? # @, percent-encode it: %2F %3F %23 %40."
         )
+    return kind
+
+
+def _parsed(scheme: str, kind: str, rest: str) -> dict[str, Any]:
+    """What the URL says, as arguments of make_endpoint. Raises ConfigError."""
+    plain = scheme.partition("+")[0]
     nodes: tuple[tuple[str, int], ...] | None = None
+    service = None
     try:
-        service = None
-        if sentinel:
+        if kind == "sentinel":
             rest, service = _without_service(rest)
         if kind:
-            rest, nodes = _nodes(rest, SENTINEL_PORT if sentinel else DEFAULT_PORT)
+            rest, nodes = _nodes(rest, SENTINEL_PORT if service is not None else DEFAULT_PORT)
         parsed: dict[str, Any] = dict(parse_url(f"{plain}://{rest}"))
     except (ValueError, TypeError) as exc:
         raise ConfigError(
@@ -269,23 +299,7 @@ def endpoint_from_url(url: str, **settings: Any) -> Endpoint:
         parsed["nodes"] = nodes or ((host, port),)
     elif "path" not in parsed:
         raise ConfigError("a unix:// URL must name the socket's path: unix:///run/redis.sock")
-    path = urlsplit(f"redis://{rest}").path.strip("/")
-    if scheme != "unix" and path and not path.isdecimal():
-        raise ConfigError(
-            f"the Redis URL ({scheme}://...) must name the database by its number, as in "
-            "redis://localhost:6379/0."
-        )
-    if cluster and parsed.get("db"):
-        raise ConfigError(
-            f"a Redis Cluster has only database 0, but the URL names {parsed['db']}. "
-            "Leave the database out."
-        )
-    if sentinel and not service:
-        raise ConfigError(
-            f"the Redis URL ({scheme}://...) must name the master that the Sentinels watch, as in "
-            f"{scheme}://host1:26379,host2:26379/mymaster/0."
-        )
-    return make_endpoint(**{**settings, **parsed, "cluster": cluster, "service": service})
+    return {**parsed, "cluster": kind == "cluster", "service": service}
 
 
 def _without_service(rest: str) -> tuple[str, str]:
