@@ -27,7 +27,7 @@ from .message import ConsumerInfo, PendingEntry, StreamMessage, StreamStats
 from .metrics import ConsumerMetrics, ProducerMetrics
 from .producer import StreamProducer
 from .retry import RetryHandler
-from .schedule import GroupState, MessageState, Mover, PushedId, ScheduledMessage
+from .schedule import Cron, Every, GroupState, MessageState, Mover, PushedId, ScheduledMessage
 from .serializers import (
     JsonSerializer,
     MsgpackSerializer,
@@ -45,9 +45,11 @@ __all__ = [
     "ConsumerGroup",
     "ConsumerInfo",
     "ConsumerMetrics",
+    "Cron",
     "DLQError",
     "DLQHandler",
     "DeadLetterQueue",
+    "Every",
     "GroupState",
     "JsonSerializer",
     "MessageState",

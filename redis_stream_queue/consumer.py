@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar
 
 from redis.exceptions import ResponseError
@@ -31,7 +31,10 @@ from .exceptions import ConfigError, RedisStreamError
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from .handlers import DLQHandler, Handler, PerMessage
 from .later.attending import Attendance, mover_of
+from .later.keys import companions
 from .later.mover import Listener
+from .later.periodic import Periodic, checked, schedules_of
+from .later.ticker import Ticker
 from .message import PendingEntry, StreamMessage
 from .metrics import ConsumerMetrics
 from .serializers import Serializer
@@ -61,6 +64,7 @@ class StreamConsumer:
     dlq_handler: ``async def f(message, reason)``, called with each dead message.
     serializer: how payloads are decoded; JSON by default.
     error_hook: ``f(exception, messages)``, plain or async, called when the handler raised.
+    periodic: Cron and Every: what is pushed while ``run()`` runs, each tick once over all hosts.
 
     A handler that blocks the event loop also stops the renewal of its leases.
     """
@@ -76,6 +80,7 @@ class StreamConsumer:
         dlq_handler: DLQHandler | None = None,
         serializer: Serializer | None = None,
         error_hook: Callable[[BaseException, list[StreamMessage]], Any] | None = None,
+        periodic: Iterable[Periodic] = (),
     ) -> None:
         check("stream", stream, Text())
         check_client(client)
@@ -119,6 +124,9 @@ class StreamConsumer:
         self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
         self._mover = mover_of(client, stream)
         self._attendance: Attendance | None = None
+        self._schedules = schedules_of(checked(periodic), self._session.serializer.encode)
+        if self._schedules:
+            companions(client.key(stream))  # raises where there is no room for them
         self._changed = asyncio.Event()
         self._retention = Retention(self._in_flight.pending, config.max_stream_size)
         self._instances.add(self)
@@ -272,6 +280,10 @@ class StreamConsumer:
             self.client, self.stream, Listener(self._control_changed, self._cancelled)
         )
         self._attendance = attendance
+        ticking = None
+        if self._schedules:
+            ticker = Ticker(self.client, self.stream, self.config.group, self._schedules)
+            ticking = asyncio.create_task(ticker.run())
         try:
             while not self._stopping:
                 try:
@@ -301,6 +313,9 @@ class StreamConsumer:
                 done.total_errors,
             )
             self._attendance = None
+            if ticking is not None:
+                ticking.cancel()
+                await asyncio.wait([ticking])
             await attendance.end()
 
     def run_sync(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context, copy_context
 from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar, cast, overload
@@ -29,6 +29,7 @@ from .delivery.invocation import (
     to_its_end,
 )
 from .exceptions import ConfigError
+from .later.periodic import Periodic, checked
 from .message import StreamMessage
 from .serializers import Serializer
 
@@ -350,6 +351,7 @@ class Declaration(NamedTuple):
     serializer: Serializer | None = None
     dlq_handler: DLQHandler | None = None
     error_hook: ErrorHook | None = None
+    periodic: tuple[Periodic, ...] = ()
 
 
 def stream_handler(
@@ -358,6 +360,7 @@ def stream_handler(
     serializer: Serializer | None = None,
     dlq_handler: DLQHandler | None = None,
     error_hook: ErrorHook | None = None,
+    periodic: Iterable[Periodic] = (),
     **settings: Any,
 ) -> Callable[[F], F]:
     """Say which stream a pool feeds this handler from; the function stays callable as it is.
@@ -370,6 +373,7 @@ def stream_handler(
     dlq_handler: called with each dead message and the reason; in the worker's event loop, but not
         always in the same thread. ``message.headers["rsq:last_error"]`` says what it died of.
     error_hook: ``f(exception, messages)``, plain or async, called there when the handler raised.
+    periodic: Cron and Every: what the pools of this handler push, each tick once over all hosts.
     Raises ConfigError naming a wrong setting.
     """
     if not isinstance(stream, str) or not stream:
@@ -381,11 +385,13 @@ def stream_handler(
     if unknown := sorted(set(settings) - known):
         raise ConfigError(
             f"@stream_handler does not know {', '.join(unknown)}. "
-            f"Known: {', '.join(sorted(known))}, serializer, dlq_handler, error_hook."
+            f"Known: {', '.join(sorted(known))}, serializer, dlq_handler, error_hook, periodic."
         )
     ConsumerConfig(**{"group": f"{stream}_workers", **settings})
 
-    declaration = Declaration(stream, settings, serializer, dlq_handler, error_hook)
+    declaration = Declaration(
+        stream, settings, serializer, dlq_handler, error_hook, checked(periodic)
+    )
 
     def decorate(func: F) -> F:
         if not callable(func):

@@ -8,6 +8,7 @@ from .._version import version_option
 from .completion import completion
 from .consumers import consumers
 from .control import cancel, pause, resume, show
+from .cron import cron
 from .dlq import dlq
 from .health import health
 from .later import later
@@ -40,6 +41,7 @@ for _command in (
     pending,
     health,
     later,
+    cron,
     dlq,
     consumers,
     systemd,

@@ -13,24 +13,20 @@ from typing import Any, NamedTuple, NoReturn
 
 from redis.exceptions import ResponseError
 
-from .._log import logger
 from .._validate import Text, check
 from ..client import StreamClient, check_client
-from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES, Command
 from ..connection.refusals import is_forbidden
 from .bell import Bell
 from .control import Pause, pause_of, pauses
+from .forever import REFUSED_S, Forever
 from .keys import companions
 from .lateness import Lateness
 from .scripts import MOVE
 from .timer import Timer
 
-log = logger(__name__)
-
 AT_ONCE, AT_ONCE_BYTES = 100, 1 << 20  # of one call: half a ms of Redis' time
 SYNC_MS = 60_000.0  # so long a difference between two clocks is believed
-REFUSED_S = 60.0
 RIGHTS = "+time +xread +xrevrange +zcount +zrange +zremrangebyrank +hget +hset +hgetall"
 CALL_EVERY_MS = 50.0
 OVER_S = 0.002  # after the end of a pause, by a clock that may be a little behind
@@ -73,14 +69,17 @@ class Mover:
         self._pauses: dict[str, Pause] = {}
         self.listeners: list[Listener] = []
         self._next_call_ms = 0.0
-        self._said = ""
+        keys = f"~{self._beside.later.removesuffix('later')}*"
+        self._trouble = Forever(
+            f"scheduled messages of {stream} are not moved here", f"{keys} {RIGHTS}"
+        )
 
     async def run(self) -> NoReturn:
         """Until it is cancelled. Errors of Redis are waited out."""
         self._changed = asyncio.Event()
-        listening = asyncio.create_task(self._again_and_again(self._listen))
+        listening = asyncio.create_task(self._trouble.repeat(self._listen))
         try:
-            await self._again_and_again(self._move_in_time)
+            await self._trouble.repeat(self._move_in_time)
         finally:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
@@ -109,7 +108,7 @@ class Mover:
         try:
             self._learned(await self.client.link().call(control, "HGETALL", control))
         except ResponseError as error:
-            self._say(error)
+            self._trouble.say(error)
 
     async def move_some(self) -> int:
         """The same for those who call it again and again; what the server refuses is said once."""
@@ -122,48 +121,10 @@ class Mover:
         except ResponseError as error:
             if is_forbidden(error):
                 self._next_call_ms = now_ms + REFUSED_S * 1000
-            self._say(error)
+            self._trouble.say(error)
             return 0
 
     # -- two loops -------------------------------------------------------------------------------
-
-    async def _again_and_again(self, step: Any) -> NoReturn:
-        backoff = Backoff()
-        while True:
-            try:
-                await step()
-                backoff.reset()
-            except Exception as error:  # whatever it was, the next step may work
-                await asyncio.sleep(self._pause_s(error, backoff))
-
-    def _pause_s(self, error: Exception, backoff: Backoff) -> float:
-        pause_s = backoff.next_s()
-        refused = isinstance(error, ResponseError)
-        if refused and is_forbidden(error):
-            pause_s = REFUSED_S
-        if refused or not isinstance(error, OUTAGES):
-            self._say(error)
-        elif backoff.worth_a_line():
-            log.debug("the schedule of %s waits for Redis: %s", self.stream, error)
-        return pause_s
-
-    def _say(self, error: Exception) -> None:
-        if str(error) == self._said:
-            return
-        self._said = str(error)
-        known = isinstance(error, ResponseError)
-        log.warning(
-            "scheduled messages of %s are not moved here: %s%s",
-            self.stream,
-            error,
-            f". Allow it: ACL SETUSER name {self._rights}" if is_forbidden(error) else "",
-            exc_info=None if known else error,
-        )
-
-    @property
-    def _rights(self) -> str:
-        """What this user needs beyond the rights of a consumer."""
-        return f"~{self._beside.later.removesuffix('later')}* {RIGHTS}"
 
     async def _move_in_time(self) -> None:
         await self._until_due()

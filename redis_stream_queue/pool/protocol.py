@@ -147,6 +147,12 @@ class Cancel(NamedTuple):
     id: str
 
 
+class Periodic(NamedTuple):
+    """From a worker: what its handler wants to be pushed when; each a later.periodic.Schedule."""
+
+    schedules: list[list[Any]]
+
+
 class Drain(NamedTuple):
     """Finish what runs, give back the rest, leave."""
 
@@ -221,6 +227,7 @@ Message = (
     | Pause
     | Resume
     | Cancel
+    | Periodic
 )
 
 _TYPES: list[type[Message]] = list(Message.__args__)

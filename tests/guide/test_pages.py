@@ -124,6 +124,10 @@ def test_later(shell: Shell, pool_url: str) -> None:
     assert sorted(re.findall(r"reminded (.*)", said)) == ["from the shell", "soon"]
     assert "taken back: True" in said
     assert "already waiting: True" in said
+    assert len(re.findall(r"beat of \S+T\S+\+00:00", said)) >= 2
+    assert re.search(r"nightly +0 3 \* \* \* \(Europe/Berlin\)", said)
+    assert "daily of now" in said
+    assert "paused: nightly" in said
     assert "goes on: reminders, all groups" in said
     assert re.search(r"@\d+-\d+  scheduled", said)
     assert "purged: 2 scheduled messages" in said

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from ... import _exits
 from ..._clock import mono_ms
@@ -25,10 +25,12 @@ from ..._names import worker_name
 from ...client import StreamClient
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
-from ...exceptions import ConfigError
+from ...exceptions import ConfigError, RedisStreamError
 from ...later.attending import mover_of
 from ...later.lateness import LatenessMetrics
 from ...later.mover import Listener, Mover
+from ...later.periodic import Schedule
+from ...later.ticker import Ticker
 from ...metrics import RateWindow
 from ..config import COMMAND_TIMEOUT_S, PoolConfig, Settings, resolve
 from ..metrics import PoolMetrics
@@ -43,6 +45,7 @@ from ..protocol import (
     LoadFailed,
     Message,
     Pause,
+    Periodic,
     Ready,
     Released,
     Resume,
@@ -106,6 +109,8 @@ class Master:
         self._quits = False
         self._announced = False
         self._paused = False
+        self._schedules: tuple[Schedule, ...] = ()
+        self._ticking: asyncio.Future[NoReturn] | None = None
         self._setting_up = False
         self._exit_code = _exits.OK
         self._load_error = ""
@@ -284,6 +289,24 @@ class Master:
         most = self.config.max_messages_per_child
         return None if most is None else most - random.randint(0, most // 10)
 
+    # -- periodic messages ---------------------------------------------------------------------
+
+    def _tick(self, schedules: list[list[Any]]) -> None:
+        """A worker has said what its code wants to be pushed; the newest one counts."""
+        wanted = tuple(Schedule(*fields) for fields in schedules)
+        if self.settings is None or wanted == self._schedules:
+            return
+        self._schedules = wanted
+        if self._ticking is not None:
+            self._ticking.cancel()
+        try:
+            ticker = Ticker(self.client, self.settings.stream, self.settings.consumer.group, wanted)
+        except RedisStreamError as error:
+            self._fail(Failure(_exits.USAGE, str(error)))
+            return
+        self._ticking = asyncio.ensure_future(ticker.run())
+        self._task(self._ticking)
+
     # -- pausing and cancelling ----------------------------------------------------------------
 
     def _control_changed(self, mover: Mover, settings: Settings) -> None:
@@ -335,6 +358,8 @@ class Master:
                 self._task(self.maintenance.restore_group())
         elif self.recovery is None or self.maintenance is None:
             return
+        elif isinstance(message, Periodic):
+            self._tick(message.schedules)
         elif isinstance(message, AskForWork):
             self.recovery.offers.answer(worker, message.taken, message.beside)
         elif isinstance(message, Declined):

@@ -14,11 +14,15 @@ import signal
 import socket
 import threading
 from multiprocessing.connection import Connection
+from typing import Any
 
 from ... import _exits
 from ..._loading import load_handler, load_serializer
+from ..._names import prefixed
 from ...exceptions import RedisStreamError
 from ...handlers import Declaration, Handler, PerMessage, declaration_of
+from ...later.periodic import schedules_of
+from ...serializers import JsonSerializer, Serializer, for_stream
 from .. import _linux, current, logs, orphans, signals
 from ..directory import enter_again
 from ..metrics_pipe import Reporter
@@ -28,6 +32,7 @@ from ..protocol import (
     Loaded,
     LoadFailed,
     Message,
+    Periodic,
     Start,
     WorkerSpec,
     decode,
@@ -75,6 +80,13 @@ def worker_main(
     if not isinstance(start, Start):
         _end_as_an_interpreter_does(spec.graceful_timeout_s)
         return _exits.OK  # drained before it began, or the master is gone
+    try:
+        own = serializer or (declared.serializer if declared else None)
+        schedules = _schedules(declared, own, start)
+    except RedisStreamError as error:
+        _converse(sock, LoadFailed(spec.target, str(error)[-MAX_ERROR:]), wait=False)
+        return _exits.LOAD_FAILED
+    _converse(sock, Periodic(schedules), wait=False)
     soft_limit = None
     if start.soft_time_limit_s is not None:
         soft_limit = SoftLimit(start.soft_time_limit_s)
@@ -92,7 +104,7 @@ def worker_main(
         streams,
         dlq_handler=declared.dlq_handler if declared else None,
         error_hook=declared.error_hook if declared else None,
-        serializer=serializer or (declared.serializer if declared else None),
+        serializer=own,
         interrupt=cancellation.interrupt,
         limit_decoding=soft_limit.decoding if soft_limit else lambda decode: decode,
     )
@@ -139,6 +151,17 @@ def _answer_stack_dumps(row: Row) -> None:
     fd = os.memfd_create("rsq-stack")
     faulthandler.register(DUMP_SIGNAL, file=fd, all_threads=False)  # the handler's thread
     row[Field.DUMP_FD] = fd
+
+
+def _schedules(
+    declared: Declaration | None, serializer: Serializer | None, start: Start
+) -> list[list[Any]]:
+    """What the handler wants to be pushed, encoded. Raises what is wrong with it."""
+    if declared is None:
+        return []
+    key = prefixed(start.prefix, start.stream)
+    encode = for_stream(serializer or JsonSerializer(), key).encode
+    return [list(schedule) for schedule in schedules_of(declared.periodic, encode)]
 
 
 def _loaded(handler: Handler, declared: Declaration | None) -> Loaded:

@@ -1,0 +1,162 @@
+"""rsq cron: look at periodic messages, push one now, pause one."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime
+from typing import Any
+
+import click
+
+from .. import _exits
+from .._exits import Failure
+from .._plain import json_line
+from ..connection.replies import mapping, text
+from ..exceptions import ConfigError
+from ..later.cron_scripts import PAUSE_NAME, RUN_NOW
+from ..later.ids import as_datetime
+from ..later.keys import companions
+from ..later.periodic import ticks_of
+from .common import (
+    Redis,
+    ask,
+    complaints,
+    json_option,
+    name,
+    prefix_option,
+    stream_argument,
+    url_option,
+)
+from .output import say
+from .times import span_text
+
+UNSEEN_MS = 300_000  # so long after it was last declared nobody pushes it, surely
+
+
+@click.group()
+def cron() -> None:
+    """Look at the periodic messages of a stream, push one now, pause one.
+
+    \b
+      rsq cron list reports
+      rsq cron run reports nightly
+      rsq cron pause reports nightly
+      rsq cron resume reports nightly
+    """
+
+
+_name = click.argument("message", metavar="NAME", callback=name)
+
+
+@cron.command("list")
+@stream_argument
+@prefix_option
+@url_option
+@json_option
+def list_(stream: str, prefix: str, url: str, as_json: bool) -> None:
+    """List the periodic messages of STREAM: when, their last tick and their next one."""
+    with complaints(), Redis(url, prefix) as redis:
+        key = companions(redis.client.key(stream)).cron
+        fields = mapping(ask(redis, stream, lambda: redis.client.link().call(key, "HGETALL", key)))
+    names = sorted(field.removeprefix("spec:") for field in fields if field.startswith("spec:"))
+    if not names and not as_json:
+        say(f"nothing periodic is declared for {stream}", err=True)
+    for found in names:
+        shown = _shown(found, fields)
+        say(json_line(shown) if as_json else _line(shown))
+
+
+@cron.command()
+@stream_argument
+@_name
+@prefix_option
+@url_option
+def run(stream: str, message: str, prefix: str, url: str) -> None:
+    """Push the periodic message NAME of STREAM now, beside its ticks; prints its id."""
+    with complaints(), Redis(url, prefix) as redis:
+        beside = companions(redis.client.key(stream))
+        keys = [beside.stream, beside.cron]
+        done = ask(redis, stream, lambda: redis.client.link().script(RUN_NOW, keys, message))
+        if not done:
+            raise Failure(_exits.FAILURE, _unknown(stream, message))
+        say(text(done))
+
+
+def _set_paused(stream: str, message: str, prefix: str, url: str, *, on: bool) -> None:
+    with complaints(), Redis(url, prefix) as redis:
+        key = companions(redis.client.key(stream)).cron
+        script = redis.client.link
+        done = ask(redis, stream, lambda: script().script(PAUSE_NAME, [key], message, int(on)))
+        if int(done) < 0:
+            raise Failure(_exits.FAILURE, _unknown(stream, message))
+        if on:
+            say(f"{'paused' if done else 'already paused'}: {message}")
+        else:
+            say(f"{'goes on' if done else 'not paused'}: {message}")
+
+
+@cron.command()
+@stream_argument
+@_name
+@prefix_option
+@url_option
+def pause(stream: str, message: str, prefix: str, url: str) -> None:
+    """Let the ticks of NAME pass, on all hosts, until `rsq cron resume`."""
+    _set_paused(stream, message, prefix, url, on=True)
+
+
+@cron.command()
+@stream_argument
+@_name
+@prefix_option
+@url_option
+def resume(stream: str, message: str, prefix: str, url: str) -> None:
+    """Go on with NAME at its next tick. Those that have passed are not caught up."""
+    _set_paused(stream, message, prefix, url, on=False)
+
+
+def _unknown(stream: str, message: str) -> str:
+    return (
+        f"no periodic message {message!r} is declared for {stream!r}: see rsq cron list {stream}."
+    )
+
+
+def _shown(found: str, fields: dict[str, Any]) -> dict[str, Any]:
+    def moment(kind: str) -> str | None:
+        ms = fields.get(f"{kind}:{found}", "")
+        return as_datetime(int(ms)).isoformat(timespec="seconds") if ms.isdecimal() else None
+
+    spec = json.loads(fields[f"spec:{found}"])
+    last, declared, seen = (
+        fields.get(f"{kind}:{found}", "0") for kind in ("last", "declared", "seen")
+    )
+    try:
+        following = ticks_of(spec).after(max(int(last), int(declared)))
+    except ConfigError:  # the extra 'cron' is missing here
+        following = None
+    return {
+        "name": found,
+        "every_s": spec.get("every_s"),
+        "cron": spec.get("cron"),
+        "tz": spec.get("tz"),
+        "last": moment("last"),
+        "next": None if following is None else as_datetime(following).isoformat(),
+        "declared": moment("declared"),
+        "alive": time.time() * 1000 - int(seen) < UNSEEN_MS,
+        "paused": moment("paused"),
+    }
+
+
+def _line(shown: dict[str, Any]) -> str:
+    when = f"{shown['cron']} ({shown['tz']})" if shown["cron"] else f"every {shown['every_s']:g} s"
+    if shown["paused"]:
+        state = "PAUSED"
+    elif not shown["alive"]:
+        state = "nobody declares it now"
+    elif shown["next"] is None:
+        state = ""
+    else:
+        in_s = datetime.fromisoformat(shown["next"]).timestamp() - time.time()
+        state = f"in {span_text(max(round(in_s * 1000), 0))}"
+    return f"{shown['name']:20} {when:28} last {shown['last']}  {state}".rstrip()

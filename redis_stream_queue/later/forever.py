@@ -1,0 +1,60 @@
+"""One step again and again, whatever Redis says; what it refuses is said once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+from redis.exceptions import ResponseError
+
+from .._log import logger
+from ..connection.backoff import Backoff
+from ..connection.link import OUTAGES
+from ..connection.refusals import is_forbidden
+
+log = logger(__name__)
+
+REFUSED_S = 60.0
+
+
+class Forever:
+    """what: does not happen while the steps fail; for the log. rights: what to allow then."""
+
+    def __init__(self, what: str, rights: str = "") -> None:
+        self._what = what
+        self._rights = rights
+        self._said = ""
+
+    async def repeat(self, step: Callable[[], Awaitable[Any]]) -> NoReturn:
+        """Until it is cancelled."""
+        backoff = Backoff()
+        while True:
+            try:
+                await step()
+                backoff.reset()
+            except Exception as error:  # whatever it was, the next step may work
+                await asyncio.sleep(self._pause_s(error, backoff))
+
+    def _pause_s(self, error: Exception, backoff: Backoff) -> float:
+        pause_s = backoff.next_s()
+        refused = isinstance(error, ResponseError)
+        if refused or not isinstance(error, OUTAGES):
+            self.say(error)
+        elif backoff.worth_a_line():
+            log.debug("%s: waiting for Redis: %s", self._what, error)
+        return REFUSED_S if refused and is_forbidden(error) else pause_s
+
+    def say(self, error: Exception) -> None:
+        """Once, while it stays the same."""
+        if str(error) == self._said:
+            return
+        self._said = str(error)
+        allow = f". Allow it: ACL SETUSER name {self._rights}" if self._rights else ""
+        log.warning(
+            "%s: %s%s",
+            self._what,
+            error,
+            allow if is_forbidden(error) else "",
+            exc_info=None if isinstance(error, ResponseError) else error,
+        )

@@ -1,0 +1,251 @@
+"""Periodic messages: what an app declares, and which ticks there are. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from math import isfinite
+from typing import Any, Literal, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from ..exceptions import ConfigError
+
+CatchUp = Literal["once", "skip", "all"]
+
+IN_TIME_MS = 60_000  # a tick that is later than this is one that was missed
+MOST_MISSED = 1000  # that are counted
+MOST_CAUGHT_UP = 100
+MOST_PAYLOAD = 16_384  # bytes: it travels from the worker to the master
+MOST_NAME = 200
+LEAST_S = 0.1
+
+
+@dataclass(frozen=True)
+class Cron:
+    """A message at the times of a cron expression.
+
+    name: of its own in the stream. expression: five fields, as in ``"0 3 * * *"``. data: what is
+    pushed. tz: time zone of the expression.
+    catch_up: of ticks that were missed while nobody was there ``"once"`` the newest, ``"all"``
+        (100 at most) or none (``"skip"``). late_s: one that is later than this is left out.
+    overlap: False = a tick is left out while the message of the one before is unfinished.
+
+    Needs the extra ``cron``. Raises ConfigError for what cannot be.
+    """
+
+    name: str
+    expression: str
+    data: Any = None
+    tz: str = "UTC"
+    catch_up: CatchUp = "once"
+    late_s: float | None = None
+    overlap: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self)
+        ticks_of(_spec(self))
+
+
+@dataclass(frozen=True)
+class Every:
+    """A message at each multiple of so many seconds since the epoch: all hosts agree on them.
+
+    name: of its own in the stream. seconds: 0.1 or more. data: what is pushed.
+    catch_up, late_s, overlap: see Cron.
+
+    Raises ConfigError for what cannot be.
+    """
+
+    name: str
+    seconds: float
+    data: Any = None
+    catch_up: CatchUp = "once"
+    late_s: float | None = None
+    overlap: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self)
+        number = isinstance(self.seconds, int | float) and not isinstance(self.seconds, bool)
+        if not number or not self.seconds >= LEAST_S or not isfinite(self.seconds):
+            raise ConfigError(
+                f"Every {self.name!r}: seconds must be {LEAST_S} or more, got {self.seconds!r:.80}."
+            )
+
+
+Periodic = Cron | Every
+
+
+def _check(periodic: Periodic) -> None:
+    name, kind = periodic.name, type(periodic).__name__
+    if not isinstance(name, str) or not 0 < len(name) <= MOST_NAME or not name.isprintable():
+        raise ConfigError(f"{kind}: name must be a printable text, got {name!r:.80}.")
+    if periodic.catch_up not in ("once", "skip", "all"):
+        raise ConfigError(
+            f"{kind} {name!r}: catch_up must be 'once', 'skip' or 'all', got "
+            f"{periodic.catch_up!r:.80}."
+        )
+    late_s = periodic.late_s
+    if late_s is not None and (not isinstance(late_s, int | float) or not late_s > 0):
+        raise ConfigError(
+            f"{kind} {name!r}: late_s must be seconds above 0, or None, got {late_s!r:.80}."
+        )
+
+
+def checked(periodic: Iterable[Any]) -> tuple[Periodic, ...]:
+    """Each of them with a name of its own. Raises ConfigError."""
+    found = tuple(periodic)
+    for one in found:
+        if not isinstance(one, Cron | Every):
+            raise ConfigError(f"periodic must be a list of Cron and Every, got {one!r:.80} in it.")
+    names = [one.name for one in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two periodic messages have the name {twice[0]!r}: give each its own.")
+    return found
+
+
+class Schedule(NamedTuple):
+    """A periodic message as it travels from a worker to its master, and is declared in Redis.
+
+    spec: when, as JSON; a change of it is a new declaration.
+    """
+
+    name: str
+    spec: str
+    payload: bytes
+    catch_up: str
+    late_ms: int | None
+    overlap: bool
+
+
+def schedules_of(
+    periodic: Sequence[Periodic], encode: Callable[[Any], bytes]
+) -> tuple[Schedule, ...]:
+    """With their payloads. Raises ConfigError for one that is too large, and what encode raises."""
+    made = []
+    for one in periodic:
+        payload = encode(one.data)
+        if len(payload) > MOST_PAYLOAD:
+            raise ConfigError(
+                f"periodic message {one.name!r} has a payload of {len(payload):,} bytes; "
+                f"{MOST_PAYLOAD:,} are allowed. Put its address there instead."
+            )
+        late_ms = None if one.late_s is None else int(one.late_s * 1000)
+        spec = json.dumps({**_spec(one), "data": sha256(payload).hexdigest()[:8]}, sort_keys=True)
+        made.append(Schedule(one.name, spec, payload, one.catch_up, late_ms, one.overlap))
+    return tuple(made)
+
+
+def _spec(one: Periodic) -> dict[str, Any]:
+    if isinstance(one, Every):
+        return {"every_s": one.seconds, "overlap": one.overlap}
+    return {"cron": one.expression, "tz": one.tz, "overlap": one.overlap}
+
+
+# -- ticks -----------------------------------------------------------------------------------------
+
+
+class Ticks:
+    """The times of one schedule, in ms since the epoch."""
+
+    def after(self, ms: int) -> int | None:
+        """The first one behind a time, None if there is none."""
+        raise NotImplementedError
+
+    def missed(self, after_ms: int, until_ms: int) -> list[int]:
+        """Those behind the one time and up to the other, the newest first, 1,000 at most."""
+        raise NotImplementedError
+
+
+class _EveryTicks(Ticks):
+    def __init__(self, seconds: float) -> None:
+        self._every_ms = round(seconds * 1000)
+
+    def after(self, ms: int) -> int | None:
+        return (ms // self._every_ms + 1) * self._every_ms
+
+    def missed(self, after_ms: int, until_ms: int) -> list[int]:
+        newest = until_ms // self._every_ms * self._every_ms
+        return list(range(newest, after_ms, -self._every_ms))[:MOST_MISSED]
+
+
+class _CronTicks(Ticks):
+    def __init__(self, expression: str, tz: str) -> None:
+        try:
+            from cronsim import CronSim, CronSimError
+        except ImportError:
+            raise ConfigError(
+                "Cron needs the extra 'cron': pip install 'redis-stream-queue[cron]'."
+            ) from None
+        try:
+            self._zone = ZoneInfo(tz)
+        except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
+            raise ConfigError(
+                f"there is no time zone {tz!r:.80} here. Write it as in 'Europe/Berlin'; where the "
+                "system has no zones, pip install tzdata."
+            ) from None
+        self._expression = expression
+        self._sim = CronSim
+        try:
+            CronSim(expression, datetime.now(self._zone))
+        except (CronSimError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"{expression!r:.80} is no cron expression ({error}): five fields are wanted, "
+                "minute, hour, day, month and weekday, as in '0 3 * * *'."
+            ) from None
+
+    def after(self, ms: int) -> int | None:
+        return next((_ms(t) for t in self._sim(self._expression, self._date(ms))), None)
+
+    def missed(self, after_ms: int, until_ms: int) -> list[int]:
+        just_behind = self._date(until_ms // 1000 * 1000) + timedelta(seconds=1)
+        just_behind = just_behind.astimezone(UTC).astimezone(self._zone)
+        found: list[int] = []
+        for tick in self._sim(self._expression, just_behind, reverse=True):
+            if _ms(tick) <= after_ms or len(found) == MOST_MISSED:
+                break
+            found.append(_ms(tick))
+        return found
+
+    def _date(self, ms: int) -> datetime:
+        return datetime.fromtimestamp(ms / 1000, self._zone)
+
+
+def _ms(date: datetime) -> int:
+    return round(date.timestamp()) * 1000
+
+
+def ticks_of(spec: dict[str, Any]) -> Ticks:
+    """The ticks of a spec. Raises ConfigError for what cannot be."""
+    if "every_s" in spec:
+        return _EveryTicks(spec["every_s"])
+    return _CronTicks(spec["cron"], spec["tz"])
+
+
+class Tick(NamedTuple):
+    """A tick that is to be decided on; missed: how many earlier ones it stands for.
+
+    pushed: else it is only noted that it has passed.
+    """
+
+    at_ms: int
+    missed: int
+    pushed: bool
+
+
+def due(schedule: Schedule, ticks: Ticks, last_ms: int, now_ms: int) -> list[Tick]:
+    """What is due behind the last tick that was decided on, the oldest first."""
+    missed = ticks.missed(last_ms, now_ms)
+    if not missed:
+        return []
+    late_ms = schedule.late_ms
+    if schedule.catch_up == "skip":
+        late_ms = min(late_ms or IN_TIME_MS, IN_TIME_MS)
+    wanted = [at for at in missed if late_ms is None or now_ms - at <= late_ms]
+    if not wanted:
+        return [Tick(missed[0], 0, pushed=False)]
+    if schedule.catch_up == "all":
+        return [Tick(at, 0, pushed=True) for at in reversed(wanted[:MOST_CAUGHT_UP])]
+    return [Tick(wanted[0], len(missed) - 1, pushed=True)]
