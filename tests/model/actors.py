@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from redis_stream_queue.pool.config import Settings
 from redis_stream_queue.pool.master.recovery import Death, Recovery
 from redis_stream_queue.pool.master.slots import WorkerRecord, nobody
 from redis_stream_queue.pool.master.states import WorkerState
-from redis_stream_queue.pool.protocol import AskForWork, Declined, Retrying, Take
+from redis_stream_queue.pool.protocol import AskForWork, Declined, Retrying, Start, Take
 from redis_stream_queue.pool.worker import loop as pool_worker
 
 from .book import GROUP, STREAM, Execution
@@ -219,20 +219,20 @@ class PoolWorker(Actor):
         row.clear()
         self.inbox: list[Any] = []
         name = f"{GROUP}_{pool.label}{slot}_{pool.lives}"
-        settings = {
-            "url": world.url,
-            "prefix": "",
-            "stream": STREAM,
-            "config": {**asdict(pool.consumer), "worker_name": name},
-            "batch_size": world.batch_size,
-            "soft_time_limit_s": None,
-            "most_messages": None,
-        }
+        start = Start(
+            url=world.url,
+            prefix="",
+            stream=STREAM,
+            consumer=replace(pool.consumer, worker_name=name),
+            batch_size=world.batch_size,
+            soft_time_limit_s=None,
+            most_messages=None,
+        )
         self.worker: Any = pool_worker.Worker(
             None,  # type: ignore[arg-type]
             pool.scoreboard,
             row_number,
-            settings,
+            start,
             self.handler(world.style),
             SimpleNamespace(run=None, between=None),  # type: ignore[arg-type]  # for plain handlers
             SimpleNamespace(next_ms=1 << 62, look=lambda _: None, open_again=lambda: None),  # type: ignore[arg-type]
