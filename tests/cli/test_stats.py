@@ -33,6 +33,13 @@ def busy_stream(real_server: Server, redis_url: str) -> str:
     return redis_url
 
 
+def add(server: Server, *keys: str) -> None:
+    """An entry in each of these streams."""
+    with server.client() as client:
+        for key in keys:
+            client.xadd(key, {"data": "1"})
+
+
 class TestStats:
     def test_table(self, busy_stream: str) -> None:
         done = rsq("stats", "orders", url=busy_stream)
@@ -83,26 +90,26 @@ class TestStats:
 
     def test_stream_without_a_group(self, pool_server: Server, pool_url: str) -> None:
         """It has a length, and no group is made up for it."""
-        rsq("push", "orders", "1", "2", url=pool_url)
+        add(pool_server, "orders", "orders")
         report = json.loads(rsq("stats", "orders", "--json", url=pool_url).stdout)
         assert (report["length"], report["groups"]) == (2, [])
         assert "none yet" in rsq("stats", "orders", url=pool_url).stdout
 
-    def test_what_is_not_there(self, pool_url: str) -> None:
+    def test_what_is_not_there(self, pool_server: Server, pool_url: str) -> None:
         text = said(rsq("stats", "orders", "--prefix", "shop", url=pool_url), _exits.FAILURE)
         assert "there is no stream 'shop_orders' on unix://" in text
 
-        rsq("push", "orders", "1", url=pool_url)
+        add(pool_server, "orders")
         text = said(rsq("stats", "orders", "--group", "g", url=pool_url), _exits.FAILURE)
         assert "stream 'orders' has no group 'g'. It has none yet." in text
 
-        rsq("push", "orders", "--group", "a", "1", url=pool_url)
+        with pool_server.client() as client:
+            client.xgroup_create("orders", "a", id="0")
         text = said(rsq("stats", "orders", "--group", "g", url=pool_url), _exits.FAILURE)
         assert "stream 'orders' has no group 'g'. It has a." in text
 
     def test_dead_letter_stream_and_prefix(self, pool_server: Server, pool_url: str) -> None:
-        for stream in ("orders", "orders_dlq", "lost", "lost"):
-            rsq("push", stream, "--prefix", "shop", "1", url=pool_url)
+        add(pool_server, "shop_orders", "shop_orders_dlq", "shop_lost", "shop_lost")
 
         def dead(*args: str) -> tuple[str, int]:
             done = rsq("stats", "orders", "--prefix", "shop", "--json", *args, url=pool_url)
