@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .. import _exits
 from .._exits import Failure
-from .._options import STREAM_PREFIX
+from .._options import STREAM_PREFIX, URL, URL_FILE
 from ..client import StreamClient
 from ..connection.link import OUTAGES
 from ..connection.refusals import explained
 from ..exceptions import ConfigError, RedisStreamError
+from .config_file import config_option
 from .options import click_option
 from .output import complain
 from .url import hide_password, url_options
@@ -37,7 +38,14 @@ def name(_: click.Context, __: click.Parameter, value: str | None) -> str | None
 
 stream_argument = click.argument("stream", callback=name)
 prefix_option = click_option(STREAM_PREFIX)
-url_option = url_options(lambda url: hide_password(url, "redis_stream_queue.cli"))
+
+
+def url_option(command: Any) -> Any:
+    """``--url``, ``--url-file`` and the file that may hold both, or the prefix."""
+    command = url_options(lambda url: hide_password(url, "redis_stream_queue.cli"))(command)
+    return config_option([URL, URL_FILE, STREAM_PREFIX], of_many=True)(command)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

@@ -17,6 +17,7 @@ from .._validate import Table, check, did_you_mean
 from ..connection.endpoint import endpoint_from_url
 from ..exceptions import ConfigError
 from .options import click_option
+from .output import say
 from .url import URL_FOUND
 
 OWN = "rsq.toml"
@@ -24,16 +25,23 @@ SHARED = "pyproject.toml"
 TABLE = b"[tool.rsq"  # of pyproject.toml; without it that file is not ours to read
 
 
-def config_option(options: Iterable[Option]) -> Callable[[Any], Any]:
-    """Adds ``--config``: what the file says becomes the defaults of these options."""
+def config_option(options: Iterable[Option], *, of_many: bool = False) -> Callable[[Any], Any]:
+    """Adds ``--config``: what the file says becomes the defaults of these options.
+
+    of_many: the file may have options of other commands, and the directory may be anybody's: a file
+    that is not named has to belong to this user or to root.
+    """
 
     def read(context: click.Context, _: click.Parameter, named: str | None) -> None:
         path = _found(named)
-        if path is None:
+        if path is None or (of_many and named is None and not _is_ours(path)):
             return
+        known = {option.key: option for option in options}
         try:
             said = _read(path)
-            context.default_map = dict(_checked(said, {o.key: o for o in options}))
+            if of_many:
+                said = {key: value for key, value in said.items() if key in known}
+            context.default_map = dict(_checked(said, known))
         except ConfigError as error:
             raise click.UsageError(f"{path}: {error}") from None
         context.meta[CONFIG.name] = str(path)
@@ -52,6 +60,14 @@ def _found(named: str | None) -> Path | None:
         return Path(SHARED) if TABLE in Path(SHARED).read_bytes() else None
     except OSError:
         return None
+
+
+def _is_ours(path: Path) -> bool:
+    """Says so where it is not."""
+    if path.stat().st_uid in (0, os.geteuid()):
+        return True
+    say(f"{path} belongs to another user and is left out; --config {path} uses it", err=True)
+    return False
 
 
 def _read(path: Path) -> dict[str, Any]:

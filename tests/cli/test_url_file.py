@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +10,19 @@ from pathlib import Path
 import pytest
 import redis
 
+from redis_stream_queue.cli.config_file import _is_ours
 from tests.support.pool import PoolProcess, plain_environment
 
 USAGE = 2
 WRONG = "redis://127.0.0.1:1/0"
 
 
-def stats(*args: str, url: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+def stats(
+    *args: str, url: str | None = None, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "redis_stream_queue.cli", "stats", "orders", *args],
-        env={**plain_environment(url), **env}, capture_output=True, text=True, check=False,
+        env={**plain_environment(url), **env}, capture_output=True, text=True, check=False, cwd=cwd,
     )  # fmt: skip
 
 
@@ -62,3 +66,31 @@ def handler(message): ...
     with PoolProcess(app, "--workers", "1", "--url-file", str(secret), url=None, cwd=tmp_path) as p:
         p.wait_ready()
         assert p.drain() == 0
+
+
+def test_the_pool_s_file_says_where_redis_is(secret: Path, tmp_path: Path) -> None:
+    """Also what stands before every stream name; options of the pool are left to it."""
+    settings = tmp_path / "rsq.toml"
+    settings.write_text(f'workers = 8\nurl = "{secret.read_text().strip()}"\n')
+    assert stats(cwd=tmp_path).returncode == 0
+    assert stats(cwd=tmp_path, url=WRONG).returncode == 4
+    settings.write_text(settings.read_text() + 'prefix = "shop"\n')
+    assert "there is no stream 'shop_orders'" in stats(cwd=tmp_path).stderr
+    assert "shop" not in stats("--prefix", "", cwd=tmp_path).stdout
+    settings.write_text("url = 5")
+    wrong = stats("--config", str(settings))
+    assert (wrong.returncode, "rsq.toml: url must be text" in wrong.stderr) == (USAGE, True)
+
+
+def test_a_file_of_another_user_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It could send what is pushed to a server of theirs."""
+    path = tmp_path / "rsq.toml"
+    path.touch()
+    assert _is_ours(path)
+    if os.getuid() == 0:
+        os.chown(path, 4242, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 4343)
+    assert not _is_ours(path)
+    assert "belongs to another user and is left out" in capsys.readouterr().err
