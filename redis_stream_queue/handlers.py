@@ -280,6 +280,7 @@ def per_message(
     ...     print(message.data)
 
     Each message is acknowledged when its call returns; one that raises fails alone.
+    func: called with one StreamMessage; what it returns is ignored.
     concurrency: how many calls of an async function run side by side.
     Raises ConfigError for a concurrency below 1, or above 1 with a plain function.
     """
@@ -369,7 +370,9 @@ def stream_handler(
     ... def handle(messages):
     ...     return [m.id for m in messages]
 
+    stream: its name, without a prefix.
     settings: any ConsumerConfig field; ``group`` defaults to the stream's name + ``_workers``.
+    serializer: the one that the producer uses; JSON by default.
     dlq_handler: called with each dead message and the reason; in the worker's event loop, but not
         always in the same thread. ``message.headers["rsq:last_error"]`` says what it died of.
     error_hook: ``f(exception, messages)``, plain or async, called there when the handler raised.

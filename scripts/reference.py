@@ -1,7 +1,7 @@
 """Reference pages of the public names, made of their docstrings: reference.py DIRECTORY.
 
-Ends with 1 if a public class, method or function has no docstring, or if a class or a method does
-not say what one of its parameters or fields means (a class may say it for its methods).
+Ends with 1 if a public class, method or function has no docstring, or if one of them does
+not say what a parameter or field of it means (a class may say it for its methods).
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def faults(module: pdoc.doc.Module) -> Iterator[str]:
             yield f"{member.fullname} has no docstring"
         if isinstance(member, pdoc.doc.Class):
             yield from _class_faults(member)
+        elif isinstance(member, pdoc.doc.Function):
+            yield from _parameter_faults(member, member.docstring)
 
 
 def _class_faults(described: pdoc.doc.Class) -> Iterator[str]:
@@ -60,13 +62,16 @@ def _class_faults(described: pdoc.doc.Class) -> Iterator[str]:
         elif not member.docstring:
             yield f"{member.fullname} has no docstring"
         elif isinstance(member, pdoc.doc.Function):
-            text = f"{described.docstring}\n{member.docstring}"
-            for name in _missing(text, set(member.signature.parameters)):
-                yield f"the docstring of {member.fullname} does not mention {name}"
+            yield from _parameter_faults(member, f"{described.docstring}\n{member.docstring}")
     with contextlib.suppress(ValueError):  # an exception without a constructor of its own
         names |= set(inspect.signature(made).parameters)
     for name in _missing(described.docstring, names):
         yield f"the docstring of {described.fullname} does not mention {name}"
+
+
+def _parameter_faults(function: pdoc.doc.Function, text: str) -> Iterator[str]:
+    for name in _missing(text, set(function.signature.parameters)):
+        yield f"the docstring of {function.fullname} does not mention {name}"
 
 
 def _missing(text: str, names: set[str]) -> list[str]:
