@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from redis.exceptions import ResponseError
 
 from .._names import parking_due_ms
 from .._plain import json_line
-from ..client import StreamClient
-from ..connection.refusals import is_forbidden
 from ..group import ConsumerGroup
 from ..message import PendingEntry
-from ..operations.heartbeat import Heartbeat, living
+from ..operations.heartbeat import Heartbeat, visible
 from .common import (
     Redis,
     ask,
@@ -54,7 +51,7 @@ def pending(
 
     with complaints(), Redis(url, prefix) as redis:
         names = groups_of(redis, stream, group)
-        pools, now_ms = ask(redis, stream, lambda: _pools(redis.client))
+        pools, now_ms = ask(redis, stream, lambda: visible(redis.client))
         runs = _running(pools, redis.client.key(stream))
         lines = ask(redis, stream, look)
     if as_json:
@@ -63,16 +60,6 @@ def pending(
         say(f"nothing is pending in {redis.client.key(stream)}", err=True)
     else:
         say(*table(HEADING, [[x["id"], x["deliveries"], _words(x), x["consumer"]] for x in lines]))
-
-
-async def _pools(client: StreamClient) -> tuple[list[Heartbeat], int]:
-    """The pools that say what they run; none where this user may not read that."""
-    try:
-        return await living(client)
-    except ResponseError as error:
-        if is_forbidden(error):
-            return [], 0
-        raise
 
 
 def _running(pools: list[Heartbeat], key: str) -> dict[tuple[str, str], tuple[Heartbeat, Any]]:

@@ -10,6 +10,7 @@ from .consumers import consumers
 from .control import cancel, pause, resume, show
 from .cron import cron
 from .dlq import dlq
+from .doctor import doctor
 from .health import health
 from .later import later
 from .output import Group
@@ -40,6 +41,7 @@ for _command in (
     running,
     pending,
     health,
+    doctor,
     later,
     cron,
     dlq,

@@ -32,13 +32,14 @@ class Finding:
     sentences.
 
     name: which finding, the same in each version of ours (``eviction``).
-    severity: ``fatal`` = nothing can work, ``serious`` = it works, and may lose messages one day.
+    severity: ``fatal`` = nothing can work, ``serious`` = it works, and may lose messages one day;
+        ``hint`` = good to know.
     what: what was found, naming the server; why: why that hurts, "" where it says so itself.
     remedy: what to do, a sentence.
     """
 
     name: str
-    severity: Literal["fatal", "serious"]
+    severity: Literal["fatal", "serious", "hint"]
     what: str
     why: str
     remedy: str

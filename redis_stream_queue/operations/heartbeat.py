@@ -12,9 +12,11 @@ from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any, TypeVar
 
 import msgpack
+from redis.exceptions import ResponseError
 
 from ..client import StreamClient
 from ..connection.link import Command
+from ..connection.refusals import is_forbidden
 from ..connection.replies import name_text
 from .readings import server_ms
 
@@ -62,6 +64,8 @@ class Heartbeat:
     stream: str
     group: str
     dlq_stream: str
+    max_deliveries: int
+    min_idle_claim_ms: int
     state: str
     started_ms: int
     beat_ms: int
@@ -134,6 +138,16 @@ async def living(client: StreamClient) -> tuple[list[Heartbeat], int]:
     beats = [beat for raw in await _values(client, names) if (beat := decode(raw)) is not None]
     fresh = [beat for beat in beats if now_ms - beat.beat_ms < TTL_S * 1000]
     return sorted(fresh, key=lambda beat: (beat.host, beat.pid)), now_ms
+
+
+async def visible(client: StreamClient) -> tuple[list[Heartbeat], int]:
+    """The same; none where this user may not read that."""
+    try:
+        return await living(client)
+    except ResponseError as error:
+        if is_forbidden(error):
+            return [], 0
+        raise
 
 
 async def _values(client: StreamClient, names: list[str]) -> list[Any]:

@@ -115,6 +115,8 @@ class HeartbeatWriter:
             stream=key(self._settings.stream),
             group=consumer.group,
             dlq_stream=key(consumer.dlq_stream) if consumer.dlq_stream else "",
+            max_deliveries=consumer.max_deliveries,
+            min_idle_claim_ms=consumer.min_idle_claim_ms,
             state=self._state(),
             started_ms=now_ms + self._ahead_ms - round(metrics.uptime_s * 1000),
             beat_ms=now_ms + self._ahead_ms,

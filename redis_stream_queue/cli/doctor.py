@@ -1,0 +1,72 @@
+"""rsq doctor: what will hurt one day, why, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from .. import _exits
+from .._exits import Failure
+from .._names import default_dlq
+from .._plain import json_line
+from ..operations.doctor import Patient, examine
+from ..operations.heartbeat import INDEX, visible
+from .common import (
+    Redis,
+    ask,
+    complaints,
+    counted,
+    json_option,
+    name,
+    prefix_option,
+    url_option,
+)
+from .output import say
+
+
+@click.command()
+@click.argument("stream", required=False, callback=name)
+@click.option("--dlq-stream", callback=name, help="Dead letters.  [default: <stream>_dlq]")
+@prefix_option
+@url_option
+@json_option
+def doctor(
+    stream: str | None, dlq_stream: str | None, prefix: str, url: str, as_json: bool
+) -> None:
+    """Look the server and STREAM over (without it: the streams of all pools that run) for what will
+    hurt one day: each finding with why it does and what to do. Nothing is changed.
+
+    Exit code 1 if something is fatal or serious; hints alone end with 0.
+    """
+    with complaints(), Redis(url, prefix) as redis:
+        patients = _patients(redis, stream, dlq_stream)
+        found = ask(redis, patients[0].stream, lambda: examine(redis.client, patients))
+        where, keys = str(redis.client.endpoint), [redis.client.key(p.stream) for p in patients]
+    if as_json:
+        findings = [asdict(finding) for finding in found]
+        say(json_line({"server": where, "streams": keys, "findings": findings}))
+    else:
+        for finding in found:
+            why = [f"    why: {finding.why}"] if finding.why else []
+            remedy = [f"    do:  {finding.remedy}"] if finding.remedy else []
+            say(f"{finding.severity}: {finding.what}", *why, *remedy)
+        say(f"{counted(len(found), 'finding')} at {where}, {', '.join(keys)}")
+    if any(finding.severity != "hint" for finding in found):
+        raise click.exceptions.Exit(_exits.FAILURE)
+
+
+def _patients(redis: Redis, stream: str | None, dlq_stream: str | None) -> list[Patient]:
+    client = redis.client
+    if stream:
+        cluster = client.endpoint.cluster
+        return [Patient(stream, dlq_stream or default_dlq(stream, client.prefix, cluster=cluster))]
+    pools, _ = ask(redis, INDEX, lambda: visible(client))
+    head = client.key("")
+    streams = {(pool.stream, pool.dlq_stream or default_dlq(pool.stream)) for pool in pools}
+    found = [Patient(*(key.removeprefix(head) for key in keys)) for keys in sorted(streams)]
+    if not found:
+        raise Failure(
+            _exits.USAGE, "no pool is seen there: name a stream, as in rsq doctor orders."
+        )
+    return found

@@ -1,0 +1,147 @@
+"""What a server that works may do to messages one day, beyond what a pool looks at when it starts.
+Each function is one finding; it gets what the server says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .._clock import wall_ms
+from ..client import StreamClient
+from ..connection.link import Command
+from ..connection.replies import mapping, text
+from ..delivery.server_check import Finding
+
+SMALL_BYTES = 32 * 1024 * 1024  # an empty server takes some MB itself
+OFF_MS = 2000
+LOOPBACK = {"127.0.0.1", "-::1", "::1", "localhost"}
+SETTINGS = "protected-mode", "bind", "requirepass"
+
+
+@dataclass
+class ServerFacts:
+    """What INFO and CONFIG say; empty where this user may not ask."""
+
+    where: str
+    cluster_client: bool
+    info: dict[str, str] = field(default_factory=dict)
+    config: dict[str, str] = field(default_factory=dict)
+    ahead_ms: int = 0  # of our clock, the server's
+
+
+async def ask_server(client: StreamClient, key: str) -> ServerFacts:
+    """Ask the server that has this key."""
+    facts = ServerFacts(str(client.endpoint), client.endpoint.cluster)
+    commands: list[Command] = [
+        *(("INFO", part) for part in ("memory", "replication", "cluster")),
+        *(("CONFIG", "GET", name) for name in SETTINGS),
+    ]
+    replies = await client.link().run(key, commands, client.endpoint.socket_timeout)
+    for command, reply in zip(commands, replies, strict=True):
+        if not isinstance(reply, Exception) and command[0] == "INFO":
+            lines = text(reply).splitlines()
+            facts.info |= dict(line.split(":", 1) for line in lines if ":" in line)
+        elif not isinstance(reply, Exception):
+            facts.config |= {name: str(value) for name, value in mapping(reply).items()}
+    before_ms = wall_ms()
+    [reply] = await client.link().run(key, [("TIME",)], client.endpoint.socket_timeout)
+    if not isinstance(reply, Exception):
+        seconds, micros = reply
+        server_ms = int(seconds) * 1000 + int(micros) // 1000
+        facts.ahead_ms = _beyond(server_ms, before_ms, wall_ms())
+    return facts
+
+
+def _beyond(moment: int, first: int, last: int) -> int:
+    """How far a moment lies outside a span."""
+    return min(moment - first, 0) or max(moment - last, 0)
+
+
+def server_findings(facts: ServerFacts) -> list[Finding]:
+    """What there is to say about it."""
+    found = (
+        _little_memory(facts),
+        _open_to_all(facts),
+        _is_a_cluster(facts),
+        _is_a_replica(facts),
+        _forgets_in_a_failover(facts),
+        _clock_is_off(facts),
+    )
+    return [finding for finding in found if finding is not None]
+
+
+def _little_memory(facts: ServerFacts) -> Finding | None:
+    most = int(facts.info.get("maxmemory", "0"))
+    if not 0 < most < SMALL_BYTES:
+        return None
+    return Finding(
+        "little_memory",
+        "serious",
+        f"{facts.where} may use {most / 1e6:.0f} MB of memory (maxmemory)",
+        "an empty server takes about as much: soon nothing can be pushed, or keys are evicted",
+        "Raise maxmemory to what the longest backlog takes, and watch used_memory.",
+    )
+
+
+def _open_to_all(facts: ServerFacts) -> Finding | None:
+    config = facts.config
+    reached = set(config.get("bind", "").split()) - LOOPBACK
+    if config.get("protected-mode") != "no" or config.get("requirepass") or not reached:
+        return None
+    return Finding(
+        "open",
+        "serious",
+        f"{facts.where} lets in whoever reaches it (protected-mode no, no password)",
+        "anybody on its network can read, change and delete every message",
+        "Set a password (requirepass, or ACL SETUSER), or bind it to an address that only your "
+        "own hosts reach.",
+    )
+
+
+def _is_a_cluster(facts: ServerFacts) -> Finding | None:
+    if facts.info.get("cluster_enabled") != "1" or facts.cluster_client:
+        return None
+    return Finding(
+        "cluster_url",
+        "serious",
+        f"{facts.where} is a node of a cluster, and the URL names it alone",
+        "streams in slots of other nodes cannot be reached, and after a failover none can",
+        "Write redis+cluster:// (rediss+cluster:// for TLS) instead of redis://.",
+    )
+
+
+def _is_a_replica(facts: ServerFacts) -> Finding | None:
+    if facts.info.get("role") != "slave":
+        return None
+    return Finding(
+        "replica",
+        "fatal",
+        f"{facts.where} is a replica",
+        "nothing can be pushed or acknowledged there",
+        "Name its master, or let it be found: redis+sentinel://HOST:PORT/SERVICE.",
+    )
+
+
+def _forgets_in_a_failover(facts: ServerFacts) -> Finding | None:
+    if facts.info.get("connected_slaves", "0") == "0" or "min_slaves_good_slaves" in facts.info:
+        return None
+    return Finding(
+        "unconfirmed",
+        "hint",
+        f"{facts.where} has replicas and does not wait for them (min-replicas-to-write 0)",
+        "a failover may lose what was pushed in the last moments before it",
+        "Set min-replicas-to-write 1, or push what must not be lost with "
+        "StreamProducer(min_replicas=1).",
+    )
+
+
+def _clock_is_off(facts: ServerFacts) -> Finding | None:
+    if abs(facts.ahead_ms) < OFF_MS:
+        return None
+    way = "ahead of" if facts.ahead_ms > 0 else "behind"
+    return Finding(
+        "clock",
+        "hint",
+        f"the clock of {facts.where} is {abs(facts.ahead_ms) / 1000:.1f} s {way} this host's",
+        "delays and ages go by its clock, dates (at=) by that of who pushes",
+        "Let both follow NTP.",
+    )

@@ -1,0 +1,148 @@
+"""What is wrong with a stream, its groups and its dead letters. Each function is one finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .._names import check_same_slot, parking_due_ms
+from ..client import StreamClient
+from ..delivery.server_check import Finding
+from ..exceptions import ClusterSlotError
+from .heartbeat import Heartbeat
+
+SILENT_MS = 600_000
+
+
+@dataclass
+class StreamFacts:
+    """What Redis says about a stream. groups: XINFO GROUPS, and XINFO CONSUMERS of each."""
+
+    key: str
+    length: int
+    dlq_key: str
+    letters: int
+    groups: list[tuple[dict[str, Any], list[dict[str, Any]]]]
+
+
+async def ask_stream(client: StreamClient, stream: str, dlq_stream: str) -> StreamFacts:
+    """Ask Redis; no script, as this user may not run any."""
+    infos = await client.group_info(stream)
+    groups = [(info, await client.consumer_info(stream, info["name"])) for info in infos]
+    length, letters = await client.stream_len(stream), await client.stream_len(dlq_stream)
+    return StreamFacts(client.key(stream), length, client.key(dlq_stream), letters, groups)
+
+
+def other_slot(client: StreamClient, stream: str, dlq_stream: str) -> Finding | None:
+    """On a cluster: can a message be moved to its dead-letter stream in one step?"""
+    try:
+        if client.endpoint.cluster:
+            check_same_slot(client.key(stream), client.key(dlq_stream))
+    except ClusterSlotError as error:
+        what, _, rest = str(error).partition(", so ")
+        why, _, remedy = rest.partition(". ")
+        return Finding("slots", "fatal", what, why, remedy)
+    return None
+
+
+def stream_findings(facts: StreamFacts, pools: list[Heartbeat]) -> Iterator[Finding]:
+    """What there is to say about it."""
+    if not facts.groups and facts.length:
+        yield _no_group(facts)
+    for info, consumers in facts.groups:
+        name = str(info["name"])
+        consumers = [c for c in consumers if parking_due_ms(name, c["name"]) is None]
+        mine = [pool for pool in pools if (pool.stream, pool.group) == (facts.key, name)]
+        found = (
+            _nobody_reads(facts, info, consumers),
+            _lag_unknown(facts, info),
+            _odd_name(facts, name),
+            _mixed(facts, name, mine),
+        )
+        yield from (finding for finding in found if finding is not None)
+    if facts.letters:
+        yield _letters(facts)
+
+
+def _no_group(facts: StreamFacts) -> Finding:
+    return Finding(
+        "no_group",
+        "serious",
+        f"stream {facts.key!r} has {facts.length} entries and no consumer group",
+        "nobody handles them, and none of them is ever trimmed",
+        f"Start a pool on it, or delete it: UNLINK {facts.key}",
+    )
+
+
+def _nobody_reads(
+    facts: StreamFacts, info: dict[str, Any], consumers: list[dict[str, Any]]
+) -> Finding | None:
+    name, idle_ms = info["name"], min((int(c["idle"]) for c in consumers), default=None)
+    unread = info["last-delivered-id"] == "0-0" and facts.length > 0
+    behind = bool(info.get("lag")) or bool(info["pending"]) or unread
+    if idle_ms is not None and (idle_ms < SILENT_MS or not behind):
+        return None
+    silent = "has no consumer" if idle_ms is None else f"was last read {idle_ms // 60_000} min ago"
+    lag = info.get("lag")
+    waiting = "messages wait" if lag is None else f"{lag} message(s) wait"
+    waiting = f"{waiting}, {info['pending']} are pending"
+    return Finding(
+        "unread_group",
+        "serious",
+        f"group {name!r} of stream {facts.key!r} {silent}; {waiting}",
+        "what it has not finished is not trimmed, so the stream grows until memory is full",
+        f"Start consumers of it, or remove it for good: XGROUP DESTROY {facts.key} {name}",
+    )
+
+
+def _lag_unknown(facts: StreamFacts, info: dict[str, Any]) -> Finding | None:
+    if "lag" not in info or info["lag"] is not None:  # Redis 6.2 never knows it
+        return None
+    return Finding(
+        "lag_unknown",
+        "hint",
+        f"the server does not know the lag of group {info['name']!r} of stream {facts.key!r}",
+        "an unread entry was deleted, or the group was set to the middle of the stream; scalers "
+        "that ask for the lag (KEDA) take that for nothing to do",
+        "It is known again once everything is read.",
+    )
+
+
+def _odd_name(facts: StreamFacts, group: str) -> Finding | None:
+    try:
+        group.encode()
+    except UnicodeEncodeError:
+        return Finding(
+            "name",
+            "hint",
+            f"the name of group {group!r} of stream {facts.key!r} is not UTF-8",
+            "tables and logs show it in another form than what commands need",
+            "Choose another name for the group.",
+        )
+    return None
+
+
+def _mixed(facts: StreamFacts, group: str, pools: list[Heartbeat]) -> Finding | None:
+    settings = {(pool.max_deliveries, pool.min_idle_claim_ms) for pool in pools}
+    if len(settings) < 2:
+        return None
+    shown = " and ".join(f"{most} deliveries, {ms} ms" for most, ms in sorted(settings))
+    return Finding(
+        "mixed_settings",
+        "serious",
+        f"pools of group {group!r} of stream {facts.key!r} have different max_deliveries or "
+        f"min_idle_claim_ms ({shown})",
+        "whoever looks first decides when a message is dead or abandoned",
+        "Start them all with the same settings.",
+    )
+
+
+def _letters(facts: StreamFacts) -> Finding:
+    return Finding(
+        "dead_letters",
+        "hint",
+        f"{facts.letters} dead letter(s) lie in {facts.dlq_key!r}",
+        "each is a message that was not handled, and takes memory until somebody looks at it",
+        f"Look at them: rsq dlq list {facts.key}; then rsq dlq requeue, or rsq dlq purge.",
+    )

@@ -1,0 +1,116 @@
+"""rsq doctor names what is wrong with a real server, with the remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from redis_stream_queue import _exits
+from redis_stream_queue.cli.rsq import main
+from redis_stream_queue.operations import heartbeat
+from tests.support.servers import Server
+from tests.support.waiting import wait_until
+
+FAULTS = (
+    *("--maxmemory-policy", "allkeys-lru", "--appendonly", "no", "--save", ""),
+    *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"),
+)
+
+RIGHTS = "on", ">pw", "~*", "+@all", "-eval", "-evalsha"
+
+
+def is_whole(client: Any) -> bool:
+    return bool(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+
+
+def doctor(*args: str, url: str) -> Result:
+    return CliRunner().invoke(main, ["doctor", *args], env={"REDIS_URL": url})
+
+
+def findings(*args: str, url: str) -> dict[str, dict[str, Any]]:
+    report = json.loads(doctor(*args, "--json", url=url).output)
+    return {finding["name"]: finding for finding in report["findings"]}
+
+
+@pytest.fixture(scope="module")
+def sick(_no_process_left: None) -> Iterator[Server]:
+    """A cluster of one node with six faults, of which user ``u`` (password pw) has one."""
+    with Server.start("valkey-9.1", tcp=True, extra_args=FAULTS) as server:
+        with server.client() as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            wait_until(lambda: is_whole(client), 15, "the cluster is there")
+            client.execute_command("ACL", "SETUSER", "u", *RIGHTS)
+            client.xgroup_create("orders", "g", "0", mkstream=True)
+            client.xadd("orders", {"data": "1"})
+            client.config_set("maxmemory", 10_000_000)  # with 1 MB the stream would be evicted
+        yield server
+
+
+def test_six_faults_are_named_with_their_remedies(sick: Server) -> None:
+    url = f"redis+cluster://u:pw@127.0.0.1:{sick.port}"
+    found = findings("orders", "--dlq-stream", "orders_dlq", url=url)
+    shown = doctor("orders", "--dlq-stream", "orders_dlq", url=url)
+
+    remedies = {
+        "eviction": "noeviction",
+        "persistence": "appendonly yes",
+        "little_memory": "Raise maxmemory",
+        "permission": "ACL SETUSER name +eval",
+        "slots": "'{orders}_dlq'",
+        "unread_group": "XGROUP DESTROY orders g",
+    }
+    assert [name for name, remedy in remedies.items() if remedy not in found[name]["remedy"]] == []
+    assert all(finding["what"] for finding in found.values())
+    assert shown.exit_code == _exits.FAILURE
+    assert [line for line in shown.output.splitlines() if "    do:  " in line]
+    assert shown.output.index("fatal: ") < shown.output.index("serious: ")
+    assert "pw" not in shown.output.replace("--", "")
+
+
+def test_a_plain_url_of_a_cluster_is_named(sick: Server) -> None:
+    assert "redis+cluster://" in findings("orders", url=sick.url)["cluster_url"]["remedy"]
+
+
+def test_a_healthy_server(redis_url: str, real_server: Server) -> None:
+    """On each kind of server: no finding where there is none, hints end with 0."""
+    with real_server.client() as client:
+        client.xgroup_create("orders", "g", "0", mkstream=True)
+        client.xgroup_createconsumer("orders", "g", "a")
+        healthy = doctor("orders", url=redis_url)
+        client.xadd("orders_dlq", {"data": "1"})
+        hinted = doctor("orders", url=redis_url)
+        client.set("orders_dlq", "x")
+        wrong = findings("orders", url=redis_url)
+
+    assert (healthy.exit_code, healthy.output[:10]) == (_exits.OK, "0 findings")
+    assert (hinted.exit_code, hinted.output.partition("\n")[0]) == (
+        _exits.OK,
+        "hint: 1 dead letter(s) lie in 'orders_dlq'",
+    )
+    assert wrong["key_type"]["what"].endswith("is a string, not a stream")
+
+
+def test_streams_of_pools_that_run(pool_url: str, pool_server: Server) -> None:
+    """Without a name: those that pools say they read; with settings that differ, that is said."""
+    assert doctor(url=pool_url).exit_code == _exits.USAGE
+    with pool_server.client() as client:
+        seconds, _ = client.time()
+        for most in (3, 5):
+            beat = heartbeat.Heartbeat(
+                *("web", 1, "1", "app:handler", "shop_orders", "g", "shop_lost", most, 10_000),
+                *("running", 0, seconds * 1000, 0, 0, 0, 0, 0.0, ()),
+            )
+            client.set(f"shop_{heartbeat.POOL}{most}", heartbeat.encode(beat))
+            client.zadd(
+                f"shop_{heartbeat.INDEX}", {f"{heartbeat.POOL}{most}": seconds * 1000 + 9000}
+            )
+        client.xgroup_create("shop_orders", "g", "0", mkstream=True)
+        client.xadd("shop_lost", {"data": "1"})
+    found = findings("--prefix", "shop", url=pool_url)
+
+    assert found.keys() == {"mixed_settings", "unread_group", "dead_letters"}
+    assert "3 deliveries, 10000 ms and 5 deliveries, 10000 ms" in found["mixed_settings"]["what"]
