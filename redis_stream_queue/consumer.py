@@ -111,7 +111,7 @@ class StreamConsumer:
         self._in_flight = self._session.in_flight
         self._sweep = Sweep(self._in_flight.pending, config.policy, self._owner)
         sightings = self._sweep.sightings
-        self._in_flight.on_answer = lambda asked, now: sightings.answered(asked, now, None)
+        self._in_flight.leases.on_answer = lambda asked, now: sightings.answered(asked, now, None)
         self._checked = False
         self._named = False
         self._stopping = False
@@ -381,7 +381,7 @@ class StreamConsumer:
         wait_ms = max(min(self._due_ms() - now, self.config.block_ms), 0)
         messages = await self._session.read(self.config.batch_size, wait_ms)
         if messages and self._paused:  # since the read ended
-            self._in_flight.release(messages)
+            self._in_flight.unsettled.release(messages)
         elif messages:
             new = all(message.delivery_count == 1 for message in messages)
             await self._session.handle(messages, grows=new)
@@ -418,7 +418,7 @@ class StreamConsumer:
         return self.config.batch_size - batch.waiting - batch.lanes
 
     def _due_ms(self) -> int:
-        retry_at = self._in_flight.next_retry_at_ms
+        retry_at = self._in_flight.unsettled.next_retry_at_ms
         return self._next_sweep_ms if retry_at is None else min(self._next_sweep_ms, retry_at)
 
     def _schedule_sweep(self) -> None:
@@ -429,7 +429,7 @@ class StreamConsumer:
         elif self._sweep.next_due_ms is not None:
             pause_ms = min(pause_ms, max(self._sweep.next_due_ms, 1))
         self._next_sweep_ms = now + int(pause_ms)
-        self._in_flight.next_retry_at_ms = None
+        self._in_flight.unsettled.next_retry_at_ms = None
 
     async def _survive(self, error: Exception, backoff: Backoff) -> None:
         pause_s = backoff.next_s()

@@ -149,7 +149,7 @@ class Session:
 
     async def close(self) -> None:
         """Renew no more, and close the reading connection."""
-        self.in_flight.close()
+        self.in_flight.leases.close()
         await self.reader.close()
 
     # -- reading -------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Session:
         asked_ms = mono_ms()
         most = reader.portion.of(count)
         self._prepared = self._prepared or self._new_batch()
-        link = in_flight.expect()
+        link = in_flight.leases.expect()
         try:
             entries = await reader.read(
                 in_flight.name, most, block_ms, acks, in_flight.acknowledged
@@ -187,7 +187,7 @@ class Session:
                     await in_flight.flush_acks()
             raise
         finally:
-            in_flight.expect_no_more(link)
+            in_flight.leases.expect_no_more(link)
         in_flight.unsure |= reader.lost_reply
         return in_flight.hold(entry_messages(entries, self.config.payload_field, 1), asked_ms)
 
@@ -231,9 +231,9 @@ class Session:
             self.hooks.message_started,
             self.hooks.message_finished if self._side_by_side else None,
             self._between,
-            self.in_flight.lease_is_old,
+            self.in_flight.leases.is_old,
             self._verify,
-            self.in_flight.kept.__contains__,
+            self.in_flight.unsettled.kept.__contains__,
         )
 
     def _decode(self, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
@@ -249,11 +249,11 @@ class Session:
             except BaseException as error:  # a serializer may raise anything
                 if isinstance(error, Exception) and not isinstance(error, SoftTimeLimitExceeded):
                     why = self._misses_field(message) or one_line(error)  # never retried
-                    self.in_flight.condemn(message, DECODE_ERROR, why)
+                    self.in_flight.unsettled.condemn(message, DECODE_ERROR, why)
                     continue
                 # A panic or a limit says nothing about the payload: a failure.
                 self._report([(error, [message])])
-                self.in_flight.note([message], verdict_of(error))
+                self.in_flight.unsettled.note([message], verdict_of(error))
             else:
                 decoded.append(message)
         return decoded
@@ -265,7 +265,7 @@ class Session:
         if most is None or size <= most:
             return True
         why = f"a payload of {size:,} bytes is above max_payload_bytes ({most:,})"
-        self.in_flight.condemn(message, TOO_LARGE, why)
+        self.in_flight.unsettled.condemn(message, TOO_LARGE, why)
         return False
 
     def _misses_field(self, message: StreamMessage) -> str:
@@ -282,7 +282,7 @@ class Session:
         self._batch = batch
         tasks = HandlerTasks(batch, self._begin, self._runner.concurrency)
         try:
-            if self.in_flight.lease_is_old(mono_ms()):
+            if self.in_flight.leases.is_old(mono_ms()):
                 await self._verify()
             tasks.start()
             try:
@@ -296,7 +296,7 @@ class Session:
             self._batch = None
             self.hooks.batch_finished()
             self._collect(batch)
-            self.in_flight.release(batch.unfinished())
+            self.in_flight.unsettled.release(batch.unfinished())
 
     def _begin(self, batch: Batch) -> asyncio.Future[None]:
         """A call of the handler, which begins now; what is awaited has a task of its own, which
@@ -311,8 +311,8 @@ class Session:
 
     async def _verify(self) -> None:
         """Look who has the batch now, if the lease is so old that others may."""
-        if self.in_flight.lease_is_old(mono_ms()):
-            await self.in_flight.renew()
+        if self.in_flight.leases.is_old(mono_ms()):
+            await self.in_flight.leases.renew()
 
     def _lost(self, ids: set[str]) -> None:
         if self._batch is not None:
@@ -333,7 +333,7 @@ class Session:
             ticked = clock() >= tick_s
             if ticked:
                 released = self.hooks.tending(batch)
-                self.in_flight.release(released)
+                self.in_flight.unsettled.release(released)
                 starved = bool(released)
             self._collect(batch)
             wanted = 0
@@ -366,7 +366,7 @@ class Session:
             if [True for message in decoded if message.headers]:
                 batch.deadlines |= await self._expiry.deadlines(decoded)
             if not batch.extend(decoded):
-                self.in_flight.release(decoded)
+                self.in_flight.unsettled.release(decoded)
             elif tasks.error is None:
                 tasks.start()
         return len(messages) == wanted
@@ -393,7 +393,7 @@ class Session:
 
     async def _cancelled(self, tasks: HandlerTasks, batch: Batch) -> None:
         """The consumer is cancelled: start nothing more; a plain handler cannot be interrupted."""
-        self.in_flight.release(batch.close())
+        self.in_flight.unsettled.release(batch.close())
         self._collect(batch)
         with contextlib.suppress(asyncio.CancelledError):
             await self._try_to_settle()
@@ -402,7 +402,7 @@ class Session:
         elif self._finishing is not None:
             self._finishing.cancel()
         while tasks.running:  # nothing is given back while it runs, however often we are cancelled
-            self.in_flight.keep_leases()
+            self.in_flight.leases.keep()
             with contextlib.suppress(asyncio.CancelledError):
                 await tasks.ended()
 
@@ -414,7 +414,7 @@ class Session:
         """
         if (batch := self._batch) is not None:
             unstarted = batch.waiting == len(batch.messages)
-            self.in_flight.release(batch.close(int(unstarted and self._decoded_slowly)))
+            self.in_flight.unsettled.release(batch.close(int(unstarted and self._decoded_slowly)))
 
     def cancel(self, entry_id: str) -> None:
         """This message was taken back: it does not start any more; what is awaited for it is
@@ -428,10 +428,10 @@ class Session:
 
     def _collect(self, batch: Batch) -> None:
         for messages, verdict in batch.collect():
-            self.in_flight.note(messages, verdict)
+            self.in_flight.unsettled.note(messages, verdict)
         if batch.kept_done:
             done, batch.kept_done = batch.kept_done, []
-            self.in_flight.note_kept_done(done)
+            self.in_flight.unsettled.note_kept_done(done)
         if batch.errors:
             errors, batch.errors = batch.errors, []
             self._report(errors)

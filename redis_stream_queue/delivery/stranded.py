@@ -95,7 +95,7 @@ class Stranded:
         )
         message = StreamMessage(offer.id, b"", offer.new_count)
         in_flight.hold([message], mono_ms(), count=False)
-        in_flight.note([message], Verdict(Outcome.RETRY, why))
+        in_flight.unsettled.note([message], Verdict(Outcome.RETRY, why))
         await in_flight.settle()
 
     async def _bury(self, dead: Sequence[SeenEntry], sizes: Mapping[str, int]) -> None:

@@ -84,7 +84,7 @@ async def test_thousands_of_messages_are_claimed_back(real_bench: Bench) -> None
     await consumer._ensure()
     messages = await consumer._session.read(1200, 0)
     await delete_consumers(real_bench)
-    done = asyncio.create_task(in_flight.renew())
+    done = asyncio.create_task(in_flight.leases.renew())
     await asyncio.sleep(0)
     in_flight.acknowledged([messages[0].id])  # while the answer is on its way
     await done
@@ -110,9 +110,9 @@ async def test_a_renewal_under_way_brings_nothing_back_when_the_name_goes(
         return await renew(*args)
 
     monkeypatch.setattr(in_flight.pending, "renew", slow_renew)
-    renewal = asyncio.create_task(in_flight.renew())
+    renewal = asyncio.create_task(in_flight.leases.renew())
     await asked.wait()
-    in_flight.note(messages, DONE)
+    in_flight.unsettled.note(messages, DONE)
     leaving = asyncio.create_task(consumer._session.leave())
     await real_bench.until(real_bench.settled, "it is acknowledged")
     await asyncio.wait([leaving], timeout=0.3)  # as far as it goes

@@ -38,7 +38,7 @@ async def test_what_waits_to_be_given_back_is_given_back_before_anything_is_take
     """Else it would be given back while it runs here again, and run elsewhere, too."""
     session = await session_of(bench)
     [entry_id] = await bench.push("x")
-    session.in_flight.release(await session.read(1, 0))
+    session.in_flight.unsettled.release(await session.read(1, 0))
     assert (
         await session.in_flight.take([SeenEntry(entry_id, session.in_flight.name, 1, 0, 2)]) == []
     )

@@ -284,7 +284,7 @@ class Worker:
         if not messages:
             return
         if self._draining or self._paused:
-            self.session.in_flight.release(messages)
+            self.session.in_flight.unsettled.release(messages)
             return
         self._observed_ms, self._observed = mono_ms(), 0
         self._handling = True

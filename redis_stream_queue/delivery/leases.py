@@ -1,0 +1,185 @@
+"""The leases of what one consumer name holds: renewed for as long as it is held."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .._clock import mono_ms
+from .._log import log
+from ..connection.backoff import Backoff
+from ..connection.link import OUTAGES, Link
+from ..message import StreamMessage
+from .hooks import Hooks
+from .pending import PendingList, Renewed
+from .sightings import WATCH_MS, lease_interval_ms
+from .unsettled import Unsettled
+
+LOOK_AT_NAME_MS = 50
+
+Held = tuple[StreamMessage, Any]  # and its raw payload
+
+
+class Leases:
+    """What is held under ``name``, by id, and since when it is sure to be ours.
+
+    min_idle_ms: after which others may take over what is not renewed; 0 = at once.
+    on_lost: called with the ids that others turn out to have taken.
+    on_answer: called when a renewal was asked for and when it was answered, in ms of mono_ms().
+    """
+
+    def __init__(
+        self,
+        pending: PendingList,
+        min_idle_ms: int,
+        unsettled: Unsettled,
+        hooks: Hooks,
+        on_lost: Callable[[set[str]], None],
+    ) -> None:
+        self.name = ""
+        self.held: dict[str, Held] = {}
+        self.on_answer: Callable[[int, int], None] = lambda asked_ms, now_ms: None
+        self._pending = pending
+        self._min_idle_ms = min_idle_ms
+        self._unsettled = unsettled
+        self._hooks = hooks
+        self._on_lost = on_lost
+        self._renewed_at_ms = 0
+        self._renewals: set[asyncio.Future[None]] = set()  # under way
+        self._arriving_since_ms = 0
+        self._keeper: asyncio.Task[None] | None = None
+        self._arrival: asyncio.Task[None] | None = None
+
+    def close(self) -> None:
+        """Renew no more."""
+        for task in (self._keeper, self._arrival):
+            if task is not None:
+                task.cancel()
+
+    async def renewals_ended(self) -> None:
+        """Those that are under way: one that came behind would claim back what is settled."""
+        if self._renewals:
+            await asyncio.wait(self._renewals)
+
+    def hold(self, messages: Sequence[StreamMessage], asked_ms: int) -> None:
+        """They are ours now, by what was asked at that time; kept fresh from now on."""
+        asked_ms = max(asked_ms, self._arriving_since_ms)
+        self._renewed_at_ms = min(self._renewed_at_ms, asked_ms) if self.held else asked_ms
+        self.held.update([(message.id, (message, message.data)) for message in messages])
+        self.keep()
+
+    def name_may_be_deleted(self) -> bool:
+        """Is something held that is not done, and when was the name seen last?"""
+        unfinished = len(self.held) > len(self._unsettled.to_ack)
+        return unfinished and mono_ms() - self._renewed_at_ms >= LOOK_AT_NAME_MS
+
+    def expect(self) -> Link:
+        """Before a request whose answer may take long to arrive: the server holds messages under
+        this name that are not known here yet, and they are leased until ``expect_no_more``."""
+        link = self._pending.client.link()
+        self._arriving_since_ms = 0
+        link.receivers.add(self._arriving)
+        return link
+
+    def expect_no_more(self, link: Link) -> None:
+        """It has ended; ``link`` is what ``expect`` gave."""
+        link.receivers.discard(self._arriving)
+
+    def _arriving(self) -> None:
+        self._hooks.receiving()
+        if self._arrival is None or self._arrival.done():
+            self._arrival = asyncio.ensure_future(self._renew_arriving())
+
+    async def _renew_arriving(self) -> None:
+        asked_ms = mono_ms()
+        try:
+            await self._pending.renew_range(self.name, "-", "+")
+        except OUTAGES as error:
+            log.debug("the leases of what arrives could not be renewed: %s", error)
+        else:
+            self._arriving_since_ms = asked_ms
+
+    def keep(self) -> None:
+        """Go on renewing, also where asyncio.run() has cancelled every task there was."""
+        if self._keeper is None or self._keeper.done() or self._keeper.cancelling():
+            self._keeper = asyncio.ensure_future(self._keep())
+
+    async def _keep(self) -> None:
+        """Renew what is held, whatever else goes on, as long as anything is held."""
+        interval_ms = lease_interval_ms(self._min_idle_ms)
+        backoff = Backoff()
+        while self.held:
+            await asyncio.sleep(interval_ms / 1000)
+            if mono_ms() - self._renewed_at_ms < interval_ms // 2:
+                continue
+            try:
+                await self.renew()
+                backoff.reset()
+            except OUTAGES as error:
+                backoff.next_s()
+                if backoff.worth_a_line():
+                    log.warning("the leases could not be renewed: %s", error)
+
+    async def renew(self) -> None:
+        """Renew the leases of all that is held, and forget what others have taken."""
+        asked, asked_ms = dict(self.held), mono_ms()
+        renewed = await self._renew(asked)
+        self._renewed_at_ms = asked_ms  # the answer itself may have lain around
+        self.on_answer(asked_ms, mono_ms())
+        self._hooks.renewed()
+        # What was settled while the answer was on its way is not lost.
+        settled = self._unsettled.settled()
+        lost = {
+            entry_id
+            for entry_id in (renewed.taken | renewed.gone) - settled
+            if self.held.get(entry_id) is asked[entry_id]
+        }
+        for entry_id in lost:
+            del self.held[entry_id]
+        if taken := sorted(lost & renewed.taken):
+            log.warning("%d message(s) were taken over by others: %s", len(taken), taken[:5])
+        if gone := sorted(lost & renewed.gone):
+            log.warning("%d message(s) were acknowledged by others: %s", len(gone), gone[:5])
+        if lost:
+            self._on_lost(lost)
+
+    async def _renew(self, held: Mapping[str, Held]) -> Renewed:
+        counts = {i: message.delivery_count for i, (message, _) in held.items()}
+        ended = asyncio.get_running_loop().create_future()
+        self._renewals.add(ended)
+        try:
+            renewed = await self._pending.renew(self.name, counts)
+        finally:
+            self._renewals.discard(ended)
+            ended.set_result(None)
+        # What has been settled meanwhile is not needed any more.
+        settled = [
+            i
+            for i in renewed.back
+            if i in self._unsettled.to_ack or self.held.get(i) is not held[i]
+        ]
+        if settled:
+            await self._pending.ack(settled)
+        if back := sorted(renewed.back.difference(settled)):
+            log.warning(
+                "consumer %s was deleted while it held %d message(s), claimed back: %s",
+                self.name,
+                len(back),
+                back[:5],
+            )
+        return renewed
+
+    async def claimed_back(self, ids: Sequence[str]) -> set[str]:
+        """Which of these, that Redis says are not ours, only were because our name was deleted.
+
+        All that is held is looked at: claiming one back makes the name again, and then nothing
+        would tell that the others were deleted with it.
+        """
+        asked = dict(self.held)
+        return (await self._renew(asked)).back.intersection(ids) if asked else set()
+
+    def is_old(self, now_ms: int) -> bool:
+        """Was this process stopped for so long that others may have taken what it holds?"""
+        old = now_ms - self._renewed_at_ms > WATCH_MS
+        return old and self._min_idle_ms > 0

@@ -1,0 +1,173 @@
+"""What has been handled, or given up, and Redis does not know of: to acknowledge, park or bury."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from .._clock import mono_ms
+from .._log import log
+from ..config import ConsumerConfig
+from ..message import StreamMessage
+from ..metrics import ConsumerMeter
+from .batch import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
+from .burial_mark import EXPIRED, MAX_DELIVERIES, REJECTED, uncounted
+from .expiry import DEAD
+from .hooks import Hooks
+from .pending import Parked
+from .retry_delay import retry_delay_ms
+
+MOST_KEPT = 100_000  # ids
+
+
+class Dead(NamedTuple):
+    """A message on its way to the dead letters; worker: who had it last, if not this consumer."""
+
+    message: StreamMessage
+    reason: str
+    error: str
+    worker: str | None
+
+
+class Unsettled:
+    """Decides what becomes of each message, and keeps it until Redis has confirmed it.
+
+    on_error: called with an id and its last error, where it will be tried again. on_drop: called
+    with the id of what was cancelled, which is gone from Redis already.
+    to_ack, to_park, to_bury: by id. kept: ids that a batch handler left out of its answer; it may
+    still acknowledge them later. next_retry_at_ms: when the first message that was parked here is
+    due, in ms of mono_ms().
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        config: ConsumerConfig,
+        hooks: Hooks,
+        meter: ConsumerMeter,
+        on_error: Callable[[str, str], None],
+        on_drop: Callable[[str], None],
+    ) -> None:
+        self.to_ack: dict[str, None] = {}
+        self.to_park: dict[str, Parked] = {}
+        self.to_bury: dict[str, Dead] = {}
+        self.kept: dict[str, None] = {}
+        self.next_retry_at_ms: int | None = None
+        self._stream = stream
+        self._config = config
+        self._hooks = hooks
+        self._meter = meter
+        self._on_error = on_error
+        self._on_drop = on_drop
+
+    def settled(self) -> set[str]:
+        """The ids of all that is only to be told."""
+        return self.to_ack.keys() | self.to_park.keys() | self.to_bury.keys()
+
+    def handed_again(self, messages: Sequence[StreamMessage]) -> None:
+        """They are held anew: what was to become of them before is past."""
+        if self.to_park or self.kept:
+            for message in messages:
+                self.to_park.pop(message.id, None)
+                self.kept.pop(message.id, None)
+
+    def note(self, messages: Sequence[StreamMessage], verdict: Verdict) -> None:
+        """How handling them ended; Redis hears of it with the next settling or read."""
+        if verdict is DONE:
+            self.to_ack.update(dict.fromkeys([message.id for message in messages]))
+            return
+        for message in messages:
+            try:
+                self._carry_out(message, verdict)
+            except Exception:  # whatever is wrong with it costs this message alone
+                log.exception("what to do with message %s is unclear: tried again", message.id)
+                self.to_park[message.id] = Parked(message.id, self._config.first_retry_ms)
+        if retried := [message for message in messages if message.id in self.to_park]:
+            self._say_tried_again(retried, verdict)
+
+    def _say_tried_again(self, messages: Sequence[StreamMessage], verdict: Verdict) -> None:
+        """One line, however large the batch was."""
+        first, count = messages[0], len(messages)
+        log.info(
+            "%s of %s %s tried again in %d ms (delivery %d of %d%s): %s",
+            first.id if count == 1 else f"{first.id} and {count - 1} more",
+            self._stream,
+            "is" if count == 1 else "are",
+            self.to_park[first.id].delay_ms,
+            first.delivery_count,
+            self._config.max_deliveries,
+            "" if verdict.counted else ", not counted",
+            verdict.error.partition("\n")[0],
+        )
+
+    def _carry_out(self, message: StreamMessage, verdict: Verdict) -> None:
+        if verdict.outcome is Outcome.DROP:
+            self._on_drop(message.id)
+            log.info("%s of %s was cancelled while it ran", message.id, self._stream)
+        elif verdict.outcome is Outcome.EXPIRE:
+            self._expired(message, verdict)
+        elif verdict.outcome is Outcome.REJECT:
+            self.condemn(message, REJECTED, verdict.error)
+        elif verdict.counted and message.delivery_count >= self._config.max_deliveries:
+            self.condemn(message, MAX_DELIVERIES, verdict.error)
+        else:
+            self.to_park[message.id] = self._retry(message, verdict)
+            if verdict is NOT_ACKNOWLEDGED:
+                self.kept[message.id] = None
+                if len(self.kept) > MOST_KEPT:
+                    del self.kept[next(iter(self.kept))]
+
+    def _expired(self, message: StreamMessage, verdict: Verdict) -> None:
+        if message.headers.get(DEAD) == "dead":
+            self.condemn(message, EXPIRED, verdict.error)
+            return
+        self._meter.expired += 1
+        self.to_ack[message.id] = None
+        log.info("%s of %s has expired: %s", message.id, self._stream, verdict.error)
+
+    def note_kept_done(self, ids: Sequence[str]) -> None:
+        """A handler that collects messages has finished these, of earlier batches.
+
+        Whoever has them meanwhile: done is done.
+        """
+        for entry_id in ids:
+            self.kept.pop(entry_id, None)
+            self.to_park.pop(entry_id, None)
+            self.to_ack[entry_id] = None
+
+    def _retry(self, message: StreamMessage, verdict: Verdict) -> Parked:
+        config = self._config
+        delay_ms = verdict.delay_ms
+        if delay_ms is None:
+            delay_ms = retry_delay_ms(
+                message.delivery_count,
+                config.first_retry_ms,
+                config.retry_max_delay_ms,
+                random.random(),
+            )
+        self._on_error(message.id, verdict.error)
+        due_ms = mono_ms() + delay_ms
+        if self.next_retry_at_ms is None or due_ms < self.next_retry_at_ms:
+            self.next_retry_at_ms = due_ms
+        self._hooks.retrying(message, verdict, delay_ms)
+        if verdict.counted:
+            return Parked(message.id, delay_ms)
+        return given_back(message.id, message.delivery_count, delay_ms)
+
+    def condemn(
+        self, message: StreamMessage, reason: str, error: str, worker: str | None = None
+    ) -> None:
+        """Bury it at the next settling; worker: who had it last, if not this one."""
+        self.to_bury[message.id] = Dead(message, reason, error, worker)
+
+    def release(self, messages: Sequence[StreamMessage]) -> None:
+        """Give unstarted messages back at the next settling: due now, this delivery uncounted."""
+        for message in messages:
+            if message.id not in self.to_ack:
+                self.to_park[message.id] = given_back(message.id, message.delivery_count)
+
+
+def given_back(entry_id: str, delivery_count: int, delay_ms: int = 0) -> Parked:
+    """Parked, and this delivery does not count."""
+    return Parked(entry_id, delay_ms, deliveries=uncounted(delivery_count))
