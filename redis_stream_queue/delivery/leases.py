@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .._clock import mono_ms
-from .._log import log
+from .._log import logger
 from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES, Link
 from ..message import StreamMessage
@@ -15,6 +15,8 @@ from .hooks import Hooks
 from .pending import PendingList, Renewed
 from .sightings import WATCH_MS, lease_interval_ms
 from .unsettled import Unsettled
+
+log = logger(__name__)
 
 LOOK_AT_NAME_MS = 50
 

@@ -12,7 +12,6 @@ import contextvars
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from itertools import chain
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -23,19 +22,18 @@ from ..client import StreamClient
 from ..config import ConsumerConfig
 from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES
-from ..connection.replies import Missing, entry_messages
-from ..exceptions import SoftTimeLimitExceeded
+from ..connection.replies import entry_messages
 from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage, runner_of
 from ..message import StreamMessage
 from ..serializers import JsonSerializer, Serializer, for_stream
-from .batch import Batch, one_line, verdict_of
-from .burial_mark import DECODE_ERROR, TOO_LARGE
+from .batch import Batch
 from .eager import start_now
 from .expiry import Expiry
+from .failures import Failures
 from .handler_tasks import HandlerTasks
 from .hooks import Hooks
 from .in_flight import InFlight
-from .invocation import call_hook
+from .payloads import Decode, Payloads
 from .reader import Reader
 from .stranded import Stranded
 from .told import ToldBatch
@@ -47,9 +45,6 @@ TEND_S = 0.05  # longest that a finished message waits for its acknowledgement
 
 SLOW_DECODING_MS = 500  # a batch that took so long may be why its worker has to leave
 
-FIELDS_SHOWN, NAMES_SHOWN = 20, 300  # fields, and characters of their names
-
-Decode = Callable[[bytes], Any]
 RunPlain = Callable[[Callable[[], None]], Coroutine[Any, Any, None] | asyncio.Future[None]]
 Wanted = Callable[[Batch], int]
 Fetch = Callable[[int], Awaitable[list[StreamMessage]]]
@@ -101,7 +96,6 @@ class Session:
         self.handler = handler
         self._finishing: asyncio.Task[None] | None = None
         self.serializer = for_stream(serializer or JsonSerializer(), client.key(stream))
-        self.error_hook = error_hook
         self.hooks = hooks or Hooks()
         self.reader = Reader(client, stream, config.group)
         self.in_flight = InFlight(
@@ -116,7 +110,15 @@ class Session:
         )
         self._interrupt = interrupt
         self._expiry = Expiry(self.in_flight.pending)
-        self._decode_one = limit_decoding(self.serializer.decode)
+        self.failures = Failures(
+            stream, config.max_deliveries, self.hooks, self.in_flight.meter, error_hook
+        )
+        self._payloads = Payloads(
+            config,
+            limit_decoding(self.serializer.decode),
+            self.in_flight.unsettled,
+            self.failures,
+        )
         self._stranded = Stranded(self.in_flight)
         self._run_plain = run_plain
         self._between = between
@@ -128,7 +130,6 @@ class Session:
         self._decoded_slowly = False
         self._prepared: Batch | None = None  # for the next batch: made while nothing waits for it
         self._settling = Backoff()
-        self._hooked: set[asyncio.Task[None]] = set()
 
     @property
     def handler(self) -> Handler:
@@ -206,7 +207,7 @@ class Session:
         """
         self.hooks.batch_started(messages)  # first: what kills us may be the decoding
         began_ms = mono_ms()
-        decoded = self._decode(messages)
+        decoded = self._payloads.decode(messages)
         self._decoded_slowly = mono_ms() - began_ms >= SLOW_DECODING_MS
         self.hooks.batch_decoded()
         batch, self._prepared = self._prepared or self._new_batch(), None
@@ -218,8 +219,7 @@ class Session:
             await self._run(batch, grows=grows and self._one_by_one)
         else:
             self.hooks.batch_finished()
-        if self._hooked:
-            await asyncio.gather(*self._hooked)
+        await self.failures.told()
         await self.in_flight.settle()
         return batch.handled
 
@@ -234,48 +234,6 @@ class Session:
             self.in_flight.leases.is_old,
             self._verify,
             self.in_flight.unsettled.kept.__contains__,
-        )
-
-    def _decode(self, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
-        if self.config.max_payload_bytes is not None:
-            messages = [message for message in messages if self._fits(message)]
-        if self.config.payload_field is None:
-            return list(messages)
-        decode = self._decode_one
-        decoded = []
-        for message in messages:
-            try:
-                message.data = decode(message.data)
-            except BaseException as error:  # a serializer may raise anything
-                if isinstance(error, Exception) and not isinstance(error, SoftTimeLimitExceeded):
-                    why = self._misses_field(message) or one_line(error)  # never retried
-                    self.in_flight.unsettled.condemn(message, DECODE_ERROR, why)
-                    continue
-                # A panic or a limit says nothing about the payload: a failure.
-                self._report([(error, [message])])
-                self.in_flight.unsettled.note([message], verdict_of(error))
-            else:
-                decoded.append(message)
-        return decoded
-
-    def _fits(self, message: StreamMessage) -> bool:
-        """Is it small enough? If not, it dies before anything is made of it."""
-        data, most = message.data, self.config.max_payload_bytes
-        size = len(data) if isinstance(data, bytes) else sum(map(len, chain(*data.items())))
-        if most is None or size <= most:
-            return True
-        why = f"a payload of {size:,} bytes is above max_payload_bytes ({most:,})"
-        self.in_flight.unsettled.condemn(message, TOO_LARGE, why)
-        return False
-
-    def _misses_field(self, message: StreamMessage) -> str:
-        """What to say of an entry that others wrote in fields of their own; "" if it is not one."""
-        if not isinstance(message.data, Missing):
-            return ""
-        names = ", ".join(sorted(message.headers)[:FIELDS_SHOWN])[:NAMES_SHOWN]
-        return (
-            f"the entry has no field {self.config.payload_field!r}, only {names}. Set "
-            "payload_field to the one that holds the payload, or to None for the whole entry."
         )
 
     async def _run(self, batch: Batch, *, grows: bool) -> None:
@@ -362,7 +320,7 @@ class Session:
         self._settling.reset()
         if messages:
             self.hooks.batch_grows(messages, len(self.in_flight.held))
-            decoded = self._decode(messages)
+            decoded = self._payloads.decode(messages)
             if [True for message in decoded if message.headers]:
                 batch.deadlines |= await self._expiry.deadlines(decoded)
             if not batch.extend(decoded):
@@ -434,29 +392,4 @@ class Session:
             self.in_flight.unsettled.note_kept_done(done)
         if batch.errors:
             errors, batch.errors = batch.errors, []
-            self._report(errors)
-
-    def _report(self, errors: list[tuple[BaseException, list[StreamMessage]]]) -> None:
-        self.hooks.reporting()
-        for error, messages in errors:
-            self.in_flight.meter.errors += 1
-            log.error(
-                "handler failed for %s of %s (delivery %d of %d)",
-                messages[0].id if len(messages) == 1 else f"{len(messages)} messages",
-                self.reader.stream,
-                messages[0].delivery_count,
-                self.config.max_deliveries,
-                exc_info=error,
-            )
-            if self.error_hook is not None:
-                hooked = asyncio.ensure_future(self._call_error_hook(error, messages))
-                self._hooked.add(hooked)
-                hooked.add_done_callback(self._hooked.discard)
-        self.hooks.counted(self.in_flight.meter)
-
-    async def _call_error_hook(self, error: BaseException, messages: list[StreamMessage]) -> None:
-        assert self.error_hook is not None
-        try:
-            await call_hook(self.error_hook, error, messages)
-        except BaseException:  # the hook is the user's; the loop goes on
-            log.exception("error_hook failed")
+            self.failures.report(errors)

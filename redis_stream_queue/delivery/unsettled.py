@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .._clock import mono_ms
-from .._log import log
+from .._log import logger
 from ..config import ConsumerConfig
 from ..message import StreamMessage
 from ..metrics import ConsumerMeter
@@ -17,6 +17,8 @@ from .expiry import DEAD
 from .hooks import Hooks
 from .pending import Parked
 from .retry_delay import retry_delay_ms
+
+log = logger(__name__)
 
 MOST_KEPT = 100_000  # ids
 

@@ -14,8 +14,9 @@ from ...client import StreamClient
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
 from ...delivery.batch import Batch
+from ...delivery.payloads import Decode
 from ...delivery.pending import SeenEntry
-from ...delivery.session import Decode, Session
+from ...delivery.session import Session
 from ...exceptions import RedisStreamError
 from ...group import group_is_lost
 from ...handlers import DLQHandler, ErrorHook, Handler, PerMessage

@@ -18,7 +18,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from ..._log import logger
-from ...delivery.session import Decode
+from ...delivery.payloads import Decode
 from ...exceptions import SoftTimeLimitExceeded
 from ...handlers import Handler, PerBatch, PerMessage, runner_of
 
