@@ -40,7 +40,9 @@ end
 # fields(member): what its entry holds beside the payload, and the payload. What is no member of
 # ours is a payload as a whole.
 FIELDS = """
+local none = {}
 local function fields(member)
+  if string.sub(member, 27, 29) == ':0:' then return none, string.sub(member, 30) end
   local _, last, size = string.find(member, '^%d+-%d+:(%d+):')
   if not size or last ~= 28 + #size or last + size > #member then return {}, member end
   size = tonumber(size)
@@ -166,7 +168,8 @@ while #late < most and bytes < tonumber(ARGV[2]) and not failed do
       failed = id
       break
     end
-    late[#late + 1] = math.max(now - (tonumber(string.sub(number, 1, 13)) or now), 0)
+    local lateness = now - (tonumber(string.sub(number, 1, 13)) or now)
+    late[#late + 1] = lateness > 0 and lateness or 0
     bytes = bytes + #member
     for i = 1, #parts - 1, 2 do
       if parts[i] == 'rsq:unique'
