@@ -18,6 +18,7 @@ from .protocol import Loaded
 from .scoreboard import MAX_SLOTS
 
 COMMAND_TIMEOUT_S = 1.2  # where the URL sets no socket_timeout: a dead connection is left behind
+HTTP_ADDRESS = r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}"
 RETRY_DELAY_MS = 1000
 RETRY_MAX_DELAY_MS = 60_000
 
@@ -49,6 +50,7 @@ class PoolConfig:
     graceful_timeout_s, connect_timeout_s: seconds that running messages have to finish after
         SIGTERM, and to wait for Redis at start.
     burst: handle all there is, then end.
+    http: ``host:port`` that probes and metrics are served on; None = none are.
     heartbeat: write down what runs, for ``rsq running``.
     log_level, log_format: ``debug`` to ``error``; ``text`` or ``json``.
 
@@ -182,6 +184,14 @@ class PoolConfig:
             shown="on",
             help="Write down what runs, for `rsq running`.",
             more="`--no-heartbeat` writes nothing.",
+        )
+    )
+    http: str | None = setting(
+        Option(
+            rule=Maybe(Form(HTTP_ADDRESS, "HOST:PORT, as in 127.0.0.1:9191")),
+            shown="none",
+            help="Serve probes and metrics on HOST:PORT (extra `http`).",
+            more="`/livez`, `/readyz`, `/metrics`.",
         )
     )
     url: str = setting(URL, repr=False)  # it may hold a password

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ... import _exits
 from ..._clock import mono_ms
@@ -61,6 +61,7 @@ from .health import HealthCheck, watch_loading
 from .heartbeat import HeartbeatWriter
 from .limits import Limits, memory_limit_mb
 from .maintenance import Maintenance
+from .observation import Observation
 from .recovery import Death, Recovery
 from .slots import WorkerRecord, nobody, snapshot
 from .spawner import Spawner
@@ -70,6 +71,9 @@ from .supervisor import Supervisor
 from .systemd import notify, watchdog_interval_s
 
 log = logger(__name__)
+
+if TYPE_CHECKING:
+    from .http.server import HttpServer
 
 STATUS_S = 60.0
 METRICS_S = 1.0
@@ -102,6 +106,8 @@ class Master:
         self.maintenance: Maintenance | None = None
         self.mover: Mover | None = None
         self.heartbeat: HeartbeatWriter | None = None
+        self._observation = Observation()
+        self._http: HttpServer | None = None
         self._scoreboard = scoreboard
         self._started_ms = mono_ms()
         self._acked = RateWindow()
@@ -136,6 +142,8 @@ class Master:
         if not _is_utf8(host := socket.gethostname()):
             log.warning("the host name %r is not UTF-8: consumer names show a '?' instead", host)
         self.supervisor.start()
+        if self.config.http:
+            self._task(self._serve_http(self.config.http))
         self._task(watch_loading(self.supervisor, self.config.target))
         self._task(self._connect())
         try:
@@ -169,6 +177,8 @@ class Master:
             _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
         self._draining = True
         await self.supervisor.kill_all()
+        if self._http is not None:
+            await self._http.close()
         if self.recovery is not None and not self._quits:
             try:
                 async with asyncio.timeout(LAST_WORDS_S):
@@ -181,6 +191,21 @@ class Master:
         await self.client.close()
 
     # -- start ---------------------------------------------------------------------------------
+
+    async def _serve_http(self, address: str) -> None:
+        try:  # now: workers need none of it, and start meanwhile
+            from .http.prometheus import Exposition
+            from .http.server import HttpServer
+        except ImportError as error:
+            raise Failure(
+                _exits.USAGE,
+                f"--http needs the extra http ({error}): pip install 'redis-stream-queue[http]'",
+            ) from None
+        self._http = HttpServer(
+            address, Exposition(self.metrics, self._observation), lambda: self._state() == "running"
+        )
+        await self._http.start()
+        log.info("HTTP: probes and metrics on %s", address)
 
     async def _connect(self) -> None:
         await connect(self.client, self.config.connect_timeout_s)
@@ -236,6 +261,8 @@ class Master:
         self._task(maintenance.every(METRICS_S, "metrics", self._metrics_tick))
         if self.mover is not None:
             self._task(self.mover.run())
+        if self.config.http:
+            self._task(self._observation.watch(self.client, settings))
         if self.config.heartbeat:
             self.heartbeat = HeartbeatWriter(
                 self.client,

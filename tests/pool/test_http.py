@@ -1,0 +1,123 @@
+"""--http: probes and metrics of a real pool, whatever strangers send, workers die or Redis does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from tests.support.ledger import SOURCE, STREAM, Ledger
+from tests.support.pool import PoolProcess
+from tests.support.servers import Server, free_port
+from tests.support.waiting import wait_until
+
+StartPool = Callable[..., PoolProcess]
+OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+def samples(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Each sample of a scrape; no two have the same name and labels."""
+    answer = httpx.get(f"http://127.0.0.1:{port}/metrics", headers=OPENMETRICS)
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    found = [
+        ((sample.name, tuple(sorted(sample.labels.items()))), sample.value)
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    ]
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+def total(port: int, name: str) -> float:
+    return samples(port)[(name, ())]
+
+
+def test_counters_equal_the_ledger_though_workers_die(
+    start_pool: StartPool, ledger: Ledger, port: int
+) -> None:
+    """Nothing that is counted falls, and in the end all is counted once."""
+    pool = start_pool("--workers", "2", "--http", f"127.0.0.1:{port}")
+    ids, seen = ledger.push(*({"s": 0.01} for _ in range(60)), {"do": "reject"}), [0.0]
+    for round_ in range(3):
+        ledger.wait_ended(15 * (round_ + 1))
+        wait_until(lambda: len(pool.workers()) == 2, 15, "two workers")
+        os.kill(pool.workers()[0], signal.SIGKILL)
+        seen.append(total(port, "rsq_messages_acked_total"))
+    ledger.wait_settled(ids)
+    wait_until(lambda: total(port, "rsq_messages_acked_total") == 60, 15, "60 messages are counted")
+
+    assert seen == sorted(seen)
+    assert total(port, "rsq_messages_dead_total") == 1
+    assert total(port, "rsq_worker_restarts_total") == 3
+    labels = (("group", "crew"), ("stream", STREAM))
+    wait_until(lambda: samples(port)[("rsq_dead_letters", labels)] == 1, 15, "Redis was asked")
+    plain = httpx.get(f"http://127.0.0.1:{port}/metrics")
+    assert plain.headers["content-type"].startswith("text/plain; version=")
+
+
+def test_probes(start_pool: StartPool, ledger: Ledger, port: int, pool_server: Server) -> None:
+    """Alive without Redis, not ready while it drains; asked under a foreign name: no answer."""
+    pool = start_pool("--workers", "1", "--http", f"127.0.0.1:{port}")
+    url = f"http://127.0.0.1:{port}"
+    assert httpx.get(f"{url}/readyz").status_code == 200
+    assert httpx.head(f"{url}/livez").status_code == 200
+    assert httpx.get(f"{url}/metrics", headers={"Host": "evil.example"}).status_code == 403
+    assert httpx.post(f"{url}/livez").status_code == 405
+    assert httpx.get(f"{url}/").status_code == 404
+
+    pool_server.pause()
+    assert httpx.get(f"{url}/livez").status_code == 200
+    assert httpx.get(f"{url}/metrics").status_code == 200
+    pool_server.resume()
+
+    ledger.push({"do": "sleep", "s": 60})
+    ledger.wait_started(1)
+    pool.send(signal.SIGTERM)
+    wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503, 5, "it is not ready")
+    assert httpx.get(f"{url}/livez").status_code == 200
+
+
+def test_silent_and_mad_clients_delay_nobody(
+    start_pool: StartPool, ledger: Ledger, port: int
+) -> None:
+    """1,000 connections: those that are too many are refused, all are gone after a while, what is
+    handled meanwhile is handled; and what they send is not in the log."""
+    pool = start_pool("--workers", "1", "--http", f"127.0.0.1:{port}")
+    files = len(os.listdir(f"/proc/{pool.pid}/fd"))
+    with ExitStack() as stack:
+        for number in range(1000):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            if number < 64:
+                client.sendall(b"GET /metrics HTTP/1.1\r\nX: " if number % 2 else os.urandom(99))
+        wait_until(
+            lambda: len(os.listdir(f"/proc/{pool.pid}/fd")) <= files + 180, 5, "most are refused"
+        )
+        ledger.wait_settled(ledger.push(*({"do": "ok"} for _ in range(50))))
+        wait_until(
+            lambda: len(os.listdir(f"/proc/{pool.pid}/fd")) <= files + 3, 20, "they are gone"
+        )
+    assert httpx.get(f"http://127.0.0.1:{port}/livez").status_code == 200
+    assert pool.drain() == 0
+    assert "Error" not in pool.stderr
+    assert "Traceback" not in pool.stderr
+
+
+def test_a_port_that_is_taken(pool_url: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with PoolProcess(SOURCE, "--http", address, url=pool_url, cwd=tmp_path) as pool:
+            assert pool.wait() == 1
+    assert f"--http: cannot listen on {address}: " in pool.stderr
+    assert "Traceback" not in pool.stderr
