@@ -20,6 +20,7 @@ from .connection.backoff import Backoff
 from .connection.link import OUTAGES
 from .delivery.batch import Batch
 from .delivery.fate import Fate, Owner
+from .delivery.host import Host
 from .delivery.invocation import check_runs
 from .delivery.pending import SeenEntry
 from .delivery.retention import TRIM_INTERVAL_S, Retention
@@ -105,7 +106,7 @@ class StreamConsumer:
             dlq_handler=dlq_handler,
             serializer=serializer,
             error_hook=error_hook,
-            wanted=self._wanted,
+            host=Host(wanted=self._wanted),
         )
         self._lanes = handler.concurrency if isinstance(handler, PerMessage) else 1
         self._in_flight = self._session.in_flight

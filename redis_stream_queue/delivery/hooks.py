@@ -34,9 +34,8 @@ class Hooks:
     def batch_finished(self) -> None:
         """Nothing is being handled any more."""
 
-    def tending(self, batch: Batch) -> list[StreamMessage]:
-        """Called every 50 ms while a handler runs; returns messages to give back unstarted."""
-        return []
+    def tending(self, batch: Batch) -> None:
+        """Called every 50 ms while a handler runs."""
 
     def renewed(self) -> None:
         """The leases are fresh."""

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from redis.exceptions import ResponseError
 
@@ -32,8 +30,9 @@ from .expiry import Expiry
 from .failures import Failures
 from .handler_tasks import HandlerTasks
 from .hooks import Hooks
+from .host import Host
 from .in_flight import InFlight
-from .payloads import Decode, Payloads
+from .payloads import Payloads
 from .reader import Reader
 from .stranded import Stranded
 from .told import ToldBatch
@@ -45,32 +44,11 @@ TEND_S = 0.05  # longest that a finished message waits for its acknowledgement
 
 SLOW_DECODING_MS = 500  # a batch that took so long may be why its worker has to leave
 
-RunPlain = Callable[[Callable[[], None]], Coroutine[Any, Any, None] | asyncio.Future[None]]
-Wanted = Callable[[Batch], int]
-Fetch = Callable[[int], Awaitable[list[StreamMessage]]]
-
-
-async def run_in_thread(call: Callable[[], None]) -> None:
-    """Run a plain handler beside the loop, so that the loop stays alive.
-
-    A thread cannot be interrupted, so neither is the wait for it.
-    """
-    context, loop = contextvars.copy_context(), asyncio.get_running_loop()
-    thread = loop.run_in_executor(None, context.run, call)
-    while not thread.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(thread)
-    thread.result()
-
 
 class Session:
     """One consumer of ``config.group`` on ``stream``; see the module's text.
 
-    run_plain: how a plain (not async) handler is run; between: see Batch.
-    interrupt: called with the id of a message that was taken back while it may run.
-    own_name: see InFlight. limit_decoding: wraps what decodes a payload.
-    wanted: asked while messages are handled one by one: how many more to read now. fetch: how that
-    is done; by ``read``, if None.
+    own_name: see InFlight.
     """
 
     def __init__(
@@ -84,19 +62,15 @@ class Session:
         serializer: Serializer | None = None,
         error_hook: ErrorHook | None = None,
         hooks: Hooks | None = None,
-        run_plain: RunPlain = run_in_thread,
-        between: Callable[[int], int] = lambda now_ms: now_ms,
-        wanted: Wanted = lambda _: 0,
-        fetch: Fetch | None = None,
+        host: Host | None = None,
         own_name: bool = False,
-        interrupt: Callable[[str], None] = lambda _: None,
-        limit_decoding: Callable[[Decode], Decode] = lambda decode: decode,
     ) -> None:
         self.config = config
         self.handler = handler
         self._finishing: asyncio.Task[None] | None = None
         self.serializer = for_stream(serializer or JsonSerializer(), client.key(stream))
         self.hooks = hooks or Hooks()
+        self._host = host or Host()
         self.reader = Reader(client, stream, config.group)
         self.in_flight = InFlight(
             client,
@@ -108,22 +82,18 @@ class Session:
             on_lost=self._lost,
             own_name=own_name,
         )
-        self._interrupt = interrupt
         self._expiry = Expiry(self.in_flight.pending)
         self.failures = Failures(
             stream, config.max_deliveries, self.hooks, self.in_flight.meter, error_hook
         )
         self._payloads = Payloads(
             config,
-            limit_decoding(self.serializer.decode),
+            self._host.limit_decoding(self.serializer.decode),
             self.in_flight.unsettled,
             self.failures,
         )
         self._stranded = Stranded(self.in_flight)
-        self._run_plain = run_plain
-        self._between = between
-        self._wanted = wanted
-        self._fetch = fetch or (lambda count: self.read(count, 0))
+        self._fetch = self._host.fetch or (lambda count: self.read(count, 0))
         self._one_by_one = isinstance(handler, PerMessage)
         self._side_by_side = self._runner.concurrency > 1
         self._batch: Batch | None = None
@@ -230,7 +200,7 @@ class Session:
             (),
             self.hooks.message_started,
             self.hooks.message_finished if self._side_by_side else None,
-            self._between,
+            self._host.between,
             self.in_flight.leases.is_old,
             self._verify,
             self.in_flight.unsettled.kept.__contains__,
@@ -265,7 +235,7 @@ class Session:
         if batch.handed is not None:
             self._finishing = start_now(runner.finish(batch))
             return self._finishing
-        return asyncio.ensure_future(self._run_plain(lambda: runner.run(batch)))
+        return asyncio.ensure_future(self._host.run_plain(lambda: runner.run(batch)))
 
     async def _verify(self) -> None:
         """Look who has the batch now, if the lease is so old that others may."""
@@ -290,13 +260,14 @@ class Session:
                 return
             ticked = clock() >= tick_s
             if ticked:
-                released = self.hooks.tending(batch)
+                self.hooks.tending(batch)
+                released = self._host.gives_back(batch)
                 self.in_flight.unsettled.release(released)
                 starved = bool(released)
             self._collect(batch)
             wanted = 0
             if grows and tasks.error is None and not starved and (ticked or self._side_by_side):
-                wanted = self.reader.portion.of(self._wanted(batch))
+                wanted = self.reader.portion.of(self._host.wanted(batch))
             if wanted > 0:
                 starved = not await self._read_more(tasks, batch, wanted)
             elif ticked:
@@ -380,7 +351,7 @@ class Session:
         if self.in_flight.held.pop(entry_id, None) is None or self._batch is None:
             return
         if not self._batch.cancel(entry_id):
-            self._interrupt(entry_id)
+            self._host.interrupt(entry_id)
 
     # -- what came of it -----------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from ...client import StreamClient
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
 from ...delivery.batch import Batch
+from ...delivery.host import Host
 from ...delivery.payloads import Decode
 from ...delivery.pending import SeenEntry
 from ...delivery.session import Session
@@ -45,7 +46,7 @@ from ..scoreboard import Field, Scoreboard
 from ..standard_streams import StandardStreams
 from .batch_size import batch_size
 from .main_thread import MainThread
-from .reporting import ReportingHooks
+from .reporting import LONG_OVERRUN_MS, OVERRUN_MS, ReportingHooks
 
 log = logger(__name__)
 
@@ -87,9 +88,7 @@ class Worker:
             self._row,
             start.stream,
             self._send,
-            scoreboard.someone_idle,
             streams,
-            gives_back=fixed is None,
             side_by_side=concurrency > 1,
             whole_batch=not isinstance(handler, PerMessage),
         )
@@ -105,13 +104,16 @@ class Worker:
             error_hook=error_hook,
             serializer=serializer,
             hooks=self._hooks,
-            run_plain=main_thread.run,
-            between=main_thread.between,
-            wanted=self._wanted,
-            fetch=self._fetch,
+            host=Host(
+                main_thread.run,
+                main_thread.between,
+                self._wanted,
+                self._fetch,
+                self._gives_back,
+                interrupt,
+                limit_decoding,
+            ),
             own_name=True,
-            interrupt=interrupt,
-            limit_decoding=limit_decoding,
         )
         self._channel: Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -122,6 +124,7 @@ class Worker:
         self._paused = False
         self._handling = False
         self._lanes = concurrency
+        self._fixed_size = fixed is not None
         self._room_beside = 0  # for offers that were asked for while others run
         self._observed_ms = self._observed = 0  # when, and how many of the batch were done
         self._most_messages = start.most_messages
@@ -301,6 +304,15 @@ class Worker:
         if self._scoreboard.offers_waiting and self._lanes == 1:
             return 0
         return min(self._batch.more(newly_handled, batch.waiting, batch.lanes), self._room())
+
+    def _gives_back(self, batch: Batch) -> list[StreamMessage]:
+        """What waits behind a message that overruns goes to others, unless batches have a fixed
+        size."""
+        runs_ms = self._hooks.runs_ms()
+        wanted = runs_ms >= OVERRUN_MS and (
+            runs_ms >= LONG_OVERRUN_MS or self._scoreboard.someone_idle(mono_ms())
+        )
+        return batch.withdraw() if wanted and not self._fixed_size else []
 
     async def _fetch(self, count: int) -> list[StreamMessage]:
         """More for the lanes that are free: first what waits for a worker."""

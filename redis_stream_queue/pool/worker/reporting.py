@@ -22,9 +22,8 @@ LONG_OVERRUN_MS = 250  # after so long in any case: one of another host may be i
 class ReportingHooks(Hooks):
     """Keeps this worker's shared row, and tells the master what it should know at once.
 
-    someone_idle: is another worker idle at this time (ms of mono_ms())?
-    gives_back: a message that overruns lets the rest of its batch go. side_by_side: several
-    messages run at a time. whole_batch: the handler is called with all of a batch.
+    side_by_side: several messages run at a time. whole_batch: the handler is called with all of a
+    batch.
     """
 
     def __init__(
@@ -32,10 +31,8 @@ class ReportingHooks(Hooks):
         row: Row,
         stream: str,
         send: Callable[[Message], None],
-        someone_idle: Callable[[int], bool],
         streams: StandardStreams,
         *,
-        gives_back: bool,
         side_by_side: bool = False,
         whole_batch: bool = False,
     ) -> None:
@@ -44,9 +41,7 @@ class ReportingHooks(Hooks):
         self._whole_batch = whole_batch
         self._batch_ids = ""
         self._send = send
-        self._someone_idle = someone_idle
         self._streams = streams
-        self._gives_back = gives_back
         self._side_by_side = side_by_side
         self._message_since_ms = 0
         self._looked = False  # at the standard streams, since the last message
@@ -124,21 +119,16 @@ class ReportingHooks(Hooks):
     @property
     def overruns(self) -> bool:
         """Does a message run that others would wait for?"""
-        return self._runs_ms() >= OVERRUN_MS and not self._side_by_side
+        return self.runs_ms() >= OVERRUN_MS and not self._side_by_side
 
-    def _runs_ms(self) -> int:
+    def runs_ms(self) -> int:
         """For how long the message runs that was started last."""
         return mono_ms() - self._message_since_ms
 
-    def tending(self, batch: Batch) -> list[StreamMessage]:
+    def tending(self, batch: Batch) -> None:
         self._streams.open_again()  # before anything is read or connected
         if batch.handled:
             self._weigh_first()
-        runs_ms = self._runs_ms()
-        wanted = runs_ms >= OVERRUN_MS and (
-            runs_ms >= LONG_OVERRUN_MS or self._someone_idle(mono_ms())
-        )
-        return batch.withdraw() if self._gives_back and wanted else []
 
     def renewed(self) -> None:
         self.row[Field.RENEWED_AT] = mono_ms()

@@ -1,0 +1,50 @@
+"""What a session asks its surroundings: a pool's worker, or a program with a StreamConsumer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from ..message import StreamMessage
+from .batch import Batch
+from .payloads import Decode
+
+RunPlain = Callable[[Callable[[], None]], Coroutine[Any, Any, None] | asyncio.Future[None]]
+
+
+async def run_in_thread(call: Callable[[], None]) -> None:
+    """Run a plain handler beside the loop, so that the loop stays alive.
+
+    A thread cannot be interrupted, so neither is the wait for it.
+    """
+    context, loop = contextvars.copy_context(), asyncio.get_running_loop()
+    thread = loop.run_in_executor(None, context.run, call)
+    while not thread.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(thread)
+    thread.result()
+
+
+@dataclass(frozen=True)
+class Host:
+    """Decides for a session; the defaults are those of a program of its own.
+
+    run_plain: how a plain (not async) handler is run. between: see Batch.
+    wanted: while messages are handled one by one: how many more to read now. fetch: how that is
+    done; by the session's ``read``, if None.
+    gives_back: asked every 50 ms while a handler runs: messages to give back unstarted.
+    interrupt: called with the id of a message that was taken back while it may run.
+    limit_decoding: wraps what decodes a payload.
+    """
+
+    run_plain: RunPlain = run_in_thread
+    between: Callable[[int], int] = lambda now_ms: now_ms
+    wanted: Callable[[Batch], int] = lambda _: 0
+    fetch: Callable[[int], Awaitable[list[StreamMessage]]] | None = None
+    gives_back: Callable[[Batch], list[StreamMessage]] = lambda _: []
+    interrupt: Callable[[str], None] = lambda _: None
+    limit_decoding: Callable[[Decode], Decode] = lambda decode: decode
