@@ -115,7 +115,8 @@ def test_rsq_works(elsewhere: Elsewhere) -> None:
 
 
 def test_rsq_pool_says_what_it_needs(elsewhere: Elsewhere) -> None:
-    start = "import sys; sys.platform = 'darwin'; import redis_stream_queue.cli.rsq_pool"
+    # zoneinfo reads a file of the interpreter that is named after the platform: the true one's
+    start = "import sys, zoneinfo; sys.platform = 'darwin'; import redis_stream_queue.cli.rsq_pool"
     done = elsewhere.run("-c", start)
 
     assert done.returncode == 1
