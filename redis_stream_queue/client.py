@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Self
 
 from redis.exceptions import ResponseError
 
-from ._log import logger
-from ._names import prefixed
 from ._validate import Number, Text, check
-from .connection import registry
+from .connection.connected import Connected
 from .connection.endpoint import Endpoint, endpoint_from_url, make_endpoint
-from .connection.link import Command, DedicatedConnection, Link, first_error
+from .connection.link import Command, first_error
+from .connection.reading import read_command, read_entries, read_timeout_s
 from .connection.replies import entry_message, mapping, name_text, pending_entries, text
-from .connection.scripts import AUTOCLAIM, Script
+from .connection.scripts import AUTOCLAIM
 from .exceptions import ConfigError
 from .later.control import MOST_PAUSE_MS, pause, resume
 from .later.state import MessageState, cancel, find
@@ -28,15 +24,8 @@ from .pushing.bulk import push_all, push_one
 from .pushing.headers import header_parts
 from .pushing.portions import Pushes
 
-log = logger(__name__)
 
-READ_MARGIN_S = 5.0  # how much longer than block_ms a healthy server may take to answer
-
-
-_said: set[Endpoint] = set()  # of which this process has been warned
-
-
-class StreamClient:
+class StreamClient(Connected):
     """A Redis server or cluster, for any number of producers and consumers.
 
     >>> client = StreamClient(host="localhost")
@@ -161,69 +150,7 @@ class StreamClient:
 
     def _setup(self, endpoint: Endpoint, prefix: str) -> None:
         check("prefix", prefix, Text(empty=True))
-        if endpoint.unverified and endpoint not in _said:
-            _said.add(endpoint)
-            log.warning(
-                "TLS to %s does not check who answers, because of %s: whoever is on the way can "
-                "read and change everything",
-                endpoint,
-                endpoint.unverified,
-            )
-        self.endpoint = endpoint
-        self.prefix = prefix
-        self._links: list[Link] = []
-
-    # -- connections ---------------------------------------------------------------------------
-
-    def link(self) -> Link:
-        """This client's connections in the running event loop (shared with its likes)."""
-        loop, pid = asyncio.get_running_loop(), os.getpid()
-        for link in list(self._links):
-            if link.loop is loop and link.pid == pid and not link.closed:
-                return link
-            if link.pid != pid or link.closed or link.loop.is_closed():
-                self._forget(link)
-        link = registry.acquire(self.endpoint)
-        self._links.append(link)
-        return link
-
-    def key(self, stream: str) -> str:
-        """Redis key of a stream."""
-        return prefixed(self.prefix, stream)
-
-    async def command(self, name: str, stream: str, *args: Any) -> Any:
-        """Run a command on one stream; returns the raw reply (RESP2, bytes).
-
-        name: of the command, as in ``"XINFO GROUPS"``. args: what follows the key.
-        """
-        key = self.key(stream)
-        return await self.link().call(key, *name.split(), key, *args)
-
-    async def script(self, script: Script, stream: str, *args: Any) -> Any:
-        """Run a script on one stream. args: its ARGV."""
-        return await self.link().script(script, [self.key(stream)], *args)
-
-    def channel(self, stream: str) -> DedicatedConnection:
-        """A connection of one's own for blocking reads on a stream; the caller closes it."""
-        return self.link().dedicated(self.key(stream))
-
-    async def close(self) -> None:
-        """Give the connections of this event loop back; the last client of a server closes them."""
-        loop, pid = asyncio.get_running_loop(), os.getpid()
-        mine = [k for k in self._links if k.loop is loop and k.pid == pid]
-        for link in mine:
-            self._forget(link)
-            await registry.release(link)
-
-    def _forget(self, link: Link) -> None:
-        with contextlib.suppress(ValueError):  # another thread's loop may have been faster
-            self._links.remove(link)
-
-    @classmethod
-    async def close_all(cls) -> None:
-        """Close every connection of every client of this event loop."""
-        for link in registry.links_of_running_loop():
-            await registry.discard(link)
+        super().__init__(endpoint, prefix)
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -444,29 +371,6 @@ def check_client(client: Any) -> None:
             f"client must be a StreamClient, got a {type(client).__name__}. "
             "Make one with StreamClient.from_url('redis://localhost:6379/0')."
         )
-
-
-def read_command(key: str, group: str, consumer: str, count: int, block_ms: int) -> Command:
-    """XREADGROUP for new entries. Redis takes BLOCK 0 as 'for ever', so 0 leaves it out."""
-    block = ("BLOCK", block_ms) if block_ms > 0 else ()
-    return ("XREADGROUP", "GROUP", group, consumer, "COUNT", count, *block, "STREAMS", key, ">")
-
-
-def read_timeout_s(socket_timeout: float | None, block_ms: int) -> float | None:
-    """How long to wait for the reply of a blocking read before the connection counts as dead."""
-    if socket_timeout is None:
-        return None
-    return block_ms / 1000 + min(socket_timeout, READ_MARGIN_S)
-
-
-def read_entries(reply: Any) -> list[Any]:
-    """Entries ``[id, fields]`` of an XREADGROUP reply for one stream."""
-    if not reply:
-        return []
-    if isinstance(reply, dict):
-        [entries] = reply.values()
-        return list(entries)
-    return list(reply[0][1])
 
 
 def _pause_ms(for_s: float | timedelta | None) -> int:

@@ -11,8 +11,9 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._log import logger
-from ..client import StreamClient, read_command, read_entries
+from ..client import StreamClient
 from ..connection.link import OUTAGES, Command, DedicatedConnection, first_error
+from ..connection.reading import read_command, read_entries
 from .portion import Portion
 
 log = logger(__name__)

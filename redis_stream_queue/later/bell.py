@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..client import StreamClient, read_entries
+from ..client import StreamClient
 from ..connection.link import Command, DedicatedConnection, first_error
+from ..connection.reading import read_entries
 from ..connection.replies import mapping, text
 
 WAIT_MS = 5000
