@@ -373,13 +373,12 @@ class Pool:
         if isinstance(message, AskForWork):
             self.recovery.offers.answer(record, message.taken, message.beside)
         elif isinstance(message, Declined):
-            self.recovery.offers.declined(record, message.ids)
+            self.recovery.declined(record, message.ids)
         elif isinstance(message, Retrying):
-            self.recovery.remember(message.id, message.error)
+            self.recovery.retrying(message.id, message.error, message.due_in_ms)
 
     async def recover(self) -> None:
-        if self.recovery.has_deaths:
-            await self.recovery.look_at_deaths()
+        await self.recovery.look_at_deaths()
         await self.recovery.sweep()
 
     async def trim(self) -> None:

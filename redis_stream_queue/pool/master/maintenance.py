@@ -6,8 +6,6 @@ A clock that meets an error of Redis waits with backoff and tries again, for eve
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
@@ -19,41 +17,31 @@ from ...delivery.retention import TRIM_INTERVAL_S, Retention
 from ...delivery.sightings import lease_interval_ms
 from ...group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from ..config import Settings
+from .alarm import Alarm
 from .recovery import Recovery
 
 log = logger(__name__)
 
-SWEEP_S = 0.17  # what another host gives back goes on here within 200 ms
-LONE_SWEEP_S = 0.3  # a pool of one worker asks less often
-DEATHS_S = 0.1
 ROLE_S = 1.0
-JITTER = 0.1
 
 
 class Maintenance:
     """What has to be done for a group again and again."""
 
-    def __init__(
-        self, settings: Settings, group: ConsumerGroup, recovery: Recovery, workers: int
-    ) -> None:
-        self._sweep_s = SWEEP_S if workers > 1 else LONE_SWEEP_S
-        self._settings = settings
+    def __init__(self, settings: Settings, group: ConsumerGroup, recovery: Recovery) -> None:
         self._group = group
         self._recovery = recovery
         self._retention = Retention(recovery.pending, settings.consumer.max_stream_size)
         self._ok_since_ms: int | None = None
         self._outage = Backoff()
         self._failing: set[str] = set()  # clocks whose last try failed
-        self._sweep_at_ms = 0
-        self._sweep_changed = asyncio.Event()
-        self._deaths = asyncio.Event()
         self._lease_interval_ms = lease_interval_ms(settings.consumer.min_idle_claim_ms)
 
     def clocks(self) -> list[Awaitable[NoReturn]]:
         """Everything that should run, each as a task of its own."""
         return [
-            self._sweeping(),
-            self._recovering(),
+            self._whenever(self._recovery.sweeping, "sweeping", self._sweep),
+            self._whenever(self._recovery.looking, "recovering", self._recovery.look_at_deaths),
             self.every(self._lease_interval_ms / 1000, "renewing leases", self._renew),
             self.every(ROLE_S, "asking for the role", self._ask_role),
             self.every(TRIM_INTERVAL_S, "trimming", self._retention.trim),
@@ -64,14 +52,19 @@ class Maintenance:
         self, interval_s: float, what: str, work: Callable[[], Awaitable[None]]
     ) -> NoReturn:
         """Do something on a clock of its own."""
+        await self._whenever(Alarm(interval_s), what, work)
+
+    async def _whenever(
+        self, alarm: Alarm, what: str, work: Callable[[], Awaitable[None]]
+    ) -> NoReturn:
         backoff = Backoff()
         while True:
-            if what not in self._failing:
-                await asyncio.sleep(_jittered(interval_s))
+            await alarm.wait()
             try:
                 await work()
             except Exception as error:  # whatever it was, the clock goes on
                 await self._survive(what, error, backoff)
+                alarm.soon()
             else:
                 self._worked(what, backoff)
 
@@ -102,59 +95,11 @@ class Maintenance:
         """For how long Redis has answered without a break, in ms."""
         return 0 if self._ok_since_ms is None else mono_ms() - self._ok_since_ms
 
-    # -- sweeping ------------------------------------------------------------------------------
+    # -- what the clocks do --------------------------------------------------------------------
 
-    def sweep_soon(self, in_ms: int) -> None:
-        """Sweep no later than in so many ms."""
-        at_ms = mono_ms() + in_ms
-        if at_ms < self._sweep_at_ms:
-            self._sweep_at_ms = at_ms
-            self._sweep_changed.set()
-
-    async def _sweeping(self) -> NoReturn:
-        backoff = Backoff()
-        while True:
-            await self._until_sweep_is_due()
-            self._sweep_at_ms = mono_ms() + int(_jittered(self._sweep_s) * 1000)
-            try:
-                next_due_ms = await self._recovery.sweep()
-                self._ok_since_ms = self._ok_since_ms or mono_ms()
-                self._worked("sweeping", backoff)
-            except Exception as error:  # whatever it was, the clock goes on
-                await self._survive("sweeping", error, backoff)
-            else:
-                if next_due_ms is not None:
-                    self.sweep_soon(next_due_ms)
-
-    async def _until_sweep_is_due(self) -> None:
-        while (wait_ms := self._sweep_at_ms - mono_ms()) > 0:
-            self._sweep_changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_ms / 1000):  # wait_for may lose a cancellation
-                    await self._sweep_changed.wait()
-
-    # -- the dead ------------------------------------------------------------------------------
-
-    def look_at_deaths(self) -> None:
-        """See to what dead workers held, now."""
-        self._deaths.set()
-
-    async def _recovering(self) -> NoReturn:
-        backoff = Backoff()
-        while True:
-            again_s = DEATHS_S if self._recovery.has_deaths else None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(again_s):
-                    await self._deaths.wait()
-            self._deaths.clear()
-            try:
-                await self._recovery.look_at_deaths()
-                self._worked("recovering", backoff)
-            except Exception as error:  # whatever it was, the clock goes on
-                await self._survive("recovering", error, backoff)
-                self._deaths.set()
-
-    # -- leases, trimming, the group itself ----------------------------------------------------
+    async def _sweep(self) -> None:
+        await self._recovery.sweep()
+        self._ok_since_ms = self._ok_since_ms or mono_ms()
 
     async def _renew(self) -> None:
         await self._recovery.renew_leases(self._lease_interval_ms)
@@ -174,7 +119,3 @@ class Maintenance:
     async def _ask_role(self) -> None:
         """Sweeps that find nothing to do only read, which an old master answers for ever."""
         await self._group.client.link().check_role(self._group.client.key(self._group.stream))
-
-
-def _jittered(seconds: float) -> float:
-    return seconds * (1 + JITTER * random.uniform(-1, 1))

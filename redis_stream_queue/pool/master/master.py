@@ -219,8 +219,14 @@ class Master:
             raise Failure(_exits.USAGE, str(error)) from None
         await self._connected.wait()
         group = await prepare(self.client, settings, self.config.connect_timeout_s)
-        self.recovery = Recovery(self.client, settings, self._scoreboard, self.supervisor.living)
-        self.maintenance = Maintenance(settings, group, self.recovery, self.config.workers)
+        self.recovery = Recovery(
+            self.client,
+            settings,
+            self._scoreboard,
+            self.supervisor.living,
+            lone=self.config.workers == 1,
+        )
+        self.maintenance = Maintenance(settings, group, self.recovery)
         self.mover = mover_of(self.client, settings.stream)
         if self.mover is not None:
             changed = partial(self._control_changed, self.mover, settings)
@@ -347,10 +353,10 @@ class Master:
         else:
             log.info("stream %s goes on for group %s", settings.stream, settings.consumer.group)
         self._tell_workers(Pause() if paused else Resume())
-        if self.recovery is not None and self.maintenance is not None:
+        if self.recovery is not None:
             self.recovery.offers.paused = self._paused
             self.recovery.offers.dispatch()
-            self.maintenance.sweep_soon(0)
+            self.recovery.sweeping.soon()
 
     def _say_paused(self, settings: Settings) -> None:
         names = settings.stream, settings.consumer.group
@@ -383,21 +389,18 @@ class Master:
         elif isinstance(message, GroupLost):
             if self.maintenance is not None:
                 self._task(self.maintenance.restore_group())
-        elif self.recovery is None or self.maintenance is None:
+        elif self.recovery is None:
             return
         elif isinstance(message, Periodic):
             self._tick(message.schedules)
         elif isinstance(message, AskForWork):
             self.recovery.offers.answer(worker, message.taken, message.beside)
         elif isinstance(message, Declined):
-            self.recovery.offers.declined(worker, message.ids)
-            self.maintenance.sweep_soon(0)
-            self.maintenance.look_at_deaths()
+            self.recovery.declined(worker, message.ids)
         elif isinstance(message, Retrying):
-            self.recovery.remember(message.id, message.error)
-            self.maintenance.sweep_soon(message.due_in_ms + 1)
+            self.recovery.retrying(message.id, message.error, message.due_in_ms)
         elif isinstance(message, Released):
-            self.maintenance.sweep_soon(0)
+            self.recovery.sweeping.soon()
 
     def _loaded(self, worker: WorkerRecord, message: Loaded) -> None:
         worker.loaded = True
@@ -438,8 +441,8 @@ class Master:
         self._load_error = ""
         self.supervisor.ready(worker)
         log.debug("slot=%d pid=%d ready as %s", worker.slot, worker.pid, worker.consumer)
-        if first and self.maintenance is not None:
-            self.maintenance.sweep_soon(0)
+        if first and self.recovery is not None:
+            self.recovery.sweeping.soon()
         if self.supervisor.all_ready and not self._announced:
             self._announced = True
             log.info("ready after %.2f s", (mono_ms() - self._started_ms) / 1000)
@@ -449,7 +452,7 @@ class Master:
 
     def _died(self, worker: WorkerRecord, why: str) -> None:
         """Note what was in its handler's hands while the row still says so."""
-        if self.recovery is None or self.maintenance is None or not worker.consumer:
+        if self.recovery is None or not worker.consumer:
             return
         interrupted = self._draining  # by us: what it ran is given back uncounted
         one_at_a_time = bool(self.settings and self.settings.one_at_a_time)
@@ -460,7 +463,6 @@ class Master:
         if worker in slot.lives:  # else its row may be another one's by now
             death.unconfirmed, death.confirm = unconfirmed(worker.row), slot.confirm
         self.recovery.died(death)
-        self.maintenance.look_at_deaths()
 
     # -- metrics -------------------------------------------------------------------------------
 

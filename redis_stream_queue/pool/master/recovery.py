@@ -30,6 +30,7 @@ from ...message import PendingEntry
 from ..config import Settings
 from ..scoreboard import Field, Scoreboard
 from ..totals import Unconfirmed
+from .alarm import Alarm
 from .offers import Due, Offers
 from .slots import WorkerRecord
 
@@ -39,6 +40,9 @@ PAGES_PER_TICK = 4
 REST = 4  # times as long as looking at them took
 MOST_OFFERS = 2000  # enough to keep all workers busy; the rest stays in Redis until then
 LARGE_BYTES = 1 << 20  # a worker may run out of memory while it reads in a message above this
+SWEEP_S = 0.17  # what another host gives back goes on here within 200 ms
+LONE_SWEEP_S = 0.3  # a pool of one worker asks less often
+DEATHS_MS = 100
 NAME_LINGERS_MS = 1000  # a dead worker's last read may still arrive at Redis
 
 
@@ -67,7 +71,8 @@ class Death:
 class Recovery:
     """Offers, dead workers' leftovers, sweeps and burials of one pool.
 
-    workers: the live workers, asked anew each time.
+    workers: the live workers, asked anew each time. lone: there is never more than one.
+    sweeping, looking: when to call sweep() and look_at_deaths() next.
     """
 
     def __init__(
@@ -76,7 +81,12 @@ class Recovery:
         settings: Settings,
         scoreboard: Scoreboard,
         workers: Callable[[], Iterable[WorkerRecord]],
+        *,
+        lone: bool = False,
     ) -> None:
+        self.sweeping = Alarm(LONE_SWEEP_S if lone else SWEEP_S)
+        self.sweeping.soon()
+        self.looking = Alarm()
         self.settings = settings
         self.policy = settings.consumer.policy
         self.pending = PendingList(
@@ -86,7 +96,7 @@ class Recovery:
         self.offers = Offers(scoreboard, workers, self.dead_letter_writer.burial.known_error)
         self._workers = workers
         self._sweep = Sweep(self.pending, self.policy, self._owner)
-        self._sweeping = asyncio.Lock()
+        self._one_sweep = asyncio.Lock()
         self._burying = asyncio.Lock()
         self._deaths: dict[str, Death] = {}
         self._mates: dict[str, WorkerRecord] = {}
@@ -99,15 +109,22 @@ class Recovery:
         """Dead letters made here."""
         return self.dead_letter_writer.meter.dlq
 
-    @property
-    def has_deaths(self) -> bool:
-        """Is some dead worker's name still there?"""
-        return bool(self._deaths)
-
     def died(self, death: Death) -> None:
         """Note a death; the next look_at_deaths() sees to it."""
         self._deaths[death.consumer] = death
         self._unrenewed.discard(death.consumer)
+        self.looking.soon()
+
+    def declined(self, worker: WorkerRecord, ids: list[str]) -> None:
+        """A worker had begun something else: what it was offered is for another one."""
+        self.offers.declined(worker, ids)
+        self.sweeping.soon()
+        self.looking.soon()
+
+    def retrying(self, entry_id: str, error: str, due_in_ms: int) -> None:
+        """A worker has parked a message that failed."""
+        self.remember(entry_id, error)
+        self.sweeping.soon(due_in_ms + 1)
 
     def remember(self, entry_id: str, error: str) -> None:
         """Keep a worker's error for the letter that the message may become."""
@@ -156,6 +173,8 @@ class Recovery:
             await self._bury(dead)
             if now - death.at_ms >= NAME_LINGERS_MS or not held:
                 await self._remove_name(death)
+        if self._deaths:
+            self.looking.soon(DEATHS_MS)
 
     async def _unread(self, death: Death, held: list[PendingEntry]) -> dict[str, str]:
         """What was on its way to a dead worker, and is so large that it may have died of it."""
@@ -232,18 +251,20 @@ class Recovery:
 
     # -- sweep ---------------------------------------------------------------------------------
 
-    async def sweep(self) -> int | None:
-        """Look through the pending list for what is due; returns ms until the next known one.
+    async def sweep(self) -> None:
+        """Look through the pending list for what is due.
 
         Bounded: a long list is continued by the next call, after a rest.
         """
-        async with self._sweeping:
+        async with self._one_sweep:
             next_ms = await self._sweep_pages()
+        if next_ms is not None:
+            self.sweeping.soon(next_ms)
         async with self._burying:
             await self.dead_letter_writer.settle()  # a burial that an outage interrupted
-        return next_ms
 
     async def _sweep_pages(self) -> int | None:
+        """Returns ms until the next one that is known."""
         dead: list[Due] = []
         began_ms = mono_ms()
         self.offers.forget_old()

@@ -1,0 +1,46 @@
+"""When a clock of the master ticks next."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+
+from ..._clock import mono_ms
+
+JITTER = 0.1
+
+
+class Alarm:
+    """Goes off ``interval_s`` after the last time, up to 10 % more or less; None = when asked to.
+
+    Whoever knows of something to do makes it earlier, never later.
+    """
+
+    def __init__(self, interval_s: float | None = None) -> None:
+        self._interval_s = interval_s
+        self._changed = asyncio.Event()
+        self._set()
+
+    def _set(self) -> None:
+        self._at_ms = math.inf
+        if self._interval_s is not None:
+            jitter = 1 + JITTER * random.uniform(-1, 1)
+            self._at_ms = mono_ms() + self._interval_s * jitter * 1000
+
+    def soon(self, in_ms: float = 0) -> None:
+        """Go off no later than in so many ms."""
+        at_ms = mono_ms() + in_ms
+        if at_ms < self._at_ms:
+            self._at_ms = at_ms
+            self._changed.set()
+
+    async def wait(self) -> None:
+        """Until it goes off; then it is set again."""
+        while (wait_ms := self._at_ms - mono_ms()) > 0:
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_ms / 1000 if wait_ms < math.inf else None):
+                    await self._changed.wait()  # wait_for may lose a cancellation
+        self._set()
