@@ -15,7 +15,6 @@ PACKAGE = "redis_stream_queue"
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 # still to be split; whoever has split one takes it out of here
 TOO_LONG = {
-    "client.py",
     "consumer.py",
     "delivery/dead_letter.py: bury",
     "handlers.py",
@@ -174,4 +173,4 @@ def test_no_module_and_no_function_is_too_long() -> None:
         and (node.end_lineno or 0) - node.lineno >= MOST_LINES_OF_A_FUNCTION
     }
 
-    assert modules | functions <= TOO_LONG
+    assert modules | functions == TOO_LONG

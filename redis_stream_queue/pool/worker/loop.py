@@ -81,17 +81,9 @@ class Worker:
         self._sock = sock
         self._scoreboard = scoreboard
         self._row = scoreboard.row(row_number)
-        fixed = start.batch_size
         concurrency = handler.concurrency if isinstance(handler, PerMessage) else 1
-        self._batch = batch_size(fixed, concurrency)
-        self._hooks = ReportingHooks(
-            self._row,
-            start.stream,
-            self._send,
-            streams,
-            side_by_side=concurrency > 1,
-            whole_batch=not isinstance(handler, PerMessage),
-        )
+        self._batch = batch_size(start.batch_size, concurrency)
+        self._hooks = self._reporting(start.stream, handler, streams)
         self._client = StreamClient.from_url(
             start.url, prefix=start.prefix, socket_timeout=COMMAND_TIMEOUT_S
         )
@@ -124,12 +116,22 @@ class Worker:
         self._paused = False
         self._handling = False
         self._lanes = concurrency
-        self._fixed_size = fixed is not None
+        self._fixed_size = start.batch_size is not None
         self._room_beside = 0  # for offers that were asked for while others run
         self._observed_ms = self._observed = 0  # when, and how many of the batch were done
         self._most_messages = start.most_messages
         self._asked_to_retire = False
         self._new_ones_until_s = 0.0
+
+    def _reporting(self, stream: str, handler: Handler, streams: StandardStreams) -> ReportingHooks:
+        return ReportingHooks(
+            self._row,
+            stream,
+            self._send,
+            streams,
+            side_by_side=isinstance(handler, PerMessage) and handler.concurrency > 1,
+            whole_batch=not isinstance(handler, PerMessage),
+        )
 
     def _send(self, message: Message) -> None:
         if self._channel is not None:
