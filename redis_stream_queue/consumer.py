@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar
@@ -19,15 +18,13 @@ from .config import ConsumerConfig
 from .connection.backoff import Backoff
 from .connection.link import OUTAGES
 from .delivery.batch import Batch
-from .delivery.fate import Fate, Owner
 from .delivery.host import Host
-from .delivery.invocation import check_runs
-from .delivery.pending import SeenEntry
+from .delivery.invocation import check_runs, heed_cancellation
+from .delivery.reclaiming import Reclaiming
+from .delivery.refused import Refusal
 from .delivery.retention import TRIM_INTERVAL_S, Retention
 from .delivery.server_check import check_server
 from .delivery.session import Session
-from .delivery.sightings import LOOK_MS, LOOKS, WATCH_MS
-from .delivery.sweep import PAGE, Sweep, offer
 from .exceptions import ConfigError, RedisStreamError
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from .handlers import DLQHandler, Handler, PerMessage
@@ -36,17 +33,14 @@ from .later.keys import companions
 from .later.mover import Listener
 from .later.periodic import Periodic, checked, schedules_of
 from .later.ticker import Ticker
-from .message import PendingEntry, StreamMessage
+from .message import StreamMessage
 from .metrics import ConsumerMetrics
 from .serializers import Serializer
 
 log = logger(__name__)
 
-SWEEP_INTERVAL_MS = 1000
-REFUSED_LONGEST_S = 10.0
 STAND_STILL_S = 1.0
 LEAVE_S, LEAVE_TRIES = 2, 3
-JITTER = 0.1
 
 
 class StreamConsumer:
@@ -110,17 +104,12 @@ class StreamConsumer:
         )
         self._lanes = handler.concurrency if isinstance(handler, PerMessage) else 1
         self._in_flight = self._session.in_flight
-        self._sweep = Sweep(self._in_flight.pending, config.policy, self._owner)
-        sightings = self._sweep.sightings
-        self._in_flight.leases.on_answer = lambda asked, now: sightings.answered(asked, now, None)
+        self._reclaiming = Reclaiming(self._in_flight, config, self._handle, self._may_go_on)
         self._checked = False
         self._named = False
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = asyncio.Event()
-        self._next_sweep_ms = 0
-        self._walked_ms = mono_ms()
-        self._passes = 0  # pages of the sweep under way
         self._next_trim_ms = 0
         self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
         self._mover = mover_of(client, stream)
@@ -170,27 +159,7 @@ class StreamConsumer:
                 return
         messages = await self._session.read(self.config.batch_size, self.config.block_ms)
         await self._handle(messages)
-        await self._reclaim()
-
-    async def _reclaim(self) -> None:
-        """Handle what is due, bury what is dead; what has to be watched first is watched."""
-        for _ in range(LOOKS):
-            await self._in_flight.bury(await self._walk())
-            if not self._sweep.unwatched:
-                break
-            await asyncio.sleep(LOOK_MS / 1000)
-
-    async def _walk(self) -> list[SeenEntry]:
-        """Look at the pending list from its start; claim and handle; returns what is dead."""
-        self._sweep.restart()
-        dead: list[SeenEntry] = []
-        passes = 0
-        while self.config.max_claim_passes is None or passes < self.config.max_claim_passes:
-            passes += 1
-            dead += await self._reclaim_page()
-            if self._sweep.at_start:
-                break
-        return dead
+        await self._reclaiming.reclaim()
 
     def run_once_sync(self) -> int:
         """``run_once`` for code without an event loop."""
@@ -224,42 +193,6 @@ class StreamConsumer:
         """
         await self._leave()
 
-    def _owner(self, entry: PendingEntry) -> Owner:
-        if entry.id in self._in_flight.held:
-            return Owner.ME_RUNNING
-        if entry.consumer == self._in_flight.name and self.config.worker_name is None:
-            # The name is of this life alone, so nobody has seen it. Known of, the next read brings
-            # it in: the large ones alone, which a sweep does not.
-            return Owner.MATE if self._in_flight.unsure else Owner.ME_STRANDED
-        return Owner.STRANGER
-
-    async def _reclaim_page(self) -> list[SeenEntry]:
-        """Look at the next page of the pending list; claim and handle; returns what is dead."""
-        policy = self.config.policy
-        together: list[SeenEntry] = []
-        alone: list[SeenEntry] = []
-        dead: list[SeenEntry] = []
-        passes = self.config.max_claim_passes
-        for entry, decision in await self._sweep.page(
-            PAGE if passes is None else self.config.batch_size
-        ):
-            made = offer(entry, decision, policy)
-            if decision is Fate.BURY:
-                dead.append(made)
-            else:
-                by_itself = decision is Fate.CLAIM_ALONE or policy.is_last(made.new_count)
-                (alone if by_itself else together).append(made)
-        size = self.config.batch_size
-        for start in range(0, len(together), size):
-            await self._claim(together[start : start + size])
-        for one in alone:
-            await self._claim([one])
-        return dead
-
-    async def _claim(self, offers: list[SeenEntry]) -> None:
-        if not self._stopping and not self._paused:
-            await self._handle(await self._in_flight.take(offers))
-
     # -- the loop ------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -274,7 +207,7 @@ class StreamConsumer:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         turn = self._way_to_turn()
-        backoff, refusal = Backoff(), _Refusal()
+        backoff, refusal = Backoff(), Refusal()
         log.info("a consumer of %s in group %s starts", self.stream, self.config.group)
         self._changed = asyncio.Event()
         attendance = Attendance(
@@ -294,8 +227,8 @@ class StreamConsumer:
                     else:
                         await turn()
                     backoff.reset()
-                    refusal = _Refusal()
-                    _heed_cancellation()
+                    refusal = Refusal()
+                    heed_cancellation()
                 except RedisStreamError as error:
                     await self._pause(refusal.pause_s(error, self.config.group))
                 except Exception as error:  # Redis, the network, a bug: the loop must go on
@@ -352,6 +285,9 @@ class StreamConsumer:
     def _paused(self) -> bool:
         return self._attendance is not None and bool(self._attendance.paused(self.config.group))
 
+    def _may_go_on(self) -> bool:
+        return not self._stopping and not self._paused
+
     def _control_changed(self) -> None:
         self._changed.set()
         if self._paused:
@@ -379,22 +315,16 @@ class StreamConsumer:
     async def _turn(self) -> None:
         await self._ensure()
         now = mono_ms()
-        wait_ms = max(min(self._due_ms() - now, self.config.block_ms), 0)
+        wait_ms = max(min(self._reclaiming.due_ms() - now, self.config.block_ms), 0)
         messages = await self._session.read(self.config.batch_size, wait_ms)
         if messages and self._paused:  # since the read ended
             self._in_flight.unsettled.release(messages)
         elif messages:
             new = all(message.delivery_count == 1 for message in messages)
             await self._session.handle(messages, grows=new)
-        if self._stopping or mono_ms() < self._due_ms():
+        if self._stopping or mono_ms() < self._reclaiming.due_ms():
             return
-        await self._in_flight.flush_acks()
-        await self._in_flight.bury(await self._reclaim_page())
-        self._passes += 1
-        if self._sweep.at_start or self._passes == self.config.max_claim_passes:
-            self._passes = 0
-            await self._watch_if_idle_is_rare()
-            self._schedule_sweep()
+        await self._reclaiming.tick()
         if mono_ms() >= self._next_trim_ms:
             self._next_trim_ms = mono_ms() + int(TRIM_INTERVAL_S * 1000)
             await self._retention.trim()
@@ -402,35 +332,12 @@ class StreamConsumer:
             self._next_prune_ms = mono_ms() + GHOST_IDLE_MS
             await self.group.prune_consumers(GHOST_IDLE_MS)
 
-    async def _watch_if_idle_is_rare(self) -> None:
-        """Where handlers block the loop for long, there is no other time to watch strangers."""
-        rare = mono_ms() - self._walked_ms > 2 * WATCH_MS
-        for _ in range(LOOKS if rare else 0):
-            if self._stopping or not self._sweep.unwatched:
-                break
-            await asyncio.sleep(LOOK_MS / 1000)
-            await self._in_flight.bury(await self._walk())
-        self._walked_ms = mono_ms()
-
     def _wanted(self, batch: Batch) -> int:
         """More for lanes that are free, until a sweep is due: it waits for all of them."""
-        if self._lanes == 1 or self._stopping or self._paused or mono_ms() >= self._due_ms():
+        due_ms = self._reclaiming.due_ms()
+        if self._lanes == 1 or not self._may_go_on() or mono_ms() >= due_ms:
             return 0
         return self.config.batch_size - batch.waiting - batch.lanes
-
-    def _due_ms(self) -> int:
-        retry_at = self._in_flight.unsettled.next_retry_at_ms
-        return self._next_sweep_ms if retry_at is None else min(self._next_sweep_ms, retry_at)
-
-    def _schedule_sweep(self) -> None:
-        now = mono_ms()
-        pause_ms = SWEEP_INTERVAL_MS * (1 + JITTER * random.uniform(-1, 1))
-        if not self._sweep.at_start:  # cut short, and the watching must have no gap meanwhile
-            pause_ms = LOOK_MS
-        elif self._sweep.next_due_ms is not None:
-            pause_ms = min(pause_ms, max(self._sweep.next_due_ms, 1))
-        self._next_sweep_ms = now + int(pause_ms)
-        self._in_flight.unsettled.next_retry_at_ms = None
 
     async def _survive(self, error: Exception, backoff: Backoff) -> None:
         pause_s = backoff.next_s()
@@ -490,25 +397,3 @@ class StreamConsumer:
         except OUTAGES as error:
             log.warning("could not give everything back, others take it later: %s", error)
             await self._session.close()
-
-
-class _Refusal:
-    """What is refused until somebody changes something: said once, tried again ever less often."""
-
-    def __init__(self) -> None:
-        self._backoff = Backoff(longest_s=REFUSED_LONGEST_S)
-        self._said = ""
-
-    def pause_s(self, error: RedisStreamError, group: str) -> float:
-        """How long to wait before the next try."""
-        if str(error) != self._said:
-            self._said = str(error)
-            log.error("consumer of group %s cannot work, trying again: %s", group, error)
-        return self._backoff.next_s()
-
-
-def _heed_cancellation() -> None:
-    """Raise a cancellation that something below has swallowed."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

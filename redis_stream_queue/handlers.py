@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable
-from contextvars import Context, copy_context
+from collections.abc import Callable, Iterable
+from contextvars import copy_context
 from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
 from ._clock import mono_ms
 from ._log import logger
 from .config import ConsumerConfig
-from .delivery.batch import DONE, NOT_ACKNOWLEDGED, Batch, Handed
+from .delivery.batch import DONE, Batch, Handed
 from .delivery.invocation import (
-    Rest,
     begin,
     check_runs,
     end_forked_child,
@@ -26,8 +25,8 @@ from .delivery.invocation import (
     looks_async,
     looks_async_inside,
     must_be_awaited,
-    to_its_end,
 )
+from .delivery.per_batch import PerBatch, apart, heed
 from .exceptions import ConfigError
 from .later.periodic import Periodic, checked
 from .message import StreamMessage
@@ -97,7 +96,7 @@ class PerMessage:
 
     async def _lane(self, batch: Batch) -> None:
         while batch.waiting:
-            await _apart(batch, self.run_async(batch))
+            await apart(batch, self.run_async(batch))
 
     def run(self, batch: Batch) -> None:
         """Handle one message after the other; stops where one gave something to ``finish``."""
@@ -120,7 +119,7 @@ class PerMessage:
     async def finish(self, batch: Batch) -> None:
         """Await, in the loop, what the call of ``run`` gave that was the last."""
         if (handed := batch.take_handed()) is not None:
-            await _apart(batch, self._finish(batch, handed))
+            await apart(batch, self._finish(batch, handed))
 
     async def _finish(self, batch: Batch, handed: Handed) -> None:
         [message] = handed.messages
@@ -132,7 +131,7 @@ class PerMessage:
                 batch.awaited[message.id] = task
                 await rest.end()
         except BaseException as error:
-            _heed(error, rest, batch)
+            heed(error, rest, batch)
             batch.fail(message, error)
         else:
             end_forked_child(batch.forks)
@@ -160,7 +159,7 @@ class PerMessage:
                     batch.awaited[message.id] = task
                     await rest.end()
             except BaseException as error:
-                _heed(error, rest, batch)
+                heed(error, rest, batch)
                 batch.fail(message, error)
             else:
                 end_forked_child(batch.forks)
@@ -170,90 +169,9 @@ class PerMessage:
                 return
 
 
-class PerBatch:
-    """A handler that is called with the whole batch, as a session runs it."""
-
-    concurrency = 1
-
-    def __init__(self, func: Handler, *, is_async: bool | None = None) -> None:
-        self.func = func
-        self.is_async = looks_async(func) if is_async is None else is_async
-
-    def run(self, batch: Batch) -> None:
-        """Call it; what it gave may be left to ``finish``."""
-        messages = batch.start_all()
-        if not messages:
-            return
-        context = copy_context()
-        try:
-            result = context.run(self.func, list(messages))
-            waits = must_be_awaited(result)
-        except BaseException as error:  # whatever is raised is the batch's verdict
-            end_forked_child(batch.forks, error)
-            batch.fail_batch(messages, error)
-            return
-        end_forked_child(batch.forks)
-        if waits:
-            batch.handed = Handed(messages, result, context)
-        else:
-            _note(batch, messages, result)
-
-    async def finish(self, batch: Batch) -> None:
-        """Await, in the loop, what it gave."""
-        if (handed := batch.take_handed()) is not None:
-            call = self._finish(batch, handed.messages, handed.context, itself, handed.result)
-            await _apart(batch, call)
-
-    async def run_async(self, batch: Batch) -> None:
-        """Call it in the loop."""
-        if messages := batch.start_all():
-            await self._finish(batch, messages, copy_context(), self.func, list(messages))
-
-    async def _finish(
-        self,
-        batch: Batch,
-        messages: list[StreamMessage],
-        context: Context,
-        call: Callable[[Any], Any],
-        argument: Any,
-    ) -> None:
-        rest, result = None, None
-
-        async def keep_result(argument: Any) -> None:
-            nonlocal result
-            result = await to_its_end(call, argument)
-
-        try:
-            if rest := begin(context, batch.forks, keep_result, argument):
-                await rest.end()
-        except BaseException as error:
-            _heed(error, rest, batch)
-            batch.fail_batch(messages, error)
-        else:
-            end_forked_child(batch.forks)
-            _note(batch, messages, result)
-
-
 def runner_of(handler: Handler) -> PerMessage | PerBatch:
     """What runs a handler for a session."""
     return handler if isinstance(handler, PerMessage | PerBatch) else PerBatch(handler)
-
-
-def _heed(error: BaseException, rest: Rest | None, batch: Batch) -> None:
-    """Whatever is raised is a verdict, unless it is the end of the consumer or of a child."""
-    end_forked_child(batch.forks, error)
-    if (rest is not None and rest.abandoned) or batch.is_cancelled(error):
-        raise error
-
-
-async def _apart(batch: Batch, call: Coroutine[Any, Any, None]) -> None:
-    """Run it in a task of its own, which it may cancel."""
-    try:
-        await asyncio.create_task(call)
-    except asyncio.CancelledError as error:
-        if batch.is_cancelled(error):
-            raise
-        # else the app has cancelled it at its very end
 
 
 def _succeeded(batch: Batch) -> list[str]:
@@ -301,47 +219,6 @@ def per_message(
         return PerMessage(target, concurrency, is_async=is_async)
 
     return decorate if func is None else decorate(func)
-
-
-def _note(batch: Batch, messages: list[StreamMessage], result: Any) -> None:
-    try:
-        _note_result(batch, messages, result)
-    except BaseException as error:  # an iterator's own code runs only now
-        end_forked_child(batch.forks, error)
-        batch.fail_batch(messages, error)
-
-
-def _note_result(batch: Batch, messages: list[StreamMessage], result: Any) -> None:
-    if isinstance(result, list) and result == [message.id for message in messages]:
-        batch.finish_batch(messages, messages, NOT_ACKNOWLEDGED)  # all of them: the usual case
-        return
-    ids: set[str] = set()
-    if result is None:
-        log.warning(
-            "the handler returned None, so nothing is acknowledged: return the list of ids that "
-            "are done ([] for none)"
-        )
-    elif isinstance(result, str) or not hasattr(result, "__iter__"):
-        log.warning(
-            "the handler must return a list of ids, got %s: nothing is acknowledged",
-            type(result).__name__,
-        )
-    else:
-        known = {m.id for m in messages}
-        returned = list(result)
-        texts = {item for item in returned if isinstance(item, str)}
-        ids = texts & known
-        earlier = [item for item in texts - known if batch.was_kept(item)]
-        batch.finish_kept(earlier)
-        ours = ids.union(earlier)
-        if foreign := [item for item in returned if not isinstance(item, str) or item not in ours]:
-            log.warning(
-                "the handler returned %d id(s) that this consumer does not hold, ignored: %s",
-                len(foreign),
-                ", ".join(repr(item)[:80] for item in foreign[:5]),
-            )
-    done = messages if len(ids) == len(messages) else [m for m in messages if m.id in ids]
-    batch.finish_batch(messages, done, NOT_ACKNOWLEDGED)
 
 
 class Declaration(NamedTuple):

@@ -20,7 +20,6 @@ from ._validate import Whole, check
 from .client import StreamClient
 from .config import ConsumerConfig
 from .consumer import StreamConsumer as _StreamConsumer
-from .delivery.pending import SeenEntry
 from .exceptions import ConfigError
 from .group import group_is_lost
 from .message import StreamMessage
@@ -199,14 +198,13 @@ class _Member(_StreamConsumer):
 
     async def _iterate(self) -> None:
         await self._ensure()
-        await self._reclaim()
+        await self._reclaiming.reclaim()
         if not self._failures:
             config = self.config
             await self._handle(await self._session.read(config.batch_size, config.block_ms))
 
-    async def _claim(self, offers: list[SeenEntry]) -> None:
-        if not self._failures:
-            await super()._claim(offers)
+    def _may_go_on(self) -> bool:
+        return not self._failures and super()._may_go_on()
 
     async def disconnect(self) -> None:
         await self._session.close()

@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
-from math import inf
 from typing import Any, ClassVar, Literal, Unpack
 
 from redis.exceptions import ResponseError
@@ -22,7 +21,7 @@ from .connection.replies import text
 from .connection.scripts import BACKLOG
 from .delivery.pending import PendingList
 from .delivery.server_check import no_backlog
-from .exceptions import ConfigError, NotDurable, SerializationError
+from .exceptions import ConfigError
 from .later.extras import Asked, OneExtras, PushExtras, expiry_parts, terms_of
 from .later.keys import companions
 from .later.push import push_asked
@@ -31,16 +30,18 @@ from .metrics import ProducerMeter, ProducerMetrics
 from .pushing.backlog import Backlog, RoomRequest
 from .pushing.bulk import push_one
 from .pushing.durability import ConfirmingLink, Durability
+from .pushing.encoding import encode_all, encode_one
 from .pushing.headers import Parts, header_parts
 from .pushing.outbox import Outbox
+from .pushing.outcome import ids_of, is_new
 from .pushing.portions import Pushes
+from .pushing.time_limit import late, limit_s, within
 from .serializers import JsonSerializer, Serializer, for_stream
 
 log = logger(__name__)
 
 MAX_LEN = 100_000
 TRIM_EVERY = 1000  # pushes between two trims
-LONGEST_S = 20 * 24 * 3600.0  # a socket's timeout must fit into 2**31 ms
 
 
 class StreamProducer:
@@ -135,15 +136,16 @@ class StreamProducer:
         Raises SerializationError, ConfigError for wrong headers or times, BacklogFull, and
         redis-py's errors; after a lost connection the message may or may not have been added.
         """
-        payload, parts = self._payload(data), header_parts(headers)
-        limit_s = _limit_s(timeout_s)
+        payload = encode_one(data, self.serializer, self.max_payload_bytes)
+        parts = header_parts(headers)
+        within_s = limit_s(timeout_s)
         if extras:
             terms, parts = terms_of(extras, self.group), parts + expiry_parts(extras)
             if terms is not None:
                 asked = self._asked.push(Asked(payload, parts, terms))
-                pushed: str = await self._within(limit_s, asked)
+                pushed: str = await within(within_s, self.stream, asked)
                 return pushed
-        result = await self._within(limit_s, self._outbox.push((payload, parts)))
+        result = await within(within_s, self.stream, self._outbox.push((payload, parts)))
         return text(result)
 
     async def push_many(
@@ -164,9 +166,9 @@ class StreamProducer:
         """
         pushes, asked = self._asked_for(data, headers, extras)
         if asked:
-            return _ids(await self._within(_limit_s(timeout_s), self._send_asked(asked)))
-        request, limit_s = RoomRequest(self._backlog, len(pushes.payloads)), _limit_s(timeout_s)
-        return _ids(await self._within(limit_s, self._send(pushes, request)))
+            return ids_of(await within(limit_s(timeout_s), self.stream, self._send_asked(asked)))
+        request, within_s = RoomRequest(self._backlog, len(pushes.payloads)), limit_s(timeout_s)
+        return ids_of(await within(within_s, self.stream, self._send(pushes, request)))
 
     def _asked_for(
         self,
@@ -177,40 +179,8 @@ class StreamProducer:
         """What to push, and the same with its terms; [] where none are asked for."""
         parts = header_parts(headers) + expiry_parts(extras)
         terms = terms_of(extras, self.group) if extras else None
-        pushes = Pushes(self._encoded(data), parts)
+        pushes = Pushes(encode_all(data, self.serializer, self.max_payload_bytes), parts)
         return pushes, [Asked(one, parts, terms) for one in pushes.payloads] if terms else []
-
-    def _encoded(self, data: Sequence[Any]) -> list[bytes]:
-        if isinstance(data, str | bytes | Mapping):
-            raise TypeError(
-                f"push_many wants a list of messages, got a {type(data).__name__}; for one message "
-                "use push"
-            )
-        return list(map(self._payload, data))
-
-    def _payload(self, data: Any) -> bytes:
-        payload, most = self.serializer.encode(data), self.max_payload_bytes
-        if most is not None and len(payload) > most:
-            raise SerializationError(
-                f"a payload of {len(payload):,} bytes is above max_payload_bytes ({most:,}), so it "
-                "was not added"
-            )
-        return payload
-
-    async def _within(self, timeout_s: float | None, send: Coroutine[Any, Any, Any]) -> Any:
-        if timeout_s is None:
-            return await send
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await send
-        except TimeoutError:
-            raise self._late(timeout_s) from None
-
-    def _late(self, timeout_s: float) -> TimeoutError:
-        return TimeoutError(
-            f"the push to {self.stream!r} was not confirmed within {timeout_s:g} s: the message "
-            "may or may not be in the stream"
-        )
 
     async def _unfinished(self) -> int:
         done, state = 0, ()
@@ -284,7 +254,7 @@ class StreamProducer:
 
     def _pushed(self, results: Sequence[Any]) -> bool:
         """Count them; is it time to trim?"""
-        self._meter.pushed.record(sum(map(_is_new, results)))
+        self._meter.pushed.record(sum(map(is_new, results)))
         if self.max_len is None or self.trim == "any":
             return False
         self._until_trim -= len(results)
@@ -331,7 +301,7 @@ class StreamProducer:
         extras: OneExtras | PushExtras,
     ) -> list[str]:
         pushes, asked = self._asked_for(data, headers, extras)
-        timeout_s = _limit_s(timeout_s)
+        timeout_s = limit_s(timeout_s)
         if self._sync is None:
             self._sync = SyncLink(self._client.endpoint)
         try:
@@ -340,7 +310,7 @@ class StreamProducer:
         except TimeoutError:
             if timeout_s is None:
                 raise
-            raise self._late(timeout_s) from None
+            raise late(timeout_s, self.stream) from None
 
     def _send_sync(self, sync: SyncLink, pushes: Pushes, asked: Sequence[Asked]) -> list[str]:
         key = self._client.key(self.stream)
@@ -368,7 +338,7 @@ class StreamProducer:
                 sync.cut(key, self.max_len)
         except OUTAGES as error:  # the messages are in; trimming can wait
             log.warning("could not trim %s: %s", self.stream, error)
-        return _ids(results)
+        return ids_of(results)
 
     async def cancel(self, scheduled_id: str) -> bool:
         """Take back a message that is not in the stream yet; False if it has moved there.
@@ -419,33 +389,3 @@ class StreamProducer:
             self._sync.close()
             self._sync = None
         await self._client.close()
-
-
-def _is_new(result: Any) -> bool:
-    """Has this push added something?"""
-    return not isinstance(result, Exception) and not getattr(result, "duplicate", False)
-
-
-def _limit_s(timeout_s: float | None) -> float | None:
-    """A push's ``timeout_s``, as long as a socket can wait at most.
-
-    Raises ConfigError for what is no number: NaN would upset the order of the loop's timers.
-    """
-    if timeout_s is None:
-        return None
-    number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-    if not number or not timeout_s <= inf:
-        raise ConfigError(f"timeout_s must be a number of seconds, or None, got {timeout_s!r}.")
-    return min(timeout_s, LONGEST_S)
-
-
-def _ids(results: Sequence[Any]) -> list[str]:
-    """The ids. Raises the first error among them, NotDurable for all that it concerns."""
-    fragile = [result for result in results if isinstance(result, NotDurable)]
-    for result in results:
-        if isinstance(result, NotDurable):
-            ids = [one for error in fragile for one in error.ids]
-            raise NotDurable(ids, result.confirmed, result.wanted)
-        if isinstance(result, Exception):
-            raise result
-    return [result if isinstance(result, str) else text(result) for result in results]

@@ -170,6 +170,10 @@ class Burial:
             self.dlq_group,
         )
         self.forget([message.id])
+        self._say(message, reason, known, buried)
+        return bool(buried)
+
+    def _say(self, message: StreamMessage, reason: str, error: str, buried: str | None) -> None:
         if buried == "":
             log.warning(
                 "dead message %s was already deleted from %s; acknowledged",
@@ -184,9 +188,8 @@ class Burial:
                 reason,
                 message.delivery_count,
                 self.dlq_stream,
-                known.partition("\n")[0] or "no error known",
+                error.partition("\n")[0] or "no error known",
             )
-        return bool(buried)
 
     async def hand_out(
         self, message: StreamMessage, reason: str, owner: str, error: str = ""

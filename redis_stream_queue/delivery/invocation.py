@@ -219,3 +219,10 @@ async def call_hook(hook: Callable[..., Any], *args: Any) -> None:
         end_forked_child(forks_then, error)
         raise
     end_forked_child(forks_then)
+
+
+def heed_cancellation() -> None:
+    """Raise a cancellation that something below has swallowed."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

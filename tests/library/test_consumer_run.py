@@ -158,7 +158,7 @@ class TestRun:
     ) -> None:
         """@per_message(concurrency=2), between two sweeps: messages that come while the other lane
         is busy."""
-        monkeypatch.setattr("redis_stream_queue.consumer.SWEEP_INTERVAL_MS", LONG_MS)
+        monkeypatch.setattr("redis_stream_queue.delivery.reclaiming.SWEEP_INTERVAL_MS", LONG_MS)
         release = asyncio.Event()
         ended: list[str] = []
 

@@ -43,7 +43,7 @@ class TestGroupLost:
     ) -> None:
         """The group is made again behind what the last trim tick saw finished."""
         monkeypatch.setattr("redis_stream_queue.consumer.TRIM_INTERVAL_S", 0.01)
-        monkeypatch.setattr("redis_stream_queue.consumer.SWEEP_INTERVAL_MS", 10)
+        monkeypatch.setattr("redis_stream_queue.delivery.reclaiming.SWEEP_INTERVAL_MS", 10)
         ledger = Ledger()
         consumer = bench.consumer(ledger, block_ms=20)
         async with running(bench, consumer):

@@ -15,12 +15,7 @@ PACKAGE = "redis_stream_queue"
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 # still to be split; whoever has split one takes it out of here
 TOO_LONG = {
-    "consumer.py",
-    "delivery/dead_letter.py: bury",
-    "handlers.py",
     "pool/master/master.py",
-    "pool/worker/process.py: worker_main",
-    "producer.py",
 }
 DESIGN = (ROOT / "docs" / "design.md").read_text()
 SECTION = DESIGN.partition("## Where things are\n")[2].partition("\n## ")[0]

@@ -72,8 +72,7 @@ def worker_main(
         loading = spec.serializer or ""
         serializer = load_serializer(loading) if loading else None
     except RedisStreamError as error:
-        _converse(sock, LoadFailed(loading, str(error)[-MAX_ERROR:]), wait=False)
-        return _exits.LOAD_FAILED
+        return _refuse(sock, loading, error)
     gc.freeze()  # the app stays: a collection need not walk through all of it again and again
     declared = declaration_of(handler)
     start = _converse(sock, _loaded(handler, declared))
@@ -84,13 +83,10 @@ def worker_main(
         own = serializer or (declared.serializer if declared else None)
         schedules = _schedules(declared, own, start)
     except RedisStreamError as error:
-        _converse(sock, LoadFailed(spec.target, str(error)[-MAX_ERROR:]), wait=False)
-        return _exits.LOAD_FAILED
+        return _refuse(sock, spec.target, error)
     _converse(sock, Periodic(schedules), wait=False)
-    soft_limit = None
-    if start.soft_time_limit_s is not None:
-        soft_limit = SoftLimit(start.soft_time_limit_s)
-        soft_limit.watch()
+    soft_limit = _soft_limit(start)
+    if soft_limit is not None:
         handler = soft_limit.limited(handler)
     cancellation = Cancellation()
     main_thread = MainThread()
@@ -113,6 +109,21 @@ def worker_main(
     main_thread.serve(_run(worker, reporter))
     _end_as_an_interpreter_does(spec.graceful_timeout_s)
     return _exits.OK
+
+
+def _refuse(sock: socket.socket, what: str, error: RedisStreamError) -> int:
+    """Tell the master why the app cannot be loaded; returns the exit code."""
+    _converse(sock, LoadFailed(what, str(error)[-MAX_ERROR:]), wait=False)
+    return _exits.LOAD_FAILED
+
+
+def _soft_limit(start: Start) -> SoftLimit | None:
+    """Watching already, if the pool has one."""
+    if start.soft_time_limit_s is None:
+        return None
+    limit = SoftLimit(start.soft_time_limit_s)
+    limit.watch()
+    return limit
 
 
 def _end_as_an_interpreter_does(timeout_s: float) -> None:

@@ -19,8 +19,9 @@ from typing import Any
 
 from ..._log import logger
 from ...delivery.payloads import Decode
+from ...delivery.per_batch import PerBatch
 from ...exceptions import SoftTimeLimitExceeded
-from ...handlers import Handler, PerBatch, PerMessage, runner_of
+from ...handlers import Handler, PerMessage, runner_of
 
 log = logger(__name__)
 
