@@ -7,66 +7,46 @@ a task of its own, and workers are told things through pipes that never block.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
 import signal
-import socket
 import time
 from collections.abc import Awaitable
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ... import _exits
 from ..._clock import mono_ms
 from ..._exits import Failure
 from ..._log import logger
-from ..._names import worker_name
 from ...client import StreamClient
-from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
-from ...exceptions import ConfigError, RedisStreamError
-from ...later.attending import mover_of
+from ...exceptions import ConfigError
 from ...later.lateness import LatenessMetrics
-from ...later.mover import Listener, Mover
-from ...later.periodic import Schedule
-from ...later.ticker import Ticker
 from ...metrics import RateWindow
-from ..config import COMMAND_TIMEOUT_S, PoolConfig, Settings, resolve
+from ..config import COMMAND_TIMEOUT_S, PoolConfig, resolve
 from ..metrics import PoolMetrics
 from ..protocol import (
-    AskForWork,
-    Cancel,
-    Declined,
     Fatal,
-    GroupLost,
     Leaving,
     Loaded,
     LoadFailed,
     Message,
-    Pause,
-    Periodic,
     Ready,
-    Released,
-    Resume,
     Retire,
-    Retrying,
-    Start,
     WorkerSpec,
 )
-from ..scoreboard import Field, Scoreboard
-from ..totals import unconfirmed
+from ..scoreboard import Scoreboard
 from .burst import Burst
 from .health import HealthCheck, watch_loading
 from .heartbeat import HeartbeatWriter
-from .limits import Limits, memory_limit_mb
+from .limits import Limits
+from .loading import Loading
 from .maintenance import Maintenance
 from .observation import Observation
-from .recovery import Death, Recovery
-from .slots import WorkerRecord, nobody, snapshot
+from .recovery import Recovery
+from .running import RunningPool
+from .serving import serve
+from .slots import WorkerRecord, snapshot
 from .spawner import Spawner
-from .startup import connect, prepare
-from .states import WorkerState
+from .startup import connect, look_at_host_name, prepare
 from .supervisor import Supervisor
 from .systemd import notify, watchdog_interval_s
 
@@ -101,11 +81,8 @@ class Master:
                 config.graceful_timeout_s,
             ),
         )
-        self.settings: Settings | None = None
-        self.recovery: Recovery | None = None
-        self.maintenance: Maintenance | None = None
-        self.mover: Mover | None = None
-        self.heartbeat: HeartbeatWriter | None = None
+        self.running: RunningPool | None = None
+        self._heartbeat: HeartbeatWriter | None = None
         self._observation = Observation()
         self._http: HttpServer | None = None
         self._scoreboard = scoreboard
@@ -114,13 +91,9 @@ class Master:
         self._draining = False
         self._quits = False
         self._announced = False
-        self._paused = False
-        self._schedules: tuple[Schedule, ...] = ()
-        self._ticking: asyncio.Future[NoReturn] | None = None
         self._setting_up = False
         self._exit_code = _exits.OK
-        self._load_error = ""
-        self._limit_too_small = False
+        self._loading = Loading(config, self.supervisor, self._fail)
         self._connected = asyncio.Event()
         self._over: asyncio.Future[int]
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -139,8 +112,7 @@ class Master:
         self.supervisor.on_message = self._heard
         self.supervisor.on_death = self._died
         self.supervisor.on_failure = self._fail
-        if not _is_utf8(host := socket.gethostname()):
-            log.warning("the host name %r is not UTF-8: consumer names show a '?' instead", host)
+        look_at_host_name()
         self.supervisor.start()
         if self.config.http:
             self._task(self._serve_http(self.config.http))
@@ -179,13 +151,13 @@ class Master:
         await self.supervisor.kill_all()
         if self._http is not None:
             await self._http.close()
-        if self.recovery is not None and not self._quits:
+        if self.running is not None and not self._quits:
             try:
                 async with asyncio.timeout(LAST_WORDS_S):
-                    await self.recovery.release_all()
-                    await self.recovery.close()
-                    if self.heartbeat is not None:
-                        await self.heartbeat.erase()
+                    await self.running.recovery.release_all()
+                    await self.running.recovery.close()
+                    if self._heartbeat is not None:
+                        await self._heartbeat.erase()
             except OUTAGES as error:
                 log.warning("could not give everything back, others take it later: %s", error)
         await self.client.close()
@@ -193,19 +165,9 @@ class Master:
     # -- start ---------------------------------------------------------------------------------
 
     async def _serve_http(self, address: str) -> None:
-        try:  # now: workers need none of it, and start meanwhile
-            from .http.prometheus import Exposition
-            from .http.server import HttpServer
-        except ImportError as error:
-            raise Failure(
-                _exits.USAGE,
-                f"--http needs the extra http ({error}): pip install 'redis-stream-queue[http]'",
-            ) from None
-        self._http = HttpServer(
-            address, Exposition(self.metrics, self._observation), lambda: self._state() == "running"
+        self._http = await serve(
+            address, self.metrics, self._observation, lambda: self._state() == "running"
         )
-        await self._http.start()
-        log.info("HTTP: probes and metrics on %s", address)
 
     async def _connect(self) -> None:
         await connect(self.client, self.config.connect_timeout_s)
@@ -219,21 +181,25 @@ class Master:
             raise Failure(_exits.USAGE, str(error)) from None
         await self._connected.wait()
         group = await prepare(self.client, settings, self.config.connect_timeout_s)
-        self.recovery = Recovery(
+        recovery = Recovery(
             self.client,
             settings,
             self._scoreboard,
             self.supervisor.living,
             lone=self.config.workers == 1,
         )
-        self.maintenance = Maintenance(settings, group, self.recovery)
-        self.mover = mover_of(self.client, settings.stream)
-        if self.mover is not None:
-            changed = partial(self._control_changed, self.mover, settings)
-            self.mover.listeners.append(Listener(changed, self._cancelled))
-            with contextlib.suppress(*OUTAGES):  # then it is known a little later
-                await self.mover.learn()
-        self.settings = settings
+        running = RunningPool(
+            self.config,
+            self.client,
+            self.supervisor,
+            settings,
+            recovery,
+            Maintenance(settings, group, recovery),
+            task=self._task,
+            fail=self._fail,
+        )
+        await running.attend()
+        self.running = running
         dlq_stream = settings.consumer.dlq_stream
         log.info(
             "%s reads stream %s as group %s from %s with %d worker(s), dead letters go to %s",
@@ -244,16 +210,13 @@ class Master:
             len(self.supervisor.slots),
             "no stream" if dlq_stream is None else self.client.key(dlq_stream),
         )
-        if loaded.settings.get("worker_name") is not None:
-            log.warning(
-                "worker_name is left out: in a pool each life of a worker has a name of its own"
-            )
         for worker in self.supervisor.living():
             if worker.loaded:
-                self._task(self._let_start(worker))
-        self._start_clocks(settings, self.maintenance)
+                self._task(running.let_start(worker))
+        self._start_clocks(running)
 
-    def _start_clocks(self, settings: Settings, maintenance: Maintenance) -> None:
+    def _start_clocks(self, running: RunningPool) -> None:
+        settings, maintenance = running.settings, running.maintenance
         for clock in maintenance.clocks():
             self._task(clock)
         limits = Limits(
@@ -265,12 +228,12 @@ class Master:
         self._task(maintenance.every(check.interval_s, "watching", check.look))
         self._task(maintenance.every(STATUS_S, "status", self._status_tick))
         self._task(maintenance.every(METRICS_S, "metrics", self._metrics_tick))
-        if self.mover is not None:
-            self._task(self.mover.run())
+        if running.mover is not None:
+            self._task(running.mover.run())
         if self.config.http:
             self._task(self._observation.watch(self.client, settings))
         if self.config.heartbeat:
-            self.heartbeat = HeartbeatWriter(
+            self._heartbeat = HeartbeatWriter(
                 self.client,
                 self.config.target,
                 settings,
@@ -278,97 +241,11 @@ class Master:
                 self.metrics,
                 self._state,
             )
-            self._task(self.heartbeat.beat())
+            self._task(self._heartbeat.beat())
         if (interval_s := watchdog_interval_s()) is not None:
             self._task(maintenance.every(interval_s, "watchdog", self._feed_watchdog))
         if self.config.burst:
-            self._task(self._burst())
-
-    async def _let_start(self, worker: WorkerRecord) -> None:
-        """Give a loaded worker its name and its settings."""
-        assert self.settings is not None
-        assert self.recovery is not None
-        backoff = Backoff()
-        while worker.state is WorkerState.STARTING and not worker.consumer:
-            name = worker_name(self.settings.consumer.group, socket.gethostname())
-            try:
-                if await self.recovery.pending.reserve(name):
-                    worker.consumer = name
-            except OUTAGES as error:
-                log.debug("slot=%d waits for Redis: %s", worker.slot, error)
-                await asyncio.sleep(backoff.next_s())
-        if worker.channel is None or worker.state is not WorkerState.STARTING:
-            if worker.consumer:
-                self._died(worker, "drained while starting")
-            return
-        worker.row[Field.BATCH] = self.settings.batch_size or 1
-        consumer = replace(self.settings.consumer, worker_name=worker.consumer)
-        worker.channel.send(
-            Start(
-                self.config.url,
-                self.config.prefix,
-                self.settings.stream,
-                consumer,
-                self.settings.batch_size,
-                self.config.soft_time_limit_s,
-                self._most_messages(),
-            )
-        )
-        if self._paused:
-            worker.channel.send(Pause())
-
-    def _most_messages(self) -> int | None:
-        """How many messages a new life may handle: up to 10 % fewer, lest all end at once."""
-        most = self.config.max_messages_per_child
-        return None if most is None else most - random.randint(0, most // 10)
-
-    # -- periodic messages ---------------------------------------------------------------------
-
-    def _tick(self, schedules: list[list[Any]]) -> None:
-        """A worker has said what its code wants to be pushed; the newest one counts."""
-        wanted = tuple(Schedule(*fields) for fields in schedules)
-        if self.settings is None or wanted == self._schedules:
-            return
-        self._schedules = wanted
-        if self._ticking is not None:
-            self._ticking.cancel()
-        try:
-            ticker = Ticker(self.client, self.settings.stream, self.settings.consumer.group, wanted)
-        except RedisStreamError as error:
-            self._fail(Failure(_exits.USAGE, str(error)))
-            return
-        self._ticking = asyncio.ensure_future(ticker.run())
-        self._task(self._ticking)
-
-    # -- pausing and cancelling ----------------------------------------------------------------
-
-    def _control_changed(self, mover: Mover, settings: Settings) -> None:
-        """The stream was paused or resumed for some group: does it concern us?"""
-        paused = mover.paused(settings.consumer.group)
-        if bool(paused) == self._paused:
-            return
-        self._paused = paused is not None
-        if paused:
-            self._say_paused(settings)
-        else:
-            log.info("stream %s goes on for group %s", settings.stream, settings.consumer.group)
-        self._tell_workers(Pause() if paused else Resume())
-        if self.recovery is not None:
-            self.recovery.offers.paused = self._paused
-            self.recovery.offers.dispatch()
-            self.recovery.sweeping.soon()
-
-    def _say_paused(self, settings: Settings) -> None:
-        names = settings.stream, settings.consumer.group
-        log.warning("stream %s is paused for group %s: nothing is started", *names)
-
-    def _cancelled(self, entry_id: str) -> None:
-        self._tell_workers(Cancel(entry_id))
-
-    def _tell_workers(self, message: Pause | Resume | Cancel) -> None:
-        for worker in self.supervisor.living():
-            if worker.channel is not None and worker.consumer:
-                worker.channel.send(message)
+            self._task(self._burst(running))
 
     # -- what workers say ----------------------------------------------------------------------
 
@@ -376,7 +253,7 @@ class Master:
         if isinstance(message, Loaded):
             self._loaded(worker, message)
         elif isinstance(message, LoadFailed):
-            self._load_failed(worker, message)
+            self._loading.failed(worker, message)
         elif isinstance(message, Ready):
             self._ready(worker)
         elif isinstance(message, Retire):
@@ -386,96 +263,49 @@ class Master:
             self.supervisor.leaving(worker, message.threads)
         elif isinstance(message, Fatal):
             self._fail(Failure(_exits.REDIS, message.error))
-        elif isinstance(message, GroupLost):
-            if self.maintenance is not None:
-                self._task(self.maintenance.restore_group())
-        elif self.recovery is None:
-            return
-        elif isinstance(message, Periodic):
-            self._tick(message.schedules)
-        elif isinstance(message, AskForWork):
-            self.recovery.offers.answer(worker, message.taken, message.beside)
-        elif isinstance(message, Declined):
-            self.recovery.declined(worker, message.ids)
-        elif isinstance(message, Retrying):
-            self.recovery.retrying(message.id, message.error, message.due_in_ms)
-        elif isinstance(message, Released):
-            self.recovery.sweeping.soon()
+        elif self.running is not None:
+            self.running.heard(worker, message)
 
     def _loaded(self, worker: WorkerRecord, message: Loaded) -> None:
-        worker.loaded = True
-        worker.own_mb = message.memory_mb
-        self._check_memory_limit(message.memory_mb)
-        self.supervisor.introduced(worker, message.pid)
-        if self.settings is not None:
-            self._task(self._let_start(worker))
+        self._loading.loaded(worker, message)
+        if self.running is not None:
+            self._task(self.running.let_start(worker))
         elif not self._setting_up:
             self._setting_up = True
             self._task(self._set_up(message))
 
-    def _check_memory_limit(self, own_mb: int) -> None:
-        limit_mb = self.config.max_memory_per_child_mb
-        if limit_mb is None or own_mb <= limit_mb or self._limit_too_small:
-            return
-        self._limit_too_small = True
-        log.warning(
-            "--max-memory-per-child %d MB is less than the app takes by itself (%d MB): workers "
-            "may use %.0f MB. Set it above that.",
-            limit_mb,
-            own_mb,
-            memory_limit_mb(limit_mb, own_mb),
-        )
-
-    def _load_failed(self, worker: WorkerRecord, message: LoadFailed) -> None:
-        text = f"cannot load {message.what!r}: {message.error}"
-        worker.told_to_go = True
-        if self.supervisor.ever_ready:
-            if text != self._load_error:  # once: it is tried again and again
-                self._load_error = text
-                log.error("slot=%d %s", worker.slot, text)
-        else:
-            self._fail(Failure(_exits.LOAD_FAILED, text))
-
     def _ready(self, worker: WorkerRecord) -> None:
         first = not self.supervisor.ever_ready
-        self._load_error = ""
+        self._loading.ready()
         self.supervisor.ready(worker)
         log.debug("slot=%d pid=%d ready as %s", worker.slot, worker.pid, worker.consumer)
-        if first and self.recovery is not None:
-            self.recovery.sweeping.soon()
+        if first and self.running is not None:
+            self.running.recovery.sweeping.soon()
         if self.supervisor.all_ready and not self._announced:
             self._announced = True
             log.info("ready after %.2f s", (mono_ms() - self._started_ms) / 1000)
             notify("READY=1", f"STATUS={self.metrics()}")
-        if self.recovery is not None:
-            self.recovery.offers.dispatch()
+        if self.running is not None:
+            self.running.recovery.offers.dispatch()
 
     def _died(self, worker: WorkerRecord, why: str) -> None:
-        """Note what was in its handler's hands while the row still says so."""
-        if self.recovery is None or not worker.consumer:
-            return
-        interrupted = self._draining  # by us: what it ran is given back uncounted
-        one_at_a_time = bool(self.settings and self.settings.one_at_a_time)
-        suspects = nobody if interrupted else worker.suspects(one_at_a_time=one_at_a_time)
-        reading = not interrupted and not worker.busy
-        death = Death(worker.consumer, mono_ms(), suspects, why, reading)
-        slot = self.supervisor.slots[worker.slot]
-        if worker in slot.lives:  # else its row may be another one's by now
-            death.unconfirmed, death.confirm = unconfirmed(worker.row), slot.confirm
-        self.recovery.died(death)
+        if self.running is not None:
+            self.running.died(worker, why, interrupted=self._draining)
 
     # -- metrics -------------------------------------------------------------------------------
 
     def metrics(self) -> PoolMetrics:
         """What the pool has done so far; no Redis call."""
+        running = self.running
+        mover = running.mover if running else None
         return snapshot(
             self.supervisor.slots,
             started_ms=self._started_ms,
             replaced=self.supervisor.replaced,
-            paused=self._paused,
-            buried=self.recovery.buried if self.recovery else 0,
+            paused=running.paused if running else False,
+            buried=running.recovery.buried if running else 0,
             acked=self._acked,
-            scheduled=self.mover.lateness.metrics() if self.mover else LatenessMetrics(),
+            scheduled=mover.lateness.metrics() if mover else LatenessMetrics(),
         )
 
     def _state(self) -> str:
@@ -489,8 +319,8 @@ class Master:
         self.metrics()
 
     async def _status_tick(self) -> None:
-        if self._paused and self.settings is not None:
-            self._say_paused(self.settings)
+        if self.running is not None and self.running.paused:
+            self.running.say_paused()
         self._say_status()
 
     def _say_status(self) -> None:
@@ -561,17 +391,8 @@ class Master:
 
     # -- burst ---------------------------------------------------------------------------------
 
-    async def _burst(self) -> None:
-        assert self.recovery is not None
-        burst = Burst(self.client, self.recovery.pending, self.mover, self.metrics)
+    async def _burst(self, running: RunningPool) -> None:
+        burst = Burst(self.client, running.recovery.pending, running.mover, self.metrics)
         await burst.until_done()
         log.info("burst: all done")
         self.drain(_exits.FAILURE if self.metrics().dead else _exits.OK)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -6,6 +6,7 @@ Everything that is wrong here ends the pool with one sentence and its exit code.
 from __future__ import annotations
 
 import asyncio
+import socket
 
 from redis.exceptions import ResponseError
 
@@ -93,3 +94,12 @@ async def _prepare(client: StreamClient, settings: Settings) -> ConsumerGroup:
         key = client.key(settings.stream)
         raise await explained(client.endpoint, error, key=key) from None
     return group
+
+
+def look_at_host_name() -> None:
+    """Consumer names have it in them."""
+    host = socket.gethostname()
+    try:
+        host.encode()
+    except UnicodeEncodeError:
+        log.warning("the host name %r is not UTF-8: consumer names show a '?' instead", host)

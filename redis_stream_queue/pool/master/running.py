@@ -1,0 +1,208 @@
+"""The pool once its first worker has loaded: what it runs on, and what its workers ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from ... import _exits
+from ..._clock import mono_ms
+from ..._exits import Failure
+from ..._log import logger
+from ..._names import worker_name
+from ...client import StreamClient
+from ...connection.backoff import Backoff
+from ...connection.link import OUTAGES
+from ...exceptions import RedisStreamError
+from ...later.attending import mover_of
+from ...later.mover import Listener
+from ...later.periodic import Schedule
+from ...later.ticker import Ticker
+from ..config import PoolConfig, Settings
+from ..protocol import (
+    AskForWork,
+    Cancel,
+    Declined,
+    GroupLost,
+    Message,
+    Pause,
+    Periodic,
+    Released,
+    Resume,
+    Retrying,
+    Start,
+)
+from ..scoreboard import Field
+from ..totals import unconfirmed
+from .maintenance import Maintenance
+from .recovery import Death, Recovery
+from .slots import WorkerRecord, nobody
+from .states import WorkerState
+from .supervisor import Supervisor
+
+log = logger(__name__)
+
+
+class RunningPool:
+    """Made once, when the server is checked and the group is there.
+
+    task: runs something beside, whose failure ends the pool. fail: ends it.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        client: StreamClient,
+        supervisor: Supervisor,
+        settings: Settings,
+        recovery: Recovery,
+        maintenance: Maintenance,
+        *,
+        task: Callable[[Awaitable[Any]], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self.settings = settings
+        self.recovery = recovery
+        self.maintenance = maintenance
+        self.mover = mover_of(client, settings.stream)
+        self.paused = False
+        self._config = config
+        self._client = client
+        self._supervisor = supervisor
+        self._task = task
+        self._fail = fail
+        self._schedules: tuple[Schedule, ...] = ()
+        self._ticking: asyncio.Future[NoReturn] | None = None
+        # What workers say: a message of another kind needs its line here.
+        self._said: dict[type[Message], Callable[[WorkerRecord, Any], None]] = {
+            GroupLost: lambda worker, message: task(maintenance.restore_group()),
+            Periodic: self._tick,
+            AskForWork: lambda worker, message: recovery.offers.answer(
+                worker, message.taken, message.beside
+            ),
+            Declined: lambda worker, message: recovery.declined(worker, message.ids),
+            Retrying: lambda worker, message: recovery.retrying(
+                message.id, message.error, message.due_in_ms
+            ),
+            Released: lambda worker, message: recovery.sweeping.soon(),
+        }
+
+    def heard(self, worker: WorkerRecord, message: Message) -> None:
+        """A worker has said something."""
+        if (act := self._said.get(type(message))) is not None:
+            act(worker, message)
+
+    async def attend(self) -> None:
+        """Learn whether the stream is paused, and hear of it from now on."""
+        if self.mover is not None:
+            self.mover.listeners.append(Listener(self._control_changed, self._cancelled))
+            with contextlib.suppress(*OUTAGES):  # then it is known a little later
+                await self.mover.learn()
+
+    async def let_start(self, worker: WorkerRecord) -> None:
+        """Give a loaded worker its name and its settings."""
+        backoff = Backoff()
+        while worker.state is WorkerState.STARTING and not worker.consumer:
+            name = worker_name(self.settings.consumer.group, socket.gethostname())
+            try:
+                if await self.recovery.pending.reserve(name):
+                    worker.consumer = name
+            except OUTAGES as error:
+                log.debug("slot=%d waits for Redis: %s", worker.slot, error)
+                await asyncio.sleep(backoff.next_s())
+        if worker.channel is None or worker.state is not WorkerState.STARTING:
+            if worker.consumer:
+                self.died(worker, "drained while starting", interrupted=False)
+            return
+        worker.row[Field.BATCH] = self.settings.batch_size or 1
+        consumer = replace(self.settings.consumer, worker_name=worker.consumer)
+        worker.channel.send(
+            Start(
+                self._config.url,
+                self._config.prefix,
+                self.settings.stream,
+                consumer,
+                self.settings.batch_size,
+                self._config.soft_time_limit_s,
+                self._most_messages(),
+            )
+        )
+        if self.paused:
+            worker.channel.send(Pause())
+
+    def _most_messages(self) -> int | None:
+        """How many messages a new life may handle: up to 10 % fewer, lest all end at once."""
+        most = self._config.max_messages_per_child
+        return None if most is None else most - random.randint(0, most // 10)
+
+    # -- periodic messages ---------------------------------------------------------------------
+
+    def _tick(self, worker: WorkerRecord, message: Periodic) -> None:
+        """A worker has said what its code wants to be pushed; the newest one counts."""
+        wanted = tuple(Schedule(*fields) for fields in message.schedules)
+        if wanted == self._schedules:
+            return
+        self._schedules = wanted
+        if self._ticking is not None:
+            self._ticking.cancel()
+        try:
+            ticker = Ticker(
+                self._client, self.settings.stream, self.settings.consumer.group, wanted
+            )
+        except RedisStreamError as error:
+            self._fail(Failure(_exits.USAGE, str(error)))
+            return
+        self._ticking = asyncio.ensure_future(ticker.run())
+        self._task(self._ticking)
+
+    # -- pausing and cancelling ----------------------------------------------------------------
+
+    def _control_changed(self) -> None:
+        """The stream was paused or resumed for some group: does it concern us?"""
+        settings, mover = self.settings, self.mover
+        paused = mover.paused(settings.consumer.group) if mover else None
+        if bool(paused) == self.paused:
+            return
+        self.paused = paused is not None
+        if paused:
+            self.say_paused()
+        else:
+            log.info("stream %s goes on for group %s", settings.stream, settings.consumer.group)
+        self._tell_workers(Pause() if paused else Resume())
+        self.recovery.offers.paused = self.paused
+        self.recovery.offers.dispatch()
+        self.recovery.sweeping.soon()
+
+    def say_paused(self) -> None:
+        """Nothing is started, for how long whoever."""
+        names = self.settings.stream, self.settings.consumer.group
+        log.warning("stream %s is paused for group %s: nothing is started", *names)
+
+    def _cancelled(self, entry_id: str) -> None:
+        self._tell_workers(Cancel(entry_id))
+
+    def _tell_workers(self, message: Pause | Resume | Cancel) -> None:
+        for worker in self._supervisor.living():
+            if worker.channel is not None and worker.consumer:
+                worker.channel.send(message)
+
+    def died(self, worker: WorkerRecord, why: str, *, interrupted: bool) -> None:
+        """Note what was in its handler's hands while the row still says so.
+
+        interrupted: by us, so what it ran is given back uncounted.
+        """
+        if not worker.consumer:
+            return
+        one_at_a_time = self.settings.one_at_a_time
+        suspects = nobody if interrupted else worker.suspects(one_at_a_time=one_at_a_time)
+        reading = not interrupted and not worker.busy
+        death = Death(worker.consumer, mono_ms(), suspects, why, reading)
+        slot = self._supervisor.slots[worker.slot]
+        if worker in slot.lives:  # else its row may be another one's by now
+            death.unconfirmed, death.confirm = unconfirmed(worker.row), slot.confirm
+        self.recovery.died(death)
