@@ -133,8 +133,7 @@ def test_programs_inherit_what_they_would_from_plain_python(scene: Any, nohup: b
     reader, writer = os.pipe()
     os.write(writer, b"12345abcde")
     before = signal.getsignal(signal.SIGHUP)
-    if nohup:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
     try:
         pool = scene.start(INHERITED, stdin=reader)
     finally:
