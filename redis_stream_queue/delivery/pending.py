@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
+from .._clock import mono_ms
 from .._names import parking_name
 from ..client import StreamClient
 from ..connection.carrying import NotCarriedError, carry
@@ -25,6 +26,7 @@ MOST_VALUES = 7000  # that a script passes to one command; Lua's own limit is ab
 WRITE_CHUNK = 50  # entries that a script takes over or gives back: a few ms of Redis's time
 STANDS_STILL = -1  # as a least idle time: see SeenEntry
 TAKE_BYTES = 1 << 20  # of payloads in one answer
+ASK_TIME_EVERY_MS = 60_000  # where nothing is pending; clocks drift apart meanwhile
 SMALL_BYTES = 1 << 16  # what is larger is brought in alone, once it was lost on its way
 NO_PAYLOADS = 0
 LOST = "rsq:lost"  # the first field of a letter without a payload
@@ -96,6 +98,8 @@ class PendingList:
         self.stream = stream
         self.group = group
         self.payload_field = payload_field
+        self._was_empty = False
+        self._time_asked_ms = 0
 
     async def page(
         self, after: str | None, count: int, consumer: str | None = None, *, end: str = "+"
@@ -109,13 +113,23 @@ class PendingList:
     async def look(
         self, after: str | None, count: int, *, end: str = "+"
     ) -> tuple[list[PendingEntry], int | None]:
-        """A page as it is now, and the server's time in ms (None where an ACL forbids TIME)."""
+        """A page as it is now, and the server's time in ms.
+
+        None where an ACL forbids TIME, and where nothing is pending, as in the look before: then it
+        is asked for once a minute only.
+        """
         start = "-" if after is None else f"({after}"
         key = self.client.key(self.stream)
-        commands: list[Command] = [("XPENDING", key, self.group, start, end, count), ("TIME",)]
-        limit_s = self.client.endpoint.socket_timeout
-        replies = await self.client.link().run(key, commands, limit_s)
+        page: Command = ("XPENDING", key, self.group, start, end, count)
+        link, limit_s = self.client.link(), self.client.endpoint.socket_timeout
+        if self._was_empty and mono_ms() - self._time_asked_ms < ASK_TIME_EVERY_MS:
+            [reply] = first_error(await link.run(key, [page], limit_s))
+            if not reply:
+                return [], None
+        self._time_asked_ms = mono_ms()
+        replies = await link.run(key, [page, ("TIME",)], limit_s)
         first_error(replies[:1])
+        self._was_empty = not replies[0]
         return pending_entries(replies[0]), _server_ms(replies[1])
 
     async def server_ms(self) -> int | None:

@@ -234,3 +234,19 @@ async def test_group_of_the_dead_letters_is_made_again(real_bench: Bench) -> Non
         return bool(await bench.client.group_info(bench.dlq))
 
     await bench.until(has_group, "the group, before any letter")
+
+
+async def test_where_nothing_is_pending_a_look_does_not_ask_for_the_time(real_bench: Bench) -> None:
+    """An idle pool looks often; where something is pending, its page comes with the time."""
+    consumer = real_bench.consumer(lambda _: [])
+    await consumer._ensure()
+    look = consumer._in_flight.pending.look
+    told = [await look(None, 10) for _ in range(4)]
+    assert [server_ms is None for _, server_ms in told] == [False, True, True, True]
+    await real_bench.push(1)
+    await consumer._session.read(1, 0)
+    for _ in range(2):
+        entries, server_ms = await look(None, 10)
+        assert len(entries) == 1
+        assert server_ms is not None
+    await consumer.close()
