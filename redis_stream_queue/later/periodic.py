@@ -168,7 +168,7 @@ class _EveryTicks(Ticks):
 
     def missed(self, after_ms: int, until_ms: int) -> list[int]:
         newest = until_ms // self._every_ms * self._every_ms
-        return list(range(newest, after_ms, -self._every_ms))[:MOST_MISSED]
+        return list(range(newest, after_ms, -self._every_ms)[:MOST_MISSED])
 
 
 class _CronTicks(Ticks):
