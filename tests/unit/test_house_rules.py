@@ -23,7 +23,7 @@ def test_the_workflow_runs_ci_on_every_python_that_is_claimed() -> None:
     pythons = job["strategy"]["matrix"]["python"]
     claimed = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
 
-    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run --cov"]
     assert PROJECT["requires-python"] == f">={pythons[0]}"
     assert set(claimed) <= set(pythons)
 
