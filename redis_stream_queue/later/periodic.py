@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from hashlib import sha256
 from math import isfinite
 from typing import Any, Literal, NamedTuple
@@ -21,6 +22,7 @@ MOST_CAUGHT_UP = 100
 MOST_PAYLOAD = 16_384  # bytes: it travels from the worker to the master
 MOST_NAME = 200
 LEAST_S = 0.1
+BEHIND_MS = 2 * 3600 * 1000  # clocks change by an hour at most
 
 
 @dataclass(frozen=True)
@@ -147,16 +149,16 @@ def _spec(one: Periodic) -> dict[str, Any]:
 # -- ticks -----------------------------------------------------------------------------------------
 
 
-class Ticks:
+class Ticks(ABC):
     """The times of one schedule, in ms since the epoch."""
 
+    @abstractmethod
     def after(self, ms: int) -> int | None:
         """The first one behind a time, None if there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def missed(self, after_ms: int, until_ms: int) -> list[int]:
         """Those behind the one time and up to the other, the newest first, 1,000 at most."""
-        raise NotImplementedError
 
 
 class _EveryTicks(Ticks):
@@ -197,16 +199,21 @@ class _CronTicks(Ticks):
             ) from None
 
     def after(self, ms: int) -> int | None:
-        return next((_ms(t) for t in self._sim(self._expression, self._date(ms))), None)
+        first = next((_ms(t) for t in self._sim(self._expression, self._date(ms))), None)
+        if first is None or self._date(ms).utcoffset() == self._date(first).utcoffset():
+            return first
+        # Forwards it steps over the first half hour behind a change of the clocks by half an hour.
+        return min([first, *self.missed(ms, first - 1000)])
 
     def missed(self, after_ms: int, until_ms: int) -> list[int]:
-        just_behind = self._date(until_ms // 1000 * 1000) + timedelta(seconds=1)
-        just_behind = just_behind.astimezone(UTC).astimezone(self._zone)
+        # From well behind it: a walk that begins in an hour that is repeated leaves ticks out.
+        behind = self._date(until_ms + BEHIND_MS)
         found: list[int] = []
-        for tick in self._sim(self._expression, just_behind, reverse=True):
+        for tick in self._sim(self._expression, behind, reverse=True):
             if _ms(tick) <= after_ms or len(found) == MOST_MISSED:
                 break
-            found.append(_ms(tick))
+            if _ms(tick) <= until_ms:
+                found.append(_ms(tick))
         return found
 
     def _date(self, ms: int) -> datetime:
