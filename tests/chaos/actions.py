@@ -17,9 +17,11 @@ from dataclasses import dataclass
 import psutil
 import redis
 
+from redis_stream_queue.connection.link import OUTAGES
 from tests.support.pool import PoolProcess
 
-from .app import GROUP, STREAM
+from .app import GROUP, STREAM, tick_number
+from .later import PAUSE, Cancelled
 from .stage import GRACEFUL_S, READY_S, Host, Stage
 
 Run = Callable[[Stage, Host, random.Random], None]
@@ -28,6 +30,7 @@ Lock = threading.Lock
 LEAVE_S = GRACEFUL_S + 5
 STOP_S = (0.2, 3.0)  # how long something is stopped or stalled
 OUTAGE_S = (2.5, 4.0)
+PAUSE_S = (0.6, 2.0)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ def _network(_: Stage, host: Host) -> list[Lock]:
 
 def _redis(stage: Stage, _: Host) -> list[Lock]:
     return [stage.redis_busy]
+
+
+def _operator(stage: Stage, _: Host) -> list[Lock]:
+    return [stage.operator_busy]
 
 
 # -- processes -----------------------------------------------------------------------------------
@@ -257,8 +264,43 @@ def delete_consumer(stage: Stage, _: Host, rng: random.Random) -> None:
             pipe.xpending_range(STREAM, GROUP, "-", "+", 10_000, name)
             pipe.xgroup_delconsumer(STREAM, GROUP, name)
             held, _count = pipe.execute()
-        ids = frozenset(line["message_id"].decode() for line in held)
-        stage.faults.moment("delete consumer", ids=ids)
+        ids = {line["message_id"].decode() for line in held}
+        entries = [fields for i in ids for _, fields in client.xrange(STREAM, i, i)]
+        ids |= {f[b"rsq:scheduled"].decode() for f in entries if b"rsq:scheduled" in f}
+        ticks = [f[b"rsq:tick"].decode() for f in entries if b"rsq:tick" in f]
+        ids |= {f"tick {-tick_number(tick)}" for tick in ticks}
+        stage.faults.moment("delete consumer", ids=frozenset(ids))
+
+
+def cancel(stage: Stage, _: Host, rng: random.Random) -> None:
+    """Some of the last messages, wherever they are."""
+    recent = stage.pushed[-60:]
+    for pushed in rng.sample(recent, min(5, len(recent))):
+        stage.cancelled.append(_cancelled(stage, pushed.id))
+
+
+def _cancelled(stage: Stage, message_id: str) -> Cancelled:
+    begun_s, said = time.time(), None
+    with contextlib.suppress(*OUTAGES):
+        said = stage.ask(lambda client: client.cancel(STREAM, message_id)) or ""
+    return Cancelled(message_id, said, begun_s, time.time())
+
+
+def pause(stage: Stage, _: Host, rng: random.Random) -> None:
+    group = rng.choice((None, GROUP))
+    try:
+        stage.ask(lambda client: client.pause(STREAM, group, for_s=30))
+    except OUTAGES:
+        return  # perhaps: it ends by itself
+    with stage.faults.during(PAUSE):
+        stage.pause(rng.uniform(*PAUSE_S))
+    while True:
+        try:
+            stage.ask(lambda client: client.resume(STREAM, group))
+            return
+        except OUTAGES:
+            if stage.over.wait(0.1):
+                return
 
 
 def long_outage(stage: Stage, _: Host, rng: random.Random) -> None:
@@ -329,5 +371,7 @@ ACTIONS = [
     Action("out of memory", 1, out_of_memory, _redis),
     Action("clock jumps", 1, clock_jumps, _redis),
     Action("delete consumer", 1, delete_consumer, _redis),
+    Action("cancel", 3, cancel, _operator),
+    Action("pause", 3, pause, _operator),
     Action("long outage", 0.5, long_outage, _redis),
 ]

@@ -3,13 +3,27 @@ its own, and which messages it gets how often."""
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from tests.support import ledger
 from tests.support.ledger import DLQ, GROUP, STREAM
 
-__all__ = ["DLQ", "DOOMED", "GROUP", "MAX_DELIVERIES", "MAX_STREAM_SIZE", "SOURCE", "STREAM"]
+__all__ = [
+    "BEAT",
+    "DLQ",
+    "DOOMED",
+    "GROUP",
+    "MAX_DELIVERIES",
+    "MAX_STREAM_SIZE",
+    "SOURCE",
+    "STREAM",
+    "tick_number",
+]
 
 MAX_DELIVERIES = 4
 MAX_STREAM_SIZE = 200  # small, so that trimming goes on all the time
+
+BEAT = "beat"  # a periodic message, each second
 
 DOOMED = ("raise", "exit", "segfault", "die", "reject")  # a dead letter in the end, as no other is
 WEIGHTS = {
@@ -26,18 +40,37 @@ WEIGHTS = {
 SOURCE = (
     ledger.SOURCE
     + f"""
+from dataclasses import replace
+from datetime import datetime
+
+from redis_stream_queue import Every
+
 crew = stream_handler(
-    "work", group="crew", max_deliveries={MAX_DELIVERIES}, max_stream_size={MAX_STREAM_SIZE}
+    "work", group="crew", max_deliveries={MAX_DELIVERIES}, max_stream_size={MAX_STREAM_SIZE},
+    periodic=[Every("{BEAT}", 1, {{"n": 0, "do": "nothing", "s": 0.01}}, catch_up="all")],
 )
+
+def named(message):
+    # As the ledger knows it: a tick by its second, as a negative number.
+    tick = message.headers.get("rsq:tick")
+    if not tick:
+        return message
+    n = -int(datetime.fromisoformat(tick).timestamp())
+    return replace(message, data={{**message.data, "n": n}})
 
 @crew
 @per_message
 def plain(message):
-    act(message)
+    act(named(message))
 
 @crew
 @per_message(concurrency=3)
 async def asynchronous(message):
-    await act_async(message)
+    await act_async(named(message))
 """
 )
+
+
+def tick_number(tick: str) -> int:
+    """The number of a tick's message in the ledger; tick: its header."""
+    return -int(datetime.fromisoformat(tick).timestamp())

@@ -7,7 +7,9 @@ import time
 
 import redis
 
-from .app import DLQ, GROUP, STREAM
+from redis_stream_queue.later.keys import companions
+
+from .app import DLQ, GROUP, STREAM, tick_number
 from .stage import Stage
 from .verdict import Letter
 
@@ -15,7 +17,7 @@ POLL_S = 0.1
 
 
 def drain(stage: Stage, timeout_s: float) -> float:
-    """Wait until nothing is pending and nothing unread; returns how long it took.
+    """Wait until nothing is pending, unread or scheduled; returns how long it took.
 
     Complains when the time is up.
     """
@@ -34,10 +36,11 @@ def _left(client: redis.Redis) -> str:
     groups = client.xinfo_groups(STREAM)
     [last_id] = [g["last-delivered-id"].decode() for g in groups]
     unread = client.xrange(STREAM, f"({last_id}", "+", count=1)
-    if not pending and not unread:
+    scheduled = client.zcard(companions(STREAM).later)
+    if not pending and not unread and not scheduled:
         return ""
-    lag = groups[0].get("lag")
-    return f"{len(pending)} pending, {lag} unread, e.g. {list(pending.values())[:3]}"
+    lag, some = groups[0].get("lag"), list(pending.values())[:3]
+    return f"{len(pending)} pending, {lag} unread, {scheduled} scheduled, e.g. {some}"
 
 
 def pending_lines(client: redis.Redis) -> dict[str, str]:
@@ -61,7 +64,7 @@ def letters(client: redis.Redis) -> list[Letter]:
             Letter(
                 letter_id.decode(),
                 fields["original_id"],
-                payload["n"],
+                tick_number(fields["rsq:tick"]) if "rsq:tick" in fields else payload["n"],
                 payload["do"],
                 fields["reason"],
                 fields["last_error"],

@@ -16,6 +16,7 @@ from tests.support.ledger import Notes
 from .executions import executions
 from .feeder import Feeder
 from .history import history, odd_tracebacks
+from .later import judge_later, resolved, withdrawn
 from .outcome import check_exits, drain, letters, pending_lines
 from .recorder import Recorder
 from .stage import READY_S, Stage
@@ -64,7 +65,7 @@ def _run(directory: Path, seed: int, seconds: float) -> int:
     stage = Stage(directory)
     if not stage.clock.works:
         print("there is no C compiler: the server's clock will not jump")
-    storm, feeder = Storm(stage, seed), Feeder(stage.server.url, seed)
+    storm, feeder = Storm(stage, seed), Feeder(stage.server.url, seed, stage.pushed)
     recorder = Recorder(stage.server.socket_path or "", directory / "commands")
     try:
         recorder.start()
@@ -77,13 +78,21 @@ def _run(directory: Path, seed: int, seconds: float) -> int:
         feeder.stop()
         stage.heal()
         drained_s = drain(stage, DRAIN_S)
+        if taken := feeder.taken_keys():
+            stage.complain(f"all is finished, and unique keys are taken: {', '.join(taken)}")
         with stage.server.client() as client:
             pending, dead = pending_lines(client), letters(client)
         check_exits(stage)
     finally:
         _calmly(stage, feeder, recorder)
     runs = executions(Notes(directory / "notes").all())
-    verdict = judge(feeder.pushed, feeder.unconfirmed, runs, dead, stage.faults)
+    pushed, became, twice = resolved(feeder.pushed, runs, dead)
+    gone = withdrawn(pushed, stage.cancelled, became)
+    verdict = judge(pushed, feeder.unconfirmed, runs, dead, stage.faults, gone)
+    verdict.findings += twice
+    verdict.findings += judge_later(
+        pushed, feeder.refused, stage.cancelled, became, runs, dead, stage.faults
+    )
     _print_table(verdict, storm, stage, drained_s)
     for finding in verdict.findings[:MOST_SHOWN]:
         print(f"\n{finding.what} {finding.id} {finding.detail}")
@@ -91,7 +100,7 @@ def _run(directory: Path, seed: int, seconds: float) -> int:
             story = history(
                 finding.id,
                 directory=directory,
-                pushed=feeder.pushed,
+                pushed=pushed,
                 executions=runs,
                 letters=dead,
                 faults=stage.faults.all,
@@ -123,6 +132,7 @@ def _print_table(verdict: Verdict, storm: Storm, stage: Stage, drained_s: float)
         "pushed": f"{verdict.pushed}, and {verdict.unconfirmed} without an answer",
         "handled": verdict.handled,
         "dead": f"{verdict.dead}, {verdict.unlucky} of them by mere bad luck",
+        "withdrawn": f"{verdict.withdrawn} of {len(stage.cancelled)} cancelled, and expired",
         "lost": f"{verdict.lost}, and {verdict.dropped} dropped by DELCONSUMER",
         "executions": verdict.executions,
         "executed again": f"{verdict.twice.total()}: {_counted(verdict.twice)}",

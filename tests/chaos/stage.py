@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 
+from redis_stream_queue import StreamClient
 from tests.support.faultproxy import ThreadedFaultProxy
 from tests.support.ledger import HOST_ENV, NOTES_ENV
 from tests.support.pool import READY, PoolProcess
@@ -17,7 +21,10 @@ from tests.support.servers import Server
 from . import app
 from .faults import Faults
 from .jump import JumpingClock
-from .verdict import MIN_IDLE_S
+from .later import Cancelled
+from .verdict import MIN_IDLE_S, Pushed
+
+Answer = TypeVar("Answer")
 
 GRACEFUL_S = 10
 READY_S = 30.0
@@ -104,6 +111,9 @@ class Stage:
         self.complaints: list[str] = []  # what must not happen, apart from messages
         self.over = threading.Event()
         self.redis_busy = threading.Lock()
+        self.operator_busy = threading.Lock()
+        self.pushed: list[Pushed] = []
+        self.cancelled: list[Cancelled] = []
         self.hosts: list[Host] = []
         self.clock = JumpingClock(directory)
         self.server = Server.start("valkey-9.1", extra_args=SERVER_ARGS, env=self.clock.env)
@@ -130,6 +140,19 @@ class Stage:
         if not self.server.alive:
             self.server.restart()
         self.server.resume()
+        self.ask(lambda client: client.resume(app.STREAM))
+
+    def ask(self, call: Callable[[StreamClient], Coroutine[Any, Any, Answer]]) -> Answer:
+        """One command as an operator gives it, directly to the server."""
+
+        async def ask() -> Answer:
+            client = StreamClient.from_url(self.server.url, socket_timeout=5)
+            try:
+                return await call(client)
+            finally:
+                await client.close()
+
+        return asyncio.run(ask())
 
     def replace_ended_pool(self, host: Host) -> None:
         """A pool that nobody told to end must not end."""

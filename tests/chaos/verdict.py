@@ -24,12 +24,18 @@ CHAIN_GAP_S = RENEWAL_S  # faults in such short succession leave no time to rene
 
 @dataclass(frozen=True)
 class Pushed:
-    """A message whose push returned its id."""
+    """A message whose push returned its id.
+
+    at_s, begun_s: when the call ended and began. key: it is unique. ttl_s: so long it may start.
+    """
 
     n: int
     id: str
     do: str
     at_s: float
+    begun_s: float = 0.0
+    key: str = ""
+    ttl_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Verdict:
 
     dropped: lost with a consumer that was deleted, before it could know or after its death.
     unlucky: innocents among the dead whose every permitted execution was killed by a fault.
+    withdrawn: cancelled, or expired.
     """
 
     pushed: int = 0
@@ -70,6 +77,7 @@ class Verdict:
     executions: int = 0
     lost: int = 0
     dropped: int = 0
+    withdrawn: int = 0
     findings: list[Finding] = field(default_factory=list)
     twice: Counter[str] = field(default_factory=Counter)
     overlaps: Counter[str] = field(default_factory=Counter)
@@ -81,11 +89,12 @@ def judge(
     executions: list[Execution],
     letters: list[Letter],
     faults: Faults,
+    withdrawn: frozenset[str] = frozenset(),
 ) -> Verdict:
     """The verdict on a run.
 
     unconfirmed: numbers of messages whose push failed; they may be in the stream or not.
-    executions: in the order of their start.
+    executions: in the order of their start. withdrawn: ids that need not come to an end.
     """
     faults = _with_self_kills(faults, executions)
     verdict = Verdict(len(pushed), len(unconfirmed), executions=len(executions))
@@ -95,12 +104,15 @@ def judge(
     known = {p.id for p in pushed}
     ended = {i for i, runs in of.items() if any(e.how == "ended" for e in runs)}
     verdict.handled, verdict.dead = len(ended), len(letters)
-    _judge_losses(verdict, pushed, of, ended, letters, faults)
-    _judge_letters(verdict, pushed, of, letters, faults)
+    verdict.withdrawn = len(withdrawn - ended)
+    must_end = [p for p in pushed if p.id not in withdrawn]
+    begun = {i: runs for i, runs in of.items() if i not in withdrawn}
+    _judge_losses(verdict, must_end, begun, ended, letters, faults)
+    _judge_letters(verdict, must_end, of, letters, faults)
     for entry_id, runs in of.items():
         if entry_id not in known and runs[0].n not in unconfirmed:
             verdict.findings.append(Finding("executed, never pushed", entry_id))
-        _judge_runs(verdict, runs, faults)
+        _judge_runs(verdict, runs, faults, may_stop=entry_id in withdrawn)
     return verdict
 
 
@@ -116,7 +128,7 @@ def _judge_losses(
     settled = ended | {letter.original_id for letter in letters}
     for message in pushed:
         if message.id not in settled:
-            if _is_dropped(message.id, of.get(message.id, []), faults):
+            if is_dropped(message.id, of.get(message.id, []), faults):
                 verdict.dropped += 1
                 continue
             runs = len(of.get(message.id, []))
@@ -124,14 +136,14 @@ def _judge_losses(
             verdict.findings.append(Finding("LOST", message.id, detail))
             verdict.lost += 1
     for entry_id in of.keys() - settled - {p.id for p in pushed}:
-        if _is_dropped(entry_id, of[entry_id], faults):
+        if is_dropped(entry_id, of[entry_id], faults):
             verdict.dropped += 1
             continue
         verdict.findings.append(Finding("LOST (its push was not confirmed)", entry_id))
         verdict.lost += 1
 
 
-def _is_dropped(entry_id: str, runs: list[Execution], faults: Faults) -> bool:
+def is_dropped(entry_id: str, runs: list[Execution], faults: Faults) -> bool:
     """Was it deleted with its consumer, and did nobody live who had it in memory?"""
     for fault in faults.dropped(entry_id):
         last = runs[-1] if runs else None
@@ -170,14 +182,14 @@ def _judge_letters(
     for message in pushed:
         if message.do not in DOOMED or message.id in buried or message.id not in of:
             continue
-        if not _is_dropped(message.id, of[message.id], faults):
+        if not is_dropped(message.id, of[message.id], faults):
             verdict.findings.append(Finding("doomed, not buried", message.id, message.do))
 
 
-def _judge_runs(verdict: Verdict, runs: list[Execution], faults: Faults) -> None:
+def _judge_runs(verdict: Verdict, runs: list[Execution], faults: Faults, *, may_stop: bool) -> None:
     """Every execution after the first needs a reason."""
     for run in runs:
-        if run.end_s is None and _death_s(run, faults) is None:
+        if run.end_s is None and _death_s(run, faults) is None and not may_stop:
             detail = f"pool {run.pool} pid {run.pid} at {run.begin_s:.3f}"
             verdict.findings.append(Finding("begun, not ended, not killed", run.id, detail))
     for first, second in pairwise(runs):
