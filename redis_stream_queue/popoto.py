@@ -165,7 +165,7 @@ class _Member(_StreamConsumer):
         self._handler = handler
         self._failures: list[BaseException] | None = None  # of this iteration; None = in run()
         self.turn: Callable[[], Awaitable[int]] | None = None  # of run(), if a subclass has its own
-        self._in_flight.burial.letter = _letter
+        self._in_flight.letters.letter = _letter
 
     async def _noting_failures(self, messages: list[StreamMessage]) -> list[str]:
         try:

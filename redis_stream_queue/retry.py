@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Sequence
 from functools import partial
 
-from redis.exceptions import ResponseError
-
-from ._log import logger
-from ._names import worker_name
 from ._validate import Text, check
 from .client import StreamClient
 from .config import ConsumerConfig
-from .connection.carrying import NotCarriedError, carry
-from .connection.link import OUTAGES
-from .delivery.burial_mark import MAX_DELIVERIES
-from .delivery.dead_letter import Burial
 from .delivery.fate import Fate, Owner
-from .delivery.pending import PendingList, SeenEntry
+from .delivery.in_flight import InFlight
 from .delivery.sightings import LOOK_MS, LOOKS
 from .delivery.sweep import Sweep, offer
 from .handlers import DLQHandler
 from .message import PendingEntry, StreamMessage
 from .serializers import JsonSerializer, Serializer, for_stream
-
-log = logger(__name__)
 
 
 class RetryHandler:
@@ -57,72 +45,40 @@ class RetryHandler:
             batch_size=batch_size,
             min_idle_claim_ms=min_idle_ms,
         )
-        self._pending = PendingList(client, stream, group)
-        self._burial = Burial(
-            self._pending,
-            dlq_stream=None,
-            dlq_max_len=None,
+        self._in_flight = partial(
+            InFlight,
+            client,
+            stream,
+            self._config,
             dlq_handler=dlq_handler,
             serializer=for_stream(serializer or JsonSerializer(), client.key(stream)),
-            max_deliveries=max_deliveries,
         )
 
     async def handle_poison_pills(self) -> int:
         """Bury what has used up its deliveries and is in nobody's hands; returns how many."""
-        policy = self._config.policy
-        sweep = Sweep(self._pending, policy, _stranger)
-        name = worker_name(self._config.group, socket.gethostname())
-        buried = looks = 0
-        while True:
-            due = await sweep.page(self._config.batch_size)
-            offers = [offer(entry, f, policy) for entry, f in due if f is Fate.BURY]
-            messages, gone = await self._take(name, offers)
-            if gone:
-                log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
-            done = [m.id for m in messages if await self._burial.hand_out(m, MAX_DELIVERIES, name)]
-            await self._pending.ack(done)
-            buried += len(done)
-            if sweep.at_start:
-                looks += 1
-                if not sweep.unwatched or looks == LOOKS:
-                    break
-                await asyncio.sleep(LOOK_MS / 1000)
-        await self._pending.prune(name)
-        return buried
-
-    async def _take(
-        self, name: str, offers: Sequence[SeenEntry]
-    ) -> tuple[list[StreamMessage], list[str]]:
-        """With their payloads, but for what cannot be read in: that is empty."""
-        pending = self._pending
+        in_flight, policy = self._in_flight(), self._config.policy
+        sweep = Sweep(in_flight.pending, policy, _stranger)
+        looks = 0
         try:
-            return await pending.take(name, offers)
-        except ResponseError:
-            raise
-        except (*OUTAGES, MemoryError):  # together they are too large, perhaps
-            ours = {entry.id for entry in await pending.held_by(name)}
-        link, key = pending.client.link(), pending.client.key(pending.stream)
-        sizes = await pending.sizes([offer.id for offer in offers])
-        messages: list[StreamMessage] = []
-        gone: list[str] = []
-        for seen in offers:
-            mine = SeenEntry(seen.id, name, seen.new_count, 0, seen.new_count)
-            take = partial(pending.take, name, [mine if seen.id in ours else seen])
-            try:
-                taken = await carry(link, key, sizes[seen.id], take, 1)
-            except NotCarriedError as error:
-                self._burial.remember(seen.id, str(error))
-                taken = await pending.take(name, [mine], carried=False)
-            messages += taken[0]
-            gone += taken[1]
-        return messages, gone
+            while True:
+                due = await sweep.page(self._config.batch_size)
+                await in_flight.bury([offer(e, f, policy) for e, f in due if f is Fate.BURY])
+                if sweep.at_start:
+                    looks += 1
+                    if not sweep.unwatched or looks == LOOKS:
+                        break
+                    await asyncio.sleep(LOOK_MS / 1000)
+            await in_flight.leave()
+        finally:
+            in_flight.leases.close()
+        return in_flight.meter.dlq
 
     async def send_to_dlq(self, message: StreamMessage, reason: str) -> None:
         """Call the dlq_handler with a message; what it raises is logged.
 
         reason: what the handler is told, as in ``"max_deliveries"``.
         """
-        await self._burial.tell_handler(message, reason)
+        await self._in_flight().letters.tell_handler(message, reason)
 
 
 def _stranger(_: PendingEntry) -> Owner:

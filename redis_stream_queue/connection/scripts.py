@@ -97,7 +97,7 @@ return #held == tonumber(ARGV[5]) and ids[#held] or ''
 """)
 
 # ARGV: group, new owner, most bytes (0 = no payloads), then for each entry: id, owner, delivery
-#       count, least idle ms (-1 = it stands at 0), new count
+#       count (-1 = any), least idle ms (-1 = it stands at 0), new count
 # Takes over each entry that is still as it was seen, with the new delivery count, until what was
 # taken is larger than that. Without payloads its fields stay where they are.
 # Returns {{id, fields}...} of what was taken, {id...} of what no longer exists (acknowledged), and
@@ -107,8 +107,8 @@ local taken, gone, bytes, i, most = {}, {}, 0, 4, tonumber(ARGV[3])
 while i <= #ARGV and (most == 0 or bytes < most) do
   local id = ARGV[i]
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
-  local least = tonumber(ARGV[i + 3])
-  if p and p[2] == ARGV[i + 1] and p[4] == tonumber(ARGV[i + 2])
+  local seen, least = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  if p and p[2] == ARGV[i + 1] and (seen < 0 or p[4] == seen)
      and (least < 0 and p[3] <= 0 or least >= 0 and p[3] >= least) then
     local claim = {'XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', ARGV[i + 4]}
     if most == 0 then claim[9] = 'JUSTID' end

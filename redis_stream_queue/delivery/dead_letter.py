@@ -1,4 +1,4 @@
-"""Carry a message that is already ours to the dead letters. The order is the promise.
+"""Carry a message that is ours and marked to the dead letters. The order is the promise.
 
 1. ``dlq_handler(message, reason)`` if there is one; what it raises is logged.
 2. With a dead-letter stream: one atomic step copies the entry and acknowledges it.
@@ -16,6 +16,7 @@ from dataclasses import replace
 from .._clock import mono_ms, wall_ms
 from .._log import logger
 from .._names import parking_due_ms
+from ..config import ConsumerConfig
 from ..handlers import DLQHandler
 from ..message import StreamMessage
 from ..serializers import Serializer
@@ -43,32 +44,25 @@ JITTER = 0.25
 DLQ_HANDLER_TRIES = 3  # burials that began; then the letter moves without the dlq_handler
 
 
-class Burial:
-    """Buries for one group.
+class DeadLetterWriter:
+    """Writes the dead letters of one group, and keeps what they will say.
 
-    dlq_stream: where dead letters go; None = nowhere.
-    dlq_group: made there if the stream is new.
+    dlq_stream: where they go; None = nowhere.
     letter: makes what a letter says besides its entry's own fields of what we would say.
     """
 
     def __init__(
         self,
         pending: PendingList,
-        *,
-        dlq_stream: str | None,
-        dlq_max_len: int | None,
-        dlq_group: str | None = None,
+        config: ConsumerConfig,
         dlq_handler: DLQHandler | None,
         serializer: Serializer | None,
-        max_deliveries: int,
     ) -> None:
         self.pending = pending
-        self.max_deliveries = max_deliveries
-        self.dlq_stream = dlq_stream
-        self.dlq_max_len = dlq_max_len
-        self.dlq_group = dlq_group
+        self.dlq_stream = config.dlq_stream
         self.dlq_handler = dlq_handler
-        self.serializer = serializer
+        self._config = config
+        self._serializer = serializer if config.payload_field is not None else None
         self.letter: Callable[[dict[str, str]], dict[str, str]] = dict
         self._known: OrderedDict[str, str] = OrderedDict()
         self._tries: OrderedDict[str, int] = OrderedDict()  # how often a letter was refused
@@ -126,81 +120,43 @@ class Burial:
         delay_ms -= int(delay_ms * JITTER * random.random())
         await self.put_off(message, reason, error, owner=owner, delay_ms=delay_ms)
 
-    async def bury(
+    async def write(
         self,
         message: StreamMessage,
         reason: str,
+        error: str,
         *,
         owner: str,
-        worker: str | None = None,
-        error: str = "",
+        worker: str | None,
     ) -> bool:
-        """Bury a message that ``owner`` (this process) holds; its data is the raw payload.
+        """Tell the dlq_handler, write the letter, acknowledge; the message's data is raw.
 
-        reason: unless its delivery count tells another one. worker: who had it last, if not the
-        owner.
+        reason: unless its delivery count tells another one. owner: whose it is now, in this
+        process. worker: who had it last, if not the owner.
         Returns whether it is buried; if not, it is given back and offered again at the next sweep.
         """
-        known = error or self.known_error(message.id) or self._guessed(message, worker)
-        if self.dlq_stream is None:
-            handed_out = await self.hand_out(message, reason, owner, known)
-            if handed_out:
-                await self.pending.ack([message.id])
-            return handed_out
+        error = error or self.known_error(message.id) or self._guessed(message, worker)
         begun, earlier, deliveries = read_count(message.delivery_count)
         message, reason = replace(message, delivery_count=deliveries), earlier or reason
+        if self.dlq_stream is None:
+            return await self._drop(message, reason, error, owner)
         if begun < DLQ_HANDLER_TRIES:
-            await self.tell_handler(message, reason, known)
-        letter = {
-            "original_stream": self.pending.client.key(self.pending.stream),
-            "original_id": message.id,
-            "group": self.pending.group,
-            "reason": reason,
-            "delivery_count": str(message.delivery_count),
-            "worker": worker or owner,
-            "dead_letter_ts": str(wall_ms()),
-            "last_error": known,
-        }
-        buried = await self.pending.bury(
+            await self.tell_handler(message, reason, error)
+        moved = await self.pending.move_to_dlq(
             owner,
             message.id,
             self.dlq_stream,
-            self.dlq_max_len,
-            self.letter(letter),
-            self.dlq_group,
+            self._config.dlq_max_len,
+            self.letter(self._letter(message, reason, error, worker or owner)),
+            self._config.dlq_group,
         )
         self.forget([message.id])
-        self._say(message, reason, known, buried)
-        return bool(buried)
+        self._say(message, reason, error, moved)
+        return bool(moved)
 
-    def _say(self, message: StreamMessage, reason: str, error: str, buried: str | None) -> None:
-        if buried == "":
-            log.warning(
-                "dead message %s was already deleted from %s; acknowledged",
-                message.id,
-                self.pending.stream,
-            )
-        elif buried:
-            log.warning(
-                "message %s of %s is dead (%s after %d deliveries), moved to %s: %s",
-                message.id,
-                self.pending.stream,
-                reason,
-                message.delivery_count,
-                self.dlq_stream,
-                error.partition("\n")[0] or "no error known",
-            )
-
-    async def hand_out(
-        self, message: StreamMessage, reason: str, owner: str, error: str = ""
-    ) -> bool:
-        """The burial where there is no dead-letter stream, but for the acknowledgement.
-
-        Returns False if the dlq_handler failed: then the message is given back.
-        """
-        _, earlier, deliveries = read_count(message.delivery_count)
-        told, reason = replace(message, delivery_count=deliveries), earlier or reason
-        if not await self.tell_handler(told, reason, error or self.known_error(message.id)):
+    async def _drop(self, message: StreamMessage, reason: str, error: str, owner: str) -> bool:
+        """Where there is no dead-letter stream: False if the dlq_handler failed."""
+        if not await self.tell_handler(message, reason, error):
             await self.put_off(message, reason, error, owner=owner, delay_ms=0)
             return False
         if self.dlq_handler is None:
@@ -211,15 +167,49 @@ class Burial:
                 self.pending.stream,
                 reason,
             )
+        await self.pending.ack([message.id])
         self.forget([message.id])
         return True
+
+    def _letter(
+        self, message: StreamMessage, reason: str, error: str, worker: str
+    ) -> dict[str, str]:
+        """What it says besides its entry's own fields."""
+        return {
+            "original_stream": self.pending.client.key(self.pending.stream),
+            "original_id": message.id,
+            "group": self.pending.group,
+            "reason": reason,
+            "delivery_count": str(message.delivery_count),
+            "worker": worker,
+            "dead_letter_ts": str(wall_ms()),
+            "last_error": error,
+        }
+
+    def _say(self, message: StreamMessage, reason: str, error: str, moved: str | None) -> None:
+        if moved == "":
+            log.warning(
+                "dead message %s was already deleted from %s; acknowledged",
+                message.id,
+                self.pending.stream,
+            )
+        elif moved:
+            log.warning(
+                "message %s of %s is dead (%s after %d deliveries), moved to %s: %s",
+                message.id,
+                self.pending.stream,
+                reason,
+                message.delivery_count,
+                self.dlq_stream,
+                error.partition("\n")[0] or "no error known",
+            )
 
     def _guessed(self, message: StreamMessage, worker: str | None) -> str:
         """What its place says of a message whose errors nobody here has seen."""
         if worker and parking_due_ms(self.pending.group, worker) is None:
             return f"its consumer {worker} vanished while it held the message"
         begun, _, deliveries = read_count(message.delivery_count)
-        most = self.max_deliveries
+        most = self._config.max_deliveries
         if worker is None or begun or not most <= deliveries < MOST_DELIVERIES:
             return ""
         now = f"was lowered to {most}" if deliveries > most else f"is {most} (was it lowered?)"
@@ -249,9 +239,9 @@ class Burial:
         return True
 
     def _decoded(self, message: StreamMessage) -> StreamMessage:
-        if self.serializer is None or not isinstance(message.data, bytes):
+        if self._serializer is None or not isinstance(message.data, bytes):
             return message
         try:
-            return replace(message, data=self.serializer.decode(message.data))
+            return replace(message, data=self._serializer.decode(message.data))
         except Exception:  # a serializer may raise anything; then the raw bytes have to do
             return message

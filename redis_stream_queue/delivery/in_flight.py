@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -19,15 +20,17 @@ from .._log import logger
 from .._names import worker_name
 from ..client import StreamClient
 from ..config import ConsumerConfig
+from ..connection.carrying import NotCarriedError, carry
+from ..connection.link import OUTAGES
 from ..handlers import DLQHandler
 from ..message import StreamMessage, id_key
 from ..metrics import ConsumerMeter
 from ..serializers import Serializer
 from .burial_mark import MAX_DELIVERIES, marked
-from .dead_letter import Burial
+from .dead_letter import DeadLetterWriter
 from .hooks import Hooks
 from .leases import Leases
-from .pending import SMALL_BYTES, PendingList, SeenEntry
+from .pending import ANY_COUNT, SMALL_BYTES, PendingList, SeenEntry
 from .unsettled import Dead, Unsettled, given_back
 
 log = logger(__name__)
@@ -63,22 +66,14 @@ class InFlight:
         self.config = config
         self.meter = ConsumerMeter()
         self.pending = PendingList(client, stream, config.group, config.payload_field)
-        self.burial = Burial(
-            self.pending,
-            dlq_stream=config.dlq_stream,
-            dlq_max_len=config.dlq_max_len,
-            dlq_group=config.dlq_group,
-            dlq_handler=dlq_handler,
-            serializer=serializer if config.payload_field is not None else None,
-            max_deliveries=config.max_deliveries,
-        )
+        self.letters = DeadLetterWriter(self.pending, config, dlq_handler, serializer)
         self._hooks = hooks = hooks or Hooks()
         self.unsettled = Unsettled(
             stream,
             config,
             hooks,
             self.meter,
-            self.burial.remember,
+            self.letters.remember,
             self._forget,
         )
         self.leases = Leases(self.pending, config.min_idle_claim_ms, self.unsettled, hooks, on_lost)
@@ -146,7 +141,12 @@ class InFlight:
         """Take over entries that are still as they were seen."""
         await self.settle()  # or what waits to be given back would be, while it runs here again
         asked_ms = mono_ms()
-        messages, gone = await self._take_over(sorted(offers, key=lambda o: id_key(o.id)))
+        try:
+            messages, gone = await self._take_over(sorted(offers, key=lambda o: id_key(o.id)))
+        except BaseException:
+            self.unsure = True  # it may have been carried out
+            self._asked_over = {offer.id: offer.new_count for offer in offers}
+            raise
         if gone:
             log.warning(
                 "%d message(s) of %s were deleted before they were handled: %s",
@@ -163,10 +163,6 @@ class InFlight:
         link = self.leases.expect()
         try:
             return await self.pending.take(self.name, offers, carried=carried)
-        except BaseException:
-            self.unsure = True  # it may have been carried out
-            self._asked_over = {offer.id: offer.new_count for offer in offers}
-            raise
         finally:
             self.leases.expect_no_more(link)
 
@@ -242,7 +238,7 @@ class InFlight:
         for entry_id in ids:
             done(entry_id, None)
             release(entry_id, None)
-        self.burial.forget(ids)
+        self.letters.forget(ids)
         self.meter.acked.record(len(ids))
         self._hooks.counted(self.meter)
 
@@ -255,53 +251,88 @@ class InFlight:
     # -- burials -------------------------------------------------------------------------------
 
     async def bury(
-        self,
-        offers: Sequence[SeenEntry],
-        reason: str = MAX_DELIVERIES,
-        error: str = "",
-        *,
-        carried: bool = True,
+        self, offers: Sequence[SeenEntry], reason: str = MAX_DELIVERIES, error: str = ""
     ) -> int:
-        """Take over dead entries and bury them; returns how many were buried.
-
-        carried: a dlq_handler gets their payloads. (The letter is copied by the server itself.)
-        """
+        """Take over dead entries, one after the other, and bury them; returns how many."""
         before = self.meter.dlq
-        seen = {offer.id: offer for offer in offers}
-        asked_ms = mono_ms()
-        # Marked as they are taken: whatever happens then, no handler gets them.
-        messages, gone = await self._take_over(
-            [o._replace(new_count=marked(o.seen_count, reason)) for o in offers],
-            carried=carried and self.burial.dlq_handler is not None,
-        )
-        if gone:
-            log.warning("dead message(s) were already deleted, acknowledged: %s", gone[:5])
-        for message in messages:
-            message.delivery_count = seen[message.id].seen_count
-            self.unsettled.condemn(message, reason, error, seen[message.id].owner)
-        self.hold(messages, asked_ms, count=False)
+        if offers and not self.name:
+            await self.reserve_name()
+        for offer in offers:
+            message = StreamMessage(offer.id, b"", offer.seen_count)
+            self.unsettled.condemn(message, reason, error, offer)
         await self.settle()
         return self.meter.dlq - before
 
     async def _bury(self, dead: Dead) -> None:
-        message = dead.message
-        if held := self.held.get(message.id):
-            message = replace(message, data=held[1])
+        """The only way to the dead letters, whoever found that the message is dead.
+
+        It is taken and marked in one step: whatever happens then, no handler gets it any more, and
+        whoever finds it goes on here. Then come the dlq_handler, and the letter with the
+        acknowledgement: see dead_letter.py.
+        """
+        ours = await self._marked(dead)
+        if ours is None:
+            return
+        message, reason, error, seen, _ = ours
+        self._hooks.burying(message.id, self.meter.dlq + 1)
         try:
-            count = marked(message.delivery_count, dead.reason)
-            ours = await self.pending.condemn(self.name, message.id, count)
-            if not ours and await self.leases.claimed_back([message.id]):
-                ours = await self.pending.condemn(self.name, message.id, count)
-            if not ours:
-                log.warning("message %s was taken over by others, not buried here", message.id)
-                return
-            self._hooks.burying(message.id, self.meter.dlq + 1)
-            buried = await self.burial.bury(
-                message, dead.reason, owner=self.name, worker=dead.worker, error=dead.error
+            buried = await self.letters.write(
+                message, reason, error, owner=self.name, worker=seen and seen.owner
             )
         except ResponseError as refused:  # OOM, NOPERM, wrong type: the letter waits
             self._hooks.counted(self.meter)  # it was not buried, though it is no longer held
-            await self.burial.refused(message, dead.reason, dead.error, str(refused), self.name)
+            await self.letters.refused(message, reason, error, str(refused), self.name)
             return
         self.meter.dlq += buried
         self._hooks.counted(self.meter)
+
+    async def _marked(self, dead: Dead) -> Dead | None:
+        """It, with its raw payload; None if somebody else has it, or it is gone."""
+        entry_id, asked_ms = dead.message.id, mono_ms()
+        taken, gone, why = await self._take_dead(dead)
+        if dead.seen is None and not (taken or gone) and await self.leases.claimed_back([entry_id]):
+            taken, gone, why = await self._take_dead(dead)
+        if gone:
+            log.warning(
+                "dead message %s was already deleted from %s; acknowledged",
+                entry_id,
+                self.pending.stream,
+            )
+        if not taken:
+            if not gone and dead.seen is None:
+                log.warning("message %s was taken over by others, not buried here", entry_id)
+            return None
+        if dead.seen is not None:
+            self.hold(taken, asked_ms, count=False)
+        held, payload = self.held.get(entry_id, (dead.message, dead.message.data))
+        message = replace(held, data=payload, delivery_count=dead.message.delivery_count)
+        return dead._replace(message=message, error=why or dead.error)
+
+    async def _take_dead(self, dead: Dead) -> tuple[list[StreamMessage], list[str], str]:
+        """Marked; and why its payload could not be read in, for a dlq_handler, if it could not.
+
+        (The letter is copied by the server itself.)
+        """
+        entry_id, count = dead.message.id, marked(dead.message.delivery_count, dead.reason)
+        mine = SeenEntry(entry_id, self.name, ANY_COUNT, 0, count)
+        if dead.seen is None:
+            return *await self._take_over([mine], carried=False), ""
+        seen = dead.seen._replace(new_count=count)
+        carried = self.letters.dlq_handler is not None
+        try:
+            offers = [mine, seen] if dead.asked else [seen]
+            return *await self._take_over(offers, carried=carried), ""
+        except ResponseError:
+            raise
+        except BaseException as error:
+            self.unsettled.to_bury[entry_id] = dead._replace(asked=True)
+            if not (carried and isinstance(error, (*OUTAGES, MemoryError))):
+                raise
+        pending = self.pending
+        link, key = pending.client.link(), pending.client.key(pending.stream)
+        size = (await pending.sizes([entry_id]))[entry_id]
+        try:
+            taken = await carry(link, key, size, partial(self._take_over, [mine, seen]), 1)
+            return *taken, ""
+        except NotCarriedError as error:
+            return *await self._take_over([mine], carried=False), str(error)

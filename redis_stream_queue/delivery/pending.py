@@ -24,6 +24,7 @@ RENEW_CHUNK = 500  # entries per script: two ms of Redis's time
 HELD_PAGE = 1000  # entries per XPENDING
 MOST_VALUES = 7000  # that a script passes to one command; Lua's own limit is about 8,000
 WRITE_CHUNK = 50  # entries that a script takes over or gives back: a few ms of Redis's time
+ANY_COUNT = -1  # as the count that was seen
 STANDS_STILL = -1  # as a least idle time: see SeenEntry
 TAKE_BYTES = 1 << 20  # of payloads in one answer
 ASK_TIME_EVERY_MS = 60_000  # where nothing is pending; clocks drift apart meanwhile
@@ -37,6 +38,7 @@ TRIM_AT_ONCE = 10_000  # entries per script call: bounds how long it holds Redis
 class SeenEntry(NamedTuple):
     """An entry as it was seen, and the delivery count it gets when it is taken.
 
+    seen_count: ANY_COUNT = whatever it is.
     min_idle_ms: it must have been idle for so long, or it is no longer as it was seen;
         STANDS_STILL: its idle time must be 0 still, since the server's clock went back.
     """
@@ -227,17 +229,7 @@ class PendingList:
             parked += [text(i) for i in reply]
         return parked
 
-    async def condemn(self, owner: str, entry_id: str, count: int) -> bool:
-        """Mark an entry of ``owner`` as one that no handler gets again, whoever finds it.
-
-        count: a delivery count above the permitted ones. Returns False if it is not the owner's.
-        """
-        reply = await self.client.script(
-            PARK, self.stream, self.group, owner, entry_id, -1, owner, 0, count
-        )
-        return bool(reply)
-
-    async def bury(
+    async def move_to_dlq(
         self,
         owner: str,
         entry_id: str,
@@ -256,24 +248,24 @@ class PendingList:
         keys = [client.key(self.stream), client.key(dlq_stream)]
         max_len, made = dlq_max_len or 0, dlq_group or ""
 
-        async def bury(most_values: int) -> Any:
+        async def move(most_values: int) -> Any:
             return await client.link().script(
                 BURY, keys, self.group, owner, entry_id, max_len, made, most_values, *_flat(extra)
             )
 
-        reply = await bury(MOST_VALUES)
+        reply = await move(MOST_VALUES)
         if reply == -2:
             try:
-                return await self._bury_large(keys, owner, entry_id, max_len, _flat(extra))
+                return await self._move_large(keys, owner, entry_id, max_len, _flat(extra))
             except NotCarriedError as error:
                 why = f"{error}. It has too many fields to be copied."
                 extra = {LOST: why, **extra, "last_error": why}
-                reply = await bury(NO_PAYLOADS)
+                reply = await move(NO_PAYLOADS)
         if isinstance(reply, bytes | str):
             return text(reply)
         return None if reply == 0 else ""
 
-    async def _bury_large(
+    async def _move_large(
         self, keys: list[str], owner: str, entry_id: str, max_len: int, extra: list[str]
     ) -> str | None:
         """The same for an entry with thousands of fields, which no script can copy.

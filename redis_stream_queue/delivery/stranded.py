@@ -40,7 +40,7 @@ class Stranded:
         sizes = await in_flight.pending.sizes([offer.id for offer in offers])
         offers.sort(key=lambda offer: sizes[offer.id])
         dead = [offer for offer in offers if offer.seen_count > self._policy.max_deliveries]
-        await self._bury(dead, sizes)
+        await in_flight.bury(dead)
         offers = [offer for offer in offers if offer not in dead]
         chosen = self._chosen(offers, sizes, count)
         messages = await self._bring_in(chosen, sizes)
@@ -97,23 +97,3 @@ class Stranded:
         in_flight.hold([message], mono_ms(), count=False)
         in_flight.unsettled.note([message], Verdict(Outcome.RETRY, why))
         await in_flight.settle()
-
-    async def _bury(self, dead: Sequence[SeenEntry], sizes: Mapping[str, int]) -> None:
-        """The dlq_handler gets the payload, if it can be had."""
-        in_flight, pending = self._in_flight, self._in_flight.pending
-        together = [] if self._one_by_one else [o for o in dead if sizes[o.id] <= SMALL_BYTES]
-        try:
-            await in_flight.bury(together)
-        except OUTAGES:
-            self._one_by_one = True
-            raise
-        link, key = pending.client.link(), pending.client.key(pending.stream)
-        for offer in dead:
-            if offer in together:
-                continue
-            try:
-                # Once: with each try its count says that a burial has begun.
-                await carry(link, key, sizes[offer.id], partial(in_flight.bury, [offer]), 1)
-            except NotCarriedError as error:
-                again = [o for o in await in_flight.stranded() if o.id == offer.id]
-                await in_flight.bury(again, error=str(error), carried=False)

@@ -15,7 +15,7 @@ from .batch import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
 from .burial_mark import EXPIRED, MAX_DELIVERIES, REJECTED, uncounted
 from .expiry import DEAD
 from .hooks import Hooks
-from .pending import Parked
+from .pending import Parked, SeenEntry
 from .retry_delay import retry_delay_ms
 
 log = logger(__name__)
@@ -24,12 +24,17 @@ MOST_KEPT = 100_000  # ids
 
 
 class Dead(NamedTuple):
-    """A message on its way to the dead letters; worker: who had it last, if not this consumer."""
+    """A message on its way to the dead letters.
+
+    seen: how it was seen in other hands; None = this consumer holds it.
+    asked: it was asked for, and no answer came: it may be ours.
+    """
 
     message: StreamMessage
     reason: str
     error: str
-    worker: str | None
+    seen: SeenEntry | None = None
+    asked: bool = False
 
 
 class Unsettled:
@@ -158,10 +163,10 @@ class Unsettled:
         return given_back(message.id, message.delivery_count, delay_ms)
 
     def condemn(
-        self, message: StreamMessage, reason: str, error: str, worker: str | None = None
+        self, message: StreamMessage, reason: str, error: str, seen: SeenEntry | None = None
     ) -> None:
-        """Bury it at the next settling; worker: who had it last, if not this one."""
-        self.to_bury[message.id] = Dead(message, reason, error, worker)
+        """Bury it at the next settling; seen: see Dead."""
+        self.to_bury[message.id] = Dead(message, reason, error, seen)
 
     def release(self, messages: Sequence[StreamMessage]) -> None:
         """Give unstarted messages back at the next settling: due now, this delivery uncounted."""

@@ -14,11 +14,14 @@ import pytest
 import pytest_asyncio
 
 from redis_stream_queue import (
+    ConsumerConfig,
     StreamClient,
     StreamMessage,
     StreamProducer,
     UnsupportedServer,
 )
+from redis_stream_queue.delivery.burial_mark import read_count
+from redis_stream_queue.delivery.in_flight import InFlight
 from redis_stream_queue.delivery.pending import PendingList, SeenEntry
 from tests.library.kit import GROUP, WAIT_S, Bench, Ledger, running
 from tests.support.faultproxy import FaultProxy
@@ -177,16 +180,36 @@ class TestLostReplies:
         assert (letter["reason"], letter["delivery_count"]) == ("rejected", "3")
         assert await bench.settled()
 
+    async def test_of_taking_the_dead_makes_its_letter_at_the_next_settling(
+        self, bench: Bench, proxy: FaultProxy
+    ) -> None:
+        """It waits for no idle time, whoever buries: the master has no loop of a consumer."""
+        config = ConsumerConfig(group=GROUP, dlq_stream=bench.dlq, min_idle_claim_ms=60_000)
+        in_flight = InFlight(through(proxy), bench.stream, config)
+        ids = await bench.push(1, 2)
+        await bench.deliver("gone", 2)
+        await in_flight.bury([SeenEntry(ids[0], "gone", 1, 0, 1)])  # the scripts are known now
+        seen = SeenEntry(ids[1], "gone", 1, 0, 1)
+        await cut_the_reply_of(proxy, in_flight.bury([seen], "rejected"))
+        [(_, count)] = (await bench.pending()).values()
+        assert read_count(count) == (1, "rejected", 1)
+        await in_flight.settle()
+        assert [letter["worker"] for letter in await bench.letters()] == ["gone", "gone"]
+        await in_flight.leave()
+        assert await bench.settled()
+
     async def test_of_a_burial_makes_one_letter(self, bench: Bench, proxy: FaultProxy) -> None:
         """The atomic step went through, only its reply was lost."""
         [entry_id] = await bench.push(1)
         await bench.deliver("me")
         pending = PendingList(through(proxy), bench.stream, GROUP)
-        assert await pending.bury("other", entry_id, bench.dlq, None, {}) is None  # script known
+        assert (
+            await pending.move_to_dlq("other", entry_id, bench.dlq, None, {}) is None
+        )  # script known
         await cut_the_reply_of(
-            proxy, pending.bury("me", entry_id, bench.dlq, None, {"reason": "x"})
+            proxy, pending.move_to_dlq("me", entry_id, bench.dlq, None, {"reason": "x"})
         )
-        assert await pending.bury("me", entry_id, bench.dlq, None, {"reason": "x"}) is None
+        assert await pending.move_to_dlq("me", entry_id, bench.dlq, None, {"reason": "x"}) is None
         assert len(await bench.letters()) == 1
         assert await bench.pending() == {}
 

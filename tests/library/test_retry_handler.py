@@ -14,7 +14,7 @@ from redis_stream_queue import (
     StreamClient,
     StreamMessage,
 )
-from tests.library.kit import GROUP, Bench
+from tests.library.kit import GROUP, Bench, Ledger
 
 OLD_MS = 60_000
 
@@ -148,6 +148,45 @@ class TestPoisonPills:
         counts = await asyncio.gather(*(h.handle_poison_pills() for h in handlers))
         assert sum(counts) == 30
         assert sorted(told[0] for told in undertaker.told) == sorted(ids)
+
+    async def test_what_it_has_begun_no_handler_gets_any_more(self, bench: Bench) -> None:
+        """Also where it ends in the middle, and consumers permit more deliveries."""
+        began, ledger = asyncio.Event(), Ledger()
+
+        async def hangs(message: StreamMessage, reason: str) -> None:
+            began.set()
+            await asyncio.sleep(60)
+
+        [entry_id] = await used_up(bench, {"n": 1})
+        await bench.set_pending(entry_id, f"{GROUP}:retry:1", OLD_MS, 3)
+        burying = asyncio.create_task(handler_of(bench, hangs).handle_poison_pills())
+        async with asyncio.timeout(5):
+            await began.wait()
+        burying.cancel()
+        await asyncio.wait([burying])
+        assert burying.cancelled()
+        [(_, count)] = (await bench.pending()).values()
+        await bench.set_pending(entry_id, f"{GROUP}:retry:1", OLD_MS, count)
+        await bench.consumer(ledger, max_deliveries=9, dlq_stream=bench.dlq).run_once()
+        assert ledger.batches == []
+        [letter] = await bench.letters()
+        assert (letter["reason"], letter["delivery_count"]) == ("max_deliveries", "3")
+
+    async def test_slow_handler_is_not_asked_by_a_second_one(self, bench: Bench) -> None:
+        told: list[str] = []
+
+        async def slow(message: StreamMessage, reason: str) -> None:
+            told.append(message.id)
+            await asyncio.sleep(0.8)
+
+        [entry_id] = await used_up(bench, {"n": 1})
+        await bench.set_pending(entry_id, f"{GROUP}:retry:1", OLD_MS, 3)
+        first, second = (handler_of(bench, slow, min_idle_ms=200) for _ in "12")
+        burying = asyncio.create_task(first.handle_poison_pills())
+        await bench.until(lambda: told, "it is told")
+        while not burying.done():
+            await second.handle_poison_pills()
+        assert (await burying, told) == (1, [entry_id])
 
     async def test_leaves_no_consumer_behind(self, bench: Bench) -> None:
         await used_up(bench, 1)

@@ -7,8 +7,6 @@ script. What no idle worker can take is parked as due now, and offered as soon a
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -16,11 +14,11 @@ from redis.exceptions import ResponseError
 
 from ..._clock import mono_ms
 from ..._log import logger
-from ..._names import parking_due_ms, worker_name
+from ..._names import parking_due_ms
 from ...client import StreamClient
 from ...connection.carrying import size_text
 from ...connection.refusals import passes
-from ...delivery.burial_mark import MAX_DELIVERIES, read_count, uncounted
+from ...delivery.burial_mark import read_count, uncounted
 from ...delivery.fate import Fate, Owner, fate
 from ...delivery.in_flight import InFlight
 from ...delivery.pending import Parked, PendingList
@@ -93,7 +91,7 @@ class Recovery:
             client, settings.stream, settings.consumer.group, settings.consumer.payload_field
         )
         self.dead_letter_writer = InFlight(client, settings.stream, settings.consumer)
-        self.offers = Offers(scoreboard, workers, self.dead_letter_writer.burial.known_error)
+        self.offers = Offers(scoreboard, workers, self.dead_letter_writer.letters.known_error)
         self._workers = workers
         self._sweep = Sweep(self.pending, self.policy, self._owner)
         self._one_sweep = asyncio.Lock()
@@ -128,7 +126,7 @@ class Recovery:
 
     def remember(self, entry_id: str, error: str) -> None:
         """Keep a worker's error for the letter that the message may become."""
-        self.dead_letter_writer.burial.remember(entry_id, error)
+        self.dead_letter_writer.letters.remember(entry_id, error)
 
     # -- dead workers --------------------------------------------------------------------------
 
@@ -347,18 +345,10 @@ class Recovery:
             for due in dead:  # the dlq_handler lives in the workers
                 self.offers.add(due)
             return
-        dead_letter_writer = self.dead_letter_writer
         async with self._burying:
-            if not dead_letter_writer.name:
-                with contextlib.suppress(ResponseError):  # OOM: a name need not be reserved to bury
-                    await dead_letter_writer.reserve_name()
-                dead_letter_writer.name = dead_letter_writer.name or worker_name(
-                    self.policy.group, socket.gethostname()
-                )
             for due in dead:
-                known = dead_letter_writer.burial.known_error(due.offer.id)
-                await dead_letter_writer.bury([due.offer], MAX_DELIVERIES, due.error or known)
-            await self.pending.prune(dead_letter_writer.name)
+                await self.dead_letter_writer.bury([due.offer], error=due.error)
+            await self.pending.prune(self.dead_letter_writer.name)
 
     async def close(self) -> None:
         """Remove the names that this pool leaves behind, as far as they hold nothing."""
