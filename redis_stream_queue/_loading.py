@@ -53,9 +53,9 @@ def load(target: str) -> Any:
                 f"there is no module {error.name!r} in {here} or on PYTHONPATH. Start the pool in "
                 "the directory that holds it, or install it."
             ) from None
-        raise LoadError(_last_lines(module_name, error)) from None
+        raise LoadError(last_lines(f"importing {module_name!r} failed:", error)) from None
     except (Exception, SystemExit) as error:  # an import runs the app's own code
-        raise LoadError(_last_lines(module_name, error)) from None
+        raise LoadError(last_lines(f"importing {module_name!r} failed:", error)) from None
     for name in path.split("."):
         if not hasattr(found, name):
             raise LoadError(f"module {module_name!r} has no {path!r}. {_did_you_mean(found, name)}")
@@ -111,7 +111,8 @@ def load_serializer(name: str) -> Serializer:
     return found
 
 
-def _last_lines(module_name: str, error: BaseException) -> str:
+def last_lines(what: str, error: BaseException) -> str:
+    """What failed, and the end of the traceback."""
     trace = error.__traceback__
     while trace and (
         (path := trace.tb_frame.f_code.co_filename) in (__file__, importlib.__file__)
@@ -120,7 +121,7 @@ def _last_lines(module_name: str, error: BaseException) -> str:
         trace = trace.tb_next
     shown = traceback.format_exception(type(error), error, trace)
     lines = "".join(shown).rstrip().splitlines()
-    return f"importing {module_name!r} failed:\n" + "\n".join(lines[-LAST_LINES:])
+    return f"{what}\n" + "\n".join(lines[-LAST_LINES:])
 
 
 def _did_you_mean(found: Any, name: str) -> str:

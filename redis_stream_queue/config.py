@@ -87,3 +87,12 @@ class ConsumerConfig:
     def policy(self) -> Policy:
         """The limits that fate() needs."""
         return Policy(self.group, self.min_idle_claim_ms, self.max_deliveries)
+
+
+def check_config(config: object) -> None:
+    """Raise ConfigError for what is no ConsumerConfig."""
+    if not isinstance(config, ConsumerConfig):
+        raise ConfigError(
+            f"config must be a ConsumerConfig, got {config!r:.80}. It holds the group and all "
+            "settings: StreamConsumer(client, 'orders', ConsumerConfig(group='workers'), handler)."
+        )

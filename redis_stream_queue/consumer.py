@@ -14,7 +14,7 @@ from ._clock import mono_ms
 from ._log import logger
 from ._validate import Text, check
 from .client import StreamClient, check_client
-from .config import ConsumerConfig
+from .config import ConsumerConfig, check_config
 from .connection.backoff import Backoff
 from .connection.link import OUTAGES
 from .delivery.batch import Batch
@@ -27,7 +27,7 @@ from .delivery.server_check import check_server
 from .delivery.session import Session
 from .exceptions import ConfigError, RedisStreamError
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
-from .handlers import DLQHandler, Handler, PerMessage
+from .handlers import DLQHandler, Handler, PerMessage, with_middleware
 from .later.attending import Attendance, mover_of
 from .later.keys import companions
 from .later.mover import Listener
@@ -35,6 +35,8 @@ from .later.periodic import Periodic, checked, schedules_of
 from .later.ticker import Ticker
 from .message import StreamMessage
 from .metrics import ConsumerMetrics
+from .middleware import Middleware, Source
+from .middleware import checked as checked_middleware
 from .serializers import Serializer
 
 log = logger(__name__)
@@ -60,6 +62,7 @@ class StreamConsumer:
     serializer: how payloads are decoded; JSON by default.
     error_hook: ``f(exception, messages)``, plain or async, called when the handler raised.
     periodic: Cron and Every: what is pushed while ``run()`` runs, each tick once over all hosts.
+    middleware: what is called around each call of the handler; see redis_stream_queue.middleware.
 
     A handler that blocks the event loop also stops the renewal of its leases.
     """
@@ -76,18 +79,16 @@ class StreamConsumer:
         serializer: Serializer | None = None,
         error_hook: Callable[[BaseException, list[StreamMessage]], Any] | None = None,
         periodic: Iterable[Periodic] = (),
+        middleware: Iterable[Middleware] = (),
     ) -> None:
         check("stream", stream, Text())
         check_client(client)
-        if not isinstance(config, ConsumerConfig):
-            raise ConfigError(
-                f"config must be a ConsumerConfig, got {config!r:.80}. It holds the group and all "
-                "settings: StreamConsumer(client, 'orders', ConsumerConfig(group='workers'), "
-                "handler)."
-            )
+        check_config(config)
         if not callable(handler):
             raise ConfigError(f"handler must be callable, got {handler!r}.")
         check_runs(handler)
+        source = Source(stream, config.group, config.max_deliveries)
+        handler = with_middleware(handler, checked_middleware(middleware), source)
         self.client = client
         self.stream = stream
         self.config = config

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
 from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar, cast, overload
@@ -30,6 +30,8 @@ from .delivery.per_batch import PerBatch, apart, heed
 from .exceptions import ConfigError
 from .later.periodic import Periodic, checked
 from .message import StreamMessage
+from .middleware import Middleware, Source, chained, check_fits
+from .middleware import checked as checked_middleware
 from .serializers import Serializer
 
 log = logger(__name__)
@@ -37,6 +39,7 @@ log = logger(__name__)
 Handler = Callable[[list[StreamMessage]], Any]
 DLQHandler = Callable[[StreamMessage, str], Any]
 ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
+WorkerHook = Callable[[], Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
 DECLARATION = "__stream_handler__"
@@ -174,6 +177,22 @@ def runner_of(handler: Handler) -> PerMessage | PerBatch:
     return handler if isinstance(handler, PerMessage | PerBatch) else PerBatch(handler)
 
 
+def with_middleware(handler: Handler, middleware: Sequence[Middleware], source: Source) -> Handler:
+    """The same handler with middleware around each call; without any, the handler itself.
+
+    Raises ConfigError for async middleware around a plain handler.
+    """
+    if not middleware:
+        return handler
+    runner = runner_of(handler)
+    check_fits(middleware, runner.func)
+    call = chained(runner.func, middleware, source)
+    is_async = runner.is_async or any(map(looks_async, middleware))
+    if isinstance(runner, PerBatch):
+        return cast(Handler, PerBatch(call, is_async=is_async))  # a session takes it as well
+    return PerMessage(call, runner.concurrency, is_async=is_async)
+
+
 def _succeeded(batch: Batch) -> list[str]:
     for error, _ in batch.errors:
         log.error("message handler failed", exc_info=error)
@@ -230,6 +249,12 @@ class Declaration(NamedTuple):
     dlq_handler: DLQHandler | None = None
     error_hook: ErrorHook | None = None
     periodic: tuple[Periodic, ...] = ()
+    middleware: tuple[Middleware, ...] = ()
+    on_worker_start: WorkerHook | None = None
+    on_worker_stop: WorkerHook | None = None
+
+
+BESIDE_SETTINGS = Declaration._fields[2:]
 
 
 def stream_handler(
@@ -239,6 +264,9 @@ def stream_handler(
     dlq_handler: DLQHandler | None = None,
     error_hook: ErrorHook | None = None,
     periodic: Iterable[Periodic] = (),
+    middleware: Iterable[Middleware] = (),
+    on_worker_start: WorkerHook | None = None,
+    on_worker_stop: WorkerHook | None = None,
     **settings: Any,
 ) -> Callable[[F], F]:
     """Say which stream a pool feeds this handler from; the function stays callable as it is.
@@ -254,6 +282,10 @@ def stream_handler(
         always in the same thread. ``message.headers["rsq:last_error"]`` says what it died of.
     error_hook: ``f(exception, messages)``, plain or async, called there when the handler raised.
     periodic: Cron and Every: what the pools of this handler push, each tick once over all hosts.
+    middleware: what is called around each call of the handler, the first one outermost; see
+        redis_stream_queue.middleware.
+    on_worker_start: called in each worker process before its first message; if it raises, the app
+        could not be loaded. on_worker_stop: after its last one. Both plain or async, in the loop.
     Raises ConfigError naming a wrong setting.
     """
     if not isinstance(stream, str) or not stream:
@@ -261,30 +293,52 @@ def stream_handler(
             f"@stream_handler wants the stream's name first, as in @stream_handler('orders'), "
             f"got {stream!r}."
         )
+    _check_settings(stream, settings)
+    declaration = Declaration(
+        stream,
+        settings,
+        serializer,
+        dlq_handler,
+        error_hook,
+        checked(periodic),
+        checked_middleware(middleware),
+        _checked_hook("on_worker_start", on_worker_start),
+        _checked_hook("on_worker_stop", on_worker_stop),
+    )
+
+    return lambda func: _declared(func, declaration)
+
+
+def _declared(func: F, declaration: Declaration) -> F:
+    if not callable(func):
+        raise ConfigError(f"@stream_handler wants a function, got {func!r}.")
+    check_runs(func)
+    check_fits(declaration.middleware, func.func if isinstance(func, PerMessage) else func)
+    try:
+        setattr(func, DECLARATION, declaration)
+    except (AttributeError, TypeError):  # a bound method, say: it takes no attributes
+        func = cast(F, functools.partial(func))
+        setattr(func, DECLARATION, declaration)
+    return func
+
+
+def _check_settings(stream: str, settings: dict[str, Any]) -> None:
     known = {f.name for f in fields(ConsumerConfig)}
     if unknown := sorted(set(settings) - known):
         raise ConfigError(
             f"@stream_handler does not know {', '.join(unknown)}. "
-            f"Known: {', '.join(sorted(known))}, serializer, dlq_handler, error_hook, periodic."
+            f"Known: {', '.join(sorted(known))}, {', '.join(BESIDE_SETTINGS)}."
         )
     ConsumerConfig(**{"group": f"{stream}_workers", **settings})
 
-    declaration = Declaration(
-        stream, settings, serializer, dlq_handler, error_hook, checked(periodic)
-    )
 
-    def decorate(func: F) -> F:
-        if not callable(func):
-            raise ConfigError(f"@stream_handler wants a function, got {func!r}.")
-        check_runs(func)
-        try:
-            setattr(func, DECLARATION, declaration)
-        except (AttributeError, TypeError):  # a bound method, say: it takes no attributes
-            func = cast(F, functools.partial(func))
-            setattr(func, DECLARATION, declaration)
-        return func
-
-    return decorate
+def _checked_hook(name: str, hook: WorkerHook | None) -> WorkerHook | None:
+    if hook is None:
+        return None
+    if not callable(hook):
+        raise ConfigError(f"{name} must be a function without arguments, got {hook!r:.80}.")
+    check_runs(hook)
+    return hook
 
 
 def declaration_of(handler: Any) -> Declaration | None:

@@ -91,8 +91,8 @@ def check_runs(func: Callable[..., Any]) -> None:
     for form in _forms(func):
         if inspect.isgeneratorfunction(form) or inspect.isasyncgenfunction(form):
             raise ConfigError(
-                f"handler {getattr(func, '__name__', func)!r} has a 'yield', so calling it runs "
-                "nothing. Make it a plain or an 'async def' function that returns."
+                f"{getattr(func, '__name__', func)!r} has a 'yield', so calling it runs nothing. "
+                "Make it a plain or an 'async def' function that returns."
             )
 
 

@@ -95,7 +95,7 @@ class Bench:
         """A consumer that does not wait long; options: ConsumerConfig's and StreamConsumer's."""
         outer = {
             name: options.pop(name)
-            for name in ("dlq_handler", "serializer", "error_hook", "periodic")
+            for name in ("dlq_handler", "serializer", "error_hook", "periodic", "middleware")
             if name in options
         }
         settings = {"group": GROUP, "block_ms": 0, "min_idle_claim_ms": 200, **options}

@@ -72,6 +72,10 @@ class MainThread:
         self._loop.stop()
         return done
 
+    def first(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something in the loop, to its end, before it serves. Raises what it raises."""
+        self._loop.run_until_complete(coroutine)
+
     def serve(self, main: Coroutine[Any, Any, None]) -> None:
         """Body of the main thread: run ``main`` in the loop until it ends."""
         with contextlib.closing(self), self._turn:

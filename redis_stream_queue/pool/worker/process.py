@@ -17,11 +17,20 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ... import _exits
-from ..._loading import load_handler, load_serializer
+from ..._loading import LoadError, last_lines, load_handler, load_serializer
+from ..._log import logger
 from ..._names import prefixed
+from ...delivery.invocation import call_hook
 from ...exceptions import RedisStreamError
-from ...handlers import Declaration, Handler, PerMessage, declaration_of
+from ...handlers import (
+    Declaration,
+    Handler,
+    PerMessage,
+    declaration_of,
+    with_middleware,
+)
 from ...later.periodic import schedules_of
+from ...middleware import Source
 from ...serializers import JsonSerializer, Serializer, for_stream
 from .. import _linux, current, logs, orphans, signals
 from ..directory import enter_again
@@ -47,6 +56,9 @@ from .main_thread import MainThread
 from .soft_limit import SoftLimit
 
 MASTER_FIRST_S = 5.0
+EXITS_S = 2.0  # for what is to run at exit where the app cannot be loaded
+
+log = logger(__name__)
 
 
 def worker_main(
@@ -71,12 +83,14 @@ def worker_main(
         handler = load_handler(loading)
         loading = spec.serializer or ""
         serializer = load_serializer(loading) if loading else None
+        declared, main_thread, loading = declaration_of(handler), MainThread(), spec.target
+        main_thread.first(_begun(declared))
     except RedisStreamError as error:
         return _refuse(sock, loading, error)
     gc.freeze()  # the app stays: a collection need not walk through all of it again and again
-    declared = declaration_of(handler)
     start = _converse(sock, _loaded(handler, declared))
     if not isinstance(start, Start):
+        main_thread.first(_ended(declared))
         _end_as_an_interpreter_does(spec.graceful_timeout_s)
         return _exits.OK  # drained before it began, or the master is gone
     try:
@@ -86,16 +100,13 @@ def worker_main(
         return _refuse(sock, spec.target, error)
     _converse(sock, Periodic(schedules), wait=False)
     soft_limit = _soft_limit(start)
-    if soft_limit is not None:
-        handler = soft_limit.limited(handler)
     cancellation = Cancellation()
-    main_thread = MainThread()
     worker = Worker(
         sock,
         scoreboard,
         spec.row,
         start,
-        handler,
+        _as_called(handler, declared, start, soft_limit),
         main_thread,
         streams,
         dlq_handler=declared.dlq_handler if declared else None,
@@ -106,13 +117,20 @@ def worker_main(
     )
     signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
     reporter = Reporter(metrics, lambda: of_row(row))
-    main_thread.serve(_run(worker, reporter))
+    main_thread.serve(_run(worker, reporter, declared))
     _end_as_an_interpreter_does(spec.graceful_timeout_s)
     return _exits.OK
 
 
 def _refuse(sock: socket.socket, what: str, error: RedisStreamError) -> int:
-    """Tell the master why the app cannot be loaded; returns the exit code."""
+    """Tell the master why the app cannot be loaded; returns the exit code.
+
+    What is registered to run at exit runs first: the master ends us when it knows.
+    """
+    exits = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
+    with contextlib.suppress(RuntimeError):  # no thread can be started
+        exits.start()
+        exits.join(EXITS_S)
     _converse(sock, LoadFailed(what, str(error)[-MAX_ERROR:]), wait=False)
     return _exits.LOAD_FAILED
 
@@ -124,6 +142,16 @@ def _soft_limit(start: Start) -> SoftLimit | None:
     limit = SoftLimit(start.soft_time_limit_s)
     limit.watch()
     return limit
+
+
+def _as_called(
+    handler: Any, declared: Declaration | None, start: Start, soft_limit: SoftLimit | None
+) -> Any:
+    """The handler with the app's middleware around it, and with the limit around both."""
+    if declared is not None:
+        source = Source(start.stream, start.consumer.group, start.consumer.max_deliveries)
+        handler = with_middleware(handler, declared.middleware, source)
+    return handler if soft_limit is None else soft_limit.limited(handler)
 
 
 def _end_as_an_interpreter_does(timeout_s: float) -> None:
@@ -139,12 +167,33 @@ def _end_as_an_interpreter_does(timeout_s: float) -> None:
     atexit._run_exitfuncs()
 
 
-async def _run(worker: Worker, reporter: Reporter) -> None:
+async def _run(worker: Worker, reporter: Reporter, declared: Declaration | None) -> None:
     reporter.start()
     try:
         await worker.run()
     finally:
         reporter.close()
+        await _ended(declared)
+
+
+async def _begun(declared: Declaration | None) -> None:
+    """Call the app's on_worker_start. Raises LoadError."""
+    if declared is None or declared.on_worker_start is None:
+        return
+    try:
+        await call_hook(declared.on_worker_start)
+    except BaseException as error:  # whatever it raises: without it no message can be handled
+        raise LoadError(last_lines("on_worker_start failed:", error)) from None
+
+
+async def _ended(declared: Declaration | None) -> None:
+    """Call the app's on_worker_stop; the worker ends whatever that raises."""
+    if declared is None or declared.on_worker_stop is None:
+        return
+    try:
+        await call_hook(declared.on_worker_stop)
+    except BaseException:
+        log.exception("on_worker_stop failed")
 
 
 def _converse(sock: socket.socket, message: Message, *, wait: bool = True) -> Message | None:
