@@ -16,6 +16,7 @@ from tests.support.pool import PoolProcess
 from tests.support.waiting import wait_until
 
 NOTES = "RSQ_TEST_NOTES"  # environment variable: the file that the app writes to
+QUICK = ("--retry-delay-ms", "10", "--max-deliveries", "2", "--batch-size", "5")
 
 HEAD = f"""
 import logging, os, signal, subprocess, sys, threading, time

@@ -32,7 +32,7 @@ GOOD, BAD = {"data": '"good"'}, {"data": '"bad"'}
 FOREIGN = {"sku": "a-1", "qty": "3"}
 
 
-class World(NamedTuple):
+class Outcome(NamedTuple):
     """After the pool has ended: its output lines, its log, its exit code, the server."""
 
     lines: list[str]
@@ -45,7 +45,7 @@ class World(NamedTuple):
         return [fields for _, fields in self.server.xrange("orders_dlq")]
 
 
-Scene = tuple[str, str, list[dict[str, str]], Callable[[World], object]]
+Scene = tuple[str, str, list[dict[str, str]], Callable[[Outcome], object]]
 
 
 SCENES: list[Scene] = [
@@ -97,7 +97,7 @@ def test_there_is_a_scene_for_every_setting() -> None:
 def test_it_is_what_the_pool_does(
     settings: str,
     entries: list[dict[str, str]],
-    holds: Callable[[World], object],
+    holds: Callable[[Outcome], object],
     pool_url: str,
     tmp_path: Path,
 ) -> None:
@@ -107,8 +107,8 @@ def test_it_is_what_the_pool_does(
     app = APP.format(settings=settings)
     with PoolProcess(app, "--workers", "1", "--burst", url=pool_url, cwd=tmp_path) as pool:
         code = pool.wait()
-        world = World(pool.stdout.splitlines(), pool.stderr, code, server)
-        assert holds(world), json.dumps([world.lines, world.letters])
+        outcome = Outcome(pool.stdout.splitlines(), pool.stderr, code, server)
+        assert holds(outcome), json.dumps([outcome.lines, outcome.letters])
         groups = server.xinfo_groups("orders")
         assert [group["pending"] for group in groups] == [0]
     server.close()
