@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +14,9 @@ import click
 from .._plain import plain
 
 INDENT = "    "
+
+# A command that ends need not search all it has loaded for garbage: that takes as long as its work.
+atexit.register(gc.freeze)
 
 
 def say(*lines: str, err: bool = False) -> None:
