@@ -293,7 +293,8 @@ def stream_handler(
             f"@stream_handler wants the stream's name first, as in @stream_handler('orders'), "
             f"got {stream!r}."
         )
-    _check_settings(stream, settings)
+    _check_known(settings)
+    ConsumerConfig(**{"group": f"{stream}_workers", **settings})
     declaration = Declaration(
         stream,
         settings,
@@ -322,14 +323,13 @@ def _declared(func: F, declaration: Declaration) -> F:
     return func
 
 
-def _check_settings(stream: str, settings: dict[str, Any]) -> None:
+def _check_known(settings: dict[str, Any]) -> None:
     known = {f.name for f in fields(ConsumerConfig)}
     if unknown := sorted(set(settings) - known):
         raise ConfigError(
             f"@stream_handler does not know {', '.join(unknown)}. "
             f"Known: {', '.join(sorted(known))}, {', '.join(BESIDE_SETTINGS)}."
         )
-    ConsumerConfig(**{"group": f"{stream}_workers", **settings})
 
 
 def _checked_hook(name: str, hook: WorkerHook | None) -> WorkerHook | None:
