@@ -38,7 +38,7 @@ class Failures:
             await asyncio.gather(*self._running)
 
     def report(self, errors: list[tuple[BaseException, list[StreamMessage]]]) -> None:
-        self._hooks.reporting()
+        self._hooks.failed(errors)
         for error, messages in errors:
             self._meter.errors += 1
             log.error(

@@ -47,8 +47,9 @@ class Hooks:
     def burying(self, entry_id: str, total: int) -> None:
         """This message is about to be moved to the dead letters, the ``total``-th one."""
 
-    def reporting(self) -> None:
-        """Errors of the handler are about to be told."""
+    def failed(self, errors: Sequence[tuple[BaseException, list[StreamMessage]]]) -> None:
+        """Calls of the handler have raised; each error and what was called for, which is about to
+        be told."""
 
     def counted(self, meter: ConsumerMeter) -> None:
         """Counters moved."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..later.lateness import LatenessMetrics
+from .failures import Failure
+from .histogram import BUCKETS, Histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +16,8 @@ class WorkerMetrics:
     busy_ms: how long the current handler has been running, 0 = idle.
     poll_age_ms: since the last finished read.
     snapshots: how many reports have come through its metrics pipes.
+    cpu_ms: processor time of all its lives. memory_mb: in use now.
+    message_id: the message that has been running longest, "" = none. message_ms: for how long.
     """
 
     slot: int
@@ -29,6 +33,14 @@ class WorkerMetrics:
     batches: int
     snapshots: int
     expired: int = 0
+    cpu_ms: int = 0
+    memory_mb: float = 0.0
+    message_id: str = ""
+    message_ms: int = 0
+
+
+def _nothing() -> Histogram:
+    return Histogram([0] * BUCKETS, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +61,9 @@ class PoolMetrics:
     | `paused` | | is the stream paused for this group? |
     | `acked_per_s` | messages per second | over the last 60 s |
     | `uptime_s` | seconds | since the start |
+    | `handling` | Histogram | how long calls of the handler took, for a message or a batch |
+    | `waiting` | Histogram | how long messages lay in the stream before they were handled first |
+    | `failures` | | what handlers raised, one Failure a type, the newest first |
     | `workers` | | one WorkerMetrics a slot |
     """
 
@@ -64,6 +79,9 @@ class PoolMetrics:
     expired: int = 0
     paused: bool = False
     scheduled: LatenessMetrics = field(default_factory=LatenessMetrics)
+    handling: Histogram = field(default_factory=_nothing)
+    waiting: Histogram = field(default_factory=_nothing)
+    failures: list[Failure] = field(default_factory=list)
     workers: list[WorkerMetrics] = field(default_factory=list)
 
     @property

@@ -50,6 +50,13 @@ class Retrying(NamedTuple):
     due_in_ms: int
 
 
+class Failed(NamedTuple):
+    """The handler has raised: [name of the error's type, its text, id of one message, how often]
+    of each type."""
+
+    errors: list[list[Any]]
+
+
 class Released(NamedTuple):
     """Messages were given back unstarted: somebody else could have them now."""
 
@@ -202,6 +209,7 @@ class Exited(NamedTuple):
 
     pid: int
     status: int
+    cpu_ms: int = 0  # processor time that it has used, with what it waited for
 
 
 Message = (
@@ -228,6 +236,7 @@ Message = (
     | Resume
     | Cancel
     | Periodic
+    | Failed
 )
 
 _TYPES: list[type[Message]] = list(Message.__args__)

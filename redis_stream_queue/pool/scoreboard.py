@@ -2,7 +2,7 @@
 
 Neither needs a system call for it. A row outlives its worker, so after a crash it still says what
 was running and what was counted. Every field is one aligned 64-bit word; times are milliseconds of
-_clock.mono_ms().
+_clock.mono_ms(). Behind all rows stand their histograms.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ import os
 import signal
 from enum import IntEnum
 
+from .histogram import BUCKETS, KINDS, WORDS, bucket
+
 WORD = 8
 DUMP_SIGNAL = signal.SIGRTMIN + 8  # asks a worker to write its stacks to DUMP_FD
 ROW_WORDS = 32
+TIMES_WORDS = len(KINDS) * WORDS
 MAX_ROWS = 1024
+ALL_ROWS_WORDS = (MAX_ROWS + 1) * ROW_WORDS
 MOMENT_MS = 5  # longer than it takes from one batch to the next
 MAX_SLOTS = MAX_ROWS // 2  # a slot may have an old and a new life
 
@@ -58,13 +62,14 @@ COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES, Fi
 class Row:
     """The row of one life."""
 
-    __slots__ = ("_base", "_current", "_since", "_words")
+    __slots__ = ("_base", "_current", "_since", "_times", "_words")
 
     def __init__(self, words: memoryview, number: int) -> None:
         self._words = words
         self._base = (number + 1) * ROW_WORDS
         self._current = self._base + Field.CURRENT_MS
         self._since = self._base + Field.MESSAGE_SINCE
+        self._times = ALL_ROWS_WORDS + number * TIMES_WORDS
 
     def __getitem__(self, field: Field) -> int:
         return int(self._words[self._base + field])
@@ -90,17 +95,30 @@ class Row:
         """The id at ``field``, as a pair that sorts as Redis sorts it."""
         return self[field], int(self._words[self._base + field + 1])
 
+    def lasted(self, kind: int, ms: int, count: int = 1) -> None:
+        """Count ``count`` durations of ``ms`` each in a histogram of this kind."""
+        words, base = self._words, self._times + kind * WORDS
+        words[base + bucket(ms)] += count
+        if ms:
+            words[base + BUCKETS] += ms * count
+
+    def times(self) -> list[int]:
+        """The words of all histograms."""
+        return self._words[self._times : self._times + TIMES_WORDS].tolist()
+
     def clear(self) -> None:
         """Make it ready for a new life."""
         for word in range(ROW_WORDS):
             self._words[self._base + word] = 0
+        for word in range(TIMES_WORDS):
+            self._words[self._times + word] = 0
 
 
 class Scoreboard:
     """The rows of all lives, in memory that parent and children share through a file descriptor."""
 
     def __init__(self, fd: int | None = None) -> None:
-        size = (MAX_ROWS + 1) * ROW_WORDS * WORD
+        size = (ALL_ROWS_WORDS + MAX_ROWS * TIMES_WORDS) * WORD
         if fd is None:
             # Sealed, or a worker that cuts it off would take all others and the master along.
             fd = os.memfd_create("rsq-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -127,7 +145,7 @@ class Scoreboard:
 
     def _all(self, field: Field) -> list[int]:
         """The word of every row."""
-        return self._words[ROW_WORDS + field :: ROW_WORDS].tolist()
+        return self._words[ROW_WORDS + field : ALL_ROWS_WORDS : ROW_WORDS].tolist()
 
     @property
     def offers_waiting(self) -> int:

@@ -123,9 +123,9 @@ def _fork(
 def _reap(sock: socket.socket) -> None:
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
             return
-        sock.send(encode(Exited(pid, status)))
+        sock.send(encode(Exited(pid, status, _linux.cpu_ms_of(usage))))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgpack
 
+from . import histogram
 from .scoreboard import COUNTERS, Field, Row
 
 MAX_SNAPSHOT = select.PIPE_BUF - 4  # bytes; with multiprocessing's header one write, whole or not
@@ -21,11 +22,14 @@ MAX_COUNT = 2**63
 Totals = dict[str, int]
 
 NAMES = {counter.name.lower(): counter for counter in COUNTERS}
+KNOWN = frozenset([*NAMES, *histogram.NAMES])
 
 
 def of_row(row: Row) -> Totals:
-    """What the shared row has counted up to now."""
-    return {name: row[counter] for name, counter in NAMES.items()}
+    """What the shared row has counted up to now; of histograms what is not 0."""
+    counted = {name: row[counter] for name, counter in NAMES.items()}
+    counted.update([pair for pair in zip(histogram.NAMES, row.times(), strict=True) if pair[1]])
+    return counted
 
 
 class Unconfirmed(NamedTuple):
@@ -67,15 +71,19 @@ def decode(raw: bytes) -> Totals:
     return {
         name: count
         for name, count in sent.items()
-        if name in NAMES and type(count) is int and 0 <= count < MAX_COUNT
+        if name in KNOWN and type(count) is int and 0 <= count < MAX_COUNT
     }
 
 
 def latest(*reports: Totals) -> Totals:
     """The newest of each counter of one life."""
-    return {name: max(report.get(name, 0) for report in reports) for name in NAMES}
+    return {name: max([report.get(name, 0) for report in reports]) for name in _names(reports)}
 
 
 def added(*lives: Totals) -> Totals:
     """The sum over several lives."""
-    return {name: sum(life.get(name, 0) for life in lives) for name in NAMES}
+    return {name: sum([life.get(name, 0) for life in lives]) for name in _names(lives)}
+
+
+def _names(reports: tuple[Totals, ...]) -> set[str]:
+    return set(NAMES).union(*reports)

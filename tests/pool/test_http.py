@@ -47,7 +47,8 @@ def total(port: int, name: str) -> float:
 def test_counters_equal_the_ledger_though_workers_die(
     start_pool: StartPool, ledger: Ledger, port: int
 ) -> None:
-    """Nothing that is counted falls, and in the end all is counted once."""
+    """Nothing that is counted falls, and in the end all is counted once; what a killed worker had
+    timed is not lost with it."""
     pool = start_pool("--workers", "2", "--http", f"127.0.0.1:{port}")
     ids, seen = ledger.push(*({"s": 0.01} for _ in range(60)), {"do": "reject"}), [0.0]
     for round_ in range(3):
@@ -60,6 +61,11 @@ def test_counters_equal_the_ledger_though_workers_die(
 
     assert seen == sorted(seen)
     assert total(port, "rsq_messages_dead_total") == 1
+    assert 61 - 3 <= total(port, "rsq_message_wait_seconds_count") <= 61
+    handled = total(port, "rsq_handler_duration_seconds_count")
+    assert 61 - 3 <= handled <= len(ledger.started())
+    assert total(port, "rsq_handler_duration_seconds_sum") > 0.009 * (handled - 3)
+    assert samples(port)[("rsq_worker_cpu_seconds_total", (("slot", "0"),))] > 0.1
     assert total(port, "rsq_worker_restarts_total") == 3
     labels = (("group", "crew"), ("stream", STREAM))
     wait_until(lambda: samples(port)[("rsq_dead_letters", labels)] == 1, 15, "Redis was asked")

@@ -130,14 +130,13 @@ class HeartbeatWriter:
 
     def _line(self, worker: WorkerRecord, now_ms: int) -> WorkerLine:
         row, busy = worker.row, worker.busy
-        (ms, seq), since = row.id(Field.CURRENT_MS), row[Field.MESSAGE_SINCE]
-        runs = busy and since > 0 and ms > 0
+        message_id, since_ms = worker.running()
         return WorkerLine(
             slot=worker.slot,
             pid=worker.pid,
             state="busy" if busy else worker.state.value,
-            message_id=f"{ms}-{seq}" if runs else "",
-            since_ms=since + self._ahead_ms if runs else 0,
+            message_id=message_id,
+            since_ms=since_ms + self._ahead_ms if since_ms else 0,
             held=row[Field.HELD] if busy else 0,
             acked=worker.totals()["acked"],
             memory_mb=round(memory_mb(worker.pid) or 0),

@@ -305,6 +305,7 @@ class Master:
             paused=running.paused if running else False,
             buried=running.recovery.buried if running else 0,
             acked=self._acked,
+            failures=running.failures.all() if running else [],
             scheduled=mover.lateness.metrics() if mover else LatenessMetrics(),
         )
 

@@ -24,10 +24,12 @@ from ...later.mover import Listener
 from ...later.periodic import Schedule
 from ...later.ticker import Ticker
 from ..config import PoolConfig, Settings
+from ..failures import DEATH, Failures
 from ..protocol import (
     AskForWork,
     Cancel,
     Declined,
+    Failed,
     GroupLost,
     Message,
     Pause,
@@ -71,6 +73,7 @@ class RunningPool:
         self.maintenance = maintenance
         self.mover = mover_of(client, settings.stream)
         self.paused = False
+        self.failures = Failures()
         self._config = config
         self._client = client
         self._supervisor = supervisor
@@ -89,6 +92,7 @@ class RunningPool:
             Retrying: lambda worker, message: recovery.retrying(
                 message.id, message.error, message.due_in_ms
             ),
+            Failed: lambda worker, message: self.failures.note_all(message.errors),
             Released: lambda worker, message: recovery.sweeping.soon(),
         }
 
@@ -198,6 +202,8 @@ class RunningPool:
         """
         if not worker.consumer:
             return
+        if worker.busy and not interrupted:
+            self.failures.note(DEATH, why, worker.running()[0])
         one_at_a_time = self.settings.one_at_a_time
         suspects = nobody if interrupted else worker.suspects(one_at_a_time=one_at_a_time)
         reading = not interrupted and not worker.busy

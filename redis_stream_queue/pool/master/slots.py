@@ -9,11 +9,14 @@ from ..._clock import mono_ms
 from ...later.lateness import LatenessMetrics
 from ...message import id_key
 from ...metrics import RateWindow
+from .._linux import cpu_ms, memory_mb
+from ..failures import Failure
+from ..histogram import HANDLING, WAITING, histogram
 from ..metrics import PoolMetrics, WorkerMetrics
 from ..metrics_pipe import Reports
 from ..pipe import Channel
 from ..scoreboard import Field, Row
-from ..totals import Totals, added, latest, of_row
+from ..totals import NAMES, Totals, added, latest, of_row
 from .states import WorkerState, move
 
 
@@ -47,12 +50,23 @@ class WorkerRecord:
     killed: str = ""  # why the master killed it
     offers: int = 0  # how many were sent to it
     offered_until_ms: int = 0  # how long it has to take the newest; 0 = it asked since, or declined
+    cpu_ms: int = 0  # processor time, when it was last looked at
     batches_before: int = 0  # how many it had handled when it was offered that
 
     def totals(self) -> Totals:
         """What it has counted: its reports, and what its row has counted since the newest."""
         reported = self.reports.read() if self.reports is not None else {}
         return latest(reported, of_row(self.row))
+
+    def processor_ms(self) -> int:
+        """Processor time that it has used so far."""
+        self.cpu_ms = max(self.cpu_ms, cpu_ms(self.pid) if self.pid else 0)
+        return self.cpu_ms
+
+    def running(self) -> tuple[str, int]:
+        """The message that has been running longest, and since when; "" and 0 = none."""
+        (ms, seq), since_ms = self.row.id(Field.CURRENT_MS), self.row[Field.MESSAGE_SINCE]
+        return (f"{ms}-{seq}", since_ms) if self.busy and ms and since_ms else ("", 0)
 
     def go(self, state: WorkerState) -> None:
         self.state = move(self.state, state)
@@ -118,6 +132,7 @@ class Slot:
     failed_starts: int = 0
     past: Totals = field(default_factory=dict)
     past_snapshots: int = 0
+    past_cpu_ms: int = 0
 
     @property
     def active(self) -> WorkerRecord | None:
@@ -140,12 +155,17 @@ class Slot:
         """How many snapshots have come through the pipes."""
         return self.past_snapshots + sum(w.reports.snapshots for w in self.lives if w.reports)
 
+    def processor_ms(self) -> int:
+        """Processor time that all its lives have used."""
+        return self.past_cpu_ms + sum(worker.processor_ms() for worker in self.lives)
+
     def remove(self, worker: WorkerRecord) -> None:
         """A life has ended: keep its counters, and clear its row for another one."""
         if worker.reports is not None:
             worker.reports.close()
             self.past_snapshots += worker.reports.snapshots
         self.past = added(self.past, worker.totals())
+        self.past_cpu_ms += worker.cpu_ms
         worker.row.clear()
         self.lives.remove(worker)
 
@@ -159,11 +179,14 @@ def snapshot(
     buried: int,
     scheduled: LatenessMetrics,
     acked: RateWindow,
+    failures: list[Failure],
 ) -> PoolMetrics:
     """PoolMetrics from what the workers report. buried: dead letters that the master made itself.
     scheduled: what it has moved. acked: is told of the messages that were acknowledged since the
     last time."""
-    workers = [_line(slot, mono_ms()) for slot in slots]
+    totals = [slot.totals() for slot in slots]
+    workers = [_line(*pair, mono_ms()) for pair in zip(slots, totals, strict=True)]
+    times = added(*totals)
     acked.record(sum(w.acked for w in workers) - acked.total)
     return PoolMetrics(
         uptime_s=(mono_ms() - started_ms) / 1000,
@@ -178,15 +201,18 @@ def snapshot(
         snapshots=sum(w.snapshots for w in workers),
         scheduled=scheduled,
         acked_per_s=acked.rate(),
+        handling=histogram(times, HANDLING),
+        waiting=histogram(times, WAITING),
+        failures=failures,
         workers=workers,
     )
 
 
-def _line(slot: Slot, now_ms: int) -> WorkerMetrics:
+def _line(slot: Slot, totals: Totals, now_ms: int) -> WorkerMetrics:
     worker = slot.active or (slot.lives[-1] if slot.lives else None)
     busy_since = worker.row[Field.BUSY_SINCE] if worker else 0
     read_at = worker.row[Field.READ_AT] if worker else 0
-    totals = slot.totals()
+    message_id, since_ms = worker.running() if worker else ("", 0)
     return WorkerMetrics(
         slot=slot.number,
         pid=worker.pid if worker else 0,
@@ -195,5 +221,9 @@ def _line(slot: Slot, now_ms: int) -> WorkerMetrics:
         busy_ms=max(now_ms - busy_since, 1) if busy_since else 0,
         poll_age_ms=now_ms - read_at if read_at else 0,
         snapshots=slot.snapshots,
-        **totals,
+        cpu_ms=slot.processor_ms(),
+        memory_mb=(memory_mb(worker.pid) or 0) if worker and worker.pid else 0,
+        message_id=message_id,
+        message_ms=max(now_ms - since_ms, 1) if since_ms else 0,
+        **{name: totals[name] for name in NAMES},
     )

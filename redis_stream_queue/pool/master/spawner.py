@@ -41,7 +41,7 @@ exec_main(int(sock), int(scoreboard), ignored)
 class Spawner:
     """Starts and reaps processes.
 
-    on_forked(slot, life, pid), on_fork_failed(slot, life, error), on_exit(pid, status),
+    on_forked(slot, life, pid), on_fork_failed(slot, life, error), on_exit(pid, status, cpu_ms),
     on_template_death() are called in the loop.
     """
 
@@ -53,7 +53,7 @@ class Spawner:
         self.templates: set[int] = set()  # old ones, too, until they have ended
         self.on_forked: Callable[[int, int, int], None] = lambda *_: None
         self.on_fork_failed: Callable[[int, int, str], None] = lambda *_: None
-        self.on_exit: Callable[[int, int], None] = lambda *_: None
+        self.on_exit: Callable[[int, int, int], None] = lambda *_: None
         self.on_template_death: Callable[[], None] = lambda: None
         self._sock: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -151,10 +151,10 @@ class Spawner:
         elif isinstance(message, ForkFailed):
             self.on_fork_failed(message.slot, message.life, message.error)
         elif isinstance(message, Exited):
-            self._ended(message.pid, message.status)
+            self._ended(message.pid, message.status, message.cpu_ms)
 
-    def _ended(self, pid: int, status: int) -> None:
-        self.on_exit(pid, status)
+    def _ended(self, pid: int, status: int, cpu_ms: int) -> None:
+        self.on_exit(pid, status, cpu_ms)
         self.orphans.look()
 
     def _drop_socket(self) -> None:
@@ -197,7 +197,7 @@ class Spawner:
         """Wait for the template, for workers orphaned by its death, and for their orphans."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
@@ -212,7 +212,7 @@ class Spawner:
                 self._drop_socket()
                 self.on_template_death()
             else:
-                self._ended(pid, status)
+                self._ended(pid, status, _linux.cpu_ms_of(usage))
 
     def close(self) -> None:
         """End the template and wait for it."""

@@ -53,7 +53,7 @@ class Supervisor:
         self._free_rows = deque(range(MAX_ROWS))
         self._spawner = spawner
         self._spec = spec
-        self._early_exits: dict[int, int] = {}
+        self._early_exits: dict[int, tuple[int, int]] = {}
         self._leaving = False
         self._all_gone = asyncio.Event()
         self._changed = asyncio.Event()
@@ -135,7 +135,7 @@ class Supervisor:
             if worker.life == life:
                 worker.pid = pid
                 if pid in self._early_exits:
-                    self._exited(pid, self._early_exits.pop(pid))
+                    self._exited(pid, *self._early_exits.pop(pid))
                 elif self._leaving:
                     self.send_away(worker)
                 return
@@ -177,14 +177,15 @@ class Supervisor:
 
     # -- ending --------------------------------------------------------------------------------
 
-    def _exited(self, pid: int, status: int) -> None:
+    def _exited(self, pid: int, status: int, cpu_ms: int) -> None:
         worker = next((w for w in self.living() if w.pid == pid), None)
         if worker is None:
             if any(w.pid == 0 for w in self.living()):  # its Forked is still on its way
-                self._early_exits[pid] = status
+                self._early_exits[pid] = status, cpu_ms
             return
         if worker.channel is not None:
             worker.channel.finish()
+        worker.cpu_ms = max(worker.cpu_ms, cpu_ms)
         was_starting = worker.state is WorkerState.STARTING
         why = worker.killed or how_it_ended(status)
         if status == 0 and not worker.told_to_go and not self._leaving:

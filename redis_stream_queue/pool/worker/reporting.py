@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..._clock import mono_ms
-from ...delivery.batch import Batch, Verdict
+from ..._plain import plain_cut
+from ...delivery.batch import Batch, Verdict, one_line
 from ...delivery.hooks import Hooks
 from ...message import StreamMessage, id_key
 from ...metrics import ConsumerMeter
 from .. import current
 from .._linux import memory_mb
-from ..protocol import MAX_ERROR, Message, Released, Retrying
+from ..failures import MOST_KIND, MOST_KINDS
+from ..protocol import MAX_ERROR, Failed, Message, Released, Retrying
 from ..scoreboard import Field, Row
 from ..standard_streams import StandardStreams
+from .stopwatch import Stopwatch
 
 OVERRUN_MS = 100  # after so long the rest of the batch is given back if a worker is idle,
 LONG_OVERRUN_MS = 250  # after so long in any case: one of another host may be idle
@@ -43,7 +47,11 @@ class ReportingHooks(Hooks):
         self._send = send
         self._streams = streams
         self._side_by_side = side_by_side
-        self._message_since_ms = 0
+        self._stopwatch = watch = Stopwatch(row)
+        self._note_start = watch.started.append
+        self._tick = watch.tick_batch if whole_batch else watch.tick
+        if side_by_side:
+            self._tick = watch.tick_side_by_side
         self._looked = False  # at the standard streams, since the last message
         self._running: dict[str, int] = {}  # when what runs was started, the oldest first
 
@@ -56,12 +64,13 @@ class ReportingHooks(Hooks):
         row.set_id(Field.LAST_MS, messages[-1].id)
         row[Field.CURRENT_MS] = row[Field.CURRENT_SEQ] = 0
         row[Field.HELD] = len(messages)
-        row[Field.RENEWED_AT] = self._message_since_ms = mono_ms()
+        row[Field.RENEWED_AT] = self._stopwatch.since_ms = mono_ms()
         row[Field.MESSAGE_SINCE] = row[Field.RENEWED_AT]  # decoding counts for the time limit
         row[Field.BUSY_SINCE] = row[Field.RENEWED_AT]
         if self._whole_batch:
             ids = messages[0].id, messages[-1].id
             self._batch_ids = ids[0] if ids[0] == ids[1] else "..".join(ids)
+            self._stopwatch.batch = messages
 
     def batch_decoded(self) -> None:
         self.row[Field.MESSAGE_SINCE] = 0
@@ -78,7 +87,9 @@ class ReportingHooks(Hooks):
         row[Field.BATCHES] += 1
 
     def message_started(self, message: StreamMessage, now_ms: int) -> None:
-        self._message_since_ms = now_ms
+        if now_ms != self._stopwatch.since_ms:
+            self._tick(now_ms)
+        self._note_start(message)
         if self._looked:
             self._looked = False
         elif now_ms >= self._streams.next_ms:
@@ -91,7 +102,8 @@ class ReportingHooks(Hooks):
             self.row.start(message.id, now_ms)
 
     def message_finished(self, message: StreamMessage) -> None:
-        self._running.pop(message.id, None)
+        if (since_ms := self._running.pop(message.id, None)) is not None:
+            self._stopwatch.ended(since_ms)
         self._show_oldest()
 
     def _show_oldest(self) -> None:
@@ -106,7 +118,8 @@ class ReportingHooks(Hooks):
         self._streams.open_again()
         self._looked = True
         self.row[Field.MESSAGE_SINCE] = 0
-        self.row[Field.BUSY_UNTIL] = mono_ms()
+        self.row[Field.BUSY_UNTIL] = now_ms = mono_ms()
+        self._tick(now_ms)
         self.row[Field.BUSY_SINCE] = 0
         self.row[Field.BATCHES] += 1
         self._weigh_first()
@@ -123,7 +136,7 @@ class ReportingHooks(Hooks):
 
     def runs_ms(self) -> int:
         """For how long the message runs that was started last."""
-        return mono_ms() - self._message_since_ms
+        return mono_ms() - self._stopwatch.since_ms
 
     def tending(self, batch: Batch) -> None:
         self._streams.open_again()  # before anything is read or connected
@@ -141,8 +154,16 @@ class ReportingHooks(Hooks):
         self.row.set_id(Field.BURYING_MS, entry_id)
         self.row[Field.BURYING_TOTAL] = total
 
-    def reporting(self) -> None:
+    def failed(self, errors: Sequence[tuple[BaseException, list[StreamMessage]]]) -> None:
         self._streams.open_again()  # what failed may have closed where it is told
+        kinds: dict[str, list[Any]] = {}
+        for error, messages in errors:
+            kind = plain_cut(type(error).__name__, MOST_KIND)
+            if kind in kinds:
+                kinds[kind][-1] += 1
+            elif len(kinds) < MOST_KINDS:
+                kinds[kind] = [kind, one_line(error), messages[0].id, 1]
+        self._send(Failed(list(kinds.values())))
 
     def counted(self, meter: ConsumerMeter) -> None:
         row = self.row

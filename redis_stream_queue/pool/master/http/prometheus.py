@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
 )
@@ -16,7 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from ...._version import version
-from ..._linux import memory_mb
+from ...histogram import BOUNDS_S, Histogram
 from ...metrics import PoolMetrics, WorkerMetrics
 from ..observation import Observation
 
@@ -62,7 +64,31 @@ def _totals(metrics: PoolMetrics) -> Iterator[Metric]:
         ("rsq_worker_restarts", "Workers that ended untold and were replaced.", metrics.replaced),
     ):
         yield CounterMetricFamily(name, text, value)
+    yield _histogram(
+        "rsq_handler_duration_seconds", "Calls of the handler, by time.", metrics.handling
+    )
+    yield _histogram(
+        "rsq_message_wait_seconds",
+        "Messages, by time from their push to their first start.",
+        metrics.waiting,
+    )
+    errors = CounterMetricFamily(
+        "rsq_handler_errors_by_kind",
+        "Handler calls that raised or ended their worker, by error.",
+        labels=["error"],
+    )
+    for failure in metrics.failures:
+        errors.add_metric([failure.kind], failure.count)
+    yield errors
     yield GaugeMetricFamily("rsq_uptime_seconds", "Since the pool started.", metrics.uptime_s)
+
+
+def _histogram(name: str, text: str, seen: Histogram) -> HistogramMetricFamily:
+    bounds = [*map(str, BOUNDS_S), "+Inf"]
+    below = accumulate(seen.counts)
+    return HistogramMetricFamily(
+        name, text, list(zip(bounds, below, strict=True)), sum_value=seen.sum_s
+    )
 
 
 def _workers(workers: list[WorkerMetrics]) -> Iterator[Metric]:
@@ -80,12 +106,16 @@ def _workers(workers: list[WorkerMetrics]) -> Iterator[Metric]:
     memory = GaugeMetricFamily(
         "rsq_worker_resident_memory_bytes", "Memory it has in use.", labels=["slot"]
     )
+    used = CounterMetricFamily(
+        "rsq_worker_cpu_seconds", "Processor time of all its lives.", labels=["slot"]
+    )
     for worker in workers:
         slot = [str(worker.slot)]
         busy.add_metric(slot, worker.busy_ms / 1000)
         age.add_metric(slot, worker.poll_age_ms / 1000)
-        memory.add_metric(slot, (memory_mb(worker.pid) or 0) * 1e6 if worker.pid else 0)
-    yield from (busy, age, memory)
+        memory.add_metric(slot, worker.memory_mb * 1e6)
+        used.add_metric(slot, worker.cpu_ms / 1000)
+    yield from (busy, age, memory, used)
 
 
 def _of_stream(seen: Observation, *, paused: bool) -> Iterator[Metric]:

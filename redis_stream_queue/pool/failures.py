@@ -1,0 +1,55 @@
+"""What handlers have raised, grouped by the type of the error; bounded, whatever they raise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .._clock import wall_ms
+from .._plain import plain_cut
+
+MOST_KINDS = 30  # of errors that are told apart
+OTHERS = "other"  # kind of all the rest
+DEATH = "worker died"  # kind of those that ended their process
+MOST_KIND, MOST_TEXT = 80, 300  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Errors of one type. text, entry_id and at_ms (ms since the epoch) are those of the last."""
+
+    kind: str
+    text: str
+    entry_id: str
+    count: int
+    at_ms: int
+
+
+class Failures:
+    """The failures of a pool since it started."""
+
+    def __init__(self) -> None:
+        self._by_kind: dict[str, Failure] = {}
+
+    def note(self, kind: str, text: str, entry_id: str, count: int = 1) -> None:
+        """So many have happened, the last one just now."""
+        kind = plain_cut(kind, MOST_KIND)
+        if kind not in self._by_kind and len(self._by_kind) >= MOST_KINDS:
+            kind = OTHERS
+        known = self._by_kind.get(kind)
+        failure = Failure(kind, plain_cut(text, MOST_TEXT), entry_id, count, wall_ms())
+        if known is not None:
+            failure = replace(failure, count=known.count + count)
+        self._by_kind[kind] = failure
+
+    def note_all(self, errors: Iterable[list[Any]]) -> None:
+        """What a worker tells; see protocol.Failed."""
+        for error in errors:
+            kind, text, entry_id, count = error
+            if type(count) is int and count > 0:
+                self.note(str(kind), str(text), str(entry_id), count)
+
+    def all(self) -> list[Failure]:
+        """The newest first."""
+        return sorted(self._by_kind.values(), key=lambda failure: -failure.at_ms)
