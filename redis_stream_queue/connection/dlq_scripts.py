@@ -21,8 +21,11 @@ end
 if keep < 2 then keep = #fields end
 if fields[1] == 'rsq:lost' then return -3 end
 local add = {'XADD', KEYS[2], '*'}
+-- what it may take to start counts from now on, and so do its deliveries
+local anew = {['rsq:pushed'] = 1, ['rsq:first'] = 1, ['rsq:deliveries'] = 1,
+              ['rsq:last_error'] = 1}
 for i = 1, keep, 2 do
-  if fields[i] ~= 'rsq:pushed' then  -- what it may take to start counts from now on
+  if not anew[fields[i]] then
     add[#add + 1], add[#add + 2] = fields[i], fields[i + 1]
   end
 end

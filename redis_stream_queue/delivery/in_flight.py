@@ -23,6 +23,7 @@ from ..config import ConsumerConfig
 from ..connection.carrying import NotCarriedError, carry
 from ..connection.link import OUTAGES
 from ..handlers import DLQHandler
+from ..later.postponed import LONG_MS
 from ..message import StreamMessage, id_key
 from ..metrics import ConsumerMeter
 from ..serializers import Serializer
@@ -30,7 +31,7 @@ from .burial_mark import MAX_DELIVERIES, marked
 from .dead_letter import DeadLetterWriter
 from .hooks import Hooks
 from .leases import Leases
-from .pending import ANY_COUNT, SMALL_BYTES, PendingList, SeenEntry
+from .pending import ANY_COUNT, SMALL_BYTES, Parked, PendingList, SeenEntry
 from .unsettled import Dead, Unsettled, given_back
 
 log = logger(__name__)
@@ -210,11 +211,11 @@ class InFlight:
             await self.flush_acks()
         if self.unsettled.to_park:
             parked = dict(self.unsettled.to_park)
-            ours = await self.pending.park(self.name, list(parked.values()))
+            ours = await self._give_back(list(parked.values()))
             if len(ours) < len(parked) and (
                 back := await self.leases.claimed_back([i for i in parked if i not in ours])
             ):
-                await self.pending.park(self.name, [parked[i] for i in back])
+                await self._give_back([parked[i] for i in back])
             for entry_id in parked:
                 self.unsettled.to_park.pop(entry_id, None)
                 self.held.pop(entry_id, None)
@@ -224,6 +225,18 @@ class InFlight:
             await self._bury(dead)
             self.unsettled.to_bury.pop(entry_id, None)
             self.held.pop(entry_id, None)
+
+    async def _give_back(self, parked: Sequence[Parked]) -> set[str]:
+        """Which were ours? What waits long is scheduled, where that is possible."""
+        away = {entry.id for entry in parked if entry.delay_ms > LONG_MS}
+        if away:
+            errors = {entry_id: self.letters.known_error(entry_id) for entry_id in away}
+            away = await self.pending.postpone(
+                self.name, [entry for entry in parked if entry.id in away], errors
+            )
+            self.letters.forget(list(away))
+        here = [entry for entry in parked if entry.id not in away]
+        return away | set(await self.pending.park(self.name, here))
 
     def unacknowledged(self) -> list[str]:
         """What is done and Redis does not know of: for one XACK; say so with ``acknowledged``."""

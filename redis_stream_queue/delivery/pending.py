@@ -18,6 +18,9 @@ from ..connection.link import Command, first_error
 from ..connection.refusals import is_full
 from ..connection.replies import entry_message, pending_entries, text
 from ..connection.scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, SIZES, TAKE, TRIM
+from ..exceptions import ClusterSlotError
+from ..later.keys import companions
+from ..later.postponed import Postponed, postpone
 from ..message import GREATEST_ID, PendingEntry, StreamMessage
 
 RENEW_CHUNK = 500  # entries per script: two ms of Redis's time
@@ -228,6 +231,21 @@ class PendingList:
             reply = await self.client.script(PARK, self.stream, self.group, owner, *args)
             parked += [text(i) for i in reply]
         return parked
+
+    async def postpone(
+        self, owner: str, entries: Sequence[Parked], errors: Mapping[str, str]
+    ) -> set[str]:
+        """Schedule entries of ``owner`` for their next delivery; returns the ids of those that are.
+
+        The others stay as they are: they are not the owner's, other groups read the stream too, or
+        there is no room beside it. errors: their last ones, by id.
+        """
+        wanted = [Postponed(e.id, e.deliveries, e.delay_ms, errors[e.id]) for e in entries]
+        try:
+            beside = companions(self.client.key(self.stream))
+            return set(await postpone(self.client.link(), beside, self.group, owner, wanted))
+        except (ClusterSlotError, ResponseError):
+            return set()
 
     async def move_to_dlq(
         self,

@@ -182,6 +182,7 @@ class Session:
         self.hooks.batch_decoded()
         batch, self._prepared = self._prepared or self._new_batch(), None
         if [True for message in decoded if message.headers]:
+            decoded = self.in_flight.unsettled.resumed(decoded)
             batch.deadlines = await self._expiry.deadlines(decoded)
         batch.fill(decoded)
         batch.owner = asyncio.current_task()
@@ -293,6 +294,7 @@ class Session:
             self.hooks.batch_grows(messages, len(self.in_flight.held))
             decoded = self._payloads.decode(messages)
             if [True for message in decoded if message.headers]:
+                decoded = self.in_flight.unsettled.resumed(decoded)
                 batch.deadlines |= await self._expiry.deadlines(decoded)
             if not batch.extend(decoded):
                 self.in_flight.unsettled.release(decoded)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from .._clock import mono_ms
 from .._log import logger
 from ..config import ConsumerConfig
+from ..later.postponed import DELIVERIES, LAST_ERROR
 from ..message import StreamMessage
 from ..metrics import ConsumerMeter
 from .batch import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
@@ -21,6 +22,7 @@ from .retry_delay import retry_delay_ms
 log = logger(__name__)
 
 MOST_KEPT = 100_000  # ids
+MOST_DIGITS = 5  # of a number of deliveries
 
 
 class Dead(NamedTuple):
@@ -168,11 +170,31 @@ class Unsettled:
         """Bury it at the next settling; seen: see Dead."""
         self.to_bury[message.id] = Dead(message, reason, error, seen)
 
+    def resumed(self, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
+        """Those that may start. Of one that waited long for its next try the server has counted
+        this delivery only: it is given back with all of them, due now."""
+        found = []
+        for message in messages:
+            deliveries = _deliveries_before(message)
+            if deliveries < message.delivery_count:
+                found.append(message)
+                continue
+            self._on_error(message.id, message.headers.get(LAST_ERROR, ""))
+            count = deliveries + uncounted(message.delivery_count)
+            self.to_park[message.id] = Parked(message.id, deliveries=count)
+        return found
+
     def release(self, messages: Sequence[StreamMessage]) -> None:
         """Give unstarted messages back at the next settling: due now, this delivery uncounted."""
         for message in messages:
             if message.id not in self.to_ack:
                 self.to_park[message.id] = given_back(message.id, message.delivery_count)
+
+
+def _deliveries_before(message: StreamMessage) -> int:
+    """As its headers say; 0 where they do not."""
+    said = message.headers.get(DELIVERIES, "")
+    return int(said) if said.isdecimal() and len(said) <= MOST_DIGITS else 0
 
 
 def given_back(entry_id: str, delivery_count: int, delay_ms: int = 0) -> Parked:

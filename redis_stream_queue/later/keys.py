@@ -15,7 +15,7 @@ class Companions(NamedTuple):
 
     later, seq: scheduled messages, and the number of the last one. bell: a short stream that wakes
     whoever waits for a change. control: what is paused. unique: unfinished unique messages.
-    cron: periodic messages.
+    cron: periodic messages. retried: where messages went that wait long for their next try.
     """
 
     stream: str
@@ -25,6 +25,7 @@ class Companions(NamedTuple):
     control: str
     unique: str
     cron: str
+    retried: str
 
     def dedup(self, dedup_id: str) -> str:
         """Key of the window in which this id is pushed once."""
@@ -36,7 +37,7 @@ def companions(key: str) -> Companions:
 
     Raises ClusterSlotError for a name with braces that leave no room for a key in its slot.
     """
-    names = ("later", "later-seq", "bell", "control", "unique", "cron")
+    names = ("later", "later-seq", "bell", "control", "unique", "cron", "retried")
     return Companions(key, *(_beside(key, name) for name in names))
 
 

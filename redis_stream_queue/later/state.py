@@ -19,6 +19,8 @@ from .scripts import FIELDS, FIND
 MOST_LOOKED_AT = 1000  # entries among which a moved message is looked for
 
 # moved(id): the entry that a scheduled message has become: it is no older than its time.
+# where(id, retried): the message's id of now: of a scheduled one, else of its entry; nil if there
+# is none. retried: key of the notes of where long retries went.
 # each_group(id, entry, see): see(group, line of XPENDING or nil, has the group read it?) for each.
 GROUPS = (
     BELOW
@@ -38,6 +40,13 @@ local function moved(id)
     if #page < 20 then return end
   end
 end
+local function where(id, retried)
+  for _, one in ipairs({redis.call('HGET', retried, id) or id, id}) do
+    if string.sub(one, 1, 1) ~= '@' then return one end
+    local entry = find(KEYS[2], string.sub(one, 2)) and one or moved(one)
+    if entry then return entry end
+  end
+end
 local function each_group(id, see)
   local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
   for _, flat in ipairs(groups.err and {} or groups) do
@@ -50,22 +59,19 @@ end
 """
 )
 
-# KEYS: stream, later, bell. ARGV: id
+# KEYS: stream, later, bell, retried. ARGV: id
 # Takes a message back: it is removed from wherever it is unfinished.
 # Returns what it was (scheduled, waiting, retrying, running), '' if it is nowhere any more.
 CANCEL = Script(
     FIND
     + GROUPS
     + """
-local id, state, groups = ARGV[1], '', 0
+local id, state, groups = where(ARGV[1], KEYS[4]), '', 0
+if not id then return '' end
 if string.sub(id, 1, 1) == '@' then
   local rank = find(KEYS[2], string.sub(id, 2))
-  if rank then
-    redis.call('ZREMRANGEBYRANK', KEYS[2], rank, rank)
-    return 'scheduled'
-  end
-  id = moved(id)
-  if not id then return '' end
+  redis.call('ZREMRANGEBYRANK', KEYS[2], rank, rank)
+  return 'scheduled'
 end
 local exists = redis.call('XRANGE', KEYS[1], id, id)[1] ~= nil
 each_group(id, function(group, line, has_read)
@@ -88,20 +94,20 @@ return state
 """
 )
 
-# KEYS: stream, later. ARGV: id
-# Returns {1, headers, payload} of a scheduled message, else {0, id of its entry, fields, {group,
-# has it read the entry (0, 1), line of XPENDING}...}; nil if there is none.
+# KEYS: stream, later, retried. ARGV: id
+# Returns {1, headers, payload, id} of a scheduled message, else {0, id of its entry, fields,
+# {group, has it read the entry (0, 1), line of XPENDING}...}; nil if there is none.
 STATE = Script(
     FIND
     + FIELDS
     + GROUPS
     + """
-local id = ARGV[1]
+local id = where(ARGV[1], KEYS[3])
+if not id then return false end
 if string.sub(id, 1, 1) == '@' then
-  local rank, member = find(KEYS[2], string.sub(id, 2))
-  if rank then return {1, fields(member)} end
-  id = moved(id)
-  if not id then return false end
+  local _, member = find(KEYS[2], string.sub(id, 2))
+  local parts, payload = fields(member)
+  return {1, parts, payload, id}
 end
 local entry, found = redis.call('XRANGE', KEYS[1], id, id)[1], {}
 each_group(id, function(group, line, has_read)
@@ -155,7 +161,7 @@ async def cancel(link: Link, key: str, message_id: str) -> str:
     """Take it back; returns what it was, "" if it is nowhere any more."""
     _check(message_id)
     beside = companions(key)
-    keys = [beside.stream, beside.later, beside.bell]
+    keys = [beside.stream, beside.later, beside.bell, beside.retried]
     return text(await link.script(CANCEL, keys, message_id))
 
 
@@ -163,14 +169,14 @@ async def find(link: Link, key: str, message_id: str) -> MessageState | None:
     """Where it is; None if it is nowhere any more."""
     _check(message_id)
     beside = companions(key)
-    reply = await link.script(STATE, [beside.stream, beside.later], message_id)
+    reply = await link.script(STATE, [beside.stream, beside.later, beside.retried], message_id)
     if not reply:
         return None
     if reply[0] == 1:
         parts = [text(part) for part in reply[1]]
         headers = dict(zip(parts[::2], parts[1::2], strict=False))
-        due = as_datetime(due_ms(message_id))
-        return MessageState(message_id, "scheduled", reply[2], headers, due)
+        due = as_datetime(due_ms(now_id := text(reply[3])))
+        return MessageState(now_id, "scheduled", reply[2], headers, due)
     _, entry_id, fields, lines = reply
     groups = [_group_state(text(group), bool(read), line) for group, read, line in lines]
     message = entry_message([entry_id, fields], "data", 0)

@@ -1,0 +1,109 @@
+"""Retries that wait for long wait among the scheduled messages, and hold up no trimming.
+
+Such a message leaves the stream, and comes back when it is due as an entry with another id. Its
+headers say what it was called first, how often it was delivered, and of what it failed last. Who
+reads it then gives it back with its true count, and it goes on as any other retry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..connection.link import Link
+from ..connection.replies import text
+from ..connection.scripts import Script
+from .keys import Companions
+from .scripts import NOW
+
+LONG_MS = 600_000  # what waits longer than this is scheduled
+FIRST, DELIVERIES, LAST_ERROR = "rsq:first", "rsq:deliveries", "rsq:last_error"
+MOST_ERROR = 2000  # characters
+AT_ONCE = 50
+
+# KEYS: stream, later, seq, bell, unique, retried. ARGV: group, owner, then for each entry: id,
+#       deliveries (-1 = as it is), ms to wait, its last error
+# Schedules each entry that still belongs to the owner, and deletes it from the stream. Not where
+# another group reads the stream (it would get the message again), nor entries of others' making.
+# The note comes first, then ZADD: if one fails (OOM, a right that is missing), the entry stays as
+# it is. What may fail behind them is of no weight.
+# Returns the ids of those that are scheduled now.
+POSTPONE = Script(
+    NOW
+    + """
+local moved, earliest = {}, nil
+if #redis.call('XINFO', 'GROUPS', KEYS[1]) ~= 1 then return moved end
+local renewed = {['rsq:scheduled'] = 1, ['rsq:first'] = 1, ['rsq:deliveries'] = 1,
+                 ['rsq:last_error'] = 1}
+for i = 3, #ARGV, 4 do
+  local id, count = ARGV[i], tonumber(ARGV[i + 1])
+  local p = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2])[1]
+  local entry = p and redis.call('XRANGE', KEYS[1], id, id)[1]
+  local fields = entry and entry[2] or {}
+  if fields[1] == 'data' and #fields < 7000 then
+    local known, parts = {}, {}
+    for j = 3, #fields, 2 do
+      known[fields[j]] = fields[j + 1]
+      if not renewed[fields[j]] then
+        parts[#parts + 1], parts[#parts + 2] = fields[j], fields[j + 1]
+      end
+    end
+    local first = known['rsq:first'] or known['rsq:scheduled'] or id
+    if known['rsq:ttl'] and not known['rsq:pushed'] then
+      parts[#parts + 1], parts[#parts + 2] = 'rsq:pushed', string.match(id, '%d+')
+    end
+    for _, part in ipairs({'rsq:first', first, 'rsq:deliveries', count < 0 and int(p[4]) or
+                           ARGV[i + 1], 'rsq:last_error', ARGV[i + 3]}) do
+      parts[#parts + 1] = part
+    end
+    local due, headers = now + tonumber(ARGV[i + 2]), cjson.encode(parts)
+    local number = string.format('%013.0f-%012.0f', due, redis.call('INCR', KEYS[3]))
+    local member = number .. ':' .. #headers .. ':' .. headers .. fields[2]
+    redis.call('HSET', KEYS[6], first, '@' .. number)
+    if redis.pcall('ZADD', KEYS[2], due, member) == 1 then
+      redis.call('XACK', KEYS[1], ARGV[1], id)
+      redis.pcall('XDEL', KEYS[1], id)
+      local key = known['rsq:unique']
+      if key and redis.pcall('HGET', KEYS[5], key) == id then
+        redis.pcall('HSET', KEYS[5], key, '@' .. number)
+      end
+      moved[#moved + 1] = id
+      if not earliest or due < earliest then earliest = due end
+    end
+  end
+end
+-- of the notes about those that have come back two go with each call
+local notes = earliest and redis.pcall('HRANDFIELD', KEYS[6], 2) or {}
+for _, first in ipairs(notes.err and {} or notes) do
+  local due = tonumber(string.sub(redis.call('HGET', KEYS[6], first), 2, 14)) or 0
+  if due < now - 86400000 then redis.pcall('HDEL', KEYS[6], first) end
+end
+if earliest and redis.pcall('ZCOUNT', KEYS[2], '-inf', '(' .. int(earliest)) == 0 then
+  redis.pcall('XADD', KEYS[4], 'MAXLEN', '~', 16, '*', 'due', int(earliest))
+end
+return moved
+"""
+)
+
+
+class Postponed(NamedTuple):
+    """An entry to schedule. deliveries: so far, -1 = as it is."""
+
+    id: str
+    deliveries: int
+    delay_ms: int
+    error: str
+
+
+async def postpone(
+    link: Link, beside: Companions, group: str, owner: str, entries: Sequence[Postponed]
+) -> list[str]:
+    """Schedule entries of ``owner``; returns the ids of those that are now."""
+    moved: list[str] = []
+    keys = [beside.stream, beside.later, beside.seq, beside.bell, beside.unique, beside.retried]
+    for start in range(0, len(entries), AT_ONCE):
+        args: list[Any] = []
+        for one in entries[start : start + AT_ONCE]:
+            args += (one.id, one.deliveries, one.delay_ms, one.error[-MOST_ERROR:])
+        moved += map(text, await link.script(POSTPONE, keys, group, owner, *args))
+    return moved
