@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Retry,
         SerializationError,
         SoftTimeLimitExceeded,
+        TaskUnknown,
         UnsupportedServer,
     )
     from .group import ConsumerGroup
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
         Serializer,
         SignedSerializer,
     )
+    from .tasks.job import Job
+    from .tasks.queue import Queue
+    from .tasks.task import Task
 
 __all__ = [
     "BacklogFull",
@@ -55,6 +59,7 @@ __all__ = [
     "DeadLetterQueue",
     "Every",
     "GroupState",
+    "Job",
     "JsonSerializer",
     "MessageState",
     "Mover",
@@ -64,6 +69,7 @@ __all__ = [
     "PickleSerializer",
     "ProducerMetrics",
     "PushedId",
+    "Queue",
     "RedisStreamError",
     "Reject",
     "Retry",
@@ -78,6 +84,8 @@ __all__ = [
     "StreamMessage",
     "StreamProducer",
     "StreamStats",
+    "Task",
+    "TaskUnknown",
     "UnsupportedServer",
     "per_message",
     "stream_handler",
@@ -91,7 +99,8 @@ _MODULES = {
     "consumer": "StreamConsumer",
     "dlq": "DeadLetterQueue",
     "exceptions": "BacklogFull Cancelled ClusterSlotError ConfigError DLQError NotDurable "
-    "RedisStreamError Reject Retry SerializationError SoftTimeLimitExceeded UnsupportedServer",
+    "RedisStreamError Reject Retry SerializationError SoftTimeLimitExceeded TaskUnknown "
+    "UnsupportedServer",
     "group": "ConsumerGroup",
     "handlers": "DLQHandler per_message stream_handler",
     "message": "ConsumerInfo PendingEntry StreamMessage StreamStats",
@@ -100,6 +109,9 @@ _MODULES = {
     "retry": "RetryHandler",
     "schedule": "Cron Every GroupState MessageState Mover PushedId ScheduledMessage",
     "serializers": "JsonSerializer MsgpackSerializer PickleSerializer Serializer SignedSerializer",
+    "tasks.job": "Job",
+    "tasks.queue": "Queue",
+    "tasks.task": "Task",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

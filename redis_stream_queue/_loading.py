@@ -13,7 +13,7 @@ from typing import Any
 
 from .delivery.invocation import check_runs
 from .exceptions import RedisStreamError
-from .handlers import PerMessage
+from .handlers import HandlerSource, PerMessage
 from .serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
 
 LAST_LINES = 12
@@ -64,8 +64,13 @@ def load(target: str) -> Any:
 
 
 def load_handler(target: str) -> Any:
-    """The handler that ``module:function`` names. Raises LoadError, or ConfigError."""
+    """The handler that ``module:function`` or ``module:queue`` names.
+
+    Raises LoadError, or ConfigError.
+    """
     handler = load(target)
+    if isinstance(handler, HandlerSource) and not isinstance(handler, type):
+        return handler.stream_handler()
     if not callable(handler):
         raise LoadError(
             f"it is of type {type(handler).__name__}, not a function: a handler is called with "

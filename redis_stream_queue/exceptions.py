@@ -9,6 +9,8 @@
         ├── UnsupportedServer      the server is too old or forbids what we need
         ├── NotDurable             too few replicas have confirmed a push
         ├── BacklogFull            the producer's max_backlog or max_scheduled is reached
+        ├── TaskFailed             a task failed for good; Job.result() raises it
+        ├── TaskUnknown            a worker got a task that its code does not know
         ├── SoftTimeLimitExceeded  raised inside a handler that runs too long
         ├── Cancelled              raised inside a handler whose message was taken back
         ├── Retry                  raised by a handler: deliver this message again
@@ -74,6 +76,10 @@ class NotDurable(RedisStreamError):
 
 class BacklogFull(RedisStreamError):
     """More than ``max_backlog`` messages are unfinished, or ``max_scheduled`` are scheduled."""
+
+
+class TaskUnknown(RedisStreamError):
+    """The code of this worker has no task of this name; another deploy may have."""
 
 
 class SoftTimeLimitExceeded(RedisStreamError):

@@ -7,11 +7,12 @@ function for a single message; ``stream_handler`` notes which stream a pool feed
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
 from dataclasses import fields
-from typing import Any, NamedTuple, TypeVar, cast, overload
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, overload, runtime_checkable
 
 from ._clock import mono_ms
 from ._log import logger
@@ -27,6 +28,7 @@ from .delivery.invocation import (
     must_be_awaited,
 )
 from .delivery.per_batch import PerBatch, apart, heed
+from .delivery.rules import Rules, RulesOf, as_configured
 from .exceptions import ConfigError
 from .later.periodic import Periodic, checked
 from .message import StreamMessage
@@ -50,7 +52,14 @@ class PerMessage:
 
     is_async: it is called in the loop; else where it may block, though what it gives may have to
         be awaited all the same.
+    rules_of: what it knows of a message before it runs it; None = nothing. rules: all that it may
+        say, by their numbers from 1 on.
+    attach: called with URL, prefix, stream and group of the pool that runs it.
     """
+
+    rules_of: RulesOf | None = None
+    rules: Sequence[Rules] = ()
+    attach: Callable[[str, str, str, str], None] | None = None
 
     def __init__(
         self, func: Callable[[StreamMessage], Any], concurrency: int, *, is_async: bool
@@ -64,11 +73,13 @@ class PerMessage:
         """In the body of a class: the handler of one instance."""
         if instance is None:
             return self
-        func = self.func.__get__(instance, owner)
-        bound = PerMessage(func, self.concurrency, is_async=self.is_async)
-        if (declared := declaration_of(self)) is not None:
-            setattr(bound, DECLARATION, declared)
-        return bound
+        return self.calling(self.func.__get__(instance, owner), is_async=self.is_async)
+
+    def calling(self, func: Callable[[StreamMessage], Any], *, is_async: bool) -> PerMessage:
+        """The same handler, but for what it calls."""
+        made = copy.copy(self)
+        made.func, made.is_async = func, is_async
+        return made
 
     def __call__(self, messages: StreamMessage | list[StreamMessage]) -> Any:
         """Handle messages outside a consumer (in a test, say).
@@ -172,6 +183,14 @@ class PerMessage:
                 return
 
 
+@runtime_checkable
+class HandlerSource(Protocol):
+    """What a pool can be given instead of a handler: it makes one."""
+
+    def stream_handler(self) -> PerMessage:
+        """The handler, decorated. Raises ConfigError if there is none."""
+
+
 def runner_of(handler: Handler) -> PerMessage | PerBatch:
     """What runs a handler for a session."""
     return handler if isinstance(handler, PerMessage | PerBatch) else PerBatch(handler)
@@ -190,7 +209,13 @@ def with_middleware(handler: Handler, middleware: Sequence[Middleware], source: 
     is_async = runner.is_async or any(map(looks_async, middleware))
     if isinstance(runner, PerBatch):
         return cast(Handler, PerBatch(call, is_async=is_async))  # a session takes it as well
-    return PerMessage(call, runner.concurrency, is_async=is_async)
+    return runner.calling(call, is_async=is_async)
+
+
+def rules_of(handler: Handler) -> RulesOf:
+    """What a handler knows of each message."""
+    known = handler.rules_of if isinstance(handler, PerMessage) else None
+    return known or as_configured
 
 
 def _succeeded(batch: Batch) -> list[str]:

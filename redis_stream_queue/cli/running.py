@@ -22,7 +22,7 @@ from .output import say
 from .tables import table
 from .times import span_text
 
-HEADING = ("host", "slot", "pid", "stream", "message", "runs for", "held")
+HEADING = ("host", "slot", "pid", "stream", "message", "task", "runs for", "held")
 
 
 @click.command()
@@ -59,6 +59,7 @@ def _lines(pool: Heartbeat, now_ms: int) -> list[dict[str, Any]]:
             "pid": worker.pid,
             "stream": pool.stream,
             "id": worker.message_id,
+            "task": worker.task,
             "running_ms": max(now_ms - worker.since_ms, 0),
             "since_ms": worker.since_ms,
             "held": worker.held,
@@ -71,7 +72,7 @@ def _lines(pool: Heartbeat, now_ms: int) -> list[dict[str, Any]]:
 
 
 def _cells(line: dict[str, Any]) -> list[Any]:
-    names = "host", "slot", "pid", "stream", "id"
+    names = "host", "slot", "pid", "stream", "id", "task"
     return [*(line[name] for name in names), span_text(line["running_ms"]), line["held"]]
 
 

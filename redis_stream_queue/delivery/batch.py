@@ -20,6 +20,7 @@ from .._plain import cut, plain, plain_cut
 from ..exceptions import Reject, Retry, whole_ms
 from ..message import StreamMessage
 from .invocation import discard, forks
+from .rules import RulesOf, as_configured
 
 ERROR_TEXT = 2000  # characters of an error that travel and are kept
 LOOK_UP_MS = 20  # how often a thread that handles messages looks at anything else
@@ -110,6 +111,7 @@ class Batch:
         the time; returns the time after it. Not for async handlers.
     stale: is the lease, at this time, so old that somebody may have taken the batch?
     verify: look who holds the batch now and fill ``lost``.
+    rules_of: what its handler knows of a message.
     was_kept: did a handler leave the message with this id out of its answer, and has nothing else
         become of it here?
     owner: the task whose cancellation is that of the consumer.
@@ -131,6 +133,7 @@ class Batch:
         stale: Callable[[int], bool] = lambda _: False,
         verify: Callable[[], Coroutine[Any, Any, None]] | None = None,
         was_kept: Callable[[str], bool] = lambda _: False,
+        rules_of: RulesOf = as_configured,
     ) -> None:
         self.messages = list(messages)
         self.lost: set[str] = set()
@@ -156,6 +159,7 @@ class Batch:
         self._stale = stale
         self._verify = verify
         self.was_kept = was_kept
+        self._rules_of = rules_of
         self.kept_done: list[str] = []  # ids of earlier batches that are done now
         self._loop = asyncio.get_running_loop() if verify else None
 
@@ -248,11 +252,14 @@ class Batch:
                 self._on_finish(message)
             self._finished.append(((message,), CANCELLED))
             return
+        verdict = verdict_of(error)
         if not isinstance(error, Retry | Reject):
             self.errors.append((error, [message]))
+            if not self._rules_of(message).retries(error):
+                verdict = verdict._replace(outcome=Outcome.REJECT)
         if self._on_finish:
             self._on_finish(message)
-        self._finished.append(((message,), verdict_of(error)))
+        self._finished.append(((message,), verdict))
 
     def fail_batch(self, messages: list[StreamMessage], error: BaseException) -> None:
         """The call for a batch ended with it. Retry and Reject, meant for one message, are errors

@@ -10,6 +10,7 @@ from ..message import StreamMessage
 from ..metrics import ConsumerMeter
 from .hooks import Hooks
 from .invocation import call_hook
+from .rules import RulesOf, as_configured
 
 log = logger(__name__)
 
@@ -24,10 +25,12 @@ class Failures:
         hooks: Hooks,
         meter: ConsumerMeter,
         error_hook: ErrorHook | None,
+        rules_of: RulesOf = as_configured,
     ) -> None:
         self.error_hook = error_hook
         self._stream = stream
         self._max_deliveries = max_deliveries
+        self._rules_of = rules_of
         self._hooks = hooks
         self._meter = meter
         self._running: set[asyncio.Task[None]] = set()  # calls of the error_hook
@@ -41,12 +44,14 @@ class Failures:
         self._hooks.failed(errors)
         for error, messages in errors:
             self._meter.errors += 1
+            rules = self._rules_of(messages[0])
             log.error(
-                "handler failed for %s of %s (delivery %d of %d)",
+                "%s failed for %s of %s (delivery %d of %d)",
+                f"task {rules.name}" if rules.name else "handler",
                 messages[0].id if len(messages) == 1 else f"{len(messages)} messages",
                 self._stream,
                 messages[0].delivery_count,
-                self._max_deliveries,
+                rules.most(self._max_deliveries),
                 exc_info=error,
             )
             if self.error_hook is not None:

@@ -32,6 +32,7 @@ from .dead_letter import DeadLetterWriter
 from .hooks import Hooks
 from .leases import Leases
 from .pending import ANY_COUNT, SMALL_BYTES, Parked, PendingList, SeenEntry
+from .rules import RulesOf, as_configured
 from .unsettled import Dead, Unsettled, given_back
 
 log = logger(__name__)
@@ -48,6 +49,7 @@ class InFlight:
 
     own_name: nobody else has ``config.worker_name``. (One that was given may be a namesake's: what
     it holds and never arrived here is not ours.)
+    rules_of: what the handler knows of a message.
     on_lost: called with the ids that others turn out to have taken.
     held: by id. unsure: the server may hold something under this name that never arrived here.
     """
@@ -63,6 +65,7 @@ class InFlight:
         hooks: Hooks | None = None,
         on_lost: Callable[[set[str]], None] = lambda _: None,
         own_name: bool = False,
+        rules_of: RulesOf = as_configured,
     ) -> None:
         self.config = config
         self.meter = ConsumerMeter()
@@ -76,6 +79,7 @@ class InFlight:
             self.meter,
             self.letters.remember,
             self._forget,
+            rules_of,
         )
         self.leases = Leases(self.pending, config.min_idle_claim_ms, self.unsettled, hooks, on_lost)
         self.held = self.leases.held

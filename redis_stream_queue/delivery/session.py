@@ -21,7 +21,7 @@ from ..config import ConsumerConfig
 from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES
 from ..connection.replies import entry_messages
-from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage, runner_of
+from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage, rules_of, runner_of
 from ..message import StreamMessage
 from ..serializers import JsonSerializer, Serializer, for_stream
 from .batch import Batch
@@ -68,6 +68,7 @@ class Session:
         self.config = config
         self.handler = handler
         self._finishing: asyncio.Task[None] | None = None
+        self._rules_of = rules_of(handler)
         self.serializer = for_stream(serializer or JsonSerializer(), client.key(stream))
         self.hooks = hooks or Hooks()
         self._host = host or Host()
@@ -81,10 +82,16 @@ class Session:
             hooks=self.hooks,
             on_lost=self._lost,
             own_name=own_name,
+            rules_of=self._rules_of,
         )
         self._expiry = Expiry(self.in_flight.pending)
         self.failures = Failures(
-            stream, config.max_deliveries, self.hooks, self.in_flight.meter, error_hook
+            stream,
+            config.max_deliveries,
+            self.hooks,
+            self.in_flight.meter,
+            error_hook,
+            self._rules_of,
         )
         self._payloads = Payloads(
             config,
@@ -184,7 +191,7 @@ class Session:
         if [True for message in decoded if message.headers]:
             decoded = self.in_flight.unsettled.resumed(decoded)
             batch.deadlines = await self._expiry.deadlines(decoded)
-        batch.fill(decoded)
+        batch.fill(self.in_flight.unsettled.admitted(decoded, beside=False))
         batch.owner = asyncio.current_task()
         if batch.messages:
             await self._run(batch, grows=grows and self._one_by_one)
@@ -205,6 +212,7 @@ class Session:
             self.in_flight.leases.is_old,
             self._verify,
             self.in_flight.unsettled.kept.__contains__,
+            self._rules_of,
         )
 
     async def _run(self, batch: Batch, *, grows: bool) -> None:
@@ -296,6 +304,7 @@ class Session:
             if [True for message in decoded if message.headers]:
                 decoded = self.in_flight.unsettled.resumed(decoded)
                 batch.deadlines |= await self._expiry.deadlines(decoded)
+            decoded = self.in_flight.unsettled.admitted(decoded, beside=True)
             if not batch.extend(decoded):
                 self.in_flight.unsettled.release(decoded)
             elif tasks.error is None:

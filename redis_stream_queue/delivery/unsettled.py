@@ -13,11 +13,12 @@ from ..later.postponed import DELIVERIES, LAST_ERROR
 from ..message import StreamMessage
 from ..metrics import ConsumerMeter
 from .batch import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
-from .burial_mark import EXPIRED, MAX_DELIVERIES, REJECTED, uncounted
+from .burial_mark import EXPIRED, REJECTED, uncounted
 from .expiry import DEAD
 from .hooks import Hooks
 from .pending import Parked, SeenEntry
 from .retry_delay import retry_delay_ms
+from .rules import RulesOf, as_configured
 
 log = logger(__name__)
 
@@ -42,6 +43,7 @@ class Dead(NamedTuple):
 class Unsettled:
     """Decides what becomes of each message, and keeps it until Redis has confirmed it.
 
+    rules_of: what the handler knows of a message.
     on_error: called with an id and its last error, where it will be tried again. on_drop: called
     with the id of what was cancelled, which is gone from Redis already.
     to_ack, to_park, to_bury: by id. kept: ids that a batch handler left out of its answer; it may
@@ -57,6 +59,7 @@ class Unsettled:
         meter: ConsumerMeter,
         on_error: Callable[[str, str], None],
         on_drop: Callable[[str], None],
+        rules_of: RulesOf = as_configured,
     ) -> None:
         self.to_ack: dict[str, None] = {}
         self.to_park: dict[str, Parked] = {}
@@ -69,6 +72,7 @@ class Unsettled:
         self._meter = meter
         self._on_error = on_error
         self._on_drop = on_drop
+        self._rules_of = rules_of
 
     def settled(self) -> set[str]:
         """The ids of all that is only to be told."""
@@ -105,12 +109,13 @@ class Unsettled:
             "is" if count == 1 else "are",
             self.to_park[first.id].delay_ms,
             first.delivery_count,
-            self._config.max_deliveries,
+            self._rules_of(first).most(self._config.max_deliveries),
             "" if verdict.counted else ", not counted",
             verdict.error.partition("\n")[0],
         )
 
     def _carry_out(self, message: StreamMessage, verdict: Verdict) -> None:
+        rules = self._rules_of(message)
         if verdict.outcome is Outcome.DROP:
             self._on_drop(message.id)
             log.info("%s of %s was cancelled while it ran", message.id, self._stream)
@@ -118,8 +123,8 @@ class Unsettled:
             self._expired(message, verdict)
         elif verdict.outcome is Outcome.REJECT:
             self.condemn(message, REJECTED, verdict.error)
-        elif verdict.counted and message.delivery_count >= self._config.max_deliveries:
-            self.condemn(message, MAX_DELIVERIES, verdict.error)
+        elif verdict.counted and message.delivery_count >= rules.most(self._config.max_deliveries):
+            self.condemn(message, rules.dead_for, verdict.error)
         else:
             self.to_park[message.id] = self._retry(message, verdict)
             if verdict is NOT_ACKNOWLEDGED:
@@ -146,15 +151,13 @@ class Unsettled:
             self.to_ack[entry_id] = None
 
     def _retry(self, message: StreamMessage, verdict: Verdict) -> Parked:
-        config = self._config
         delay_ms = verdict.delay_ms
         if delay_ms is None:
-            delay_ms = retry_delay_ms(
-                message.delivery_count,
-                config.first_retry_ms,
-                config.retry_max_delay_ms,
-                random.random(),
+            config = self._config
+            first_ms, most_ms = self._rules_of(message).delays(
+                config.first_retry_ms, config.retry_max_delay_ms
             )
+            delay_ms = retry_delay_ms(message.delivery_count, first_ms, most_ms, random.random())
         self._on_error(message.id, verdict.error)
         due_ms = mono_ms() + delay_ms
         if self.next_retry_at_ms is None or due_ms < self.next_retry_at_ms:
@@ -184,11 +187,38 @@ class Unsettled:
             self.to_park[message.id] = Parked(message.id, deliveries=count)
         return found
 
-    def release(self, messages: Sequence[StreamMessage]) -> None:
-        """Give unstarted messages back at the next settling: due now, this delivery uncounted."""
+    def release(self, messages: Sequence[StreamMessage], *, alone: bool = False) -> None:
+        """Give unstarted messages back at the next settling: due now, this delivery uncounted.
+
+        alone: each comes in a batch of its own the next time.
+        """
         for message in messages:
             if message.id not in self.to_ack:
-                self.to_park[message.id] = given_back(message.id, message.delivery_count)
+                parked = given_back(message.id, message.delivery_count)
+                self.to_park[message.id] = parked._replace(suspect=alone)
+
+    def admitted(self, messages: list[StreamMessage], *, beside: bool) -> list[StreamMessage]:
+        """Those that may run now, by the rules of each: what has used up its own deliveries is
+        dead, and the last one of them is alone.
+
+        beside: others run already.
+        """
+        if all(message.delivery_count < 2 for message in messages):
+            return messages
+        admitted, last = [], []
+        for message in messages:
+            rules, count = self._rules_of(message), message.delivery_count
+            most = rules.most(self._config.max_deliveries)
+            if rules.max_deliveries is not None and count > most:
+                self.condemn(message, rules.dead_for, "")
+            elif rules.max_deliveries is not None and count == most > 1:
+                last.append(message)
+            else:
+                admitted.append(message)
+        if last and not admitted and not beside:
+            admitted.append(last.pop(0))
+        self.release(last, alone=True)
+        return admitted
 
 
 def _deliveries_before(message: StreamMessage) -> int:

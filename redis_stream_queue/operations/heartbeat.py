@@ -37,7 +37,7 @@ class WorkerLine:
     """One worker process. Times are the server's, in ms since the epoch.
 
     message_id, since_ms: the message that has been running longest, and when it was started; "" and
-    0 = none. held: messages in its hands, this one included.
+    0 = none. held: messages in its hands, this one included. task: which one that message calls.
     """
 
     slot: int
@@ -48,6 +48,7 @@ class WorkerLine:
     held: int
     acked: int
     memory_mb: int
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def decode(raw: Any) -> Heartbeat | None:
 
 def line_fields(line: Any) -> dict[str, Any]:
     """The values of a line by name; what a newer version has appended is left out."""
-    return dict(zip((f.name for f in fields(WorkerLine)), line, strict=False))
+    return {"task": "", **dict(zip((f.name for f in fields(WorkerLine)), line, strict=False))}
 
 
 def _checked(made: type[T], values: dict[str, Any]) -> T:

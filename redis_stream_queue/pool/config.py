@@ -12,6 +12,7 @@ from .._names import default_dlq
 from .._options import STREAM_PREFIX, URL, Option, options_of, setting
 from .._validate import Choice, Form, Maybe, Number, Switch, Text, Whole, check
 from ..config import ConsumerConfig
+from ..delivery.fate import Policy
 from ..exceptions import ConfigError
 from ._linux import cpu_limit
 from .protocol import Loaded
@@ -231,7 +232,8 @@ OPTIONS = tuple(options_of(PoolConfig))
 class Settings(NamedTuple):
     """Everything a pool runs by, once the handler is known.
 
-    batch_size: None = adaptive.
+    batch_size: None = adaptive. policy: for recovery: no fewer deliveries than any task may have.
+    limited: is there a time limit, of the pool or of a task?
     """
 
     stream: str
@@ -239,6 +241,8 @@ class Settings(NamedTuple):
     batch_size: int | None
     dlq_handler: bool
     one_at_a_time: bool
+    policy: Policy
+    limited: bool
 
 
 def resolve(config: PoolConfig, loaded: Loaded, *, cluster: bool) -> Settings:
@@ -278,10 +282,14 @@ def resolve(config: PoolConfig, loaded: Loaded, *, cluster: bool) -> Settings:
         given["retry_max_delay_ms"] = None if longest_ms is None else max(longest_ms, first_ms)
     if given["dlq_stream"] == stream:
         raise ConfigError(f"the dead-letter stream must not be the stream itself ({stream!r}).")
+    consumer = ConsumerConfig(**given)
+    most = max(consumer.max_deliveries, loaded.most_deliveries)
     return Settings(
         stream=stream,
-        consumer=ConsumerConfig(**given),
+        consumer=consumer,
         batch_size=given.get("batch_size"),
         dlq_handler=loaded.dlq_handler,
         one_at_a_time=loaded.one_at_a_time,
+        policy=consumer.policy._replace(max_deliveries=most),
+        limited=config.time_limit_s is not None or loaded.limited,
     )

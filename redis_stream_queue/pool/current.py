@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
-# (stream, entry id); of a batch handler "<first id>..<last id>"
-handled: ContextVar[tuple[str, str] | None] = ContextVar("rsq_handled", default=None)
+# (stream, entry id, task or ""); of a batch handler "<first id>..<last id>"
+handled: ContextVar[tuple[str, str, str] | None] = ContextVar("rsq_handled", default=None)

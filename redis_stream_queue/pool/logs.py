@@ -4,8 +4,9 @@ A record's further lines are indented, so that nothing that a message or an erro
 record of its own. Records of ours are bounded; an app's own are as long as the app makes them.
 
 Every record of a process of the pool, the app's too, knows its slot and the message during whose
-handling it was made: attributes ``rsq_slot``, ``rsq_stream`` and ``rsq_message_id`` (None where
-there is none). Where the app has its own formats, the text of our records begins with slot and pid.
+handling it was made: attributes ``rsq_slot``, ``rsq_stream``, ``rsq_message_id`` and ``rsq_task``
+(None where there is none). Where the app has its own formats, the text of our records begins with
+slot and pid.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MOST_TRACE = MOST_TEXT - MOST_BESIDE_TRACE
 
 
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-STANDARD |= {"rsq_slot", "rsq_stream", "rsq_message_id"}
+STANDARD |= {"rsq_slot", "rsq_stream", "rsq_message_id", "rsq_task"}
 
 
 class Record(logging.LogRecord):
@@ -44,6 +45,7 @@ class Record(logging.LogRecord):
         handled = current.handled.get()
         self.rsq_stream = handled[0] if handled else None
         self.rsq_message_id = handled[1] if handled else None
+        self.rsq_task = handled[2] if handled else None
 
     def getMessage(self) -> str:
         """For formats of the app's: ours show the same in places of their own."""
@@ -94,9 +96,11 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "message": text,
         }
-        stream, message_id = _handled(record)
+        stream, message_id, task = _handled(record)
         if message_id:
             line |= {"stream": stream, "message_id": message_id}
+        if task:
+            line["task"] = task
         if error:
             line["error"] = error
         return json_line({**_extra(record), **line})
@@ -119,14 +123,17 @@ class TextFormatter(logging.Formatter):
         shown = (
             plain_cut(text, MOST_TEXT, CONTINUED) if _is_ours(record) else plain(text, CONTINUED)
         )
-        stream, message_id = _handled(record)
+        stream, message_id, task = _handled(record)
         named = shown.startswith(f"{message_id} of {stream}")
         where = f"{stream} {message_id} " if message_id and not named else ""
+        where += f"{task} " if task else ""
         return plain(self.formatMessage(record) + where) + shown
 
 
-def _handled(record: logging.LogRecord) -> tuple[str | None, str | None]:
-    return getattr(record, "rsq_stream", None), getattr(record, "rsq_message_id", None)
+def _handled(record: logging.LogRecord) -> tuple[str | None, ...]:
+    """Stream, message and task."""
+    names = "rsq_stream", "rsq_message_id", "rsq_task"
+    return tuple(getattr(record, name, None) for name in names)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -29,6 +29,9 @@ class Loaded(NamedTuple):
     dlq_handler: bool
     one_at_a_time: bool  # a plain @per_message handler: the row names the message that runs
     memory_mb: int = 0  # what the app takes by itself; 0 = not known
+    tasks: list[str] = []  # noqa: RUF012 - by the numbers in rows, from 1 on
+    most_deliveries: int = 0  # of the task that has the most of its own
+    limited: bool = False  # has a task a time limit of its own?
 
 
 class LoadFailed(NamedTuple):
@@ -121,6 +124,7 @@ class Start(NamedTuple):
     batch_size: int | None
     soft_time_limit_s: float | None
     most_messages: int | None
+    time_limit_s: float | None = None
 
 
 class Take(NamedTuple):

@@ -54,6 +54,10 @@ class Field(IntEnum):
     BURYING_TOTAL = 25
     EXPIRED = 27  # a counter, too
     OWN_MB = 26  # memory in use once the first message had ended, 0 = it has not
+    # of the message that runs, where its handler has rules for it (0 = as the pool's settings say):
+    LIMIT_MS = 28  # time limit; read it before MESSAGE_SINCE, which is 0 while this changes
+    MOST = 29  # deliveries
+    TASK = 30  # number of its task
 
 
 COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES, Field.EXPIRED)
@@ -90,6 +94,14 @@ class Row:
         words[current] = int(ms)
         words[current + 1] = int(seq or 0)
         words[self._since] = since_ms
+
+    def rule(self, limit_ms: int, most: int, task: int) -> None:
+        """Write what holds for the message that is started next."""
+        words, base = self._words, self._base
+        words[self._since] = 0
+        words[base + Field.LIMIT_MS] = limit_ms
+        words[base + Field.MOST] = most
+        words[base + Field.TASK] = task
 
     def id(self, field: Field) -> tuple[int, int]:
         """The id at ``field``, as a pair that sorts as Redis sorts it."""

@@ -13,6 +13,17 @@ PAYLOAD = "data"
 Parts = tuple[str, ...]  # name, value, name, value, ...
 
 
+class OwnHeaders(dict[str, str]):
+    """Headers that a room of ours has made, of names of ours, too: nothing is checked again.
+
+    parts: the same, made once.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(zip(parts[::2], parts[1::2], strict=True))
+        self.parts = parts
+
+
 def header_parts(headers: Mapping[str, str] | None) -> Parts:
     """What follows the payload in the entry.
 
@@ -20,6 +31,8 @@ def header_parts(headers: Mapping[str, str] | None) -> Parts:
     """
     if not headers:
         return ()
+    if isinstance(headers, OwnHeaders):
+        return headers.parts
     if not isinstance(headers, Mapping):
         raise ConfigError(f"headers must be a dict of texts, got a {type(headers).__name__}.")
     if len(headers) > MOST_HEADERS:

@@ -363,7 +363,13 @@ class Pool:
         self.consumer = world.consumer_config(MIN_IDLE_MS[number])
         client = StreamClient.from_url(world.url)
         settings = Settings(
-            STREAM, self.consumer, world.batch_size, False, world.style == "one by one"
+            STREAM,
+            self.consumer,
+            world.batch_size,
+            dlq_handler=False,
+            one_at_a_time=world.style == "one by one",
+            policy=self.consumer.policy,
+            limited=False,
         )
         self.recovery = Recovery(client, settings, self.scoreboard, lambda: self.records)
         self.retention = Retention(self.recovery.pending, world.max_stream_size)

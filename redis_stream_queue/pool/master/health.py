@@ -32,14 +32,20 @@ MOST_FRAMES = 8  # the innermost; then come those of the import system, and ours
 class HealthCheck:
     """Looks at every worker, every ``interval_s``.
 
+    limited: there is a time limit, of the pool or of a task.
     redis_ok_ms: for how long Redis has answered the master without a break.
     """
 
     def __init__(
-        self, supervisor: Supervisor, limits: Limits, redis_ok_ms: Callable[[], int]
+        self,
+        supervisor: Supervisor,
+        limits: Limits,
+        redis_ok_ms: Callable[[], int],
+        *,
+        limited: bool,
     ) -> None:
         self._supervisor = supervisor
-        self.interval_s = UNLIMITED_S if limits.time_limit_s is None else LIMITED_S
+        self.interval_s = LIMITED_S if limited else UNLIMITED_S
         self._limits = limits
         self._redis_ok_ms = redis_ok_ms
         self._next_memory_ms = 0
@@ -56,10 +62,12 @@ class HealthCheck:
         for worker in self._supervisor.living():
             if worker.state is WorkerState.STARTING or worker.killed:
                 continue
+            limits = self._limits_for(worker)  # before the time: see Field.LIMIT_MS
             vitals = self._vitals(worker, now, weighed=weigh)
             self._name_long_handler(worker, vitals)
-            match judge(vitals, self._limits_for(worker)):
-                case (Action.KILL, why):
+            match judge(vitals, limits):
+                case (Action.KILL | Action.TIME_OUT as action, why):
+                    worker.overran = action is Action.TIME_OUT
                     await self._kill(
                         worker,
                         f"{why}: it waits for {worker.waits_for}" if worker.waits_for else why,
@@ -69,10 +77,12 @@ class HealthCheck:
                     self._supervisor.retire(worker)
 
     def _limits_for(self, worker: WorkerRecord) -> Limits:
-        limit_mb = self._limits.memory_mb
-        if limit_mb is None:
-            return self._limits
-        return self._limits._replace(memory_mb=memory_limit_mb(limit_mb, worker.own_mb))
+        limits, own_ms = self._limits, worker.row[Field.LIMIT_MS]
+        if own_ms:
+            limits = limits._replace(time_limit_s=own_ms / 1000)
+        if limits.memory_mb is None:
+            return limits
+        return limits._replace(memory_mb=memory_limit_mb(limits.memory_mb, worker.own_mb))
 
     def _weigh(self, worker: WorkerRecord) -> Weighed:
         return weighed(

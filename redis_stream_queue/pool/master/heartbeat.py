@@ -140,6 +140,7 @@ class HeartbeatWriter:
             held=row[Field.HELD] if busy else 0,
             acked=worker.totals()["acked"],
             memory_mb=round(memory_mb(worker.pid) or 0),
+            task=worker.task if message_id else "",
         )
 
     async def erase(self) -> None:

@@ -2,7 +2,7 @@
 
 | the worker | and | then |
 |---|---|---|
-| runs one message | for longer than the hard time limit | KILL |
+| runs one message | for longer than the hard time limit | TIME_OUT |
 | uses memory | more than the limit | RETIRE |
 | uses memory | more than twice the limit, more than one of it taken by what runs | KILL |
 | has left, but its threads or processes have not ended | within the time they have | KILL |
@@ -22,6 +22,7 @@ OWN_AND_HALF = 1.5
 class Action(Enum):
     RETIRE = "retire"  # a successor first, then drain
     KILL = "kill"  # at once
+    TIME_OUT = "time_out"  # the same, and nothing but the message that runs is to blame
 
 
 class Limits(NamedTuple):
@@ -64,7 +65,7 @@ def judge(vitals: Vitals, limits: Limits) -> tuple[Action, str] | None:
         late = limits.leave_s is not None and vitals.leaving_ms > limits.leave_s * 1000
         return (Action.KILL, f"did not end within {limits.leave_s:g} s") if late else None
     if limit_s is not None and vitals.message_ms > limit_s * 1000:
-        return Action.KILL, f"time limit {limit_s:g} s"
+        return Action.TIME_OUT, f"time limit {limit_s:g} s"
     if limit_mb is not None and vitals.memory_mb is not None and vitals.memory_mb > limit_mb:
         used = f"{vitals.memory_mb:.0f} MB in use, limit {limit_mb:.0f} MB"
         if vitals.memory_mb > 2 * limit_mb and vitals.taken_mb > limit_mb:

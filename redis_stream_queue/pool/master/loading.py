@@ -32,6 +32,7 @@ class Loading:
         """A worker has the app."""
         worker.loaded = True
         worker.own_mb = message.memory_mb
+        worker.tasks = message.tasks
         self._check_memory_limit(message.memory_mb)
         self._supervisor.introduced(worker, message.pid)
         if message.settings.get("worker_name") is not None and not self._said_name:

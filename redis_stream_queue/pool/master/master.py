@@ -224,7 +224,8 @@ class Master:
             self.config.max_memory_per_child_mb,
             self.config.graceful_timeout_s,
         )
-        check = HealthCheck(self.supervisor, limits, maintenance.redis_ok_ms)
+        redis_ok_ms, limited = maintenance.redis_ok_ms, settings.limited
+        check = HealthCheck(self.supervisor, limits, redis_ok_ms, limited=limited)
         self._task(maintenance.every(check.interval_s, "watching", check.look))
         self._task(maintenance.every(STATUS_S, "status", self._status_tick))
         self._task(maintenance.every(METRICS_S, "metrics", self._metrics_tick))

@@ -19,7 +19,7 @@ from ...client import StreamClient
 from ...connection.carrying import size_text
 from ...connection.refusals import passes
 from ...delivery.burial_mark import read_count, uncounted
-from ...delivery.fate import Fate, Owner, fate
+from ...delivery.fate import Fate, Owner, Policy, fate
 from ...delivery.in_flight import InFlight
 from ...delivery.pending import Parked, PendingList
 from ...delivery.sightings import NOT_WATCHED_MS, WATCH_MS
@@ -51,6 +51,7 @@ class Death:
     suspects: tells for an entry id whether it was running.
     why: for ``last_error``.
     reading: nothing was in its hands: what it holds was on its way to it.
+    own_most: how often what ran may be delivered, where it has rules of its own.
     said: the log names what was running.
     unconfirmed: what it asked of Redis last and did not count; confirm(name, count) is called with
     what turns out to have been done.
@@ -62,6 +63,7 @@ class Death:
     why: str
     reading: bool = False
     said: bool = False
+    own_most: dict[str, int] = field(default_factory=dict)
     unconfirmed: list[Unconfirmed] = field(default_factory=list)
     confirm: Callable[[str, int], None] = lambda *_: None
 
@@ -86,7 +88,7 @@ class Recovery:
         self.sweeping.soon()
         self.looking = Alarm()
         self.settings = settings
-        self.policy = settings.consumer.policy
+        self.policy = settings.policy
         self.pending = PendingList(
             client, settings.stream, settings.consumer.group, settings.consumer.payload_field
         )
@@ -149,7 +151,7 @@ class Recovery:
                     dead.append(due) if due.decision is Fate.BURY else self.offers.add(due)
                     continue
                 owner = Owner.DEAD_RUNNING if suspect else Owner.DEAD_WAITING
-                decision = fate(entry, owner, self.policy, NOT_WATCHED_MS)  # its end was seen
+                decision = fate(entry, owner, self._policy(death, entry), NOT_WATCHED_MS)
                 due = self._due(entry, decision, death.why)
                 if decision is Fate.BURY:
                     dead.append(due)
@@ -173,6 +175,10 @@ class Recovery:
                 await self._remove_name(death)
         if self._deaths:
             self.looking.soon(DEATHS_MS)
+
+    def _policy(self, death: Death, entry: PendingEntry) -> Policy:
+        most = death.own_most.get(entry.id)
+        return self.policy if most is None else self.policy._replace(max_deliveries=most)
 
     async def _unread(self, death: Death, held: list[PendingEntry]) -> dict[str, str]:
         """What was on its way to a dead worker, and is so large that it may have died of it."""

@@ -134,6 +134,7 @@ class RunningPool:
                 self.settings.batch_size,
                 self._config.soft_time_limit_s,
                 self._most_messages(),
+                self._config.time_limit_s,
             )
         )
         if self.paused:
@@ -208,6 +209,7 @@ class RunningPool:
         suspects = nobody if interrupted else worker.suspects(one_at_a_time=one_at_a_time)
         reading = not interrupted and not worker.busy
         death = Death(worker.consumer, mono_ms(), suspects, why, reading)
+        death.own_most = worker.own_most()
         slot = self._supervisor.slots[worker.slot]
         if worker in slot.lives:  # else its row may be another one's by now
             death.unconfirmed, death.confirm = unconfirmed(worker.row), slot.confirm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..._clock import mono_ms
@@ -41,6 +41,8 @@ class WorkerRecord:
     loaded: bool = False
     told_to_go: bool = False
     own_mb: int = 0  # memory of the app by itself; 0 = not known
+    tasks: Sequence[str] = ()  # that its row may name
+    overran: bool = False  # it was killed for how long its message ran
     began_ms: int = field(default_factory=mono_ms)
     code: int = 0  # how often fresh code had been asked for when it was started
     retiring: bool = False  # a successor is on its way
@@ -102,9 +104,23 @@ class WorkerRecord:
         """
         first, last = self.row.id(Field.FIRST_MS), self.row.id(Field.LAST_MS)
         current = self.row.id(Field.CURRENT_MS)
+        if self.overran:
+            return lambda entry_id: id_key(entry_id) == current
         if one_at_a_time and self.busy and current > (0, 0):
             last = current
         return lambda entry_id: first <= id_key(entry_id) <= last
+
+    def own_most(self) -> dict[str, int]:
+        """How often what runs may be delivered, by its id, where its task says so itself."""
+        ms, seq = self.row.id(Field.CURRENT_MS)
+        most = self.row[Field.MOST]
+        return {f"{ms}-{seq}": most} if most else {}
+
+    @property
+    def task(self) -> str:
+        """Name of the task that runs, "" if there is none."""
+        number = self.row[Field.TASK]
+        return self.tasks[number - 1] if 0 < number <= len(self.tasks) else ""
 
     def holds(self, entry_id: str) -> bool:
         """Is this message in the batch that it handles?"""

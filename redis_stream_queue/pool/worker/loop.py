@@ -83,7 +83,7 @@ class Worker:
         self._row = scoreboard.row(row_number)
         concurrency = handler.concurrency if isinstance(handler, PerMessage) else 1
         self._batch = batch_size(start.batch_size, concurrency)
-        self._hooks = self._reporting(start.stream, handler, streams)
+        self._hooks = self._reporting(start, handler, streams)
         self._client = StreamClient.from_url(
             start.url, prefix=start.prefix, socket_timeout=COMMAND_TIMEOUT_S
         )
@@ -123,14 +123,18 @@ class Worker:
         self._asked_to_retire = False
         self._new_ones_until_s = 0.0
 
-    def _reporting(self, stream: str, handler: Handler, streams: StandardStreams) -> ReportingHooks:
+    def _reporting(
+        self, start: Start, handler: Handler, streams: StandardStreams
+    ) -> ReportingHooks:
         return ReportingHooks(
             self._row,
-            stream,
+            start.stream,
             self._send,
             streams,
             side_by_side=isinstance(handler, PerMessage) and handler.concurrency > 1,
             whole_batch=not isinstance(handler, PerMessage),
+            rules_of=handler.rules_of if isinstance(handler, PerMessage) else None,
+            time_limit_s=start.time_limit_s,
         )
 
     def _send(self, message: Message) -> None:

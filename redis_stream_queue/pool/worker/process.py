@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,12 +22,14 @@ from ..._loading import LoadError, last_lines, load_handler, load_serializer
 from ..._log import logger
 from ..._names import prefixed
 from ...delivery.invocation import call_hook
+from ...delivery.rules import Rules
 from ...exceptions import RedisStreamError
 from ...handlers import (
     Declaration,
     Handler,
     PerMessage,
     declaration_of,
+    rules_of,
     with_middleware,
 )
 from ...later.periodic import schedules_of
@@ -99,7 +102,8 @@ def worker_main(
     except RedisStreamError as error:
         return _refuse(sock, spec.target, error)
     _converse(sock, Periodic(schedules), wait=False)
-    soft_limit = _soft_limit(start)
+    _attach(handler, start)
+    soft_limit = _soft_limit(start, handler)
     cancellation = Cancellation()
     worker = Worker(
         sock,
@@ -113,7 +117,7 @@ def worker_main(
         error_hook=declared.error_hook if declared else None,
         serializer=own,
         interrupt=cancellation.interrupt,
-        limit_decoding=soft_limit.decoding if soft_limit else lambda decode: decode,
+        limit_decoding=soft_limit.decoding,
     )
     signal.signal(signal.SIGTERM, lambda *_: worker.drain_from_signal())
     reporter = Reporter(metrics, lambda: of_row(row))
@@ -135,23 +139,32 @@ def _refuse(sock: socket.socket, what: str, error: RedisStreamError) -> int:
     return _exits.LOAD_FAILED
 
 
-def _soft_limit(start: Start) -> SoftLimit | None:
-    """Watching already, if the pool has one."""
-    if start.soft_time_limit_s is None:
-        return None
-    limit = SoftLimit(start.soft_time_limit_s)
-    limit.watch()
+def _attach(handler: Handler, start: Start) -> None:
+    if isinstance(handler, PerMessage) and handler.attach is not None:
+        handler.attach(start.url, start.prefix, start.stream, start.consumer.group)
+
+
+def _soft_limit(start: Start, handler: Handler) -> SoftLimit:
+    """Watching already, if the pool or a task has one."""
+    limit = SoftLimit(start.soft_time_limit_s, rules_of(handler))
+    limits_s = [start.soft_time_limit_s, *(rules.soft_time_limit_s for rules in _rules(handler))]
+    if any(limits_s):
+        limit.watch(min(limit_s for limit_s in limits_s if limit_s is not None))
     return limit
 
 
 def _as_called(
-    handler: Any, declared: Declaration | None, start: Start, soft_limit: SoftLimit | None
+    handler: Any, declared: Declaration | None, start: Start, soft_limit: SoftLimit
 ) -> Any:
     """The handler with the app's middleware around it, and with the limit around both."""
     if declared is not None:
         source = Source(start.stream, start.consumer.group, start.consumer.max_deliveries)
         handler = with_middleware(handler, declared.middleware, source)
-    return handler if soft_limit is None else soft_limit.limited(handler)
+    return soft_limit.limited(handler)
+
+
+def _rules(handler: Handler) -> Sequence[Rules]:
+    return handler.rules if isinstance(handler, PerMessage) else ()
 
 
 def _end_as_an_interpreter_does(timeout_s: float) -> None:
@@ -233,4 +246,7 @@ def _loaded(handler: Handler, declared: Declaration | None) -> Loaded:
         dlq_handler=bool(declared and declared.dlq_handler),
         one_at_a_time=isinstance(handler, PerMessage) and handler.concurrency == 1,
         memory_mb=round(_linux.memory_mb() or 0),
+        tasks=[rules.name for rules in _rules(handler)],
+        most_deliveries=max((rules.max_deliveries or 0 for rules in _rules(handler)), default=0),
+        limited=any(rules.time_limit_s is not None for rules in _rules(handler)),
     )

@@ -9,6 +9,7 @@ from ..._clock import mono_ms
 from ..._plain import plain_cut
 from ...delivery.batch import Batch, Verdict, one_line
 from ...delivery.hooks import Hooks
+from ...delivery.rules import AS_CONFIGURED, Rules, RulesOf
 from ...message import StreamMessage, id_key
 from ...metrics import ConsumerMeter
 from .. import current
@@ -27,7 +28,7 @@ class ReportingHooks(Hooks):
     """Keeps this worker's shared row, and tells the master what it should know at once.
 
     side_by_side: several messages run at a time. whole_batch: the handler is called with all of a
-    batch.
+    batch. rules_of: what it knows of each message; time_limit_s: of those that have none.
     """
 
     def __init__(
@@ -39,6 +40,8 @@ class ReportingHooks(Hooks):
         *,
         side_by_side: bool = False,
         whole_batch: bool = False,
+        rules_of: RulesOf | None = None,
+        time_limit_s: float | None = None,
     ) -> None:
         self.row = row
         self._stream = stream
@@ -52,8 +55,10 @@ class ReportingHooks(Hooks):
         self._tick = watch.tick_batch if whole_batch else watch.tick
         if side_by_side:
             self._tick = watch.tick_side_by_side
+        self._rules_of = rules_of
+        self._limit_ms = round((time_limit_s or 0) * 1000)
         self._looked = False  # at the standard streams, since the last message
-        self._running: dict[str, int] = {}  # when what runs was started, the oldest first
+        self._running: dict[str, tuple[int, Rules]] = {}  # since when what runs, the oldest first
 
     def receiving(self) -> None:
         self.row[Field.READ_AT] = mono_ms()
@@ -62,6 +67,8 @@ class ReportingHooks(Hooks):
         row = self.row
         row.set_id(Field.FIRST_MS, messages[0].id)
         row.set_id(Field.LAST_MS, messages[-1].id)
+        if self._rules_of is not None:
+            row.rule(0, 0, 0)
         row[Field.CURRENT_MS] = row[Field.CURRENT_SEQ] = 0
         row[Field.HELD] = len(messages)
         row[Field.RENEWED_AT] = self._stopwatch.since_ms = mono_ms()
@@ -94,22 +101,41 @@ class ReportingHooks(Hooks):
             self._looked = False
         elif now_ms >= self._streams.next_ms:
             self._streams.look(now_ms)
-        current.handled.set((self._stream, self._batch_ids or message.id))
+        rules = AS_CONFIGURED if self._rules_of is None else self._rules_of(message)
+        current.handled.set((self._stream, self._batch_ids or message.id, rules.name))
         if self._side_by_side:
-            self._running[message.id] = now_ms
+            self._running[message.id] = now_ms, rules
             self._show_oldest()
         else:
-            self.row.start(message.id, now_ms)
+            self._show(message.id, now_ms, rules)
 
     def message_finished(self, message: StreamMessage) -> None:
-        if (since_ms := self._running.pop(message.id, None)) is not None:
-            self._stopwatch.ended(since_ms)
+        if (started := self._running.pop(message.id, None)) is not None:
+            self._stopwatch.ended(started[0])
         self._show_oldest()
 
+    def _show(self, entry_id: str, since_ms: int, rules: Rules) -> None:
+        if rules is not AS_CONFIGURED:
+            self.row.rule(self._limit_of(rules), rules.max_deliveries or 0, rules.number)
+        self.row.start(entry_id, since_ms)
+
+    def _limit_of(self, rules: Rules) -> int:
+        """In ms; 0 = it has none."""
+        own_s = rules.time_limit_s
+        return self._limit_ms if own_s is None else max(round(own_s * 1000), 1)
+
     def _show_oldest(self) -> None:
-        """Of those that run side by side the one that was started first."""
-        for entry_id, since_ms in self._running.items():
-            self.row.start(entry_id, since_ms)
+        """Of those that run side by side the one that was started first; of those with time limits
+        the one that has to end first."""
+        ending = []
+        if self._rules_of is not None:
+            ending = [
+                (since_ms + limit_ms, entry_id)
+                for entry_id, (since_ms, rules) in self._running.items()
+                if (limit_ms := self._limit_of(rules))
+            ]
+        for entry_id in [min(ending)[1]] if ending else self._running:
+            self._show(entry_id, *self._running[entry_id])
             return
         self.row[Field.MESSAGE_SINCE] = 0
 

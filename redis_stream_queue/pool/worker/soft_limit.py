@@ -20,8 +20,10 @@ from typing import Any
 from ..._log import logger
 from ...delivery.payloads import Decode
 from ...delivery.per_batch import PerBatch
+from ...delivery.rules import RulesOf, as_configured
 from ...exceptions import SoftTimeLimitExceeded
 from ...handlers import Handler, PerMessage, runner_of
+from ...message import StreamMessage
 
 log = logger(__name__)
 
@@ -37,30 +39,45 @@ class _Cancelled(asyncio.CancelledError, SoftTimeLimitExceeded):
 class SoftLimit:
     """Limits each call of a handler, for a message or for a batch, and each decoding.
 
-    limit_s: seconds. Make it in the main thread, before an app can patch anything.
+    limit_s: seconds; None = only what has rules of its own is limited. Make it in the main thread,
+    before an app can patch anything.
     """
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, limit_s: float | None, rules_of: RulesOf = as_configured) -> None:
         self._limit_s = limit_s
+        self._rules_of = rules_of
+        self._running_s = 0.0  # the limit of what runs
+        self._watching = False
         self._main_thread = get_ident()
         self._ends_at = 0.0  # when what runs must end, in s of monotonic(); 0 = nothing runs
         self._what = RUNNING
-        signal.signal(INTERRUPT, self._interrupted)
 
-    def limited(self, handler: Handler) -> PerMessage | PerBatch:
-        """The same handler, each call limited."""
+    def limited(self, handler: Handler) -> Any:
+        """The same handler, each call limited, if there is a limit."""
         runner = runner_of(handler)
-        call = self._calling(runner.func, plain=not runner.is_async)
+        if not self._watching:
+            return runner
+        call = self._calling(runner, plain=not runner.is_async)
         if isinstance(runner, PerBatch):
             return PerBatch(call, is_async=runner.is_async)
-        return PerMessage(call, runner.concurrency, is_async=runner.is_async)
+        return runner.calling(call, is_async=runner.is_async)
 
-    def _calling(self, func: Callable[[Any], Any], *, plain: bool) -> Callable[[Any], Any]:
-        limit_s = self._limit_s
+    def _limit_of(self, argument: Any) -> float | None:
+        """Of the call for a message or a batch."""
+        if not isinstance(argument, StreamMessage):
+            return self._limit_s
+        own_s = self._rules_of(argument).soft_time_limit_s
+        return self._limit_s if own_s is None else own_s
+
+    def _calling(self, runner: PerMessage | PerBatch, *, plain: bool) -> Callable[[Any], Any]:
+        func = runner.func
 
         def call(argument: Any) -> Any:
+            limit_s = self._limit_of(argument)
+            if limit_s is None:
+                return func(argument)
             if plain:
-                self._what, self._ends_at = RUNNING, monotonic() + limit_s
+                self._begin(RUNNING, limit_s)
             try:
                 result = func(argument)
             finally:
@@ -69,19 +86,24 @@ class SoftLimit:
 
         return call
 
+    def _begin(self, what: str, limit_s: float) -> None:
+        self._what, self._running_s, self._ends_at = what, limit_s, monotonic() + limit_s
+
     def _interrupted(self, *_: object) -> None:
         if self._ends_at and monotonic() >= self._ends_at:  # else the call was just ending
             self._ends_at = 0.0
-            raise _exceeded(self._limit_s, self._what)
+            raise _exceeded(self._running_s, self._what)
 
     def decoding(self, decode: Decode) -> Decode:
         """The same decoding, limited: one that cannot be interrupted fails when it has ended."""
         limit_s = self._limit_s
+        if limit_s is None:
+            return decode
 
         def limited(raw: bytes) -> Any:
             ends_at = monotonic() + limit_s
             if get_ident() == self._main_thread:  # not while a handler runs there
-                self._what, self._ends_at = DECODING, ends_at
+                self._begin(DECODING, limit_s)
             try:
                 return decode(raw)
             finally:
@@ -92,21 +114,26 @@ class SoftLimit:
 
         return limited
 
-    def watch(self) -> None:
-        """Send the signal whenever what runs is over its limit, from a thread, for ever."""
+    def watch(self, least_s: float) -> None:
+        """Send the signal whenever what runs is over its limit, from a thread, for ever.
+
+        least_s: the lowest limit.
+        """
+        self._watching = True
+        signal.signal(INTERRUPT, self._interrupted)
         try:
-            start_new_thread(self._watch, ())
+            start_new_thread(self._watch, (least_s,))
         except (RuntimeError, MemoryError) as error:
             log.warning("no thread can be started (%s): there is no soft time limit", error)
 
-    def _watch(self) -> None:
+    def _watch(self, least_s: float) -> None:
         while True:
             ends_at = self._ends_at
-            left_s = ends_at - monotonic() if ends_at else self._limit_s
+            left_s = ends_at - monotonic() if ends_at else least_s
             if left_s <= 0:
                 signal.pthread_kill(self._main_thread, INTERRUPT)
                 left_s = AGAIN_S
-            sleep(left_s)
+            sleep(min(left_s, least_s))
 
 
 def _exceeded(limit_s: float, what: str = RUNNING) -> SoftTimeLimitExceeded:

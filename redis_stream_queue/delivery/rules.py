@@ -1,0 +1,59 @@
+"""Rules: what holds for one message, where that is not what its group's settings say. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..message import StreamMessage
+from .burial_mark import MAX_DELIVERIES
+
+Errors = tuple[type[BaseException], ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a handler knows of one message before it runs it; None = as its group's settings say.
+
+    name: of what it asks for (a task), number: of that name among the handler's, from 1 on; "" and
+    0 = it has none.
+    max_deliveries, retry_delay_ms, retry_max_delay_ms: as in ConsumerConfig. retry_on: only these
+    errors are tried again; no_retry_on: these are not.
+    time_limit_s, soft_time_limit_s: seconds that it may run.
+    dead_for: the reason of its letter once its deliveries are used up.
+    """
+
+    name: str = ""
+    number: int = 0
+    max_deliveries: int | None = None
+    retry_delay_ms: int | None = None
+    retry_max_delay_ms: int | None = None
+    retry_on: Errors = (BaseException,)
+    no_retry_on: Errors = ()
+    time_limit_s: float | None = None
+    soft_time_limit_s: float | None = None
+    dead_for: str = MAX_DELIVERIES
+
+    def most(self, group_most: int) -> int:
+        """How often it may be delivered, where its group says so much."""
+        return self.max_deliveries or group_most
+
+    def delays(self, first_ms: int, longest_ms: int | None) -> tuple[int, int | None]:
+        """The first delay before a retry and the longest one (None = no growth), where its group
+        has these."""
+        first_ms = first_ms if self.retry_delay_ms is None else self.retry_delay_ms
+        longest_ms = longest_ms if self.retry_max_delay_ms is None else self.retry_max_delay_ms
+        return first_ms, None if longest_ms is None else max(longest_ms, first_ms)
+
+    def retries(self, error: BaseException) -> bool:
+        """Is a message that failed with it tried again?"""
+        return isinstance(error, self.retry_on) and not isinstance(error, self.no_retry_on)
+
+
+AS_CONFIGURED = Rules()
+RulesOf = Callable[[StreamMessage], Rules]
+
+
+def as_configured(_: StreamMessage) -> Rules:
+    """For a handler that knows nothing of its messages beforehand."""
+    return AS_CONFIGURED

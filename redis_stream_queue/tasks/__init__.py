@@ -1,0 +1,1 @@
+"""Named functions on one stream: ``redis_stream_queue.Queue`` is the way in."""

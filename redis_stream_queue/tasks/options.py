@@ -1,0 +1,103 @@
+"""Options of one task, checked. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from .._validate import Form, Maybe, Number, Rule, Whole, check, did_you_mean
+from ..delivery.rules import Errors
+from ..exceptions import ConfigError
+from .wire import MOST_NAME
+
+NAME = Form(rf"[^\s:]{{1,{MOST_NAME}}}", f"a text of 1 to {MOST_NAME} characters without spaces")
+
+
+class TaskOptions(TypedDict, total=False):
+    """Options of ``@queue.task``; what is not given is as the pool has it.
+
+    name: under which it travels; its function's, if not given.
+    max_deliveries: deliveries before a call is dead, crashes included. retry_delay_ms,
+        retry_max_delay_ms: before the first retry, and the longest; it doubles in between.
+    retry_on: only these errors are tried again, others are dead at once. no_retry_on: these are.
+    time_limit_s: seconds after which its worker is killed. soft_time_limit_s: seconds after which
+        SoftTimeLimitExceeded is raised in it.
+    result_ttl_s: seconds that what it returns is kept for ``job.result()``; None = it is not.
+    concurrency: how many calls of an async one run side by side in a worker.
+    """
+
+    name: str | None
+    max_deliveries: int | None
+    retry_delay_ms: int | None
+    retry_max_delay_ms: int | None
+    retry_on: type[BaseException] | tuple[type[BaseException], ...]
+    no_retry_on: type[BaseException] | tuple[type[BaseException], ...]
+    time_limit_s: float | None
+    soft_time_limit_s: float | None
+    result_ttl_s: float | None
+    concurrency: int
+
+
+CHECKED: Mapping[str, Rule] = {
+    "name": Maybe(NAME),
+    "max_deliveries": Maybe(Whole(1)),
+    "retry_delay_ms": Maybe(Whole(0)),
+    "retry_max_delay_ms": Maybe(Whole(0)),
+    "time_limit_s": Maybe(Number(0, above=True)),
+    "soft_time_limit_s": Maybe(Number(0, above=True)),
+    "result_ttl_s": Maybe(Number(0, above=True)),
+    "concurrency": Whole(1),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The same, checked."""
+
+    name: str | None = None
+    max_deliveries: int | None = None
+    retry_delay_ms: int | None = None
+    retry_max_delay_ms: int | None = None
+    retry_on: Errors = (BaseException,)
+    no_retry_on: Errors = ()
+    time_limit_s: float | None = None
+    soft_time_limit_s: float | None = None
+    result_ttl_s: float | None = None
+    concurrency: int = 1
+
+
+def checked(given: Mapping[str, Any]) -> Options:
+    """Raises ConfigError naming what is wrong."""
+    if unknown := sorted(given.keys() - TaskOptions.__annotations__.keys()):
+        near = did_you_mean(unknown[0], TaskOptions.__annotations__)
+        raise ConfigError(f"@queue.task has no option {unknown[0]!r}.{near}")
+    values = dict(given)
+    for name, value in given.items():
+        if name in CHECKED:
+            check(name, value, CHECKED[name])
+        else:
+            values[name] = _errors(name, value)
+    made = Options(**values)
+    soft, hard = made.soft_time_limit_s, made.time_limit_s
+    if soft is not None and hard is not None and soft >= hard:
+        raise ConfigError(
+            f"soft_time_limit_s ({soft:g}) must be below time_limit_s ({hard:g}), or the task "
+            "would be killed before it is asked."
+        )
+    first, longest = made.retry_delay_ms, made.retry_max_delay_ms
+    if first is not None and longest is not None and longest < first:
+        raise ConfigError(
+            f"retry_max_delay_ms ({longest}) must not be below retry_delay_ms ({first})."
+        )
+    return made
+
+
+def _errors(name: str, value: Any) -> Errors:
+    errors = value if isinstance(value, tuple | list) else (value,)
+    for one in errors:
+        if not isinstance(one, type) or not issubclass(one, BaseException):
+            raise ConfigError(
+                f"{name} must be exception classes, as in {name}=(OSError,), got {one!r:.80}."
+            )
+    return tuple(errors)

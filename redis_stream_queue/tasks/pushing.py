@@ -1,0 +1,159 @@
+"""Pushing calls of one task."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack
+
+from .._validate import did_you_mean
+from ..exceptions import ConfigError, SerializationError
+from ..later.extras import OneExtras, expiry_parts, terms_of
+from ..pushing.headers import OwnHeaders, Parts, header_parts
+from ..pushing.time_limit import limit_s
+from .arguments import Arguments
+from .job import Job
+from .stream import TaskStream
+from .wire import TASK, Call
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+ONE_ONLY = ("dedup_id", "unique")
+
+
+class PushOptions(OneExtras, total=False):
+    """Options of one push, see ``StreamProducer.push``."""
+
+    headers: Mapping[str, str]
+    timeout_s: float
+
+
+class Pushing(Generic[P, R]):
+    """Pushes calls of one task under certain options.
+
+    stream: where they go. name: of the task; arguments: how they travel; None = as they are.
+    parts: headers of ours.
+    """
+
+    def __init__(
+        self,
+        stream: TaskStream,
+        name: str,
+        arguments: Arguments | None,
+        parts: Parts = (),
+        options: PushOptions | None = None,
+    ) -> None:
+        self.name = name
+        self._stream = stream
+        self.arguments = arguments
+        self._parts = parts
+        self._options: PushOptions = options or {}
+        given: Any = {**self._options}
+        self._timeout_s = limit_s(given.pop("timeout_s", None))
+        own = header_parts(given.pop("headers", None))
+        self._headers = OwnHeaders((TASK, name, *parts, *own))
+        if unknown := sorted(given.keys() - OneExtras.__annotations__.keys()):
+            near = did_you_mean(unknown[0], PushOptions.__annotations__)
+            raise ConfigError(f"{name}.options() has no {unknown[0]!r}.{near}")
+        self._extras = given
+        terms_of(given, stream.group)
+        expiry_parts(given)
+
+    def options(self, **options: Unpack[PushOptions]) -> Pushing[P, R]:
+        """The same task, pushed under these options.
+
+        options: delay_ms, at, dedup_id, dedup_ttl_s, unique, unique_until, ttl_ms, expired,
+        headers, timeout_s; see docs/later.md. Raises ConfigError for what cannot be.
+        """
+        both: Any = {**self._options, **options}
+        return Pushing(self._stream, self.name, self.arguments, self._parts, both)
+
+    def push(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Job[R]]:
+        """Push a call, to be awaited.
+
+        args, kwargs: of the function. Raises TypeError for arguments that it does not take, and
+        what ``StreamProducer.push`` raises.
+        """
+        advice = "await it, or use push_sync() in code without an event loop"
+        return _named(self._push(self._call(args, kwargs)), f"{self.name}.push() [{advice}]")
+
+    async def _push(self, call: Call) -> Job[R]:
+        producer = self._stream.producer
+        try:
+            pushed = await producer.push(
+                call.payload(), headers=self._headers, timeout_s=self._timeout_s, **self._extras
+            )
+        except SerializationError as error:
+            raise self._refused(call, error) from None
+        return Job(self._stream, self.name, pushed)
+
+    def push_sync(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """``push`` for code without an event loop; safe in threads and after a fork."""
+        call = self._call(args, kwargs)
+        try:
+            pushed = self._stream.producer.push_sync(
+                call.payload(), headers=self._headers, timeout_s=self._timeout_s, **self._extras
+            )
+        except SerializationError as error:
+            raise self._refused(call, error) from None
+        return Job(self._stream, self.name, pushed)
+
+    def push_many(self, calls: Iterable[tuple[Any, ...]]) -> Coroutine[Any, Any, list[Job[R]]]:
+        """Push many calls in few round trips, to be awaited; all are checked before any is pushed.
+
+        calls: the positional arguments of each.
+        """
+        return _named(self._push_many(self._calls(calls)), f"{self.name}.push_many() [await it]")
+
+    async def _push_many(self, calls: list[Call]) -> list[Job[R]]:
+        pushed = await self._stream.producer.push_many(
+            [call.payload() for call in calls],
+            headers=self._headers,
+            timeout_s=self._timeout_s,
+            **self._extras,
+        )
+        return [Job(self._stream, self.name, one) for one in pushed]
+
+    def push_many_sync(self, calls: Iterable[tuple[Any, ...]]) -> list[Job[R]]:
+        """``push_many`` for code without an event loop."""
+        pushed = self._stream.producer.push_many_sync(
+            [call.payload() for call in self._calls(calls)],
+            headers=self._headers,
+            timeout_s=self._timeout_s,
+            **self._extras,
+        )
+        return [Job(self._stream, self.name, one) for one in pushed]
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        if self.arguments is None:
+            return Call(self.name, list(args), kwargs)
+        return Call(self.name, *self.arguments.packed(args, kwargs))
+
+    def _calls(self, calls: Iterable[tuple[Any, ...]]) -> list[Call]:
+        if asked := [name for name in ONE_ONLY if self._extras.get(name)]:
+            raise ConfigError(f"{asked[0]} is for one push, not for {self.name}.push_many().")
+        made = []
+        for args in calls:
+            if not isinstance(args, tuple | list):
+                raise TypeError(
+                    f"{self.name}.push_many() wants the arguments of each call as a tuple, as in "
+                    f"[(1,), (2,)], got {args!r:.80}"
+                )
+            made.append(self._call(tuple(args), {}))
+        return made
+
+    def _refused(self, call: Call, error: SerializationError) -> SerializationError:
+        """Which argument it was."""
+        if self.arguments is None:
+            return error
+        encode = self._stream.producer.serializer.encode
+        why = self.arguments.why_not(encode, call.args, call.kwargs)
+        return SerializationError(why) if why else error
+
+
+def _named(coroutine: Coroutine[Any, Any, T], name: str) -> Coroutine[Any, Any, T]:
+    """Python says this name when nobody awaits it."""
+    unnamed: Any = coroutine
+    unnamed.__qualname__ = name
+    return coroutine

@@ -1,0 +1,179 @@
+"""Queue: named functions on one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from .._validate import Text, check
+from ..client import StreamClient
+from ..exceptions import ConfigError
+from ..handlers import DLQHandler, ErrorHook, PerMessage, stream_handler
+from ..producer import MAX_LEN
+from ..serializers import Serializer
+from .job import Job
+from .options import TaskOptions, checked
+from .pushing import Pushing, PushOptions
+from .running import Tasks
+from .stream import TaskStream
+from .task import Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TaskMaker(Protocol):
+    """What ``@queue.task(...)`` puts around a function."""
+
+    @overload
+    def __call__(
+        self, func: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> Task[P, R, R]: ...
+
+
+class Queue:
+    """Named functions on one stream, run by ``rsq-pool app:queue``.
+
+    >>> queue = Queue("work")
+    >>> @queue.task
+    ... def resize(photo: int, width: int = 800) -> None: ...
+    >>> job = await resize.push(42, width=640)
+
+    stream: its name. group: ``<stream>_workers`` if not given.
+    client, url: where it is; without either ``REDIS_URL``, within a pool where that reads.
+    serializer: JSON if not given. max_len: see StreamProducer.
+    dlq_handler, error_hook: see stream_handler.
+    settings: any field of ConsumerConfig, for tasks that say nothing else.
+
+    Raises ConfigError naming a wrong setting.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        *,
+        client: StreamClient | None = None,
+        url: str | None = None,
+        group: str | None = None,
+        serializer: Serializer | None = None,
+        max_len: int | None = MAX_LEN,
+        dlq_handler: DLQHandler | None = None,
+        error_hook: ErrorHook | None = None,
+        **settings: Any,
+    ) -> None:
+        check("stream", stream, Text())
+        self.stream = stream
+        self.group = group or f"{stream}_workers"
+        self.tasks = Tasks()
+        self._declared = {
+            "group": self.group,
+            "serializer": serializer,
+            "dlq_handler": dlq_handler,
+            "error_hook": error_hook,
+            **settings,
+        }
+        stream_handler(stream, **self._declared)  # raises what is wrong
+        self._stream = TaskStream(
+            stream,
+            self.group,
+            settings.get("dlq_stream"),
+            client=client,
+            url=url,
+            serializer=serializer,
+            max_len=max_len,
+        )
+
+    def __repr__(self) -> str:
+        return f"Queue({self.stream!r})"
+
+    @overload
+    def task(
+        self, func: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def task(self, func: Callable[P, R], /) -> Task[P, R, R]: ...
+    @overload
+    def task(self, /, **options: Unpack[TaskOptions]) -> TaskMaker: ...
+    def task(self, func: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
+        """Make a task of a function, plain or async.
+
+        func: of a module; its name is the task's. options: see TaskOptions and docs/tasks.md.
+        Raises ConfigError for what cannot be one, for a name that is taken, and for parameters that
+        cannot travel.
+        """
+        made = checked(options)
+
+        def decorate(target: Any) -> Any:
+            task: Task[Any, Any, Any] = Task(self._stream, target, made, len(self.tasks) + 1)
+            if task.name in self.tasks:
+                there = self.tasks[task.name].func
+                raise ConfigError(
+                    f"queue {self.stream!r} has a task {task.name!r} already, {_place(there)}: "
+                    f"give {_place(target)} a name= of its own."
+                )
+            self.tasks.add(task)
+            return task
+
+        return decorate if func is None else decorate(func)
+
+    def options(self, **options: Unpack[PushOptions]) -> _ByName:
+        """Push under these options where the code is not at hand; see ``push``."""
+        return _ByName(self._stream, options)
+
+    async def push(self, task: str, /, *args: Any, **kwargs: Any) -> Job[Any]:
+        """Push a call of a task whose code is not at hand: nothing is checked here.
+
+        task: its name. args, kwargs: of its function, as the serializer takes them.
+        """
+        return await self.options().push(task, *args, **kwargs)
+
+    def push_sync(self, task: str, /, *args: Any, **kwargs: Any) -> Job[Any]:
+        """``push`` for code without an event loop."""
+        return self.options().push_sync(task, *args, **kwargs)
+
+    def job(self, task: str, job_id: str) -> Job[Any]:
+        """A job that was pushed elsewhere.
+
+        task: its name. job_id: its id.
+        """
+        return Job(self._stream, task, job_id)
+
+    async def close(self) -> None:
+        """Wait for pushes under way, and close the connections."""
+        await self._stream.close()
+
+    def stream_handler(self) -> PerMessage:
+        """What a pool runs. Raises ConfigError if there is no task."""
+        if not self.tasks:
+            raise ConfigError(
+                f"queue {self.stream!r} has no tasks: decorate functions with @queue.task, in this "
+                "module or in one that it imports."
+            )
+        handler = PerMessage(self.tasks.call, 1, is_async=False)
+        handler.rules_of = self.tasks.rules_of
+        handler.rules = [task.rules for task in self.tasks.values()]
+        handler.attach = self._stream.attach
+        return stream_handler(self.stream, **self._declared)(handler)
+
+
+class _ByName:
+    """Pushes calls by the names of their tasks."""
+
+    def __init__(self, stream: TaskStream, options: PushOptions) -> None:
+        self._stream = stream
+        self._options = options
+
+    def _pushing(self, task: str) -> Pushing[..., Any]:
+        return Pushing(self._stream, task, None, options=self._options)
+
+    async def push(self, task: str, /, *args: Any, **kwargs: Any) -> Job[Any]:
+        return await self._pushing(task).push(*args, **kwargs)
+
+    def push_sync(self, task: str, /, *args: Any, **kwargs: Any) -> Job[Any]:
+        return self._pushing(task).push_sync(*args, **kwargs)
+
+
+def _place(func: Any) -> str:
+    return f"{getattr(func, '__module__', '?')}.{getattr(func, '__qualname__', func)}"

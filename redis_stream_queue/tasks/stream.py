@@ -1,0 +1,114 @@
+"""Where the calls of one queue go: a stream, its group, and how to get there."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from .._names import default_dlq
+from .._options import DEFAULT_URL, STREAM_PREFIX, URL, URL_FILE
+from ..client import StreamClient, check_client
+from ..exceptions import ConfigError
+from ..producer import MAX_LEN, StreamProducer
+from ..serializers import Serializer
+
+T = TypeVar("T")
+
+
+class TaskStream:
+    """One stream of calls. Nothing is connected before something is pushed.
+
+    url, client: where it is; without either ``REDIS_URL``, in a worker where its pool reads.
+    stream, group, dlq_stream: names. serializer: None = JSON.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        group: str,
+        dlq_stream: str | None,
+        *,
+        client: StreamClient | None,
+        url: str | None,
+        serializer: Serializer | None,
+        max_len: int | None = MAX_LEN,
+    ) -> None:
+        if client is not None:
+            check_client(client)
+        if client is not None and url is not None:
+            raise ConfigError("Queue takes client= or url=, not both: a client has its URL.")
+        self.stream = stream
+        self.group = group
+        self._dlq_stream = dlq_stream
+        self._client = client
+        self._url = url
+        self._prefix: str | None = None
+        self._serializer = serializer
+        self._max_len = max_len
+        self._producer: StreamProducer | None = None
+        self._making = threading.Lock()
+
+    @property
+    def client(self) -> StreamClient:
+        """Made when it is first needed."""
+        return self.producer.client
+
+    @property
+    def dlq_stream(self) -> str:
+        """Where its pools put dead letters, unless they are told otherwise."""
+        client = self.client
+        cluster = client.endpoint.cluster
+        return self._dlq_stream or default_dlq(self.stream, client.prefix, cluster=cluster)
+
+    @property
+    def producer(self) -> StreamProducer:
+        """Made when it is first needed."""
+        if self._producer is None:
+            with self._making:
+                if self._producer is None:
+                    self._producer = self._made()
+        return self._producer
+
+    def _made(self) -> StreamProducer:
+        client = self._client
+        if client is None:
+            prefix = self._prefix
+            if prefix is None:
+                prefix = _variable(STREAM_PREFIX.environment) or ""
+            client = StreamClient.from_url(self._url or _url(), prefix=prefix)
+        return StreamProducer(
+            client, self.stream, self.group, self._max_len, serializer=self._serializer
+        )
+
+    def attach(self, url: str, prefix: str, stream: str, group: str) -> None:
+        """A pool reads it there: what tasks push goes there too, unless they say where."""
+        if self._client is None and self._url is None:
+            self._url, self._prefix = url, prefix
+        self.stream, self.group, self._producer = stream, group, None
+
+    async def close(self) -> None:
+        """Wait for pushes under way, and close the connections."""
+        if self._producer is not None:
+            await self._producer.close()
+
+
+def _url() -> str:
+    """As the command lines find it."""
+    url = _variable(URL.environment)
+    path = None if url else _variable(URL_FILE.environment)
+    if path:
+        try:
+            url = Path(path).read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"REDIS_URL_FILE cannot be read: {error}.") from None
+    return url or DEFAULT_URL
+
+
+def _variable(names: Sequence[str]) -> str | None:
+    return next((found for name in names if (found := os.environ.get(name))), None)
+
+
+Push = Callable[[StreamProducer], T]

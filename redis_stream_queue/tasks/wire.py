@@ -1,0 +1,33 @@
+"""What a call of a task is in the stream: its payload, and its headers. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+TASK = "rsq:task"  # header: the name once more, for whoever cannot decode the payload
+MOST_NAME = 200
+
+
+class Call(NamedTuple):
+    """A call as it travels: the name of the task, and its packed arguments."""
+
+    task: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+    def payload(self) -> dict[str, Any]:
+        """What the serializer gets."""
+        return {"task": self.task, "args": self.args, "kwargs": self.kwargs}
+
+
+def call_in(data: Any) -> Call | str:
+    """The call in a decoded payload; a text if there is none: why not."""
+    if not isinstance(data, dict) or not isinstance(data.get("task"), str):
+        return (
+            "the payload names no task: expected {'task': name, 'args': [...], 'kwargs': {...}}, "
+            f"got {data!r:.200}"
+        )
+    args, kwargs = data.get("args", []), data.get("kwargs", {})
+    if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
+        return f"the arguments of {data['task']!r:.200} are no list and no object"
+    return Call(data["task"], list(args), kwargs)

@@ -1,0 +1,130 @@
+"""A pool that runs a queue of tasks: each by its own rules, in real processes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.pool import PoolProcess
+from tests.support.waiting import wait_until
+
+APP = """
+import asyncio, os, time
+from datetime import datetime
+from redis_stream_queue import Queue
+
+queue = Queue("work", retry_delay_ms=20)
+
+def note(*words):
+    print("did", *words, flush=True)
+
+@queue.task
+def resize(photo: int, when: datetime) -> None:
+    note("resize", photo, type(when).__name__, when.isoformat())
+
+@queue.task(max_deliveries=5)
+async def flaky(tries: int) -> None:
+    await asyncio.sleep(0)
+    note("flaky")
+    raise OSError("down")
+
+@queue.task(retry_on=(OSError,))
+def picky() -> None:
+    note("picky")
+    raise ValueError("never")
+
+@queue.task(time_limit_s=0.4, max_deliveries=2)
+def second() -> None:
+    note("second", os.getpid())
+    time.sleep(30)
+
+@queue.task(time_limit_s=20)
+def ten() -> None:
+    time.sleep(0.8)
+    note("ten")
+
+@queue.task(soft_time_limit_s=0.2, max_deliveries=1)
+def soft() -> None:
+    time.sleep(30)
+
+@queue.task(max_deliveries=2)
+def dies() -> None:
+    note("dies")
+    os._exit(7)
+
+@queue.task
+def pushes(photo: int) -> None:
+    resize.push_sync(photo, datetime(2026, 1, 1))
+"""
+
+
+@pytest.fixture
+def app(pool_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module that the pool runs, here."""
+    (tmp_path / "tasks_app.py").write_text(APP)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("REDIS_URL", pool_url)
+    yield importlib.import_module("tasks_app")
+    del sys.modules["tasks_app"]
+
+
+def letters(url: str) -> dict[str, tuple[str, str, str]]:
+    """Reason, deliveries and last error of each, by the name of its task."""
+    with redis.Redis.from_url(url, decode_responses=True) as server:
+        found: Any = server.xrange("work_dlq")
+    fields = "reason", "delivery_count", "last_error"
+    return {entry["rsq:task"]: tuple(entry[name] for name in fields) for _, entry in found}
+
+
+def did(pool: PoolProcess) -> Counter[str]:
+    lines = [line.split() for line in pool.stdout.splitlines()]
+    return Counter(line[1] for line in lines if line[0] == "did")
+
+
+def test_each_task_has_its_own_rules(app: Any, pool_url: str, tmp_path: Path) -> None:
+    """Of one crew: tries, errors that are not tried again, limits, a crash that uses up no other's
+    deliveries, and a name that this code does not know."""
+    with PoolProcess(
+        None, "--workers", "2", url=pool_url, cwd=tmp_path, target="tasks_app:queue"
+    ) as pool:
+        pool.wait_ready()
+        many = [(number, datetime(2026, 1, 1)) for number in range(30)]
+        app.resize.push_many_sync(many)
+        for task in (app.picky, app.second, app.ten, app.dies, app.soft):
+            task.push_sync()
+        app.flaky.push_sync(3)
+        app.queue.push_sync("resise", 42)
+        app.pushes.push_sync(31)
+        app.resize.push_many_sync(many)
+
+        wait_until(lambda: len(letters(pool_url)) == 6, 20, "all that must die is dead")
+        wait_until(lambda: did(pool)["resize"] >= 61 and did(pool)["ten"], 10, "the rest is done")
+        dead = letters(pool_url)
+        assert pool.drain() == 0
+
+    done = did(pool)
+    assert done.pop("resize") >= 61  # again, where a worker died before it had acknowledged some
+    assert done == {"flaky": 5, "picky": 1, "second": 2, "dies": 2, "ten": 1}
+    assert "resize 42" not in pool.stdout
+    assert "did resize 31 datetime 2026-01-01T00:00:00" in pool.stdout
+    assert {name: found[:2] for name, found in dead.items()} == {
+        "flaky": ("max_deliveries", "5"),
+        "picky": ("rejected", "1"),
+        "second": ("max_deliveries", "2"),
+        "soft": ("max_deliveries", "1"),
+        "dies": ("max_deliveries", "2"),
+        "resise": ("unknown_task", "3"),
+    }
+    assert dead["picky"][2].startswith("ValueError: never")
+    assert dead["second"][2].startswith("time limit 0.4 s")
+    assert dead["soft"][2].startswith("SoftTimeLimitExceeded")
+    assert "exit code 7" in dead["dies"][2]
+    assert "no task 'resise' in this code. Did you mean 'resize'?" in dead["resise"][2]

@@ -1,0 +1,197 @@
+"""Tasks without a server: each wrong use is one sentence that says what to do; arguments travel."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import gc
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any, Literal, NewType
+
+import pydantic
+import pytest
+
+from redis_stream_queue import Queue
+from redis_stream_queue.exceptions import ConfigError, SerializationError
+from redis_stream_queue.serializers import JsonSerializer
+from redis_stream_queue.tasks.arguments import Arguments
+
+queue = Queue("work")
+
+
+@queue.task
+def resize(photo: int, width: int = 800, *, sharp: bool = False) -> str:
+    return f"{photo}x{width}"
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    at: datetime
+
+
+class User(pydantic.BaseModel):
+    name: str
+    born: date
+
+
+Id = NewType("Id", int)
+
+
+def plain(a: Id, b: list[int] | None = None, *c: Any, d: Literal["x"] = "x", **e: float) -> None:
+    """All of it is JSON."""
+
+
+def rich(
+    when: datetime,
+    span: timedelta,
+    which: uuid.UUID,
+    price: Decimal,
+    colour: Colour,
+    raw: bytes,
+    pair: tuple[int, str],
+    point: Point,
+    user: User,
+    users: list[User],
+    ages: dict[int, date],
+    maybe: datetime | None = None,
+) -> None:
+    """None of it is."""
+
+
+def travelled(func: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+    arguments, json = Arguments("t", func), JsonSerializer()
+    sent = json.decode(json.encode(arguments.packed(args, kwargs)))
+    got = arguments.unpacked(*sent)
+    return list(got[0]), dict(got[1])
+
+
+def test_arguments_arrive_as_they_were() -> None:
+    user = User(name="Ann", born=date(2000, 2, 29))
+    values = {
+        "when": datetime(2026, 3, 1, 2, tzinfo=timezone(timedelta(hours=2))),
+        "span": timedelta(seconds=1.5),
+        "which": uuid.uuid4(),
+        "price": Decimal("9.90"),
+        "colour": Colour.RED,
+        "raw": b"\0\xff",
+        "pair": (1, "a"),
+        "point": Point(1, datetime(2026, 1, 1)),
+        "user": user,
+        "users": [user],
+        "ages": {7: date(2019, 1, 1)},
+    }
+
+    assert travelled(rich, **values) == ([], values)
+    assert travelled(rich, *values.values(), maybe=None) == (list(values.values()), {"maybe": None})
+    assert travelled(plain, 1, [2], 3, d="x", e=0.5) == ([1, [2], 3], {"d": "x", "e": 0.5})
+
+
+def test_a_call_of_a_task_is_a_call_of_its_function() -> None:
+    assert resize(42) == "42x800"
+    assert resize.__name__ == "resize"
+
+
+# -- wrong uses ------------------------------------------------------------------------------------
+
+
+def nested() -> Any:
+    def inner() -> None: ...
+
+    return inner
+
+
+def gives() -> Iterator[int]:
+    yield 1
+
+
+class Connection: ...
+
+
+def locked(lock: Connection) -> None: ...
+
+
+def later_named(what: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+class Owner:
+    def method(self) -> None: ...
+
+
+def fine(when: datetime) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda q: q.task(lambda: 1), "a lambda has no name"),
+        (lambda q: q.task(nested()), "a function within another one"),
+        (lambda q: q.task(Owner.method), "is a method"),
+        (lambda q: q.task(Owner), "wants a function of a module"),
+        (lambda q: q.task(gives), "has a 'yield'"),
+        (lambda q: (q.task(fine), q.task(fine)), "has a task 'fine' already"),
+        (lambda q: q.task(locked), "parameter 'lock' of task 'locked' is annotated Connection"),
+        (lambda q: q.task(later_named), "has an annotation that cannot be read"),
+        (lambda q: q.task(max_delivery=3), "Did you mean 'max_deliveries'?"),
+        (lambda q: q.task(max_deliveries=0), "max_deliveries must be a whole number of 1"),
+        (lambda q: q.task(retry_on="OSError"), "retry_on must be exception classes"),
+        (lambda q: q.task(time_limit_s=1, soft_time_limit_s=2), "must be below time_limit_s"),
+        (lambda q: q.task(concurrency=5)(fine), "concurrency=5 needs an 'async def'"),
+        (lambda q: q.task(name="two words")(fine), "without spaces, got 'two words'"),
+        (lambda q: q.stream_handler(), "has no tasks"),
+        (lambda q: resize.stream_handler(), "name the queue, as in rsq-pool app:queue"),
+        (lambda q: resize.options(delay=5), "Did you mean 'delay_ms'?"),
+        (lambda q: resize.options(unique="x").push_many([(1,)]), "unique is for one push"),
+        (lambda q: Queue("work", url="redis://x", client=object()), "must be a StreamClient"),
+        (lambda q: Queue("work", max_delivreies=3), "does not know max_delivreies"),
+    ],
+)
+def test_a_wrong_declaration_says_what_to_do(wrong: Callable[[Queue], Any], words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        wrong(Queue("other"))
+
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda: resize.push(), "resize() missing 1 required positional argument: 'photo'"),
+        (lambda: resize.push(1, wide=2), "got an unexpected keyword argument 'wide'"),
+        (lambda: resize.push_many([1, 2]), "the arguments of each call as a tuple"),  # type: ignore[list-item]
+        (lambda: queue_of(fine).push("tomorrow"), "parameter 'when' of task 'fine': Invalid"),
+    ],
+)
+def test_wrong_arguments_fail_in_the_caller(wrong: Callable[[], Any], words: str) -> None:
+    with pytest.raises(TypeError) as refused:
+        wrong()
+
+    assert words in str(refused.value)
+
+
+def queue_of(func: Callable[..., Any]) -> Any:
+    return Queue("other").task(func)
+
+
+def test_what_the_serializer_does_not_take_is_named() -> None:
+    """A model where the annotation does not say so."""
+    with pytest.raises(SerializationError, match="parameter 'photo' of task 'resize' got a User"):
+        resize.push_sync(User(name="Ann", born=date(2000, 1, 1)))  # type: ignore[arg-type]
+
+
+def test_a_push_that_nobody_awaits_says_so() -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        resize.push(42)  # type: ignore[unused-coroutine]
+        gc.collect()
+
+    assert "resize.push() [await it, or use push_sync()" in str(said[0].message)
