@@ -10,9 +10,13 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from math import inf
 from typing import Protocol
 
 from .exceptions import ConfigError
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class Rule(Protocol):
@@ -42,22 +46,27 @@ class Whole:
 
 @dataclass(frozen=True)
 class Number:
-    """A number of ``least`` or more. above: not ``least`` itself."""
+    """A number of ``least`` (-inf = any) to ``most``. above: not ``least`` itself. unit: of what,
+    where the name does not say it."""
 
     least: float = 0
     above: bool = False
+    most: float = inf
+    unit: str = ""
 
     def fits(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        return value > self.least if self.above else value >= self.least  # (nan is neither)
+        enough = value > self.least if self.above else value >= self.least
+        return enough and value <= self.most  # (nan is neither)
 
     def __str__(self) -> str:
-        return (
-            f"a number above {self.least:g}"
-            if self.above
-            else f"a number of {self.least:g} or more"
-        )
+        what = f"a number{self.unit and f' of {self.unit}'}"
+        most = "" if self.most == inf else f", {self.most:,.0f} at most"
+        if self.least == -inf:
+            return f"{what}{most}"
+        least = f"above {self.least:g}" if self.above else f"of {self.least:g} or more"
+        return f"{what} {least}{most}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,49 @@ class Text:
 
     def __str__(self) -> str:
         return "text" if self.empty else "a non-empty text"
+
+
+@dataclass(frozen=True)
+class Name:
+    """Text of 1 to ``most`` characters, which UTF-8 can carry. printable: without control
+    characters and line ends."""
+
+    most: int
+    printable: bool = False
+
+    def fits(self, value: object) -> bool:
+        if not isinstance(value, str) or not 0 < len(value) <= self.most:
+            return False
+        return value.isprintable() if self.printable else not _HALF.search(value)
+
+    def __str__(self) -> str:
+        if self.printable:
+            return f"a printable text of 1 to {self.most} characters"
+        return f"a text of 1 to {self.most} characters, none of them half of a surrogate pair"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A datetime that says which moment it is on every machine."""
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, datetime) and value.utcoffset() is not None
+
+    def __str__(self) -> str:
+        return "a datetime with a time zone (tzinfo=ZoneInfo('Europe/Berlin'), or datetime.UTC)"
+
+
+@dataclass(frozen=True)
+class Function:
+    """Something that can be called. what: it in words."""
+
+    what: str = "callable"
+
+    def fits(self, value: object) -> bool:
+        return callable(value)
+
+    def __str__(self) -> str:
+        return self.what
 
 
 @dataclass(frozen=True)
@@ -145,8 +197,16 @@ def check(name: str, value: object, rule: Rule) -> None:
     if not rule.fits(value):
         inner = rule.rule if isinstance(rule, Maybe) else rule
         secret = isinstance(inner, Text) and inner.secret
-        came = f"a {type(value).__name__}" if secret else repr(value)
+        came = f"a {type(value).__name__}" if secret else shown(value)
         raise ConfigError(f"{name} must be {rule}, got {came}.")
+
+
+def shown(value: object) -> str:
+    """Its repr, cut; its type where it has none (an integer of 5,000 digits)."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # whatever its own code raises
+        return f"a {type(value).__name__}"
 
 
 def check_fields(settings: object, rules: Mapping[str, Rule]) -> None:

@@ -102,8 +102,7 @@ class StreamClient(Connected):
 
         Raises ConfigError for a URL that cannot be read.
         """
-        if not isinstance(url, str):
-            raise ConfigError(f"url must be text, got a {type(url).__name__}.")
+        check("url", url, Text(empty=True, secret=True))
         if url.startswith("embedded://"):
             from .embedded.server import start_or_join
 

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
 from ._log import logger
-from ._validate import Text, check
+from ._validate import Function, Text, check
 from .client import StreamClient, check_client
 from .config import ConsumerConfig, check_config
 from .connection.backoff import Backoff
@@ -25,7 +25,7 @@ from .delivery.refused import Refusal
 from .delivery.retention import TRIM_INTERVAL_S, Retention
 from .delivery.server_check import check_server
 from .delivery.session import Session
-from .exceptions import ConfigError, RedisStreamError
+from .exceptions import RedisStreamError
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from .handlers import DLQHandler, Handler, PerMessage, with_middleware
 from .later.attending import Attendance, mover_of
@@ -84,8 +84,7 @@ class StreamConsumer:
         check("stream", stream, Text())
         check_client(client)
         check_config(config)
-        if not callable(handler):
-            raise ConfigError(f"handler must be callable, got {handler!r}.")
+        check("handler", handler, Function())
         check_runs(handler)
         source = Source(stream, config.group, config.max_deliveries)
         handler = with_middleware(handler, checked_middleware(middleware), source)

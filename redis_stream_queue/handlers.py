@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast, overload, runtime_c
 
 from ._clock import mono_ms
 from ._log import logger
+from ._validate import Function, Whole, check
 from .config import ConsumerConfig
 from .delivery.batch import DONE, Batch, Handed
 from .delivery.invocation import (
@@ -248,11 +249,9 @@ def per_message(
     """
 
     def decorate(target: Callable[[StreamMessage], Any]) -> PerMessage:
-        if not callable(target):
-            raise ConfigError(f"@per_message wants a function, got {target!r}.")
+        check("the function of @per_message", target, Function())
         check_runs(target)
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-            raise ConfigError(f"concurrency must be 1 or more, got {concurrency!r}.")
+        check("concurrency", concurrency, Whole(1))
         is_async = looks_async(target) or (concurrency > 1 and looks_async_inside(target))
         if concurrency > 1 and not is_async:
             raise ConfigError(
@@ -336,8 +335,7 @@ def stream_handler(
 
 
 def _declared(func: F, declaration: Declaration) -> F:
-    if not callable(func):
-        raise ConfigError(f"@stream_handler wants a function, got {func!r}.")
+    check("the function of @stream_handler", func, Function())
     check_runs(func)
     check_fits(declaration.middleware, func.func if isinstance(func, PerMessage) else func)
     try:
@@ -360,8 +358,7 @@ def _check_known(settings: dict[str, Any]) -> None:
 def _checked_hook(name: str, hook: WorkerHook | None) -> WorkerHook | None:
     if hook is None:
         return None
-    if not callable(hook):
-        raise ConfigError(f"{name} must be a function without arguments, got {hook!r:.80}.")
+    check(name, hook, Function("a function without arguments"))
     check_runs(hook)
     return hook
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from math import ceil
 from typing import Any, Literal, NamedTuple, TypedDict
 
+from .._validate import Choice, Maybe, Name, Number, Rule, check
 from ..exceptions import ConfigError, Delay, whole_ms
 from ..pushing.headers import Parts
 from .ids import when
 
 MOST_NAME = 1000  # characters of a dedup_id or a unique key
-DEDUP_TTL_S = 86_400.0
-MOST_WINDOW_MS = 366 * 86_400_000
+MOST_WINDOW_S = 366 * 86_400
+DEFAULTS = {"dedup_id": None, "dedup_ttl_s": 86_400, "unique": None, "unique_until": "finished"}
+_RULES: dict[str, Rule] = {
+    "dedup_id": Maybe(Name(MOST_NAME)),
+    "dedup_ttl_s": Number(0, above=True, most=MOST_WINDOW_S),
+    "unique": Maybe(Name(MOST_NAME)),
+    "unique_until": Choice(("finished", "started")),
+}
 
 
 class PushExtras(TypedDict, total=False):
@@ -107,8 +115,7 @@ class Asked(NamedTuple):
 def expiry_parts(extras: OneExtras | PushExtras) -> Parts:
     """Headers that say until when a message may start. Raises ConfigError."""
     ttl_ms, expired = extras.get("ttl_ms"), extras.get("expired", "count")
-    if expired not in ("count", "dead"):
-        raise ConfigError(f"expired must be 'count' or 'dead', got {expired!r:.80}.")
+    check("expired", expired, Choice(("count", "dead")))
     if ttl_ms is None:
         return ()
     dead = ("rsq:expired", "dead") if expired == "dead" else ()
@@ -123,11 +130,10 @@ def terms_of(extras: OneExtras | PushExtras, group: str | None) -> Terms | None:
     asked: Any = extras
     if unknown := sorted(asked.keys() - OneExtras.__annotations__.keys()):
         raise TypeError(f"push() got an unexpected keyword argument {unknown[0]!r}")
-    dedup_id = _name("dedup_id", asked.get("dedup_id"))
-    unique = _name("unique", asked.get("unique"))
-    until = asked.get("unique_until", "finished")
-    if until not in ("finished", "started"):
-        raise ConfigError(f"unique_until must be 'finished' or 'started', got {until!r:.80}.")
+    given = {**DEFAULTS, **asked}
+    for name, rule in _RULES.items():
+        check(name, given[name], rule)
+    dedup_id, unique = given["dedup_id"] or "", given["unique"] or ""
     if unique and not group:
         raise ConfigError(
             "unique needs a group, which tells what is finished: StreamProducer(client, stream, "
@@ -136,34 +142,8 @@ def terms_of(extras: OneExtras | PushExtras, group: str | None) -> Terms | None:
     terms = Terms(
         when(asked.get("delay_ms"), asked.get("at")),
         dedup_id,
-        _window_ms(asked.get("dedup_ttl_s", DEDUP_TTL_S)) if dedup_id else 0,
+        ceil(given["dedup_ttl_s"] * 1000) if dedup_id else 0,
         f"{len((group or '').encode())}:{group}:{unique}" if unique else "",
-        until == "started",
+        given["unique_until"] == "started",
     )
     return terms if terms.scheduled or dedup_id or unique else None
-
-
-def _name(name: str, value: object) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str) or not 0 < len(value) <= MOST_NAME:
-        raise ConfigError(
-            f"{name} must be a text of 1 to {MOST_NAME} characters, got {value!r:.80}."
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{name} holds half of a surrogate pair, which is no text.") from None
-    return value
-
-
-def _window_ms(seconds: object) -> int:
-    try:
-        ms = whole_ms(seconds * 1000, "dedup_ttl_s") if isinstance(seconds, int | float) else 0
-    except ConfigError:
-        ms = 0
-    if ms < 1:
-        raise ConfigError(
-            f"dedup_ttl_s must be seconds above 0, 366 days at most, got {seconds!r:.80}."
-        )
-    return ms

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 
+from .._validate import Form, Moment, check
 from ..exceptions import ConfigError, Delay, whole_ms
 
-_ID = re.compile(r"@(\d{13})-(\d{12})\Z", re.ASCII)
+_SCHEDULED = Form(
+    r"@[0-9]{13}-[0-9]{12}",
+    "the id of a scheduled message, as in '@1767225660000-000000000042'",
+)
 MOST_DUE_MS = 9_999_999_999_999  # what fits into an id: the year 2286
 
 
 def is_scheduled(message_id: object) -> bool:
     """Is this the id of a scheduled message, ``@<due ms>-<number>``?"""
-    return isinstance(message_id, str) and _ID.match(message_id) is not None
+    return _SCHEDULED.fits(message_id)
 
 
 def due_ms(scheduled_id: str) -> int:
     """When it is due, in ms since the epoch. Raises ConfigError for what is no such id."""
-    if (found := _ID.match(scheduled_id)) is None:
-        raise ConfigError(
-            f"expected the id of a scheduled message, as in '@1767225660000-000000000042', got "
-            f"{scheduled_id!r:.80}."
-        )
-    return int(found[1])
+    check("id", scheduled_id, _SCHEDULED)
+    return int(scheduled_id[1:14])
 
 
 def as_datetime(ms: int) -> datetime:
@@ -43,13 +42,7 @@ def when(delay_ms: Delay | None, at: datetime | None) -> str:
         return f"+{ms}" if ms else ""
     if delay_ms is not None:
         raise ConfigError("delay_ms and at say both when: give one of them.")
-    if not isinstance(at, datetime):
-        raise ConfigError(f"at must be a datetime with a time zone, got {at!r:.80}.")
-    if at.utcoffset() is None:
-        raise ConfigError(
-            f"at must have a time zone, got {at.isoformat()}: which moment is meant would depend "
-            "on the machine. Use datetime(..., tzinfo=ZoneInfo('Europe/Berlin')), or datetime.UTC."
-        )
+    check("at", at, Moment())
     return f"={min(max(epoch_ms(at), 0), MOST_DUE_MS)}"
 
 

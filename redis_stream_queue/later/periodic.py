@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from math import isfinite
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from .._validate import Choice, Maybe, Name, Number, check
 from ..exceptions import ConfigError
 
 CatchUp = Literal["once", "skip", "all"]
@@ -21,7 +21,7 @@ MOST_MISSED = 1000  # that are counted
 MOST_CAUGHT_UP = 100
 MOST_PAYLOAD = 16_384  # bytes: it travels from the worker to the master
 MOST_NAME = 200
-LEAST_S = 0.1
+LEAST_S, MOST_S = 0.1, 100 * 366 * 86_400.0
 BEHIND_MS = 2 * 3600 * 1000  # clocks change by an hour at most
 
 
@@ -55,7 +55,7 @@ class Cron:
 class Every:
     """A message at each multiple of so many seconds since the epoch: all hosts agree on them.
 
-    name: of its own in the stream. seconds: 0.1 or more. data: what is pushed.
+    name: of its own in the stream. seconds: from 0.1 to 100 years. data: what is pushed.
     catch_up, late_s, overlap: see Cron.
 
     Raises ConfigError for what cannot be.
@@ -70,11 +70,7 @@ class Every:
 
     def __post_init__(self) -> None:
         _check(self)
-        number = isinstance(self.seconds, int | float) and not isinstance(self.seconds, bool)
-        if not number or not self.seconds >= LEAST_S or not isfinite(self.seconds):
-            raise ConfigError(
-                f"Every {self.name!r}: seconds must be {LEAST_S} or more, got {self.seconds!r:.80}."
-            )
+        check(f"Every {self.name!r}: seconds", self.seconds, Number(LEAST_S, most=MOST_S))
 
 
 Periodic = Cron | Every
@@ -82,18 +78,9 @@ Periodic = Cron | Every
 
 def _check(periodic: Periodic) -> None:
     name, kind = periodic.name, type(periodic).__name__
-    if not isinstance(name, str) or not 0 < len(name) <= MOST_NAME or not name.isprintable():
-        raise ConfigError(f"{kind}: name must be a printable text, got {name!r:.80}.")
-    if periodic.catch_up not in ("once", "skip", "all"):
-        raise ConfigError(
-            f"{kind} {name!r}: catch_up must be 'once', 'skip' or 'all', got "
-            f"{periodic.catch_up!r:.80}."
-        )
-    late_s = periodic.late_s
-    if late_s is not None and (not isinstance(late_s, int | float) or not late_s > 0):
-        raise ConfigError(
-            f"{kind} {name!r}: late_s must be seconds above 0, or None, got {late_s!r:.80}."
-        )
+    check(f"{kind}: name", name, Name(MOST_NAME, printable=True))
+    check(f"{kind} {name!r}: catch_up", periodic.catch_up, Choice(("once", "skip", "all")))
+    check(f"{kind} {name!r}: late_s", periodic.late_s, Maybe(Number(0, above=True, most=MOST_S)))
 
 
 def checked(periodic: Iterable[Any]) -> tuple[Periodic, ...]:

@@ -7,8 +7,9 @@ from collections.abc import Coroutine
 from math import inf
 from typing import Any
 
-from ..exceptions import ConfigError
+from .._validate import Maybe, Number, check
 
+_SECONDS = Maybe(Number(-inf, unit="seconds"), "no limit")
 LONGEST_S = 20 * 24 * 3600.0  # a socket's timeout must fit into 2**31 ms
 
 
@@ -17,12 +18,8 @@ def limit_s(timeout_s: float | None) -> float | None:
 
     Raises ConfigError for what is no number: NaN would upset the order of the loop's timers.
     """
-    if timeout_s is None:
-        return None
-    number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-    if not number or not timeout_s <= inf:
-        raise ConfigError(f"timeout_s must be a number of seconds, or None, got {timeout_s!r}.")
-    return min(timeout_s, LONGEST_S)
+    check("timeout_s", timeout_s, _SECONDS)
+    return None if timeout_s is None else min(timeout_s, LONGEST_S)
 
 
 async def within(timeout_s: float | None, stream: str, send: Coroutine[Any, Any, Any]) -> Any:
