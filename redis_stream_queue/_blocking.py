@@ -151,14 +151,10 @@ class _ToMaster(_Bounded):
     ) -> bool:
         """Has this Sentinel led to a master?"""
         try:
-            found = ask_sync(self._watched, node, search.answer_s)
+            self.host, self.port = found = ask_sync(self._watched, node, search.answer_s)
         except FAILED as error:
-            search.silent(node, error)
+            search.note(node, error)
             return False
-        if found is None:
-            search.silent(node, "does not know it")
-            return False
-        self.host, self.port = found
         try:
             with _deadline.at_most(search.candidate_s()):
                 super().connect_check_health(*args, **options)

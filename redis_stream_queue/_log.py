@@ -101,7 +101,7 @@ class SafeLog(logging.LoggerAdapter[logging.Logger]):
             if self.isEnabledFor(level):
                 with saying:
                     super().log(level, msg, *args, **kwargs)
-        except BaseException as error:
+        except BaseException as error:  # a handler of the app's may raise anything
             self.say_raised(error, msg)
 
     def say_raised(self, error: BaseException, msg: object) -> None:
@@ -113,7 +113,7 @@ class SafeLog(logging.LoggerAdapter[logging.Logger]):
         # Not through logging, nor through a sys.stderr that the app may have replaced.
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = f"{at} pid={os.getpid()} the app's logging raised {type(error).__name__}"
-        with contextlib.suppress(BaseException):
+        with contextlib.suppress(BaseException):  # there is nobody left to tell
             os.write(2, f"{line}; this was to be said: {str(msg)[:200]}\n".encode(errors="replace"))
 
 

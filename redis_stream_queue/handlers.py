@@ -145,7 +145,7 @@ class PerMessage:
             if rest := begin(handed.context, batch.forks, itself, handed.result):
                 batch.awaited[message.id] = task
                 await rest.end()
-        except BaseException as error:
+        except BaseException as error:  # whatever is raised: see heed()
             heed(error, rest, batch)
             batch.fail(message, error)
         else:
@@ -173,7 +173,7 @@ class PerMessage:
                 if rest := begin(copy_context(), batch.forks, func, message):
                     batch.awaited[message.id] = task
                     await rest.end()
-            except BaseException as error:
+            except BaseException as error:  # whatever is raised: see heed()
                 heed(error, rest, batch)
                 batch.fail(message, error)
             else:

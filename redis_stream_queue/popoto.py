@@ -170,7 +170,7 @@ class _Member(_StreamConsumer):
     async def _noting_failures(self, messages: list[StreamMessage]) -> list[str]:
         try:
             return await self._handler(messages)
-        except BaseException as error:
+        except BaseException as error:  # noted as it is, and raised
             if self._failures is not None:
                 self._failures.append(error)
             raise

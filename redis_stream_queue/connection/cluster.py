@@ -24,7 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .backoff import Backoff
 from .endpoint import Endpoint
-from .link import Command, DedicatedConnection, Link, cut, exchange, life_of, reconnect
+from .link import Command, DedicatedConnection, Link, cut, exchange, life_of, opened, reconnect
 from .refusals import passes
 
 MOST_REDIRECTS = 8  # followed for one command
@@ -44,13 +44,10 @@ class _ClusterDedicated(DedicatedConnection):
         seen = self._cluster_link.version
         connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
         try:
-            await connection.connect()
-        except BaseException as error:
-            await cut(connection)
-            if isinstance(error, Exception):
-                await self._cluster_link.refresh(seen)
+            return await opened(connection)
+        except Exception:  # whatever it was, the node may have moved
+            await self._cluster_link.refresh(seen)
             raise
-        return connection
 
     async def run(
         self,
@@ -218,7 +215,7 @@ class ClusterLink(Link):
                 if not connection.is_connected or not await self.is_good(connection):
                     await reconnect(self, connection)
                 return node, connection
-            except BaseException as error:
+            except BaseException as error:  # a cancellation, too
                 node.release(connection)
                 if not isinstance(error, OSError | RedisError):
                     raise

@@ -96,7 +96,7 @@ async def exchange(
     except TimeoutError:
         await cut(connection)
         raise RedisTimeoutError(f"Redis did not answer within {timeout.limit_s} s") from None
-    except BaseException:
+    except BaseException:  # a cancellation, too: its reply would be the next one's
         await cut(connection)
         raise
     finally:
@@ -107,6 +107,16 @@ async def exchange(
     if demoted or spoiled:
         await cut(connection)
     return replies
+
+
+async def opened(connection: AbstractConnection) -> AbstractConnection:
+    """Connect it, or leave nothing of it behind."""
+    try:
+        await connection.connect()
+    except BaseException:  # a cancellation, too
+        await cut(connection)
+        raise
+    return connection
 
 
 async def cut(connection: AbstractConnection) -> None:

@@ -24,7 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .cluster import ClusterLink
 from .endpoint import Endpoint
-from .link import Command, DedicatedConnection, Link, cut, exchange, life_of, reconnect
+from .link import Command, DedicatedConnection, Link, cut, exchange, life_of, opened, reconnect
 from .sentinel import MasterConnection, MasterSSLConnection
 
 
@@ -34,13 +34,7 @@ class _SingleDedicated(DedicatedConnection):
         self._single = link
 
     async def _open(self) -> AbstractConnection:
-        connection = self._single.make_connection()
-        try:
-            await connection.connect()
-        except BaseException:
-            await cut(connection)
-            raise
-        return connection
+        return await opened(self._single.make_connection())
 
     async def run(
         self,

@@ -58,10 +58,6 @@ class Search:
         left_s = self._left_s()
         return CANDIDATE_S if left_s is None else min(CANDIDATE_S, left_s)
 
-    def silent(self, node: tuple[str, int], why: object) -> None:
-        """This Sentinel has named nobody."""
-        self._note(node, why)
-
     def refused(self, address: tuple[str, int], error: Exception) -> None:
         """The server that a Sentinel has named is no master, or not yet. Raises what will stay."""
         of_tls = isinstance(error.__context__, ssl.SSLError)
@@ -69,9 +65,9 @@ class Search:
         if of_tls or refuses:
             raise error
         self._named = True
-        self._note(address, error)
+        self.note(address, error)
 
-    def _note(self, node: tuple[str, int], why: object) -> None:
+    def note(self, node: tuple[str, int], why: Exception) -> None:
         """Remember what was wrong; silence says less than words, and may be for want of time."""
         is_silence = isinstance(why, TimeoutError | redis.TimeoutError)
         if self._last is None or not is_silence:
@@ -111,8 +107,10 @@ def _question(endpoint: Endpoint) -> tuple[Any, ...]:
     return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", endpoint.service)
 
 
-def _named(reply: Any) -> tuple[str, int] | None:
-    return None if reply is None else (text(reply[0]), int(reply[1]))
+def _named(reply: Any) -> tuple[str, int]:
+    if reply is None:
+        raise ResponseError("does not know it")
+    return text(reply[0]), int(reply[1])
 
 
 def check_role(role: Any) -> None:
@@ -121,8 +119,8 @@ def check_role(role: Any) -> None:
         raise ReadOnlyError("it is a replica (now)")
 
 
-async def ask(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> tuple[str, int] | None:
-    """(host, port) that this Sentinel takes for the master's, None = it knows none."""
+async def ask(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> tuple[str, int]:
+    """(host, port) that this Sentinel takes for the master's. Raises one of FAILED."""
     kind = SSLConnection if endpoint.ssl else Connection
     settings = _settings(endpoint, node, answer_s)
     connection = kind(retry=AsyncRetry(NoBackoff(), 0), **settings)
@@ -135,7 +133,7 @@ async def ask(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> tup
         await connection.disconnect(nowait=True)
 
 
-def ask_sync(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> tuple[str, int] | None:
+def ask_sync(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> tuple[str, int]:
     """The same without an event loop."""
     kind: Any = redis.connection.SSLConnection if endpoint.ssl else redis.connection.Connection
     settings = _settings(endpoint, node, answer_s)
@@ -169,14 +167,10 @@ class _ToMaster(Connection):
     ) -> bool:
         """Has this Sentinel led to a master?"""
         try:
-            found = await ask(self._watched, node, search.answer_s)
+            self.host, self.port = found = await ask(self._watched, node, search.answer_s)
         except FAILED as error:
-            search.silent(node, error)
+            search.note(node, error)
             return False
-        if found is None:
-            search.silent(node, "does not know it")
-            return False
-        self.host, self.port = found
         try:
             async with asyncio.timeout(search.candidate_s()):
                 await super().connect_check_health(*args, **options)

@@ -67,7 +67,7 @@ def _asked_for(retry: Retry) -> Verdict:
     try:
         delay_ms = None if retry.delay_ms is None else whole_ms(retry.delay_ms)
         return Verdict(Outcome.RETRY, _text(retry), delay_ms, bool(retry.counted))
-    except Exception as odd:
+    except Exception as odd:  # a Retry of the app's own may hold anything
         return Verdict(Outcome.RETRY, f"{_text(retry)} (as configured: {one_line(odd)})")
 
 

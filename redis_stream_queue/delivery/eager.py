@@ -44,7 +44,7 @@ def _in_two_parts(coroutine: Coroutine[Any, Any, None]) -> Generator[Any, None, 
     except StopIteration:
         yield
         return
-    except BaseException:
+    except BaseException:  # whatever the coroutine raises is its task's
         yield
         raise
     try:
@@ -59,7 +59,7 @@ def _in_two_parts(coroutine: Coroutine[Any, Any, None]) -> Generator[Any, None, 
         argument: Any = None
         try:
             yield waits_for
-        except BaseException as thrown:
+        except BaseException as thrown:  # whatever is thrown in is the coroutine's
             step, argument = coroutine.throw, thrown
         try:
             waits_for = step(argument)

@@ -148,8 +148,8 @@ class InFlight:
         asked_ms = mono_ms()
         try:
             messages, gone = await self._take_over(sorted(offers, key=lambda o: id_key(o.id)))
-        except BaseException:
-            self.unsure = True  # it may have been carried out
+        except BaseException:  # a cancellation, too: it may have been carried out
+            self.unsure = True
             self._asked_over = {offer.id: offer.new_count for offer in offers}
             raise
         if gone:
@@ -341,7 +341,7 @@ class InFlight:
             return *await self._take_over(offers, carried=carried), ""
         except ResponseError:
             raise
-        except BaseException as error:
+        except BaseException as error:  # a cancellation, too: it may have been carried out
             self.unsettled.to_bury[entry_id] = dead._replace(asked=True)
             if not (carried and isinstance(error, (*OUTAGES, MemoryError))):
                 raise

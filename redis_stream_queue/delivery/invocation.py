@@ -61,7 +61,7 @@ def _end_child(error: BaseException | None) -> None:
         code = error.code or 0
     elif error is not None:
         code = 1
-    with contextlib.suppress(BaseException):
+    with contextlib.suppress(BaseException):  # what the app made of its streams
         if not isinstance(code, int):
             print(code, file=sys.stderr)
             code = 1
@@ -196,7 +196,7 @@ class Rest:
                 self.abandoned = True
                 run(steps.close)
                 raise
-            except BaseException as thrown:
+            except BaseException as thrown:  # whatever is thrown in is the app's call's
                 step, argument = steps.throw, thrown
             try:
                 waits_for = run(step, argument)
@@ -215,7 +215,7 @@ async def call_hook(hook: Callable[..., Any], *args: Any) -> None:
     try:
         if rest := begin(context, forks_then, lambda _: hook(*args), None):
             await rest.end()
-    except BaseException as error:
+    except BaseException as error:  # a SystemExit ends a forked child only
         end_forked_child(forks_then, error)
         raise
     end_forked_child(forks_then)

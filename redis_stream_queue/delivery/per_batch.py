@@ -81,7 +81,7 @@ class PerBatch:
         try:
             if rest := begin(context, batch.forks, keep_result, argument):
                 await rest.end()
-        except BaseException as error:
+        except BaseException as error:  # whatever is raised: see heed()
             heed(error, rest, batch)
             batch.fail_batch(messages, error)
         else:

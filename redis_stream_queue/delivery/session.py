@@ -158,7 +158,7 @@ class Session:
             )
         except ResponseError:  # that is an answer
             raise
-        except BaseException as error:
+        except BaseException as error:  # a cancellation, too: it may have been carried out
             in_flight.unsure = True
             if isinstance(error, OUTAGES):  # what is done does not wait until we try again
                 with contextlib.suppress(*OUTAGES):

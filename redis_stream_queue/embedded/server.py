@@ -163,7 +163,7 @@ def start_or_join(directory: str | os.PathLike[str] | None = None) -> EmbeddedSe
         try:
             with turn(path, TURN_TIMEOUT_S):
                 server = _registry[path] = _enter(path, temporary=not directory)
-        except BaseException:
+        except BaseException:  # a Ctrl-C, too
             _registry.pop(path, None)
             if not directory:
                 shutil.rmtree(path, ignore_errors=True)
@@ -230,7 +230,7 @@ def _start(directory: Path, socket_path: Path) -> tuple[subprocess.Popen[bytes],
         os.close(alive_lock)
     try:
         pid = _wait_until_ready(directory, socket_path, lambda: child.poll() is not None)
-    except BaseException:
+    except BaseException:  # a Ctrl-C, too
         child.kill()
         child.wait()
         raise

@@ -75,7 +75,7 @@ class Harmless(logging.Logger):
         try:
             with saying:
                 super()._log(level, msg, *args, **kwargs)
-        except BaseException as error:
+        except BaseException as error:  # a handler of the app's may raise anything
             log.say_raised(error, msg)
 
 

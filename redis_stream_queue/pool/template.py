@@ -111,10 +111,10 @@ def _fork(
             request.slot,
             request.spec,
         )
-    except BaseException:
+    except BaseException:  # whatever it was, it is said before the process ends
         log.critical("the worker process failed", exc_info=True)
     finally:  # nothing may return into the template's loop
-        with suppress(BaseException):
+        with suppress(BaseException):  # what the app made of its streams
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)

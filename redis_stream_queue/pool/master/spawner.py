@@ -101,7 +101,7 @@ class Spawner:
                 pass_fds=fds,
                 cwd=here,
             )
-        except BaseException:
+        except BaseException:  # a Ctrl-C, too
             mine.close()
             raise
         finally:

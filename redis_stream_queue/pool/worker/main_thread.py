@@ -104,7 +104,7 @@ class MainThread:
         """A turn; what a task or a callback of the app's raises out of the loop ends nothing."""
         try:
             self._loop.run_forever()
-        except BaseException as error:
+        except BaseException as error:  # a SystemExit or a panic, too: the worker lives on
             end_forked_child(self._forks, error)
             log.exception("a task or a callback of the app's has raised this in the event loop")
 

@@ -205,7 +205,7 @@ async def _ended(declared: Declaration | None) -> None:
         return
     try:
         await call_hook(declared.on_worker_stop)
-    except BaseException:
+    except BaseException:  # a hook may raise anything
         log.exception("on_worker_stop failed")
 
 
