@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from .client import StreamClient
 from .connection.carrying import NotCarriedError, carry
-from .connection.dlq_scripts import HEADS, ORIGINS, ORIGINS_OF, REQUEUE
+from .connection.dlq_scripts import HEADS, NEWEST, ORIGINS, ORIGINS_OF, REQUEUE
 from .connection.link import OUTAGES, Command, first_error
 from .connection.replies import entry_message, mapping, text
 from .delivery.dead_letter import LETTER_FIELDS
@@ -89,6 +89,11 @@ class DeadLetterQueue:
         except (*OUTAGES, MemoryError):  # together they are too large, perhaps
             read = [await self._read(*head) for head in await self._heads(count, after)]
             return [letter for letter in read if letter is not None]
+
+    async def newest(self, count: int) -> Sequence[str]:
+        """The ids of up to ``count`` letters, newest first."""
+        found = await self.client.script(NEWEST, self.dlq_stream, count)
+        return [text(letter_id) for letter_id in found]
 
     async def get(self, letter_id: str, *, payloads: bool = True) -> DeadLetter | None:
         """One letter, or None.

@@ -93,6 +93,19 @@ return heads
 """
 )
 
+# ARGV: most letters
+# Returns the ids of the newest ones, the newest first.
+NEWEST = Script("""
+local ids, before = {}, '+'
+for i = 1, ARGV[1] do
+  local letter = redis.call('XREVRANGE', KEYS[1], before, '-', 'COUNT', 1)[1]
+  if not letter then break end
+  ids[i], before = letter[1], '(' .. letter[1]
+  if letter[1] == '0-1' then break end
+end
+return ids
+""")
+
 # ARGV: id...
 # Returns the original stream of each of these letters: '' = it names none, 0 = it is gone.
 ORIGINS_OF = Script("""

@@ -52,6 +52,7 @@ class PoolConfig:
         SIGTERM, and to wait for Redis at start.
     burst: handle all there is, then end.
     http: ``host:port`` that probes and metrics are served on; None = none are.
+    http_token_file: file with the token that page and status need beyond loopback.
     heartbeat: write down what runs, for ``rsq running``.
     log_level, log_format: ``debug`` to ``error``; ``text`` or ``json``.
 
@@ -191,8 +192,16 @@ class PoolConfig:
         Option(
             rule=Maybe(Form(HTTP_ADDRESS, "HOST:PORT, as in 127.0.0.1:9191")),
             shown="none",
-            help="Serve probes and metrics on HOST:PORT (extra `http`).",
-            more="`/livez`, `/readyz`, `/metrics`.",
+            help="Serve probes, metrics and a live page on HOST:PORT (extra `http`).",
+            more="`/livez`, `/readyz`, `/metrics`, `/status`, and a page: `/`.",
+        )
+    )
+    http_token_file: str | None = setting(
+        Option(
+            rule=Maybe(Text()),
+            shown="none",
+            help="File with the token for `/status` and `/`.",
+            more="Beyond loopback neither is served without one.",
         )
     )
     url: str = setting(URL, repr=False)  # it may hold a password

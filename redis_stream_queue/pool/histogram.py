@@ -13,7 +13,7 @@ KINDS = "handling", "waiting"
 BUCKETS = 24  # below 1 ms, 2 ms, 4 ms ... 2**22 ms (70 min), and longer
 WORDS = BUCKETS + 1  # of one histogram: its buckets, then the sum in ms
 
-BOUNDS_S = [2**number / 1000 for number in range(BUCKETS - 1)]
+BOUNDS_S: list[float] = [2**number / 1000 for number in range(BUCKETS - 1)]
 NAMES = [
     f"{kind}_{part}" for kind in KINDS for part in [*(str(n) for n in range(BUCKETS)), "sum_ms"]
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
 
 StartPool = Callable[..., PoolProcess]
+CREW = (("group", "crew"), ("stream", STREAM))
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 
 
@@ -40,8 +43,15 @@ def samples(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     return dict(found)
 
 
-def total(port: int, name: str) -> float:
-    return samples(port)[(name, ())]
+def total(port: int, name: str, *labels: tuple[str, str]) -> float:
+    return samples(port).get((name, tuple(sorted([*CREW, *labels]))), 0.0)
+
+
+def status(port: int) -> Any:
+    """The crew of /status."""
+    answer = httpx.get(f"http://127.0.0.1:{port}/status")
+    assert answer.headers["cache-control"] == "no-store"
+    return answer.json()["crews"][0]
 
 
 def test_counters_equal_the_ledger_though_workers_die(
@@ -65,34 +75,65 @@ def test_counters_equal_the_ledger_though_workers_die(
     handled = total(port, "rsq_handler_duration_seconds_count")
     assert 61 - 3 <= handled <= len(ledger.started())
     assert total(port, "rsq_handler_duration_seconds_sum") > 0.009 * (handled - 3)
-    assert samples(port)[("rsq_worker_cpu_seconds_total", (("slot", "0"),))] > 0.1
+    assert total(port, "rsq_worker_cpu_seconds_total", ("slot", "0")) > 0.03  # all lives
     assert total(port, "rsq_worker_restarts_total") == 3
-    labels = (("group", "crew"), ("stream", STREAM))
-    wait_until(lambda: samples(port)[("rsq_dead_letters", labels)] == 1, 15, "Redis was asked")
+    wait_until(lambda: total(port, "rsq_dead_letters") == 1, 15, "Redis was asked")
+    [letter] = status(port)["letters"]
+    assert (letter["reason"], letter["original_id"]) == ("rejected", ids[-1])
+    assert status(port)["waiting"]["count"] == total(port, "rsq_message_wait_seconds_count")
     plain = httpx.get(f"http://127.0.0.1:{port}/metrics")
     assert plain.headers["content-type"].startswith("text/plain; version=")
 
 
 def test_probes(start_pool: StartPool, ledger: Ledger, port: int, pool_server: Server) -> None:
-    """Alive without Redis, not ready while it drains; asked under a foreign name: no answer."""
+    """Alive without Redis, which the status says; not ready while it drains; asked under a foreign
+    name: no answer. What handlers raise is grouped by its type."""
     pool = start_pool("--workers", "1", "--http", f"127.0.0.1:{port}")
     url = f"http://127.0.0.1:{port}"
     assert httpx.get(f"{url}/readyz").status_code == 200
     assert httpx.head(f"{url}/livez").status_code == 200
     assert httpx.get(f"{url}/metrics", headers={"Host": "evil.example"}).status_code == 403
     assert httpx.post(f"{url}/livez").status_code == 405
-    assert httpx.get(f"{url}/").status_code == 404
+    assert httpx.get(f"{url}/status", headers={"Host": "evil.example"}).status_code == 403
+    assert httpx.get(f"{url}/passwd").status_code == 404
+    ledger.push({"do": "raise"}, {"do": "raise"})
+    wait_until(lambda: len(status(port)["failures"]) == 1, 15, "a failure is shown")
+    wait_until(lambda: status(port)["failures"][0]["count"] >= 2, 15, "both are")
 
     pool_server.pause()
     assert httpx.get(f"{url}/livez").status_code == 200
     assert httpx.get(f"{url}/metrics").status_code == 200
+    wait_until(lambda: status(port)["redis"]["error"], 15, "the status says that Redis is away")
     pool_server.resume()
+    wait_until(lambda: not status(port)["redis"]["error"], 15, "and that it is back")
 
-    ledger.push({"do": "sleep", "s": 60})
-    ledger.wait_started(1)
+    [entry_id] = ledger.push({"do": "sleep", "s": 60})
+    wait_until(lambda: entry_id in ledger.executions(), 15, "it runs")
+    worker = status(port)["workers"][0]
+    assert worker["message_id"] == entry_id
+    assert worker["message_ms"] > 0
     pool.send(signal.SIGTERM)
     wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503, 5, "it is not ready")
     assert httpx.get(f"{url}/livez").status_code == 200
+
+
+def test_the_page_needs_nothing_from_elsewhere(
+    start_pool: StartPool, ledger: Ledger, port: int, tmp_path: Path
+) -> None:
+    """Beyond loopback status and page are for who knows the token, as a bearer or a password."""
+    (tmp_path / "token").write_text("s3cret\n")
+    start_pool("--workers", "1", "--http", f"0.0.0.0:{port}", "--http-token-file", "token")
+    url = f"http://127.0.0.1:{port}"
+    for path in ("/", "/page.css", "/page.js", "/status"):
+        refused = httpx.get(url + path, auth=("", "wrong"))
+        assert (refused.status_code, refused.headers["www-authenticate"][:5]) == (401, "Basic")
+        answer = httpx.get(url + path, auth=("me", "s3cret"))
+        assert answer.status_code == 200
+        assert answer.headers["content-security-policy"].startswith("default-src 'self'; ")
+        assert set(re.findall(r"https?://[^\s\"']+", answer.text)) <= {"http://www.w3.org/2000/svg"}
+    bearer = {"Authorization": "Bearer s3cret", "Host": "pool.example"}
+    assert httpx.get(f"{url}/status", headers=bearer).status_code == 200
+    assert httpx.get(f"{url}/metrics", headers={"Host": "pool.example"}).status_code == 200
 
 
 def test_silent_and_mad_clients_delay_nobody(

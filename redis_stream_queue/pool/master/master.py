@@ -43,7 +43,7 @@ from .maintenance import Maintenance
 from .observation import Observation
 from .recovery import Recovery
 from .running import RunningPool
-from .serving import serve
+from .serving import http_server
 from .slots import WorkerRecord, snapshot
 from .spawner import Spawner
 from .startup import connect, look_at_host_name, prepare
@@ -83,7 +83,7 @@ class Master:
         )
         self.running: RunningPool | None = None
         self._heartbeat: HeartbeatWriter | None = None
-        self._observation = Observation()
+        self.observation = Observation(config.target)
         self._http: HttpServer | None = None
         self._scoreboard = scoreboard
         self._started_ms = mono_ms()
@@ -115,7 +115,7 @@ class Master:
         look_at_host_name()
         self.supervisor.start()
         if self.config.http:
-            self._task(self._serve_http(self.config.http))
+            self._task(self._serve_http())
         self._task(watch_loading(self.supervisor, self.config.target))
         self._task(self._connect())
         try:
@@ -164,10 +164,9 @@ class Master:
 
     # -- start ---------------------------------------------------------------------------------
 
-    async def _serve_http(self, address: str) -> None:
-        self._http = await serve(
-            address, self.metrics, self._observation, lambda: self._state() == "running"
-        )
+    async def _serve_http(self) -> None:
+        self._http = http_server(self.config, lambda: [self], self._state)
+        await self._http.serve()
 
     async def _connect(self) -> None:
         await connect(self.client, self.config.connect_timeout_s)
@@ -232,7 +231,7 @@ class Master:
         if running.mover is not None:
             self._task(running.mover.run())
         if self.config.http:
-            self._task(self._observation.watch(self.client, settings))
+            self._task(self.observation.watch(self.client, settings))
         if self.config.heartbeat:
             self._heartbeat = HeartbeatWriter(
                 self.client,

@@ -5,37 +5,74 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import NoReturn
 
 from ..._log import logger
+from ..._plain import plain_cut
 from ...client import StreamClient
 from ...connection.link import OUTAGES
+from ...dlq import DeadLetter, DeadLetterQueue
 from ...operations.readings import Reading, read
 from ..config import Settings
 
 READ_S = 5.0
+LETTERS = 10
+MOST_TEXT = 300  # characters
 
 log = logger(__name__)
 
 
 class Observation:
-    """The newest reading, and when it was made (seconds since the epoch); None = none yet."""
+    """The newest reading, and when it was made (seconds since the epoch); None = none yet.
 
-    def __init__(self) -> None:
+    error: why there is no newer one, "" = there is; failing_since_s: since when.
+    letters: the newest dead letters, without payloads.
+    stream, dlq_stream: keys, with their prefix; "" until the handler is known.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
         self.reading: Reading | None = None
-        self.stream = self.group = ""
-        self.at_s = 0.0
+        self.stream = self.group = self.dlq_stream = ""
+        self.at_s = self.failing_since_s = 0.0
+        self.error = ""
+        self.letters: list[dict[str, str]] = []
+        self._letters_of: Sequence[str] = ()
 
     async def watch(self, client: StreamClient, settings: Settings) -> NoReturn:
         """Read again and again; while Redis is away the last one stays."""
         consumer = settings.consumer
         self.stream, self.group = client.key(settings.stream), consumer.group
+        self.dlq_stream = client.key(consumer.dlq_stream) if consumer.dlq_stream else ""
         while True:
             try:
                 self.reading = await read(
                     client, settings.stream, consumer.group, consumer.dlq_stream
                 )
-                self.at_s = time.time()
+                self.at_s, self.error, self.failing_since_s = time.time(), "", 0.0
+                if consumer.dlq_stream:
+                    await self._read_letters(DeadLetterQueue(client, consumer.dlq_stream))
             except OUTAGES as error:  # clocks that need Redis say what is wrong with it
                 log.debug("no reading of the stream: %s", error)
+                self.error = plain_cut(str(error) or type(error).__name__, MOST_TEXT)
+                self.failing_since_s = self.failing_since_s or time.time()
             await asyncio.sleep(READ_S)
+
+    async def _read_letters(self, queue: DeadLetterQueue) -> None:
+        ids = await queue.newest(LETTERS)
+        if ids == self._letters_of:
+            return
+        letters = [await queue.get(letter_id, payloads=False) for letter_id in ids]
+        self.letters = [_line(letter) for letter in letters if letter is not None]
+        self._letters_of = ids
+
+
+def _line(letter: DeadLetter) -> dict[str, str]:
+    said = letter.headers
+    names = "reason", "original_id", "delivery_count", "worker"
+    return {
+        "id": letter.id,
+        **{name: plain_cut(said.get(name, ""), MOST_TEXT) for name in names},
+        "error": plain_cut(said.get("last_error", "").partition("\n")[0], MOST_TEXT),
+    }

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ... import _exits
 from ..._exits import Failure
 from ..._log import logger
-from ..metrics import PoolMetrics
-from .observation import Observation
+from ...exceptions import ConfigError
+from ..config import PoolConfig
 
 if TYPE_CHECKING:
     from .http.server import HttpServer
+    from .http.status import Part
 
 log = logger(__name__)
 
 
-async def serve(
-    address: str,
-    metrics: Callable[[], PoolMetrics],
-    observation: Observation,
-    is_ready: Callable[[], bool],
+def http_server(
+    config: PoolConfig, parts: Callable[[], Sequence[Part]], state: Callable[[], str]
 ) -> HttpServer:
-    """Probes and metrics on HOST:PORT. Raises Failure without the extra ``http``."""
+    """What answers on ``config.http``. Raises Failure without the extra ``http``.
+
+    parts: the workers of each target. state: of the pool, in one word.
+    """
+    assert config.http is not None
     try:  # now: workers need none of it, and start meanwhile
+        from .http.access import read_token
         from .http.prometheus import Exposition
         from .http.server import HttpServer
+        from .http.status import Status
     except ImportError as error:
         raise Failure(
             _exits.USAGE,
             f"--http needs the extra http ({error}): pip install 'redis-stream-queue[http]'",
         ) from None
-    server = HttpServer(address, Exposition(metrics, observation), is_ready)
-    await server.start()
-    log.info("HTTP: probes and metrics on %s", address)
-    return server
+    try:
+        token = read_token(config.http_token_file) if config.http_token_file else None
+    except ConfigError as error:
+        raise Failure(_exits.USAGE, str(error)) from None
+    log.info("HTTP: probes, metrics and a page on http://%s/", config.http)
+    return HttpServer(
+        config.http,
+        token,
+        Exposition(parts),
+        Status(parts, state),
+        lambda: state() == "running",
+    )

@@ -1,10 +1,14 @@
-"""The pool's metrics in Prometheus' words: names with units, counters that never fall."""
+"""The pool's metrics in Prometheus' words: names with units, counters that never fall.
+
+The workers of one target are known by the stream and the group that they serve.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -21,17 +25,18 @@ from ...._version import version
 from ...histogram import BOUNDS_S, Histogram
 from ...metrics import PoolMetrics, WorkerMetrics
 from ..observation import Observation
+from .status import Part
+
+LABELS = "stream", "group"
+STATES = "starting", "ready", "busy", "draining", "gone"
+BOUNDS = [*map(str, BOUNDS_S), "+Inf"]
 
 
 class Exposition(Collector):
-    """Asks nobody but this process.
+    """Asks nobody but this process. parts: asked at each scrape."""
 
-    metrics: asked at each scrape. observation: what Redis said when it was last asked.
-    """
-
-    def __init__(self, metrics: Callable[[], PoolMetrics], observation: Observation) -> None:
-        self._metrics = metrics
-        self._observation = observation
+    def __init__(self, parts: Callable[[], Sequence[Part]]) -> None:
+        self._parts = parts
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -46,14 +51,46 @@ class Exposition(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All families."""
-        metrics = self._metrics()
         yield InfoMetricFamily("rsq_build", "The version that runs.", {"version": version()})
-        yield from _totals(metrics)
-        yield from _workers(metrics.workers)
-        yield from _of_stream(self._observation, paused=metrics.paused)
+        families = _Families()
+        for part in self._parts():
+            seen = part.observation
+            if seen.stream:  # before, nothing is counted
+                families.labels = [seen.stream, seen.group]
+                metrics = part.metrics()
+                _totals(families, metrics)
+                for worker in metrics.workers:
+                    _worker(families, worker)
+                _stream(families, seen, paused=metrics.paused)
+        yield from families.by_name.values()
 
 
-def _totals(metrics: PoolMetrics) -> Iterator[Metric]:
+class _Families:
+    """Each family once, with samples of all parts. labels: of the part that is looked at."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Any] = {}
+        self.labels: list[str] = []
+
+    def _family(self, kind: type[Any], name: str, text: str, further: Sequence[str] = ()) -> Any:
+        if name not in self.by_name:
+            self.by_name[name] = kind(name, text, labels=[*LABELS, *further])
+        return self.by_name[name]
+
+    def counter(self, name: str, text: str, value: float, **further: str) -> None:
+        family = self._family(CounterMetricFamily, name, text, list(further))
+        family.add_metric([*self.labels, *further.values()], value)
+
+    def gauge(self, name: str, text: str, value: float, **further: str) -> None:
+        family = self._family(GaugeMetricFamily, name, text, list(further))
+        family.add_metric([*self.labels, *further.values()], value)
+
+    def histogram(self, name: str, text: str, seen: Histogram) -> None:
+        below = list(zip(BOUNDS, accumulate(seen.counts), strict=True))
+        self._family(HistogramMetricFamily, name, text).add_metric(self.labels, below, seen.sum_s)
+
+
+def _totals(families: _Families, metrics: PoolMetrics) -> None:
     for name, text, value in (
         ("rsq_messages_read", "Messages that a worker got.", metrics.read),
         ("rsq_messages_acked", "Messages acknowledged.", metrics.acked),
@@ -63,62 +100,37 @@ def _totals(metrics: PoolMetrics) -> Iterator[Metric]:
         ("rsq_handler_errors", "Handler calls that raised.", metrics.errors),
         ("rsq_worker_restarts", "Workers that ended untold and were replaced.", metrics.replaced),
     ):
-        yield CounterMetricFamily(name, text, value)
-    yield _histogram(
+        families.counter(name, text, value)
+    text = "Handler calls that raised or ended their worker, by error."
+    for failure in metrics.failures:
+        families.counter("rsq_handler_errors_by_kind", text, failure.count, error=failure.kind)
+    families.histogram(
         "rsq_handler_duration_seconds", "Calls of the handler, by time.", metrics.handling
     )
-    yield _histogram(
+    families.histogram(
         "rsq_message_wait_seconds",
         "Messages, by time from their push to their first start.",
         metrics.waiting,
     )
-    errors = CounterMetricFamily(
-        "rsq_handler_errors_by_kind",
-        "Handler calls that raised or ended their worker, by error.",
-        labels=["error"],
-    )
-    for failure in metrics.failures:
-        errors.add_metric([failure.kind], failure.count)
-    yield errors
-    yield GaugeMetricFamily("rsq_uptime_seconds", "Since the pool started.", metrics.uptime_s)
+    families.gauge("rsq_uptime_seconds", "Since the pool started.", metrics.uptime_s)
+    count = Counter("busy" if w.busy_ms else w.state for w in metrics.workers)
+    for state in STATES:
+        families.gauge("rsq_workers", "Workers by state.", count[state], state=state)
 
 
-def _histogram(name: str, text: str, seen: Histogram) -> HistogramMetricFamily:
-    bounds = [*map(str, BOUNDS_S), "+Inf"]
-    below = accumulate(seen.counts)
-    return HistogramMetricFamily(
-        name, text, list(zip(bounds, below, strict=True)), sum_value=seen.sum_s
-    )
+def _worker(families: _Families, worker: WorkerMetrics) -> None:
+    slot = str(worker.slot)
+    for name, text, value in (
+        ("busy_seconds", "How long its handler has been running.", worker.busy_ms / 1000),
+        ("poll_age_seconds", "Since its last finished read.", worker.poll_age_ms / 1000),
+        ("resident_memory_bytes", "Memory it has in use.", worker.memory_mb * 1e6),
+    ):
+        families.gauge(f"rsq_worker_{name}", text, value, slot=slot)
+    text = "Processor time of all its lives."
+    families.counter("rsq_worker_cpu_seconds", text, worker.cpu_ms / 1000, slot=slot)
 
 
-def _workers(workers: list[WorkerMetrics]) -> Iterator[Metric]:
-    states = GaugeMetricFamily("rsq_workers", "Workers by state.", labels=["state"])
-    count = Counter("busy" if w.busy_ms else w.state for w in workers)
-    for state in ("starting", "ready", "busy", "draining", "gone"):
-        states.add_metric([state], count[state])
-    yield states
-    busy = GaugeMetricFamily(
-        "rsq_worker_busy_seconds", "How long its handler has been running.", labels=["slot"]
-    )
-    age = GaugeMetricFamily(
-        "rsq_worker_poll_age_seconds", "Since its last finished read.", labels=["slot"]
-    )
-    memory = GaugeMetricFamily(
-        "rsq_worker_resident_memory_bytes", "Memory it has in use.", labels=["slot"]
-    )
-    used = CounterMetricFamily(
-        "rsq_worker_cpu_seconds", "Processor time of all its lives.", labels=["slot"]
-    )
-    for worker in workers:
-        slot = [str(worker.slot)]
-        busy.add_metric(slot, worker.busy_ms / 1000)
-        age.add_metric(slot, worker.poll_age_ms / 1000)
-        memory.add_metric(slot, worker.memory_mb * 1e6)
-        used.add_metric(slot, worker.cpu_ms / 1000)
-    yield from (busy, age, memory, used)
-
-
-def _of_stream(seen: Observation, *, paused: bool) -> Iterator[Metric]:
+def _stream(families: _Families, seen: Observation, *, paused: bool) -> None:
     if seen.reading is None:
         return
     stats = seen.reading.stats
@@ -140,6 +152,4 @@ def _of_stream(seen: Observation, *, paused: bool) -> Iterator[Metric]:
         ("rsq_paused", "1 = the stream is paused for this group.", int(paused)),
         ("rsq_reading_timestamp_seconds", "When Redis was last asked for these.", seen.at_s),
     ):
-        family = GaugeMetricFamily(name, text, labels=["stream", "group"])
-        family.add_metric([seen.stream, seen.group], value)
-        yield family
+        families.gauge(name, text, value)

@@ -1,23 +1,39 @@
-"""``--http``: probes and metrics, in the master's own loop (aiohttp, extra ``http``)."""
+"""``--http``: probes, metrics and the live page, in the master's own loop (aiohttp, extra
+``http``)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from aiohttp import web
 
 from .... import _exits
 from ...._exits import Failure
+from .access import Access
 from .prometheus import Exposition
+from .status import Status
 
 MOST_CONNECTIONS = 128  # and a BACKLOG more, where all of them come in one moment
 BACKLOG = 32  # accepted at once, before they are counted
 CONNECTION_S = 5.0  # so long one lives, whether it asks for something or is silent
+PAGE = Path(__file__).with_name("page")
+PAGES = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self'; img-src data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -28,21 +44,32 @@ class _Refusal(asyncio.Protocol):
 
 
 class HttpServer:
-    """Answers GET and HEAD of ``/livez``, ``/readyz`` and ``/metrics``.
+    """Answers GET and HEAD of probes, metrics, status and page.
 
-    is_ready: may work be expected of this pool?
+    token: see Access. is_ready: may work be expected of this pool?
     """
 
-    def __init__(self, address: str, exposition: Exposition, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        address: str,
+        token: str | None,
+        exposition: Exposition,
+        status: Status,
+        is_ready: Callable[[], bool],
+    ) -> None:
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
-        self._is_loopback = is_loopback(self._host)
+        self._access = Access(self._host, token)
         self._exposition = exposition
+        self._status = status
         self._is_ready = is_ready
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/status", self._status_json)
+        for path, (name, kind) in PAGES.items():
+            app.router.add_get(path, _file(PAGE / name, kind))
         silent = logging.getLogger("redis_stream_queue.http")
         silent.addHandler(logging.NullHandler())
         silent.propagate = False  # what strangers send is no news
@@ -51,8 +78,8 @@ class HttpServer:
         )
         self._server: asyncio.Server | None = None
 
-    async def start(self) -> None:
-        """Listen. Raises Failure where that cannot be."""
+    async def serve(self) -> NoReturn:
+        """Listen, and keep what the page shows. Raises Failure where that cannot be."""
         await self._runner.setup()
         try:
             self._server = await asyncio.get_running_loop().create_server(
@@ -63,6 +90,7 @@ class HttpServer:
             raise Failure(
                 _exits.FAILURE, f"--http: cannot listen on {self._host}:{self._port}: {why}."
             ) from None
+        await self._status.watch()
 
     def _connection(self) -> asyncio.Protocol:
         server = self._runner.server
@@ -83,9 +111,10 @@ class HttpServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handle) -> web.StreamResponse:
-        """A page in a browser here cannot ask us under a name of its own (DNS rebinding)."""
-        if self._is_loopback and not is_loopback(_without_port(request.host)):
-            raise web.HTTPForbidden(text="ask for localhost or 127.0.0.1\n")
+        refusal = self._access.refusal(request.path, request.host, request.headers)
+        if refusal is not None:
+            status, why, headers = refusal
+            return web.Response(status=status, text=f"{why}\n", headers={**HEADERS, **headers})
         return await handler(request)
 
     async def _livez(self, _: web.Request) -> web.StreamResponse:
@@ -100,15 +129,16 @@ class HttpServer:
         body, kind = self._exposition.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": kind, "Cache-Control": "no-store"})
 
+    async def _status_json(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(
+            text=self._status.json(), content_type="application/json", headers=HEADERS
+        )
 
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if host.count(":") == 1 else host
 
+def _file(path: Path, kind: str) -> Handle:
+    body = path.read_text()
 
-def is_loopback(host: str) -> bool:
-    """Does this name or address mean this machine alone?"""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost" or host.endswith(".localhost")
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(text=body, content_type=kind, headers=HEADERS)
+
+    return answer
