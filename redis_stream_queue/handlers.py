@@ -53,11 +53,13 @@ class PerMessage:
 
     is_async: it is called in the loop; else where it may block, though what it gives may have to
         be awaited all the same.
+    mixed: some messages are handled in the loop, others where they may block.
     rules_of: what it knows of a message before it runs it; None = nothing. rules: all that it may
         say, by their numbers from 1 on.
     attach: called with URL, prefix, stream and group of the pool that runs it.
     """
 
+    mixed = False
     rules_of: RulesOf | None = None
     rules: Sequence[Rules] = ()
     attach: Callable[[str, str, str, str], None] | None = None
@@ -113,6 +115,14 @@ class PerMessage:
         while batch.waiting:
             await apart(batch, self.run_async(batch))
 
+    def lanes(self, batch: Batch) -> int:
+        """How many calls may be under way, as things stand."""
+        return self.concurrency
+
+    def awaits(self, batch: Batch) -> bool:
+        """Is the next message handled in the loop?"""
+        return self.is_async
+
     def run(self, batch: Batch) -> None:
         """Handle one message after the other; stops where one gave something to ``finish``."""
         func = self.func
@@ -162,7 +172,7 @@ class PerMessage:
         """
         func, task = self.func, asyncio.current_task()
         assert task is not None
-        while True:
+        while not self.mixed or self.awaits(batch):
             now_ms = mono_ms()
             if now_ms >= batch.look_up_ms:
                 now_ms = await batch.look_up_in_loop(now_ms)

@@ -118,6 +118,7 @@ class Batch:
     handed: what the handler's thread leaves to the loop.
     forks: see invocation.forks().
     awaited: who waits in the loop for the call for a message, by its id.
+    plain: the call that may block, if one has been made.
     deadlines: until when a message may start, by its id, of those for which that matters.
     look_up_ms: when to look next whether somebody may have taken the batch.
 
@@ -145,6 +146,7 @@ class Batch:
         self.stirred = asyncio.Event()  # a call ended, and no other took its place
         self.owner: asyncio.Task[Any] | None = None
         self.handed: Handed | None = None
+        self.plain: asyncio.Future[None] | None = None
         self.forks = forks()
         self._closed = False
         self.errors: list[tuple[BaseException, list[StreamMessage]]] = []
@@ -282,6 +284,16 @@ class Batch:
         return cancelled and isinstance(error, asyncio.CancelledError)
 
     # -- the loop's side -------------------------------------------------------------------------
+
+    @property
+    def blocks(self) -> bool:
+        """Does a call run that may block?"""
+        return self.plain is not None and not self.plain.done()
+
+    @property
+    def head(self) -> StreamMessage | None:
+        """The next message; not to be asked while a call runs that may block."""
+        return self._waiting[0] if self._waiting else None
 
     @property
     def waiting(self) -> int:

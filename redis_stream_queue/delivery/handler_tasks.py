@@ -11,13 +11,16 @@ from .batch import Batch
 class HandlerTasks:
     """The calls of the handler for one batch.
 
-    most: at a time. begin: starts one, which ends when the handler has returned or has had to wait:
-    what is left then is for another. running: under way. error: what the first of them raised that
-    failed; not a verdict.
+    most: at a time, as things stand. begin: starts one, which ends when the handler has returned or
+    has had to wait: what is left then is for another. running: under way. error: what the first of
+    them raised that failed; not a verdict.
     """
 
     def __init__(
-        self, batch: Batch, begin: Callable[[Batch], asyncio.Future[None]], most: int
+        self,
+        batch: Batch,
+        begin: Callable[[Batch], asyncio.Future[None]],
+        most: Callable[[Batch], int],
     ) -> None:
         self.running: dict[asyncio.Future[None], None] = {}  # in the order of their starts
         self._batch = batch
@@ -33,7 +36,7 @@ class HandlerTasks:
     def start(self) -> None:
         """As many as there is work for; each begins now."""
         batch, running = self._batch, self.running
-        while len(running) < self._most and self._more:
+        while self._more and len(running) < self._most(batch):
             call = self._begin(batch)
             running[call] = None
             batch.lanes = len(running)

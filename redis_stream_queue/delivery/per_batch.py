@@ -27,12 +27,21 @@ class PerBatch:
     """A handler that is called with the whole batch, as a session runs it."""
 
     concurrency = 1
+    mixed = False
 
     def __init__(
         self, func: Callable[[list[StreamMessage]], Any], *, is_async: bool | None = None
     ) -> None:
         self.func = func
         self.is_async = looks_async(func) if is_async is None else is_async
+
+    def lanes(self, batch: Batch) -> int:
+        """How many calls may be under way now."""
+        return 1
+
+    def awaits(self, batch: Batch) -> bool:
+        """Is what comes next called in the loop?"""
+        return self.is_async
 
     def run(self, batch: Batch) -> None:
         """Call it; what it gave may be left to ``finish``."""

@@ -20,6 +20,7 @@ class Rules:
     max_deliveries, retry_delay_ms, retry_max_delay_ms: as in ConsumerConfig. retry_on: only these
     errors are tried again; no_retry_on: these are not.
     time_limit_s, soft_time_limit_s: seconds that it may run.
+    alone: nothing runs beside it, so a death of its worker is its own.
     dead_for: the reason of its letter once its deliveries are used up.
     """
 
@@ -32,6 +33,7 @@ class Rules:
     no_retry_on: Errors = ()
     time_limit_s: float | None = None
     soft_time_limit_s: float | None = None
+    alone: bool = False
     dead_for: str = MAX_DELIVERIES
 
     def most(self, group_most: int) -> int:

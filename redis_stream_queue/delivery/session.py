@@ -217,7 +217,7 @@ class Session:
 
     async def _run(self, batch: Batch, *, grows: bool) -> None:
         self._batch = batch
-        tasks = HandlerTasks(batch, self._begin, self._runner.concurrency)
+        tasks = HandlerTasks(batch, self._begin, self._runner.lanes)
         try:
             if self.in_flight.leases.is_old(mono_ms()):
                 await self._verify()
@@ -239,12 +239,13 @@ class Session:
         """A call of the handler, which begins now; what is awaited has a task of its own, which
         the app may cancel."""
         runner = self._runner
-        if runner.is_async:
+        if runner.awaits(batch):
             return start_now(runner.run_async(batch))
         if batch.handed is not None:
             self._finishing = start_now(runner.finish(batch))
             return self._finishing
-        return asyncio.ensure_future(self._host.run_plain(lambda: runner.run(batch)))
+        batch.plain = asyncio.ensure_future(self._host.run_plain(lambda: runner.run(batch)))
+        return batch.plain
 
     async def _verify(self) -> None:
         """Look who has the batch now, if the lease is so old that others may."""

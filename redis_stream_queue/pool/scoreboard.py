@@ -58,6 +58,7 @@ class Field(IntEnum):
     LIMIT_MS = 28  # time limit; read it before MESSAGE_SINCE, which is 0 while this changes
     MOST = 29  # deliveries
     TASK = 30  # number of its task
+    ALONE = 31  # 1 = nothing runs beside it
 
 
 COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES, Field.EXPIRED)
@@ -95,13 +96,14 @@ class Row:
         words[current + 1] = int(seq or 0)
         words[self._since] = since_ms
 
-    def rule(self, limit_ms: int, most: int, task: int) -> None:
+    def rule(self, limit_ms: int, most: int, task: int, *, alone: bool) -> None:
         """Write what holds for the message that is started next."""
         words, base = self._words, self._base
         words[self._since] = 0
         words[base + Field.LIMIT_MS] = limit_ms
         words[base + Field.MOST] = most
         words[base + Field.TASK] = task
+        words[base + Field.ALONE] = alone
 
     def id(self, field: Field) -> tuple[int, int]:
         """The id at ``field``, as a pair that sorts as Redis sorts it."""

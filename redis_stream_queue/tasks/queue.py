@@ -14,7 +14,7 @@ from ..serializers import Serializer
 from .job import Job
 from .options import TaskOptions, checked
 from .pushing import Pushing, PushOptions
-from .running import Tasks
+from .running import TaskRunner, Tasks
 from .stream import TaskStream
 from .task import Task
 
@@ -151,9 +151,7 @@ class Queue:
                 f"queue {self.stream!r} has no tasks: decorate functions with @queue.task, in this "
                 "module or in one that it imports."
             )
-        handler = PerMessage(self.tasks.call, 1, is_async=False)
-        handler.rules_of = self.tasks.rules_of
-        handler.rules = [task.rules for task in self.tasks.values()]
+        handler = TaskRunner(self.tasks)
         handler.attach = self._stream.attach
         return stream_handler(self.stream, **self._declared)(handler)
 

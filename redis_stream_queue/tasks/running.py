@@ -6,14 +6,45 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .._validate import did_you_mean
+from ..delivery.batch import Batch
 from ..delivery.burial_mark import UNKNOWN_TASK
 from ..delivery.rules import Rules
 from ..exceptions import TaskUnknown
+from ..handlers import PerMessage
 from ..message import StreamMessage
 from .task import Task
 from .wire import call_in
 
 AnyTask = Task[Any, Any, Any]
+
+
+class TaskRunner(PerMessage):
+    """Runs the tasks of a queue: plain ones alone, async ones side by side, each in its turn."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        concurrency = tasks.concurrency
+        super().__init__(tasks.call, concurrency, is_async=False)
+        self.mixed = concurrency > 1
+        self.rules_of = tasks.rules_of
+        self.rules = [task.rules for task in tasks.values()]
+        self._tasks = tasks
+
+    def lanes(self, batch: Batch) -> int:
+        """What blocks waits until nothing runs, and what comes after it waits for its end; so does
+        what comes behind a task of which as many run as may."""
+        if not self.mixed or batch.handed is not None or batch.blocks:
+            return 1
+        task = self._tasks.of(batch.head)
+        if task is None or not task.is_async:
+            return 1
+        return self.concurrency if task.running < task.concurrency else 0
+
+    def awaits(self, batch: Batch) -> bool:
+        """Is the next message one of an async task that may start?"""
+        if not self.mixed or batch.handed is not None:
+            return False
+        task = self._tasks.of(batch.head)
+        return task is not None and task.is_async and task.running < task.concurrency
 
 
 class Tasks(Mapping[str, AnyTask]):
@@ -35,12 +66,22 @@ class Tasks(Mapping[str, AnyTask]):
         """The name must be new."""
         self._tasks[task.name] = task
 
+    @property
+    def concurrency(self) -> int:
+        """How many may run side by side."""
+        return max((task.concurrency for task in self._tasks.values()), default=1)
+
+    def of(self, message: StreamMessage | None) -> AnyTask | None:
+        """The task that it calls, if that is known."""
+        try:
+            return self._tasks[message.data["task"]] if message is not None else None
+        except (LookupError, TypeError):
+            return None
+
     def rules_of(self, message: StreamMessage) -> Rules:
         """What holds for this message."""
-        try:
-            return self._tasks[message.data["task"]].rules
-        except (LookupError, TypeError):
-            return _unknown(message.data)
+        task = self.of(message)
+        return _unknown(message.data) if task is None else task.rules
 
     def call(self, message: StreamMessage) -> Any:
         """Run it; what is async gives what is to be awaited.
@@ -54,6 +95,8 @@ class Tasks(Mapping[str, AnyTask]):
         if task is None:
             raise TaskUnknown(_not_here(call.task, self._tasks))
         args, kwargs = task.bound.unpacked(call.args, call.kwargs)
+        if task.is_async:
+            return task.counted(args, kwargs)
         return task.func(*args, **kwargs)
 
 

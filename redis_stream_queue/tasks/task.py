@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from ..delivery.invocation import check_runs, looks_async
@@ -26,7 +26,7 @@ class Task(Pushing[P, R], Generic[P, R, V]):
 
     func: the function. name: under which it travels. is_async: it runs in the loop.
     stream: where its calls go. options: what it asks for. number: among the tasks of its queue.
-    bound: its arguments. concurrency, rules: what holds for its calls in a worker.
+    bound: its arguments. concurrency, running, rules: what holds for its calls in a worker.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Task(Pushing[P, R], Generic[P, R, V]):
                 f"{name!r} is a plain one. Leave concurrency out and run more workers."
             )
         self.concurrency = options.concurrency
+        self.running = 0  # of an async one, in this process
         self.rules = Rules(
             name,
             number,
@@ -54,7 +55,17 @@ class Task(Pushing[P, R], Generic[P, R, V]):
             options.no_retry_on,
             options.time_limit_s,
             options.soft_time_limit_s,
+            alone=not self.is_async,
         )
+
+    async def counted(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call the async function and await it, as one of those that run."""
+        self.running += 1
+        try:
+            made: Any = self.func(*args, **kwargs)
+            return await made
+        finally:
+            self.running -= 1
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> V:
         """Call the function, here and now."""

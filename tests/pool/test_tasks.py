@@ -128,3 +128,75 @@ def test_each_task_has_its_own_rules(app: Any, pool_url: str, tmp_path: Path) ->
     assert dead["soft"][2].startswith("SoftTimeLimitExceeded")
     assert "exit code 7" in dead["dies"][2]
     assert "no task 'resise' in this code. Did you mean 'resize'?" in dead["resise"][2]
+
+
+CREW = """
+import asyncio, os, threading, time
+from redis_stream_queue import Queue
+
+queue = Queue("work", retry_delay_ms=20)
+running = []
+
+def note(*words):
+    print("did", *words, flush=True)
+
+async def beside(name, number):
+    running.append(name)
+    note(name, number, running.count(name), len(running))
+    await asyncio.sleep(0.1)
+    running.remove(name)
+
+@queue.task(concurrency=20)
+async def many(number: int) -> None:
+    await beside("many", number)
+
+@queue.task(concurrency=3)
+async def few(number: int) -> None:
+    await beside("few", number)
+
+@queue.task
+def alone(number: int) -> None:
+    assert threading.current_thread() is threading.main_thread()
+    note("alone", number, 1 + len(running), 1 + len(running))
+    time.sleep(0.005)
+
+@queue.task(max_deliveries=2)
+def dies() -> None:
+    note("dies", 0, 1, 1)
+    os._exit(7)
+"""
+
+
+def test_plain_and_async_tasks_share_a_worker(
+    pool_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain ones run alone and in the main thread, async ones side by side, each up to its own
+    number; a plain one that kills the worker costs the others nothing."""
+    (tmp_path / "crew_app.py").write_text(CREW)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("REDIS_URL", pool_url)
+    app = importlib.import_module("crew_app")
+    args = ("--workers", "1", "--max-deliveries", "1")
+    with PoolProcess(None, *args, url=pool_url, cwd=tmp_path, target="crew_app:queue") as pool:
+        pool.wait_ready()
+        for task, count in ((app.many, 100), (app.few, 12), (app.alone, 20), (app.many, 100)):
+            task.push_many_sync([(number,) for number in range(count)])
+        app.dies.push_sync()
+        for number in range(60):
+            (app.alone, app.many, app.few)[number % 3].push_sync(100 + number)
+        wait_until(lambda: len(letters(pool_url)) == 1, 20, "what kills is dead")
+        wait_until(lambda: did(pool).total() >= 294, 20, "all others are done")
+        assert pool.drain() == 0
+        lines = [line.split()[1:] for line in pool.stdout.splitlines() if line.startswith("did")]
+
+    assert letters(pool_url)["dies"][:2] == ("max_deliveries", "2")
+    assert {(name, number) for name, number, *_ in lines} == {
+        *(("many", str(n)) for n in [*range(100), *range(101, 160, 3)]),
+        *(("few", str(n)) for n in [*range(12), *range(102, 160, 3)]),
+        *(("alone", str(n)) for n in [*range(20), *range(100, 160, 3)]),
+        ("dies", "0"),
+    }
+    most = {
+        name: max(int(own) for other, _, own, _ in lines if other == name) for name, *_ in lines
+    }
+    assert most == {"many": 20, "few": 3, "alone": 1, "dies": 1}

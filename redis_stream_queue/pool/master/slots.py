@@ -106,7 +106,7 @@ class WorkerRecord:
         current = self.row.id(Field.CURRENT_MS)
         if self.overran:
             return lambda entry_id: id_key(entry_id) == current
-        if one_at_a_time and self.busy and current > (0, 0):
+        if (one_at_a_time or self.row[Field.ALONE]) and self.busy and current > (0, 0):
             last = current
         return lambda entry_id: first <= id_key(entry_id) <= last
 

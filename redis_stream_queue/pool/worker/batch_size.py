@@ -28,18 +28,39 @@ class AdaptiveBatch:
         wanted = int(TARGET_MS * self._count / self._ms)
         self.size = max(1, min(wanted, self.size * 2, self._largest))
 
-    def more(self, newly_handled: int, waiting: int, running: int) -> int:
-        """How many more to read while a batch is handled, so that it need not end."""
+    def more(self, newly_handled: int, waiting: int, running: int, blocks: bool = False) -> int:
+        """How many more to read while a batch is handled, so that it need not end.
+
+        blocks: what runs runs alone.
+        """
         grows = newly_handled > 0 and self.size >= LEAST_GROWING
         return self.size - waiting if grows else 0
 
 
-def batch_size(fixed: int | None, concurrency: int) -> AdaptiveBatch | FixedBatch:
+class MixedBatch(AdaptiveBatch):
+    """Where some messages block and others run side by side: no more are read at once than take
+    100 ms, and then as many as can be started beside what runs."""
+
+    def __init__(self, concurrency: int) -> None:
+        super().__init__()
+        self._concurrency = concurrency
+
+    def more(self, newly_handled: int, waiting: int, running: int, blocks: bool = False) -> int:
+        if blocks:
+            return super().more(newly_handled, waiting, running, blocks)
+        return max(self._concurrency - running, self.size if newly_handled else 0) - waiting
+
+
+def batch_size(
+    fixed: int | None, concurrency: int, *, mixed: bool = False
+) -> AdaptiveBatch | FixedBatch:
     """The rule for a worker.
 
     fixed: what the user asked for. concurrency: messages that the handler runs side by side; more
-    than one are read as many at once as can be started.
+    than one are read as many at once as can be started. mixed: only some of them run so.
     """
+    if fixed is None and mixed:
+        return MixedBatch(concurrency)
     if fixed is None and concurrency == 1:
         return AdaptiveBatch()
     return FixedBatch(fixed or concurrency, grows=concurrency > 1)
@@ -55,6 +76,6 @@ class FixedBatch:
     def observe(self, count: int, elapsed_ms: float) -> None:
         """Fixed is fixed."""
 
-    def more(self, newly_handled: int, waiting: int, running: int) -> int:
+    def more(self, newly_handled: int, waiting: int, running: int, blocks: bool = False) -> int:
         """How many more to read while others run."""
         return self.size - waiting - running if self._grows else 0

@@ -20,7 +20,7 @@ from ...delivery.pending import SeenEntry
 from ...delivery.session import Session
 from ...exceptions import RedisStreamError
 from ...group import group_is_lost
-from ...handlers import DLQHandler, ErrorHook, Handler, PerMessage
+from ...handlers import DLQHandler, ErrorHook, Handler, PerMessage, runner_of
 from ...message import StreamMessage
 from ...serializers import Serializer
 from ..config import COMMAND_TIMEOUT_S
@@ -81,8 +81,8 @@ class Worker:
         self._sock = sock
         self._scoreboard = scoreboard
         self._row = scoreboard.row(row_number)
-        concurrency = handler.concurrency if isinstance(handler, PerMessage) else 1
-        self._batch = batch_size(start.batch_size, concurrency)
+        runner = runner_of(handler)
+        self._batch = batch_size(start.batch_size, runner.concurrency, mixed=runner.mixed)
         self._hooks = self._reporting(start, handler, streams)
         self._client = StreamClient.from_url(
             start.url, prefix=start.prefix, socket_timeout=COMMAND_TIMEOUT_S
@@ -115,7 +115,7 @@ class Worker:
         self._draining = False
         self._paused = False
         self._handling = False
-        self._lanes = concurrency
+        self._lanes = runner.concurrency
         self._fixed_size = start.batch_size is not None
         self._room_beside = 0  # for offers that were asked for while others run
         self._observed_ms = self._observed = 0  # when, and how many of the batch were done
@@ -309,7 +309,8 @@ class Worker:
             return 0  # let the batch end
         if self._scoreboard.offers_waiting and self._lanes == 1:
             return 0
-        return min(self._batch.more(newly_handled, batch.waiting, batch.lanes), self._room())
+        more = self._batch.more(newly_handled, batch.waiting, batch.lanes, batch.blocks)
+        return min(more, self._room())
 
     def _gives_back(self, batch: Batch) -> list[StreamMessage]:
         """What waits behind a message that overruns goes to others, unless batches have a fixed

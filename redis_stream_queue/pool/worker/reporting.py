@@ -68,7 +68,7 @@ class ReportingHooks(Hooks):
         row.set_id(Field.FIRST_MS, messages[0].id)
         row.set_id(Field.LAST_MS, messages[-1].id)
         if self._rules_of is not None:
-            row.rule(0, 0, 0)
+            row.rule(0, 0, 0, alone=False)
         row[Field.CURRENT_MS] = row[Field.CURRENT_SEQ] = 0
         row[Field.HELD] = len(messages)
         row[Field.RENEWED_AT] = self._stopwatch.since_ms = mono_ms()
@@ -116,7 +116,8 @@ class ReportingHooks(Hooks):
 
     def _show(self, entry_id: str, since_ms: int, rules: Rules) -> None:
         if rules is not AS_CONFIGURED:
-            self.row.rule(self._limit_of(rules), rules.max_deliveries or 0, rules.number)
+            most = rules.max_deliveries or 0
+            self.row.rule(self._limit_of(rules), most, rules.number, alone=rules.alone)
         self.row.start(entry_id, since_ms)
 
     def _limit_of(self, rules: Rules) -> int:
