@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -12,6 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .. import _exits
 from .._exits import Failure
+from .._names import default_dlq
 from .._options import STREAM_PREFIX, URL, URL_FILE
 from ..client import StreamClient
 from ..connection.link import OUTAGES
@@ -37,6 +39,12 @@ def name(_: click.Context, __: click.Parameter, value: str | None) -> str | None
 
 
 stream_argument = click.argument("stream", callback=name)
+group_option = click.option(
+    "--group", callback=name, help="Only this consumer group.  [default: all]"
+)
+dlq_option = click.option(
+    "--dlq-stream", callback=name, help="Dead letters.  [default: <stream>_dlq]"
+)
 prefix_option = click_option(STREAM_PREFIX)
 
 
@@ -54,6 +62,8 @@ def complaints() -> Iterator[None]:
     """Every error that a user can do something about, as one sentence and an exit code."""
     try:
         yield
+    except BrokenPipeError:  # whoever read our output has left: click ends us without a word
+        raise
     except Failure as failure:
         _end(str(failure), failure.code)
     except ConfigError as error:
@@ -92,6 +102,11 @@ class Redis:
         except RedisTimeoutError:
             raise TimeoutError(f"no answer within {ANSWER_S:g} s") from None
 
+    def dlq_of(self, stream: str, named: str | None = None) -> str:
+        """The stream of its dead letters; named: as the command line says."""
+        client = self.client
+        return named or default_dlq(stream, client.prefix, cluster=client.endpoint.cluster)
+
     def explained(self, error: Exception, key: str = "", after: str = "") -> Failure:
         """What this error of Redis means to a user.
 
@@ -107,6 +122,20 @@ class Redis:
         with contextlib.suppress(*OUTAGES):
             self._runner.run(self.client.close())
         self._runner.close()
+
+
+def on_redis(command: Callable[..., None]) -> Any:
+    """Gives a command ``--prefix``, ``--url`` and ``--url-file``: it gets ``redis`` for them, and
+    its errors become a sentence and an exit code."""
+
+    @prefix_option
+    @url_option
+    @functools.wraps(command)
+    def run(prefix: str, url: str, **given: Any) -> None:
+        with complaints(), Redis(url, prefix) as redis:
+            command(redis, **given)
+
+    return run
 
 
 def ask(redis: Redis, stream: str, question: Callable[[], Awaitable[T]]) -> T:

@@ -9,13 +9,11 @@ from ..group import GHOST_IDLE_MS, ConsumerGroup
 from .common import (
     Redis,
     ask,
-    complaints,
     counted,
+    group_option,
     json_option,
-    name,
-    prefix_option,
+    on_redis,
     stream_argument,
-    url_option,
 )
 from .groups import groups_of
 from .output import say
@@ -28,7 +26,7 @@ def consumers() -> None:
 
 @consumers.command()
 @stream_argument
-@click.option("--group", callback=name, help="Only this consumer group.  [default: all]")
+@group_option
 @click.option(
     "--idle-s",
     type=click.FloatRange(min=0),
@@ -36,12 +34,9 @@ def consumers() -> None:
     show_default=True,
     help="Seconds of silence after which a consumer counts as gone.",
 )
-@prefix_option
-@url_option
+@on_redis
 @json_option
-def prune(
-    stream: str, group: str | None, idle_s: float, prefix: str, url: str, as_json: bool
-) -> None:
+def prune(redis: Redis, stream: str, group: str | None, idle_s: float, as_json: bool) -> None:
     """Remove consumers of STREAM that hold nothing and have been silent.
 
     One that holds messages stays: they are taken over from it, not lost. A pool does this by
@@ -57,9 +52,8 @@ def prune(
             )
         ]
 
-    with complaints(), Redis(url, prefix) as redis:
-        names = groups_of(redis, stream, group)
-        removed = ask(redis, stream, remove)
+    names = groups_of(redis, stream, group)
+    removed = ask(redis, stream, remove)
     if as_json:
         say(json_line({"removed": [{"group": g, "consumer": c} for g, c in removed]}))
         return

@@ -10,7 +10,6 @@ import click
 
 from .. import _exits
 from .._exits import Failure
-from .._names import default_dlq
 from .._plain import json_line
 from ..dlq import DeadLetterQueue
 from ..later.ids import is_scheduled
@@ -19,12 +18,11 @@ from ..message import id_before, id_key, is_entry_id
 from .common import (
     Redis,
     ask,
-    complaints,
+    dlq_option,
+    group_option,
     json_option,
-    name,
-    prefix_option,
+    on_redis,
     stream_argument,
-    url_option,
 )
 from .output import say
 from .times import Span, span_text
@@ -43,83 +41,70 @@ def _message_ids(_: click.Context, __: click.Parameter, value: Any) -> Any:
     return value
 
 
-_group_option = click.option("--group", callback=name, help="Only this group.  [default: all]")
-
-
 @click.command()
 @stream_argument
-@_group_option
+@group_option
 @click.option("--for", "span", type=Span(), help="Go on by itself after this (10m, 2h).")
-@prefix_option
-@url_option
-def pause(stream: str, group: str | None, span: float | None, prefix: str, url: str) -> None:
+@on_redis
+def pause(redis: Redis, stream: str, group: str | None, span: float | None) -> None:
     """Start no message of STREAM any more, on all hosts. What runs ends; nothing is lost.
 
     It stays paused when pools are started again, until `rsq resume`, or for as long as --for says.
     """
     if span == 0:
         raise click.BadParameter("a pause lasts longer than 0.", param_hint="--for")
-    with complaints(), Redis(url, prefix) as redis:
-        ask(redis, stream, lambda: redis.client.pause(stream, group, for_s=span))
-        lasts = "until rsq resume" if span is None else f"for {span_text(round(span * 1000))}"
-        say(f"paused {lasts}: {_what(redis, stream, group)}")
+    ask(redis, stream, lambda: redis.client.pause(stream, group, for_s=span))
+    lasts = "until rsq resume" if span is None else f"for {span_text(round(span * 1000))}"
+    say(f"paused {lasts}: {_what(redis, stream, group)}")
 
 
 @click.command()
 @stream_argument
-@_group_option
-@prefix_option
-@url_option
-def resume(stream: str, group: str | None, prefix: str, url: str) -> None:
+@group_option
+@on_redis
+def resume(redis: Redis, stream: str, group: str | None) -> None:
     """Go on with STREAM after `rsq pause` with the same --group."""
-    with complaints(), Redis(url, prefix) as redis:
-        what = _what(redis, stream, group)
-        if not ask(redis, stream, lambda: redis.client.resume(stream, group)):
-            raise Failure(_exits.FAILURE, f"it was not paused: {what}.")
-        say(f"goes on: {what}")
+    what = _what(redis, stream, group)
+    if not ask(redis, stream, lambda: redis.client.resume(stream, group)):
+        raise Failure(_exits.FAILURE, f"it was not paused: {what}.")
+    say(f"goes on: {what}")
 
 
 @click.command()
 @stream_argument
 @click.argument("ids", nargs=-1, required=True, callback=_message_ids)
-@prefix_option
-@url_option
-def cancel(stream: str, ids: tuple[str, ...], prefix: str, url: str) -> None:
+@on_redis
+def cancel(redis: Redis, stream: str, ids: tuple[str, ...]) -> None:
     """Take messages of STREAM back, scheduled, waiting, retrying or running ones.
 
     Says of each what it was. `gone`: done, dead or unknown, so that nothing was changed.
     """
-    with complaints(), Redis(url, prefix) as redis:
-        gone = 0
-        for message_id in ids:
-            state = ask(redis, stream, partial(redis.client.cancel, stream, message_id))
-            gone += state is None
-            say(f"{message_id}  {state or 'gone'}")
-        if gone:
-            raise Failure(_exits.FAILURE, f"{gone} of {len(ids)} had nothing left to cancel.")
+    gone = 0
+    for message_id in ids:
+        state = ask(redis, stream, partial(redis.client.cancel, stream, message_id))
+        gone += state is None
+        say(f"{message_id}  {state or 'gone'}")
+    if gone:
+        raise Failure(_exits.FAILURE, f"{gone} of {len(ids)} had nothing left to cancel.")
 
 
 @click.command()
 @stream_argument
 @click.argument("message_id", callback=_message_ids)
-@click.option("--dlq-stream", callback=name, help="Dead letters.  [default: <stream>_dlq]")
-@prefix_option
-@url_option
+@dlq_option
+@on_redis
 @json_option
-def show(
-    stream: str, message_id: str, dlq_stream: str | None, prefix: str, url: str, as_json: bool
-) -> None:
+def show(redis: Redis, stream: str, message_id: str, dlq_stream: str | None, as_json: bool) -> None:
     """Show where a message of STREAM is: scheduled, waiting, running, retrying, done or dead."""
-    with complaints(), Redis(url, prefix) as redis:
-        found = ask(redis, stream, lambda: redis.client.find(stream, message_id))
-        if found is None or found.state == "done":
-            dlq = dlq_stream or default_dlq(stream, prefix, cluster=redis.client.endpoint.cluster)
-            found = _letter_of(redis, stream, dlq, message_id) or found
-        if found is None:
-            raise Failure(
-                _exits.FAILURE,
-                f"no message {message_id} is known: it is done and trimmed, or there was none.",
-            )
+    found = ask(redis, stream, lambda: redis.client.find(stream, message_id))
+    if found is None or found.state == "done":
+        dlq = redis.dlq_of(stream, dlq_stream)
+        found = _letter_of(redis, stream, dlq, message_id) or found
+    if found is None:
+        raise Failure(
+            _exits.FAILURE,
+            f"no message {message_id} is known: it is done and trimmed, or there was none.",
+        )
     say(*([json_line(_as_dict(found))] if as_json else _lines(found)))
 
 

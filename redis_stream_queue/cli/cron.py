@@ -21,12 +21,10 @@ from ..later.periodic import ticks_of
 from .common import (
     Redis,
     ask,
-    complaints,
     json_option,
     name,
-    prefix_option,
+    on_redis,
     stream_argument,
-    url_option,
 )
 from .output import say
 from .times import span_text
@@ -51,14 +49,12 @@ _name = click.argument("message", metavar="NAME", callback=name)
 
 @cron.command("list")
 @stream_argument
-@prefix_option
-@url_option
+@on_redis
 @json_option
-def list_(stream: str, prefix: str, url: str, as_json: bool) -> None:
+def list_(redis: Redis, stream: str, as_json: bool) -> None:
     """List the periodic messages of STREAM: when, their last tick and their next one."""
-    with complaints(), Redis(url, prefix) as redis:
-        key = companions(redis.client.key(stream)).cron
-        fields = mapping(ask(redis, stream, lambda: redis.client.link().call(key, "HGETALL", key)))
+    key = companions(redis.client.key(stream)).cron
+    fields = mapping(ask(redis, stream, lambda: redis.client.link().call(key, "HGETALL", key)))
     names = sorted(field.removeprefix("spec:") for field in fields if field.startswith("spec:"))
     if not names and not as_json:
         say(f"nothing periodic is declared for {stream}", err=True)
@@ -70,50 +66,45 @@ def list_(stream: str, prefix: str, url: str, as_json: bool) -> None:
 @cron.command()
 @stream_argument
 @_name
-@prefix_option
-@url_option
-def run(stream: str, message: str, prefix: str, url: str) -> None:
+@on_redis
+def run(redis: Redis, stream: str, message: str) -> None:
     """Push the periodic message NAME of STREAM now, beside its ticks; prints its id."""
-    with complaints(), Redis(url, prefix) as redis:
-        beside = companions(redis.client.key(stream))
-        keys = [beside.stream, beside.cron]
-        done = ask(redis, stream, lambda: redis.client.link().script(RUN_NOW, keys, message))
-        if not done:
-            raise Failure(_exits.FAILURE, _unknown(stream, message))
-        say(text(done))
+    beside = companions(redis.client.key(stream))
+    keys = [beside.stream, beside.cron]
+    done = ask(redis, stream, lambda: redis.client.link().script(RUN_NOW, keys, message))
+    if not done:
+        raise Failure(_exits.FAILURE, _unknown(stream, message))
+    say(text(done))
 
 
-def _set_paused(stream: str, message: str, prefix: str, url: str, *, on: bool) -> None:
-    with complaints(), Redis(url, prefix) as redis:
-        key = companions(redis.client.key(stream)).cron
-        script = redis.client.link
-        done = ask(redis, stream, lambda: script().script(PAUSE_NAME, [key], message, int(on)))
-        if int(done) < 0:
-            raise Failure(_exits.FAILURE, _unknown(stream, message))
-        if on:
-            say(f"{'paused' if done else 'already paused'}: {message}")
-        else:
-            say(f"{'goes on' if done else 'not paused'}: {message}")
+def _set_paused(redis: Redis, stream: str, message: str, *, on: bool) -> None:
+    key = companions(redis.client.key(stream)).cron
+    script = redis.client.link
+    done = ask(redis, stream, lambda: script().script(PAUSE_NAME, [key], message, int(on)))
+    if int(done) < 0:
+        raise Failure(_exits.FAILURE, _unknown(stream, message))
+    if on:
+        say(f"{'paused' if done else 'already paused'}: {message}")
+    else:
+        say(f"{'goes on' if done else 'not paused'}: {message}")
 
 
 @cron.command()
 @stream_argument
 @_name
-@prefix_option
-@url_option
-def pause(stream: str, message: str, prefix: str, url: str) -> None:
+@on_redis
+def pause(redis: Redis, stream: str, message: str) -> None:
     """Let the ticks of NAME pass, on all hosts, until `rsq cron resume`."""
-    _set_paused(stream, message, prefix, url, on=True)
+    _set_paused(redis, stream, message, on=True)
 
 
 @cron.command()
 @stream_argument
 @_name
-@prefix_option
-@url_option
-def resume(stream: str, message: str, prefix: str, url: str) -> None:
+@on_redis
+def resume(redis: Redis, stream: str, message: str) -> None:
     """Go on with NAME at its next tick. Those that have passed are not caught up."""
-    _set_paused(stream, message, prefix, url, on=False)
+    _set_paused(redis, stream, message, on=False)
 
 
 def _unknown(stream: str, message: str) -> str:

@@ -14,7 +14,6 @@ import click
 
 from .. import _exits
 from .._exits import Failure
-from .._names import default_dlq
 from .._plain import json_line, plain_cut
 from ..delivery.dead_letter import LETTER_FIELDS
 from ..dlq import DeadLetter, DeadLetterQueue
@@ -23,13 +22,12 @@ from .common import (
     INTERRUPTED,
     Redis,
     ask,
-    complaints,
     counted,
+    dlq_option,
     json_option,
     name,
-    prefix_option,
+    on_redis,
     stream_argument,
-    url_option,
 )
 from .output import say
 from .times import Span
@@ -47,11 +45,6 @@ def _letter_ids(_: click.Context, __: click.Parameter, value: Any) -> Any:
                 f"expected a letter's id, as in 1700000000000-0, got {entry_id!r}."
             )
     return value
-
-
-_dlq_option = click.option(
-    "--dlq-stream", callback=name, help="Where the letters are.  [default: <stream>_dlq]"
-)
 
 
 def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,8 +76,7 @@ class _Letters:
     def __init__(
         self, redis: Redis, stream: str, dlq_stream: str | None, filters: dict[str, Any]
     ) -> None:
-        cluster = redis.client.endpoint.cluster
-        self.stream = dlq_stream or default_dlq(stream, redis.client.prefix, cluster=cluster)
+        self.stream = redis.dlq_of(stream, dlq_stream)
         self.key = redis.client.key(self.stream)
         self._own_key = redis.client.key(stream)
         self._redis = redis
@@ -142,45 +134,38 @@ class _Letters:
 @stream_argument
 @_filters
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
-@_dlq_option
-@prefix_option
-@url_option
+@dlq_option
+@on_redis
 @json_option
 def list_(
+    redis: Redis,
     stream: str,
     limit: int,
     dlq_stream: str | None,
-    prefix: str,
-    url: str,
     as_json: bool,
     **filters: Any,
 ) -> None:
     """List the dead letters of STREAM, oldest first."""
-    with complaints(), Redis(url, prefix) as redis:
-        found, letters = _Letters(redis, stream, dlq_stream, filters), list[DeadLetter]()
-        for page in found.pages(payloads=as_json):
-            letters += page
-            if len(letters) >= limit:
-                break
-        if not letters and not as_json:
-            say(f"no such letters in {found.key}", err=True)
-        for letter in letters[:limit]:
-            say(json_line(_as_dict(letter)) if as_json else _line(letter))
+    found, letters = _Letters(redis, stream, dlq_stream, filters), list[DeadLetter]()
+    for page in found.pages(payloads=as_json):
+        letters += page
+        if len(letters) >= limit:
+            break
+    if not letters and not as_json:
+        say(f"no such letters in {found.key}", err=True)
+    for letter in letters[:limit]:
+        say(json_line(_as_dict(letter)) if as_json else _line(letter))
 
 
 @dlq.command()
 @stream_argument
 @click.argument("letter_id", callback=_letter_ids)
-@_dlq_option
-@prefix_option
-@url_option
+@dlq_option
+@on_redis
 @json_option
-def show(
-    stream: str, letter_id: str, dlq_stream: str | None, prefix: str, url: str, as_json: bool
-) -> None:
+def show(redis: Redis, stream: str, letter_id: str, dlq_stream: str | None, as_json: bool) -> None:
     """Show one dead letter of STREAM: where it came from, why it died, its payload."""
-    with complaints(), Redis(url, prefix) as redis:
-        letter = _as_dict(_Letters(redis, stream, dlq_stream, {}).one(letter_id, payloads=True))
+    letter = _as_dict(_Letters(redis, stream, dlq_stream, {}).one(letter_id, payloads=True))
     if as_json:
         say(json_line(letter))
         return
@@ -207,18 +192,16 @@ def _changes(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--to", callback=name, help="To this stream.  [default: STREAM, if it came from there]"
 )
-@_dlq_option
-@prefix_option
-@url_option
+@dlq_option
+@on_redis
 def requeue(
+    redis: Redis,
     stream: str,
     ids: tuple[str, ...],
     every: bool,
     dry_run: bool,
     to: str | None,
     dlq_stream: str | None,
-    prefix: str,
-    url: str,
     **filters: Any,
 ) -> None:
     """Send dead letters of STREAM back: IDS, those that match the filters, or --all.
@@ -226,36 +209,32 @@ def requeue(
     Each one moves in one step: interrupting loses none and doubles none. A letter that did not come
     from STREAM stays, unless --to says where it should go.
     """
-    with complaints(), Redis(url, prefix) as redis:
-        letters = _Letters(redis, stream, dlq_stream, filters)
-        chosen = _chosen(letters, ids, every, filters)
-        own = [letter for letter in chosen if to or letters.is_own(letter)]
-        _change(letters, own, dry_run, "requeued", lambda i: letters.requeue(i, to))
-        if others := [letter for letter in chosen if not to and not letters.is_own(letter)]:
-            raise Failure(_exits.FAILURE, _left(others, stream))
+    letters = _Letters(redis, stream, dlq_stream, filters)
+    chosen = _chosen(letters, ids, every, filters)
+    own = [letter for letter in chosen if to or letters.is_own(letter)]
+    _change(letters, own, dry_run, "requeued", lambda i: letters.requeue(i, to))
+    if others := [letter for letter in chosen if not to and not letters.is_own(letter)]:
+        raise Failure(_exits.FAILURE, _left(others, stream))
 
 
 @dlq.command()
 @stream_argument
 @_changes
-@_dlq_option
-@prefix_option
-@url_option
+@dlq_option
+@on_redis
 def purge(
+    redis: Redis,
     stream: str,
     ids: tuple[str, ...],
     every: bool,
     dry_run: bool,
     dlq_stream: str | None,
-    prefix: str,
-    url: str,
     **filters: Any,
 ) -> None:
     """Delete dead letters of STREAM for good: IDS, those that match the filters, or --all."""
-    with complaints(), Redis(url, prefix) as redis:
-        letters = _Letters(redis, stream, dlq_stream, filters)
-        chosen = _chosen(letters, ids, every, filters)
-        _change(letters, chosen, dry_run, "purged", letters.purge)
+    letters = _Letters(redis, stream, dlq_stream, filters)
+    chosen = _chosen(letters, ids, every, filters)
+    _change(letters, chosen, dry_run, "purged", letters.purge)
 
 
 def _left(others: list[DeadLetter], stream: str) -> str:

@@ -15,34 +15,29 @@ from ..operations.heartbeat import INDEX, visible
 from .common import (
     Redis,
     ask,
-    complaints,
     counted,
+    dlq_option,
     json_option,
     name,
-    prefix_option,
-    url_option,
+    on_redis,
 )
 from .output import say
 
 
 @click.command()
 @click.argument("stream", required=False, callback=name)
-@click.option("--dlq-stream", callback=name, help="Dead letters.  [default: <stream>_dlq]")
-@prefix_option
-@url_option
+@dlq_option
+@on_redis
 @json_option
-def doctor(
-    stream: str | None, dlq_stream: str | None, prefix: str, url: str, as_json: bool
-) -> None:
+def doctor(redis: Redis, stream: str | None, dlq_stream: str | None, as_json: bool) -> None:
     """Look the server and STREAM over (without it: the streams of all pools that run) for what will
     hurt one day: each finding with why it does and what to do. Nothing is changed.
 
     Exit code 1 if something is fatal or serious; hints alone end with 0.
     """
-    with complaints(), Redis(url, prefix) as redis:
-        patients = _patients(redis, stream, dlq_stream)
-        found = ask(redis, patients[0].stream, lambda: examine(redis.client, patients))
-        where, keys = str(redis.client.endpoint), [redis.client.key(p.stream) for p in patients]
+    patients = _patients(redis, stream, dlq_stream)
+    found = ask(redis, patients[0].stream, lambda: examine(redis.client, patients))
+    where, keys = str(redis.client.endpoint), [redis.client.key(p.stream) for p in patients]
     if as_json:
         findings = [asdict(finding) for finding in found]
         say(json_line({"server": where, "streams": keys, "findings": findings}))
@@ -59,8 +54,7 @@ def doctor(
 def _patients(redis: Redis, stream: str | None, dlq_stream: str | None) -> list[Patient]:
     client = redis.client
     if stream:
-        cluster = client.endpoint.cluster
-        return [Patient(stream, dlq_stream or default_dlq(stream, client.prefix, cluster=cluster))]
+        return [Patient(stream, redis.dlq_of(stream, dlq_stream))]
     pools, _ = ask(redis, INDEX, lambda: visible(client))
     head = client.key("")
     streams = {(pool.stream, pool.dlq_stream or default_dlq(pool.stream)) for pool in pools}

@@ -13,12 +13,10 @@ from ..operations.readings import read
 from .common import (
     Redis,
     ask,
-    complaints,
+    group_option,
     json_option,
-    name,
-    prefix_option,
+    on_redis,
     stream_argument,
-    url_option,
 )
 from .groups import groups_of
 from .output import say
@@ -27,7 +25,7 @@ from .times import span_text
 
 @click.command()
 @stream_argument
-@click.option("--group", callback=name, help="Only this consumer group.  [default: all]")
+@group_option
 @click.option(
     "--max-lag",
     type=click.IntRange(min=0),
@@ -47,17 +45,15 @@ from .times import span_text
     show_default=True,
     help="Seconds that a consumer which holds messages may be silent.",
 )
-@prefix_option
-@url_option
+@on_redis
 @json_option
 def health(
+    redis: Redis,
     stream: str,
     group: str | None,
     max_lag: int,
     max_age_s: float | None,
     max_idle_s: float,
-    prefix: str,
-    url: str,
     as_json: bool,
 ) -> None:
     """Say whether STREAM is being worked off. Exit code 0: yes, 1: no, and why; 4: Redis does not
@@ -86,10 +82,9 @@ def health(
             "consumers": len(reading.stats.consumers),
         }
 
-    with complaints(), Redis(url, prefix) as redis:
-        names = groups_of(redis, stream, group)
-        reports = [ask(redis, stream, lambda each=each: look(each)) for each in names]  # type: ignore[misc]
-        key = redis.client.key(stream)
+    names = groups_of(redis, stream, group)
+    reports = [ask(redis, stream, lambda each=each: look(each)) for each in names]  # type: ignore[misc]
+    key = redis.client.key(stream)
     healthy = all(report["healthy"] for report in reports) and bool(reports)
     if as_json:
         say(json_line({"stream": key, "healthy": healthy, "groups": reports}))

@@ -19,12 +19,10 @@ from ..later.scheduled import PAGE, ScheduledMessage, cancel_scheduled, find_sch
 from .common import (
     Redis,
     ask,
-    complaints,
     counted,
     json_option,
-    prefix_option,
+    on_redis,
     stream_argument,
-    url_option,
 )
 from .output import say
 from .times import Date, span_text
@@ -66,16 +64,12 @@ def later() -> None:
 @stream_argument
 @_before
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
-@prefix_option
-@url_option
+@on_redis
 @json_option
-def list_(
-    stream: str, before: datetime | None, limit: int, prefix: str, url: str, as_json: bool
-) -> None:
+def list_(redis: Redis, stream: str, before: datetime | None, limit: int, as_json: bool) -> None:
     """List the scheduled messages of STREAM in the order they are due."""
-    with complaints(), Redis(url, prefix) as redis:
-        messages = scheduled(redis.client, stream, before)
-        found: list[ScheduledMessage] = ask(redis, stream, lambda: _first(messages, limit))
+    messages = scheduled(redis.client, stream, before)
+    found: list[ScheduledMessage] = ask(redis, stream, lambda: _first(messages, limit))
     if not found and not as_json:
         say(f"nothing is scheduled for {redis.client.key(stream)}", err=True)
     for message in found:
@@ -85,15 +79,13 @@ def list_(
 @later.command()
 @stream_argument
 @click.argument("scheduled_id", callback=_scheduled_ids)
-@prefix_option
-@url_option
+@on_redis
 @json_option
-def show(stream: str, scheduled_id: str, prefix: str, url: str, as_json: bool) -> None:
+def show(redis: Redis, stream: str, scheduled_id: str, as_json: bool) -> None:
     """Show one scheduled message of STREAM."""
-    with complaints(), Redis(url, prefix) as redis:
-        found = ask(redis, stream, lambda: find_scheduled(redis.client, stream, scheduled_id))
-        if found is None:
-            raise Failure(_exits.FAILURE, _gone(scheduled_id, stream))
+    found = ask(redis, stream, lambda: find_scheduled(redis.client, stream, scheduled_id))
+    if found is None:
+        raise Failure(_exits.FAILURE, _gone(scheduled_id, stream))
     shown = _as_dict(found)
     if as_json:
         say(json_line(shown))
@@ -106,15 +98,13 @@ def show(stream: str, scheduled_id: str, prefix: str, url: str, as_json: bool) -
 @later.command()
 @stream_argument
 @click.argument("ids", nargs=-1, required=True, callback=_scheduled_ids)
-@prefix_option
-@url_option
-def cancel(stream: str, ids: tuple[str, ...], prefix: str, url: str) -> None:
+@on_redis
+def cancel(redis: Redis, stream: str, ids: tuple[str, ...]) -> None:
     """Take scheduled messages of STREAM back. Those that are in the stream already stay there."""
-    with complaints(), Redis(url, prefix) as redis:
-        done = ask(redis, stream, lambda: cancel_scheduled(redis.client, stream, ids))
-        say(f"cancelled: {counted(sum(done), WHAT)}")
-        if gone := [i for i, was_there in zip(ids, done, strict=True) if not was_there]:
-            raise Failure(_exits.FAILURE, _gone(", ".join(gone), stream))
+    done = ask(redis, stream, lambda: cancel_scheduled(redis.client, stream, ids))
+    say(f"cancelled: {counted(sum(done), WHAT)}")
+    if gone := [i for i, was_there in zip(ids, done, strict=True) if not was_there]:
+        raise Failure(_exits.FAILURE, _gone(", ".join(gone), stream))
 
 
 @later.command()
@@ -122,31 +112,27 @@ def cancel(stream: str, ids: tuple[str, ...], prefix: str, url: str) -> None:
 @_before
 @click.option("--all", "every", is_flag=True, help="All scheduled messages.")
 @click.option("--dry-run", is_flag=True, help="Only say how many there are.")
-@prefix_option
-@url_option
-def purge(
-    stream: str, before: datetime | None, every: bool, dry_run: bool, prefix: str, url: str
-) -> None:
+@on_redis
+def purge(redis: Redis, stream: str, before: datetime | None, every: bool, dry_run: bool) -> None:
     """Delete scheduled messages of STREAM for good: those due --before a date, or --all."""
-    with complaints(), Redis(url, prefix) as redis:
-        if (before is not None) + every != 1:
-            raise Failure(_exits.USAGE, "say --before DATE or --all: exactly one of them.")
-        client, key = redis.client, redis.client.key(stream)
+    if (before is not None) + every != 1:
+        raise Failure(_exits.USAGE, "say --before DATE or --all: exactly one of them.")
+    client, key = redis.client, redis.client.key(stream)
 
-        async def purge() -> int:
-            count, page = 0, list[str]()
-            async for message in scheduled(client, stream, before):
-                page.append(message.id)
-                if len(page) == PAGE and not dry_run:
-                    count += sum(await cancel_scheduled(client, stream, page))
-                    page.clear()
-            if dry_run:
-                return len(page)
-            return count + sum(await cancel_scheduled(client, stream, page))
+    async def purge() -> int:
+        count, page = 0, list[str]()
+        async for message in scheduled(client, stream, before):
+            page.append(message.id)
+            if len(page) == PAGE and not dry_run:
+                count += sum(await cancel_scheduled(client, stream, page))
+                page.clear()
+        if dry_run:
+            return len(page)
+        return count + sum(await cancel_scheduled(client, stream, page))
 
-        count = ask(redis, stream, purge)
-        would = "would be purged" if dry_run else "purged"
-        say(f"{would}: {counted(count, WHAT)} of {key}")
+    count = ask(redis, stream, purge)
+    would = "would be purged" if dry_run else "purged"
+    say(f"{would}: {counted(count, WHAT)} of {key}")
 
 
 async def _first(items: AsyncIterator[T], count: int) -> list[T]:

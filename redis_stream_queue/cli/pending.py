@@ -14,12 +14,10 @@ from ..operations.heartbeat import Heartbeat, visible
 from .common import (
     Redis,
     ask,
-    complaints,
+    group_option,
     json_option,
-    name,
-    prefix_option,
+    on_redis,
     stream_argument,
-    url_option,
 )
 from .groups import groups_of
 from .output import say
@@ -31,14 +29,11 @@ HEADING = ("message", "deliveries", "how it is", "held by")
 
 @click.command()
 @stream_argument
-@click.option("--group", callback=name, help="Only this consumer group.  [default: all]")
+@group_option
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
-@prefix_option
-@url_option
+@on_redis
 @json_option
-def pending(
-    stream: str, group: str | None, limit: int, prefix: str, url: str, as_json: bool
-) -> None:
+def pending(redis: Redis, stream: str, group: str | None, limit: int, as_json: bool) -> None:
     """Show which messages of STREAM were handed out and are not done, oldest first: what runs and
     for how long, what waits for a retry, what is held."""
 
@@ -49,11 +44,10 @@ def pending(
             found += [_line(each, entry, runs.get((each, entry.id)), now_ms) for entry in entries]
         return found
 
-    with complaints(), Redis(url, prefix) as redis:
-        names = groups_of(redis, stream, group)
-        pools, now_ms = ask(redis, stream, lambda: visible(redis.client))
-        runs = _running(pools, redis.client.key(stream))
-        lines = ask(redis, stream, look)
+    names = groups_of(redis, stream, group)
+    pools, now_ms = ask(redis, stream, lambda: visible(redis.client))
+    runs = _running(pools, redis.client.key(stream))
+    lines = ask(redis, stream, look)
     if as_json:
         say(json_line({"stream": redis.client.key(stream), "pending": lines}))
     elif not lines:

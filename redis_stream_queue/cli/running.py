@@ -11,12 +11,10 @@ from ..operations.heartbeat import INDEX, Heartbeat, living
 from .common import (
     Redis,
     ask,
-    complaints,
     counted,
     json_option,
     name,
-    prefix_option,
-    url_option,
+    on_redis,
 )
 from .output import say
 from .tables import table
@@ -27,17 +25,15 @@ HEADING = ("host", "slot", "pid", "stream", "message", "task", "runs for", "held
 
 @click.command()
 @click.argument("stream", required=False, callback=name)
-@prefix_option
-@url_option
+@on_redis
 @json_option
-def running(stream: str | None, prefix: str, url: str, as_json: bool) -> None:
+def running(redis: Redis, stream: str | None, as_json: bool) -> None:
     """Show what runs now, of STREAM or of all streams: on which host, and for how long.
 
     Pools write it down each second while something changes (rsq-pool --no-heartbeat does not).
     """
-    with complaints(), Redis(url, prefix) as redis:
-        pools, now_ms = ask(redis, INDEX, lambda: living(redis.client))
-        key = redis.client.key(stream) if stream else None
+    pools, now_ms = ask(redis, INDEX, lambda: living(redis.client))
+    key = redis.client.key(stream) if stream else None
     pools = [pool for pool in pools if key in (None, pool.stream)]
     lines = [line for pool in pools for line in _lines(pool, now_ms)]
     lines.sort(key=lambda line: -line["running_ms"])

@@ -8,7 +8,6 @@ from typing import Any
 import click
 from redis.exceptions import NoPermissionError
 
-from .._names import default_dlq
 from .._plain import json_line, plain_cut
 from ..delivery.pending import PendingList
 from ..delivery.retention import blocker
@@ -21,12 +20,11 @@ from ..message import StreamStats
 from .common import (
     Redis,
     ask,
-    complaints,
+    dlq_option,
+    group_option,
     json_option,
-    name,
-    prefix_option,
+    on_redis,
     stream_argument,
-    url_option,
 )
 from .groups import groups_of
 from .output import say
@@ -38,17 +36,15 @@ NOTHING_TO_TRIM = 2**53  # a length that no stream has
 
 @click.command()
 @stream_argument
-@click.option("--group", callback=name, help="Only this consumer group.  [default: all]")
-@click.option("--dlq-stream", callback=name, help="Dead letters.  [default: <stream>_dlq]")
-@prefix_option
-@url_option
+@group_option
+@dlq_option
+@on_redis
 @json_option
 def stats(
+    redis: Redis,
     stream: str,
     group: str | None,
     dlq_stream: str | None,
-    prefix: str,
-    url: str,
     as_json: bool,
 ) -> None:
     """Show how STREAM and its consumer groups are doing.
@@ -59,19 +55,18 @@ def stats(
       waiting for retry  to be delivered again: failed before, or given back
       oldest unfinished  what keeps finished messages before it in the stream
     """
-    with complaints(), Redis(url, prefix) as redis:
-        dlq = dlq_stream or default_dlq(stream, prefix, cluster=redis.client.endpoint.cluster)
-        length, groups = _stats(redis, stream, group)
-        report = {
-            "stream": redis.client.key(stream),
-            "length": length,
-            "dlq_stream": redis.client.key(dlq),
-            "dead_letters": ask(redis, dlq, lambda: redis.client.stream_len(dlq)),
-            "scheduled": ask(redis, stream, lambda: _scheduled(redis, stream)),
-            "paused": ask(redis, stream, lambda: _paused(redis, stream)),
-            "oldest_unfinished": ask(redis, stream, lambda: _oldest(redis, stream, groups)),
-            "groups": [_group_report(found) for found in groups],
-        }
+    dlq = redis.dlq_of(stream, dlq_stream)
+    length, groups = _stats(redis, stream, group)
+    report = {
+        "stream": redis.client.key(stream),
+        "length": length,
+        "dlq_stream": redis.client.key(dlq),
+        "dead_letters": ask(redis, dlq, lambda: redis.client.stream_len(dlq)),
+        "scheduled": ask(redis, stream, lambda: _scheduled(redis, stream)),
+        "paused": ask(redis, stream, lambda: _paused(redis, stream)),
+        "oldest_unfinished": ask(redis, stream, lambda: _oldest(redis, stream, groups)),
+        "groups": [_group_report(found) for found in groups],
+    }
     say(*([json_line(report)] if as_json else _table(report)))
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from redis_stream_queue import _exits
-from tests.cli.kit import ID, rsq, said
+from tests.cli.kit import COMMAND, ID, WAIT_S, rsq, said
 from tests.support.cluster import Cluster
 from tests.support.servers import Server
 
@@ -135,3 +137,15 @@ def test_embedded_server_keeps_the_messages(tmp_path: Path) -> None:
     url = f"embedded://{tmp_path}/data"
     assert rsq("push", "orders", "1", "2", url=url).returncode == _exits.OK
     assert json.loads(rsq("stats", "orders", "--json", url=url).stdout)["length"] == 2
+
+
+def test_a_reader_that_has_left_is_no_trouble_of_redis(pool_server: Server, pool_url: str) -> None:
+    """``rsq dlq list orders | head -1``"""
+    with pool_server.client() as client:
+        client.xadd("orders_dlq", {"data": "1"})
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [*COMMAND, "dlq", "list", "orders", "--url", pool_url]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, timeout=WAIT_S)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (_exits.FAILURE, b"")
