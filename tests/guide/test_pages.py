@@ -50,6 +50,7 @@ def test_django(shell: Shell) -> None:
     assert "paid orders: 3" in shell.run("python look.py")
 
 
+RECIPE = ", middleware=[fresh_connections]"
 SEED = "import handlers; [handlers.Order.objects.create(number=n) for n in range(3)]"
 
 
@@ -74,8 +75,8 @@ def test_django_after_the_database_was_restarted(
     )
     if not with_recipe:
         handlers = (directory / "handlers.py").read_text()
-        assert "\n@with_connections\n" in handlers
-        shell.write("handlers.py", handlers.replace("\n@with_connections\n", "\n"))
+        assert RECIPE in handlers
+        shell.write("handlers.py", handlers.replace(RECIPE, ""))
     producer = StreamProducer(StreamClient.from_url(pool_url), "orders")
     args = ("--workers", "1", "--max-deliveries", "1")
     pool = PoolProcess(None, *args, url=pool_url, cwd=directory, target="handlers:pay")

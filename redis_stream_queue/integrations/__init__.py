@@ -1,0 +1,1 @@
+"""Ready-made middleware for other libraries: django, sentry, opentelemetry; see docs/hooks.md."""

@@ -1,0 +1,66 @@
+"""A producer with a scope around each push: what traces are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Unpack
+
+from ..later.extras import OneExtras, PushExtras
+from ..producer import StreamProducer
+
+Headers = Mapping[str, str]
+Pushed = Callable[[Sequence[str]], None]
+
+
+class ScopedProducer(StreamProducer):
+    """A StreamProducer; a subclass says what is around each push."""
+
+    def around_push(
+        self, headers: Headers | None, count: int
+    ) -> AbstractContextManager[tuple[Headers, Pushed]]:
+        """Entered before ``count`` messages are pushed in one call.
+
+        Gives the headers that they get, and what is called with their ids.
+        """
+        raise NotImplementedError
+
+    async def push(
+        self,
+        data: Any,
+        *,
+        headers: Headers | None = None,
+        timeout_s: float | None = None,
+        **extras: Unpack[OneExtras],
+    ) -> str:
+        """As of StreamProducer."""
+        with self.around_push(headers, 1) as (ours, pushed):
+            message_id = await super().push(data, headers=ours, timeout_s=timeout_s, **extras)
+            pushed([message_id])
+        return message_id
+
+    async def push_many(
+        self,
+        data: Sequence[Any],
+        *,
+        headers: Headers | None = None,
+        timeout_s: float | None = None,
+        **extras: Unpack[PushExtras],
+    ) -> list[str]:
+        """As of StreamProducer; all of them get the same headers."""
+        with self.around_push(headers, len(data)) as (ours, pushed):
+            ids = await super().push_many(data, headers=ours, timeout_s=timeout_s, **extras)
+            pushed(ids)
+        return ids
+
+    def _push_sync(
+        self,
+        data: Sequence[Any],
+        headers: Headers | None,
+        timeout_s: float | None,
+        extras: OneExtras | PushExtras,
+    ) -> list[str]:
+        with self.around_push(headers, len(data)) as (ours, pushed):
+            ids = super()._push_sync(data, ours, timeout_s, extras)
+            pushed(ids)
+        return ids

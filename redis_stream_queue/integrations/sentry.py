@@ -1,0 +1,106 @@
+"""Sentry: a scope of its own for each call of a handler, and an event for each final failure.
+
+Call ``sentry_sdk.init()`` in the module of the handler, as anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sentry_sdk
+from sentry_sdk.integrations.logging import ignore_logger
+
+from .._clock import wall_ms
+from ..exceptions import Reject, Retry
+from ..message import StreamMessage, id_key
+from ..middleware import Middleware, Source, around
+from .pushing import Headers, Pushed, ScopedProducer
+
+OUR_ERRORS = "redis_stream_queue.delivery.failures"  # logs each failure once more
+FLUSH_S = 2.0
+
+
+class SentryProducer(ScopedProducer):
+    """A StreamProducer with a span for each push; the trace goes with each message."""
+
+    @contextmanager
+    def around_push(self, headers: Headers | None, count: int) -> Iterator[tuple[Headers, Pushed]]:
+        """See ScopedProducer. A trace that the caller has put into the headers stays."""
+        with sentry_sdk.start_span(op="queue.publish", name=self.stream) as span:
+            span.set_data("messaging.system", "redis")
+            span.set_data("messaging.destination.name", self.stream)
+            ours = {
+                "sentry-trace": sentry_sdk.get_traceparent(),
+                "baggage": sentry_sdk.get_baggage(),
+            }
+            given = dict(headers or {})
+            if "sentry-trace" not in given:
+                given |= {name: value for name, value in ours.items() if value}
+            yield (
+                given,
+                lambda ids: span.set_data("messaging.message.id", ", ".join(ids[:10])),
+            )
+
+
+def sentry_scope() -> Middleware:
+    """Middleware: a scope and a transaction around each call, with the message's id in them.
+
+    An exception is sent when it makes the message a dead letter: at its last delivery. One that is
+    followed by a retry, Retry and Reject are not.
+    """
+    ignore_logger(OUR_ERRORS)
+
+    @around
+    @contextmanager
+    def sentry_scope(argument: Any, source: Source) -> Iterator[None]:
+        single = isinstance(argument, StreamMessage)
+        messages: list[StreamMessage] = [argument] if single else argument
+        with sentry_sdk.isolation_scope() as scope:
+            scope.clear_breadcrumbs()
+            scope.set_tag("rsq.stream", source.stream)
+            scope.set_tag("rsq.message_id", messages[0].id)
+            transaction = sentry_sdk.continue_trace(
+                messages[0].headers if single else {},
+                op="queue.process",
+                name=f"process {source.stream}",
+                source="task",
+            )
+            with sentry_sdk.start_transaction(transaction):
+                for name, value in _data(messages, source).items():
+                    transaction.set_data(name, value)
+                try:
+                    yield
+                except (Retry, Reject):
+                    raise
+                except BaseException as error:
+                    transaction.set_status("internal_error")
+                    last = max(message.delivery_count for message in messages)
+                    if last >= source.max_deliveries:
+                        sentry_sdk.capture_exception(error)
+                    raise
+
+    return sentry_scope
+
+
+def flush() -> None:
+    """For ``on_worker_stop``: send what is left, for two seconds at most.
+
+    Without it Sentry does so at exit, with three lines on standard error.
+    """
+    sentry_sdk.flush(FLUSH_S)
+
+
+def _data(messages: list[StreamMessage], source: Source) -> dict[str, Any]:
+    first = messages[0]
+    data: dict[str, Any] = {
+        "messaging.system": "redis",
+        "messaging.destination.name": source.stream,
+        "messaging.message.id": first.id,
+        "messaging.message.retry.count": first.delivery_count - 1,
+        "messaging.message.receive.latency": max(wall_ms() - id_key(first.id)[0], 0),
+    }
+    if len(messages) > 1:
+        data["messaging.batch.message_count"] = len(messages)
+    return data
