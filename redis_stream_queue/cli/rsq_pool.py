@@ -56,7 +56,8 @@ def main(print_config: bool, **options: Any) -> None:
       rsq-pool --workers 8 app:handler
       rsq-pool --stream orders --burst app:handler
 
-    Signals: TERM or INT drain, a second one gives back and leaves; QUIT leaves at once; USR1 logs
+    Signals: TERM or INT drain, a second one gives back and leaves; QUIT leaves at once; HUP loads
+    fresh code; TTIN and TTOU add and remove a worker; TSTP starts nothing new until CONT; USR1 logs
     the status. Exit codes: 0 clean, 1 failure, 2 usage, 3 the app could not be loaded, 4 Redis
     unreachable, refusing us or too old at start.
     """

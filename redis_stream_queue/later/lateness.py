@@ -22,6 +22,16 @@ class LatenessMetrics:
     at_most_ms: dict[int, int] = field(default_factory=lambda: dict.fromkeys(BOUNDS_MS, 0))
 
 
+def of_all(several: Sequence[LatenessMetrics]) -> LatenessMetrics:
+    """Those of several streams together."""
+    return LatenessMetrics(
+        sum(one.moved for one in several),
+        sum(one.late_ms_total for one in several),
+        max((one.late_ms_max for one in several), default=0),
+        {bound: sum(one.at_most_ms[bound] for one in several) for bound in BOUNDS_MS},
+    )
+
+
 class Lateness:
     """Counts; see LatenessMetrics."""
 

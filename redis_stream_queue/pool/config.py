@@ -51,6 +51,7 @@ class PoolConfig:
     graceful_timeout_s, connect_timeout_s: seconds that running messages have to finish after
         SIGTERM, and to wait for Redis at start.
     burst: handle all there is, then end.
+    preload: import the app before forking, to share memory.
     http: ``host:port`` that probes and metrics are served on; None = none are.
     http_token_file: file with the token that page and status need beyond loopback.
     heartbeat: write down what runs, for ``rsq running``.
@@ -159,8 +160,9 @@ class PoolConfig:
     graceful_timeout_s: float = setting(
         Option(
             rule=Number(0),
-            default=30.0,
+            default=25.0,
             help="Seconds that running messages have to finish after SIGTERM.",
+            more="Platforms kill after 30.",
         )
     )
     connect_timeout_s: float = setting(
@@ -177,6 +179,14 @@ class PoolConfig:
             default=False,
             help="Handle all there is, then exit (1 if some died).",
             more="With a progress bar on a terminal.",
+        )
+    )
+    preload: bool = setting(
+        Option(
+            rule=Switch(),
+            default=False,
+            help="Import the app once, before forking: its workers share the memory.",
+            more="The import must start no thread and open no connection.",
         )
     )
     heartbeat: bool = setting(

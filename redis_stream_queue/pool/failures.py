@@ -53,3 +53,14 @@ class Failures:
     def all(self) -> list[Failure]:
         """The newest first."""
         return sorted(self._by_kind.values(), key=lambda failure: -failure.at_ms)
+
+
+def merged(failures: Iterable[Failure]) -> list[Failure]:
+    """Failures of several crews: one a type, the newest first."""
+    by_kind: dict[str, Failure] = {}
+    for failure in sorted(failures, key=lambda failure: -failure.at_ms):
+        newest = by_kind.get(failure.kind)
+        if newest is not None:
+            failure = replace(newest, count=newest.count + failure.count)
+        by_kind[failure.kind] = failure
+    return list(by_kind.values())

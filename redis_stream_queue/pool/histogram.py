@@ -40,3 +40,9 @@ def histogram(totals: dict[str, int], kind: int) -> Histogram:
     """Out of counters, by name."""
     *counts, sum_ms = (totals.get(name, 0) for name in NAMES[kind * WORDS : (kind + 1) * WORDS])
     return Histogram(counts, sum_ms / 1000)
+
+
+def together(several: list[Histogram]) -> Histogram:
+    """The sum of histograms."""
+    counts = [sum(column) for column in zip(*(one.counts for one in several), strict=True)]
+    return Histogram(counts, sum(one.sum_s for one in several))

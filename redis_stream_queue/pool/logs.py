@@ -186,3 +186,11 @@ def set_up(level: str, style: str, who: str, slot: int | None = None) -> None:
     for name in UNDER_US:
         logging.getLogger(name).__class__ = Harmless
     logging.getLogger(OURS).setLevel(level.upper())  # also where the app's root has another one
+
+
+def carry_on_as(who: str, slot: int) -> None:
+    """After a fork from a process that has imported the app: its own set-up of logging stays."""
+    Record.who, Record.slot = who, slot
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, JsonFormatter | TextFormatter):
+            handler.setFormatter(type(handler.formatter)(who))

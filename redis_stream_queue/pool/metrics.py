@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..later.lateness import LatenessMetrics
-from .failures import Failure
-from .histogram import BUCKETS, Histogram
+from ..later.lateness import LatenessMetrics, of_all
+from .failures import Failure, merged
+from .histogram import BUCKETS, Histogram, together
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerMetrics:
     """One slot now. The counters are those of the slot, over all its lives.
 
+    crew: the target that it runs.
     busy_ms: how long the current handler has been running, 0 = idle.
     poll_age_ms: since the last finished read.
     snapshots: how many reports have come through its metrics pipes.
@@ -37,6 +38,7 @@ class WorkerMetrics:
     memory_mb: float = 0.0
     message_id: str = ""
     message_ms: int = 0
+    crew: str = ""
 
 
 def _nothing() -> Histogram:
@@ -45,7 +47,7 @@ def _nothing() -> Histogram:
 
 @dataclass(frozen=True, slots=True)
 class PoolMetrics:
-    """Totals of a pool since it started. They never go back.
+    """Totals of a pool, or of one of its crews, since it started. They never go back.
 
     | field | unit | |
     |---|---|---|
@@ -59,12 +61,15 @@ class PoolMetrics:
     | `snapshots` | reports | that have come through the workers' metrics pipes |
     | `scheduled` | LatenessMetrics | of scheduled messages that this pool has moved |
     | `paused` | | is the stream paused for this group? |
+    | `quiet` | | does this pool start nothing new (SIGTSTP)? |
     | `acked_per_s` | messages per second | over the last 60 s |
     | `uptime_s` | seconds | since the start |
     | `handling` | Histogram | how long calls of the handler took, for a message or a batch |
     | `waiting` | Histogram | how long messages lay in the stream before they were handled first |
     | `failures` | | what handlers raised, one Failure a type, the newest first |
     | `workers` | | one WorkerMetrics a slot |
+    | `configured` | workers | at start; signals may have changed how many there are |
+    | `crew` | | the target, empty where it is the sum of several |
     """
 
     uptime_s: float = 0.0
@@ -83,6 +88,9 @@ class PoolMetrics:
     waiting: Histogram = field(default_factory=_nothing)
     failures: list[Failure] = field(default_factory=list)
     workers: list[WorkerMetrics] = field(default_factory=list)
+    configured: int = 0
+    crew: str = ""
+    quiet: bool = False
 
     @property
     def busy(self) -> int:
@@ -92,9 +100,31 @@ class PoolMetrics:
     def __str__(self) -> str:
         moved = self.scheduled.moved
         scheduled = f"moved {moved}, latest {self.scheduled.late_ms_max} ms, " if moved else ""
-        paused = "PAUSED, " if self.paused else ""
+        paused = ("PAUSED, " if self.paused else "") + ("QUIET, " if self.quiet else "")
+        count = len(self.workers)
+        configured = f"configured {self.configured}, " if self.configured != count else ""
         return (
-            f"{paused}{len(self.workers)} workers ({self.busy} busy), handled {self.acked} "
+            f"{paused}{count} workers ({configured}{self.busy} busy), handled {self.acked} "
             f"({self.acked_per_s:.1f}/s), errors {self.errors}, dead {self.dead}, "
             f"{scheduled}replaced {self.replaced}, up {self.uptime_s:.0f} s"
         )
+
+
+def added(crews: list[PoolMetrics]) -> PoolMetrics:
+    """The metrics of a whole pool from those of its crews."""
+    if len(crews) == 1:
+        return crews[0]
+    summed = (
+        *("read", "acked", "errors", "dead", "batches", "replaced", "snapshots", "expired"),
+        *("acked_per_s", "configured"),
+    )
+    return PoolMetrics(
+        **{name: sum(getattr(crew, name) for crew in crews) for name in summed},
+        uptime_s=max(crew.uptime_s for crew in crews),
+        paused=any(crew.paused for crew in crews),
+        scheduled=of_all([crew.scheduled for crew in crews]),
+        handling=together([crew.handling for crew in crews]),
+        waiting=together([crew.waiting for crew in crews]),
+        failures=merged(failure for crew in crews for failure in crew.failures),
+        workers=[worker for crew in crews for worker in crew.workers],
+    )

@@ -51,7 +51,7 @@ class Pool:
         with contextlib.ExitStack() as stack:
             try:
                 scoreboard = Scoreboard()
-                spawner = stack.enter_context(contextlib.closing(Spawner(scoreboard)))
+                spawner = stack.enter_context(contextlib.closing(Spawner()))
                 spawner.start_before_loop()
             except OSError as error:
                 log.error("cannot start: %s", error)

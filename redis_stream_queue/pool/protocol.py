@@ -174,7 +174,8 @@ class Drain(NamedTuple):
 class WorkerSpec(NamedTuple):
     """What a worker process does before it is told its settings.
 
-    row: of the scoreboard. directory: that the pool was started in.
+    row: of the scoreboard. directory: that the pool was started in. preload: the template has
+    imported the target.
     """
 
     target: str
@@ -184,6 +185,7 @@ class WorkerSpec(NamedTuple):
     graceful_timeout_s: float
     row: int = 0
     directory: str = ""
+    preload: bool = False
 
 
 class Fork(NamedTuple):

@@ -13,6 +13,9 @@ NOT_FOR_WORKERS = (  # the master decides; a terminal or a process group may sen
     signal.SIGHUP,
     signal.SIGUSR1,
     signal.SIGQUIT,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
 )
 
 

@@ -15,45 +15,54 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
+from .._loading import load
 from .._log import logger
-from . import _linux, signals
+from ..exceptions import RedisStreamError
+from . import _linux, logs, signals
+from .directory import enter_again
 from .pipe import MAX_MESSAGE
-from .protocol import Exited, Fork, Forked, ForkFailed, decode, encode
+from .protocol import Exited, Fork, Forked, ForkFailed, WorkerSpec, decode, encode
 from .scoreboard import Scoreboard
 from .worker.process import worker_main
 
 log = logger(__name__)
 
+FDS = 3  # that come with a request: a pipe for control, one for metrics, the scoreboard
 
-def template_main(sock: socket.socket, scoreboard_fd: int) -> NoReturn:
+
+def template_main(sock: socket.socket) -> NoReturn:
     """Serve fork requests until the master is gone."""
     _linux.set_process_name("rsq-template")
     sock.setblocking(True)
-    signals.do_nothing(*signals.NOT_FOR_WORKERS)
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_w, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+    _take_signals(wake_w)
     gc.freeze()
     selector = selectors.DefaultSelector()
     selector.register(sock, selectors.EVENT_READ)
     selector.register(wake_r, selectors.EVENT_READ)
+    imported: set[str] = set()
     try:
         while True:
             for key, _ in selector.select():
                 if key.fileobj is sock:
-                    raw, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 2)  # (it ignores flags)
+                    raw, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, FDS)  # (it ignores flags)
                     for fd in fds:  # what a handler starts must not keep a pipe of ours open
                         os.set_inheritable(fd, False)
                     if not raw:
                         os._exit(0)
                     request = decode(raw)
                     if isinstance(request, Fork):
-                        _fork(request, fds, sock, selector, (wake_r, wake_w), scoreboard_fd)
+                        if request.spec.preload and request.spec.target not in imported:
+                            imported.add(request.spec.target)
+                            _preload(request.spec)
+                            _take_signals(wake_w)  # the app may have taken them
+                        _fork(request, fds, sock, selector, (wake_r, wake_w))
                 else:
                     os.read(wake_r, 4096)
                     _reap(sock)
@@ -61,34 +70,58 @@ def template_main(sock: socket.socket, scoreboard_fd: int) -> NoReturn:
         os._exit(0)
 
 
-def exec_main(sock_fd: int, scoreboard_fd: int, ignored: str) -> NoReturn:
+def _take_signals(wake_w: int) -> None:
+    signals.do_nothing(*signals.NOT_FOR_WORKERS)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+
+
+def _preload(spec: WorkerSpec) -> None:
+    """Import the app here: its workers share the memory. What it cannot import they try again, and
+    say why."""
+    logs.set_up(spec.log_level, spec.log_format, "template")
+    enter_again(spec.directory)
+    with suppress(RedisStreamError):
+        load(spec.target)
+    main = threading.main_thread()
+    others = [thread.name for thread in threading.enumerate() if thread is not main]
+    if others:
+        log.warning(
+            "importing %r has started thread(s) %s, which no worker has: start them in the "
+            "handler, or leave --preload out",
+            spec.target,
+            ", ".join(others[:5]),
+        )
+    gc.collect()
+    gc.freeze()  # or a collection in a worker would touch, and so copy, what all share
+
+
+def exec_main(sock_fd: int, ignored: str) -> NoReturn:
     """The same in a fresh process. ignored: signals that the master was started with ignored."""
-    for fd in (sock_fd, scoreboard_fd):
-        os.set_inheritable(fd, False)
+    os.set_inheritable(sock_fd, False)
     for number in ignored.split():
         signal.signal(int(number), signal.SIG_IGN)
-    template_main(socket.socket(fileno=sock_fd), scoreboard_fd)
+    template_main(socket.socket(fileno=sock_fd))
 
 
 def _fork(
     request: Fork,
-    pipe_fds: list[int],
+    fds: list[int],
     sock: socket.socket,
     selector: selectors.BaseSelector,
     wakeup: tuple[int, int],
-    scoreboard_fd: int,
 ) -> None:
     try:
-        if len(pipe_fds) < 2:  # the kernel drops what there is no room for
+        if len(fds) < FDS:  # the kernel drops what there is no room for
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         pid = os.fork()
     except OSError as error:
-        for fd in pipe_fds:
+        for fd in fds:
             os.close(fd)
         sock.send(encode(ForkFailed(request.slot, request.life, str(error))))
         return
     if pid:
-        for fd in pipe_fds:
+        for fd in fds:
             os.close(fd)
         sock.send(encode(Forked(request.slot, request.life, pid)))
         return
@@ -102,12 +135,11 @@ def _fork(
         for fd in wakeup:
             os.close(fd)
         random.seed()
-        scoreboard = Scoreboard(scoreboard_fd)
-        control, metrics = pipe_fds
+        control, metrics, scoreboard_fd = fds
         code = worker_main(
             socket.socket(fileno=control),
             Connection(metrics, readable=False),
-            scoreboard,
+            Scoreboard(scoreboard_fd),
             request.slot,
             request.spec,
         )

@@ -107,7 +107,7 @@ def test_fresh_code_that_does_not_start_changes_nothing(scene: Any, how: str) ->
     old = pool.workers()
     (scene.cwd / "app.py").write_text(BROKEN[how])
     pool.send(signal.SIGHUP)
-    pool.wait_log("the fresh code does not start: all workers stay as they are")
+    pool.wait_log("reload failed: all workers stay as they are")
     scene.push({}, {})
     scene.wait_notes("done 1", 2)
     assert pool.workers() == old

@@ -6,8 +6,13 @@ import asyncio
 import contextlib
 import math
 import random
+from collections.abc import Callable
+from typing import NoReturn
 
 from ..._clock import mono_ms
+from ..._log import logger
+
+log = logger(__name__)
 
 JITTER = 0.1
 
@@ -44,3 +49,14 @@ class Alarm:
                 async with asyncio.timeout(wait_ms / 1000 if wait_ms < math.inf else None):
                     await self._changed.wait()  # wait_for may lose a cancellation
         self._set()
+
+
+async def every(interval_s: float, what: str, work: Callable[[], object]) -> NoReturn:
+    """Do something again and again that asks nobody; a defect of it ends nothing."""
+    alarm = Alarm(interval_s)
+    while True:
+        await alarm.wait()
+        try:
+            work()
+        except Exception as error:
+            log.exception("%s failed; trying again", what, exc_info=error)

@@ -24,18 +24,19 @@ LOOK_S = 0.1
 
 
 class Burst:
-    """Ends when nothing is undelivered, nothing is pending, and nothing scheduled is due."""
+    """Ends when nothing is undelivered, nothing is pending, and nothing scheduled is due.
+
+    backlogs: of each crew.
+    """
 
     def __init__(
         self,
         client: StreamClient,
-        pending: PendingList,
-        mover: Mover | None,
+        backlogs: list[tuple[PendingList, Mover | None]],
         metrics: Callable[[], PoolMetrics],
     ) -> None:
         self._client = client
-        self._pending = pending
-        self._mover = mover
+        self._backlogs = backlogs
         self._metrics = metrics
 
     async def until_done(self) -> None:
@@ -47,7 +48,7 @@ class Burst:
                 bar = stack.enter_context(
                     click.progressbar(length=total, label="handling", file=sys.stderr)
                 )
-            while not await self._is_done():
+            while not await self._all_done():
                 self._show(bar)
                 await asyncio.sleep(LOOK_S)
             self._show(bar)
@@ -61,25 +62,34 @@ class Burst:
         bar.update(handled - bar.pos)
 
     async def _backlog(self) -> int:
-        for group in await self._client.group_info(self._pending.stream):
-            if group["name"] == self._pending.group:
+        return sum([await self._waiting(pending) for pending, _ in self._backlogs])
+
+    async def _waiting(self, pending: PendingList) -> int:
+        for group in await self._client.group_info(pending.stream):
+            if group["name"] == pending.group:
                 return int(group.get("lag") or 0) + int(group["pending"])
         return 0
 
-    async def _is_done(self) -> bool:
-        try:
-            if self._mover is not None and await self._mover.move_some():
+    async def _all_done(self) -> bool:
+        for pending, mover in self._backlogs:
+            if not await self._is_done(pending, mover):
                 return False
-            groups = await self._client.group_info(self._pending.stream)
+        return True
+
+    async def _is_done(self, pending: PendingList, mover: Mover | None) -> bool:
+        try:
+            if mover is not None and await mover.move_some():
+                return False
+            groups = await self._client.group_info(pending.stream)
             for group in groups:
-                if group["name"] == self._pending.group:
+                if group["name"] == pending.group:
                     if group["pending"]:
                         return False
                     last = str(group["last-delivered-id"])
                     if last == GREATEST_ID:
                         return True
                     newer = await self._client.command(
-                        "XRANGE", self._pending.stream, f"({last}", "+", "COUNT", 1
+                        "XRANGE", pending.stream, f"({last}", "+", "COUNT", 1
                     )
                     return not newer
         except OUTAGES as error:

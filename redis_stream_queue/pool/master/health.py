@@ -15,7 +15,6 @@ from ..scoreboard import DUMP_SIGNAL, Field
 from .limits import LONG_HANDLER_MS, Action, Limits, Vitals, judge, memory_limit_mb
 from .slots import WorkerRecord
 from .states import WorkerState
-from .supervisor import Supervisor
 
 log = logger(__name__)
 
@@ -33,18 +32,23 @@ class HealthCheck:
     """Looks at every worker, every ``interval_s``.
 
     limited: there is a time limit, of the pool or of a task.
-    redis_ok_ms: for how long Redis has answered the master without a break.
+    living: these. redis_ok_ms: for how long Redis has answered the master without a break.
+    kill, retire: what is done about a worker.
     """
 
     def __init__(
         self,
-        supervisor: Supervisor,
+        living: Callable[[], list[WorkerRecord]],
         limits: Limits,
         redis_ok_ms: Callable[[], int],
         *,
         limited: bool,
+        kill: Callable[[WorkerRecord, str], None],
+        retire: Callable[[WorkerRecord], None],
     ) -> None:
-        self._supervisor = supervisor
+        self._living = living
+        self._kill_worker = kill
+        self._retire = retire
         self.interval_s = LIMITED_S if limited else UNLIMITED_S
         self._limits = limits
         self._redis_ok_ms = redis_ok_ms
@@ -58,8 +62,8 @@ class HealthCheck:
         weigh = self._limits.memory_mb is not None and now >= self._next_memory_ms
         if weigh:
             self._next_memory_ms = now + MEMORY_EVERY_MS
-            self._weighed = {w: self._weigh(w) for w in self._supervisor.living()}
-        for worker in self._supervisor.living():
+            self._weighed = {w: self._weigh(w) for w in self._living()}
+        for worker in self._living():
             if worker.state is WorkerState.STARTING or worker.killed:
                 continue
             limits = self._limits_for(worker)  # before the time: see Field.LIMIT_MS
@@ -74,7 +78,7 @@ class HealthCheck:
                     )
                 case (Action.RETIRE, why) if not worker.retiring:
                     log.info("slot=%d pid=%d is replaced: %s", worker.slot, worker.pid, why)
-                    self._supervisor.retire(worker)
+                    self._retire(worker)
 
     def _limits_for(self, worker: WorkerRecord) -> Limits:
         limits, own_ms = self._limits, worker.row[Field.LIMIT_MS]
@@ -126,7 +130,7 @@ class HealthCheck:
         log.error(
             "slot=%d pid=%d is killed: %s%s", worker.slot, worker.pid, why, stack and f"\n{stack}"
         )
-        self._supervisor.kill(worker, f"{why}\n{stack}" if stack else why)
+        self._kill_worker(worker, f"{why}\n{stack}" if stack else why)
 
 
 class Weighed(NamedTuple):
@@ -155,12 +159,12 @@ def weighed(before: Weighed | None, used_mb: float | None, own_mb: int, since: i
     return Weighed(since, before.at_start_mb, used_mb)
 
 
-async def watch_loading(supervisor: Supervisor, target: str) -> NoReturn:
+async def watch_loading(living: Callable[[], list[WorkerRecord]], target: str) -> NoReturn:
     """Say which workers take long to load the app, and where they are: it may hang."""
     say_at_ms = SLOW_LOADING_MS
     while True:
         await asyncio.sleep(LOADING_LOOK_S)
-        loading = [w for w in supervisor.living() if w.pid and not w.loaded and not w.told_to_go]
+        loading = [w for w in living() if not w.loaded and not w.told_to_go]
         slow_ms = max((mono_ms() - w.began_ms for w in loading), default=0)
         if not loading:
             say_at_ms = SLOW_LOADING_MS
@@ -178,6 +182,8 @@ async def watch_loading(supervisor: Supervisor, target: str) -> NoReturn:
 
 async def dump_stack(worker: WorkerRecord) -> str:
     """Where a worker's threads are now, as faulthandler prints it; "" if it cannot tell."""
+    if not worker.pid:
+        return ""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # whatever the worker has there by now
     try:
         dump = os.open(f"/proc/{worker.pid}/fd/{worker.row[Field.DUMP_FD]}", flags)

@@ -10,7 +10,7 @@ from ..._log import logger
 from ..config import PoolConfig
 from ..protocol import Loaded, LoadFailed
 from .limits import memory_limit_mb
-from .slots import WorkerRecord
+from .slots import Crew, WorkerRecord
 from .supervisor import Supervisor
 
 log = logger(__name__)
@@ -20,9 +20,14 @@ class Loading:
     """Keeps what is known of the app. fail: ends the pool."""
 
     def __init__(
-        self, config: PoolConfig, supervisor: Supervisor, fail: Callable[[BaseException], None]
+        self,
+        config: PoolConfig,
+        crew: Crew,
+        supervisor: Supervisor,
+        fail: Callable[[BaseException], None],
     ) -> None:
         self._config = config
+        self._crew = crew
         self._supervisor = supervisor
         self._fail = fail
         self._error = ""
@@ -62,7 +67,8 @@ class Loading:
         """It cannot load it: the end at first, later something that may pass."""
         text = f"cannot load {message.what!r}: {message.error}"
         worker.told_to_go = True
-        if self._supervisor.ever_ready:
+        worker.refused = text
+        if self._crew.ever_ready:
             if text != self._error:  # once: it is tried again and again
                 self._error = text
                 log.error("slot=%d %s", worker.slot, text)

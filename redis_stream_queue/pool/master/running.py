@@ -1,4 +1,4 @@
-"""The pool once its first worker has loaded: what it runs on, and what its workers ask for."""
+"""A crew once its first worker has loaded: what it runs on, and what its workers ask for."""
 
 from __future__ import annotations
 
@@ -43,14 +43,13 @@ from ..scoreboard import Field
 from ..totals import unconfirmed
 from .maintenance import Maintenance
 from .recovery import Death, Recovery
-from .slots import WorkerRecord, nobody
+from .slots import Crew, WorkerRecord, nobody
 from .states import WorkerState
-from .supervisor import Supervisor
 
 log = logger(__name__)
 
 
-class RunningPool:
+class RunningCrew:
     """Made once, when the server is checked and the group is there.
 
     task: runs something beside, whose failure ends the pool. fail: ends it.
@@ -60,7 +59,7 @@ class RunningPool:
         self,
         config: PoolConfig,
         client: StreamClient,
-        supervisor: Supervisor,
+        crew: Crew,
         settings: Settings,
         recovery: Recovery,
         maintenance: Maintenance,
@@ -72,11 +71,12 @@ class RunningPool:
         self.recovery = recovery
         self.maintenance = maintenance
         self.mover = mover_of(client, settings.stream)
-        self.paused = False
+        self.paused = False  # the stream, for this group
+        self._quiet = False  # this pool alone
         self.failures = Failures()
         self._config = config
         self._client = client
-        self._supervisor = supervisor
+        self._crew = crew
         self._task = task
         self._fail = fail
         self._schedules: tuple[Schedule, ...] = ()
@@ -137,7 +137,7 @@ class RunningPool:
                 self._config.time_limit_s,
             )
         )
-        if self.paused:
+        if self._holds_still:
             worker.channel.send(Pause())
 
     def _most_messages(self) -> int | None:
@@ -178,8 +178,20 @@ class RunningPool:
             self.say_paused()
         else:
             log.info("stream %s goes on for group %s", settings.stream, settings.consumer.group)
-        self._tell_workers(Pause() if paused else Resume())
-        self.recovery.offers.paused = self.paused
+        self._tell_whether_to_start()
+
+    def be_quiet(self, quiet: bool) -> None:
+        """Start nothing new in this pool, or go on."""
+        self._quiet = quiet
+        self._tell_whether_to_start()
+
+    @property
+    def _holds_still(self) -> bool:
+        return self.paused or self._quiet
+
+    def _tell_whether_to_start(self) -> None:
+        self._tell_workers(Pause() if self._holds_still else Resume())
+        self.recovery.offers.paused = self._holds_still
         self.recovery.offers.dispatch()
         self.recovery.sweeping.soon()
 
@@ -192,7 +204,7 @@ class RunningPool:
         self._tell_workers(Cancel(entry_id))
 
     def _tell_workers(self, message: Pause | Resume | Cancel) -> None:
-        for worker in self._supervisor.living():
+        for worker in self._crew.living():
             if worker.channel is not None and worker.consumer:
                 worker.channel.send(message)
 
@@ -210,7 +222,7 @@ class RunningPool:
         reading = not interrupted and not worker.busy
         death = Death(worker.consumer, mono_ms(), suspects, why, reading)
         death.own_most = worker.own_most()
-        slot = self._supervisor.slots[worker.slot]
+        slot = self._crew.slot_of(worker)
         if worker in slot.lives:  # else its row may be another one's by now
             death.unconfirmed, death.confirm = unconfirmed(worker.row), slot.confirm
         self.recovery.died(death)

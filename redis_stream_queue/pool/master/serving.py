@@ -46,5 +46,5 @@ def http_server(
         token,
         Exposition(parts),
         Status(parts, state),
-        lambda: state() == "running",
+        lambda: state() in ("running", "quiet"),
     )

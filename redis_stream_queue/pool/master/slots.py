@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,9 +16,12 @@ from ..histogram import HANDLING, WAITING, histogram
 from ..metrics import PoolMetrics, WorkerMetrics
 from ..metrics_pipe import Reports
 from ..pipe import Channel
-from ..scoreboard import Field, Row
+from ..protocol import WorkerSpec
+from ..scoreboard import MAX_ROWS, Field, Row, Scoreboard
 from ..totals import NAMES, Totals, added, latest, of_row
 from .states import WorkerState, move
+
+MOST_LIVES = 4  # of one slot: old ones that finish long jobs, and a new one
 
 
 def nobody(_: str) -> bool:
@@ -35,6 +39,7 @@ class WorkerRecord:
     row: Row
     channel: Channel | None = None
     reports: Reports | None = None
+    crew: str = ""
     pid: int = 0
     consumer: str = ""
     state: WorkerState = WorkerState.STARTING
@@ -46,10 +51,11 @@ class WorkerRecord:
     began_ms: int = field(default_factory=mono_ms)
     code: int = 0  # how often fresh code had been asked for when it was started
     retiring: bool = False  # a successor is on its way
-    must_go: bool = False  # not only for fresh code
     leaving_since_ms: int = 0  # it waits for its threads and processes
     waits_for: str = ""
     killed: str = ""  # why the master killed it
+    refused: str = ""  # why it could not load the app
+    ended: str = ""  # how it ended
     offers: int = 0  # how many were sent to it
     offered_until_ms: int = 0  # how long it has to take the newest; 0 = it asked since, or declined
     cpu_ms: int = 0  # processor time, when it was last looked at
@@ -135,14 +141,16 @@ class WorkerRecord:
         return first <= id_key(entry_id) <= last
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """A worker number over all its lives; for a moment it may have two, an old and a new one.
 
-    failed_starts: lives in a row that ended before they were ready.
+    wanted: is it to have a worker? failed_starts: lives in a row that ended before they were ready.
     """
 
     number: int
+    crew: Crew = field(repr=False)
+    wanted: bool = True
     lives: list[WorkerRecord] = field(default_factory=list)
     lives_so_far: int = 0
     failed_starts: int = 0
@@ -157,6 +165,17 @@ class Slot:
             if worker.state in (WorkerState.STARTING, WorkerState.READY):
                 return worker
         return None
+
+    @property
+    def is_full(self) -> bool:
+        """Has it as many lives as there is room for?"""
+        scarce = len(self.crew.free_rows) < len(self.crew.slots)
+        return len(self.lives) >= (2 if scarce else MOST_LIVES)
+
+    @property
+    def is_ready(self) -> bool:
+        """Does its worker read messages?"""
+        return self.active is not None and self.active.state is WorkerState.READY
 
     def totals(self) -> Totals:
         """What all its lives have counted."""
@@ -186,11 +205,39 @@ class Slot:
         self.lives.remove(worker)
 
 
+class Crew:
+    """The slots whose workers run one target, and the scoreboard that they share.
+
+    spec: what a new worker is told at its fork. configured: how many there are to be at start.
+    """
+
+    def __init__(self, spec: WorkerSpec, scoreboard: Scoreboard, configured: int) -> None:
+        self.name = spec.target
+        self.spec = spec
+        self.scoreboard = scoreboard
+        self.configured = configured
+        self.slots: list[Slot] = []
+        self.free_rows = deque(range(MAX_ROWS))
+        self.began_ms = mono_ms()
+        self.ever_ready = False
+        self.replaced = 0  # workers that ended and nobody had told to
+
+    @property
+    def wanted(self) -> list[Slot]:
+        """The slots that are to have a worker."""
+        return [slot for slot in self.slots if slot.wanted]
+
+    def living(self) -> list[WorkerRecord]:
+        """The workers there are, in any state but GONE."""
+        return [worker for slot in self.slots for worker in slot.lives]
+
+    def slot_of(self, worker: WorkerRecord) -> Slot:
+        return next(slot for slot in self.slots if slot.number == worker.slot)
+
+
 def snapshot(
-    slots: list[Slot],
+    crew: Crew,
     *,
-    started_ms: int,
-    replaced: int,
     paused: bool,
     buried: int,
     scheduled: LatenessMetrics,
@@ -200,19 +247,21 @@ def snapshot(
     """PoolMetrics from what the workers report. buried: dead letters that the master made itself.
     scheduled: what it has moved. acked: is told of the messages that were acknowledged since the
     last time."""
-    totals = [slot.totals() for slot in slots]
-    workers = [_line(*pair, mono_ms()) for pair in zip(slots, totals, strict=True)]
+    totals = [slot.totals() for slot in crew.slots]
+    workers = [_line(*pair, mono_ms()) for pair in zip(crew.slots, totals, strict=True)]
     times = added(*totals)
     acked.record(sum(w.acked for w in workers) - acked.total)
     return PoolMetrics(
-        uptime_s=(mono_ms() - started_ms) / 1000,
+        crew=crew.name,
+        uptime_s=(mono_ms() - crew.began_ms) / 1000,
+        configured=crew.configured,
         read=sum(w.read for w in workers),
         acked=acked.total,
         errors=sum(w.errors for w in workers),
         dead=sum(w.dead for w in workers) + buried,
         batches=sum(w.batches for w in workers),
         expired=sum(w.expired for w in workers),
-        replaced=replaced,
+        replaced=crew.replaced,
         paused=paused,
         snapshots=sum(w.snapshots for w in workers),
         scheduled=scheduled,
@@ -220,7 +269,11 @@ def snapshot(
         handling=histogram(times, HANDLING),
         waiting=histogram(times, WAITING),
         failures=failures,
-        workers=workers,
+        workers=[
+            line
+            for slot, line in zip(crew.slots, workers, strict=True)
+            if slot.wanted or slot.lives
+        ],
     )
 
 
@@ -231,6 +284,7 @@ def _line(slot: Slot, totals: Totals, now_ms: int) -> WorkerMetrics:
     message_id, since_ms = worker.running() if worker else ("", 0)
     return WorkerMetrics(
         slot=slot.number,
+        crew=slot.crew.name,
         pid=worker.pid if worker else 0,
         state=worker.state.value if worker else WorkerState.GONE.value,
         consumer=worker.consumer if worker else "",

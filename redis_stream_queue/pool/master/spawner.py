@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from .. import _linux, metrics_pipe, pipe, signals
@@ -29,13 +30,22 @@ from ..template import template_main
 # found before any file of the app's: its directory comes last while they are imported.
 TEMPLATE = """
 import sys
-_, sock, scoreboard, ignored, here, path, *sys.argv = sys.argv
+_, sock, ignored, here, path, *sys.argv = sys.argv
 path = path.split("\\n")
 sys.path[:] = sorted(path, key=lambda directory: directory in ("", here))
 from redis_stream_queue.pool.template import exec_main
 sys.path[:] = path
-exec_main(int(sock), int(scoreboard), ignored)
+exec_main(int(sock), ignored)
 """
+
+
+@dataclass(eq=False)
+class Template:
+    """One such process, as the master knows it. process: of those that were started fresh."""
+
+    sock: socket.socket
+    pid: int
+    process: subprocess.Popen[bytes] | None = None
 
 
 class Spawner:
@@ -45,18 +55,16 @@ class Spawner:
     on_template_death() are called in the loop.
     """
 
-    def __init__(self, scoreboard: Scoreboard) -> None:
-        self.scoreboard = scoreboard
-        self.template_pid = 0
+    def __init__(self) -> None:
         self.directory = started_in()
         self.orphans = Orphans()
-        self.templates: set[int] = set()  # old ones, too, until they have ended
+        self.others: set[int] = set()  # pids of ours: templates, old ones until they have ended
         self.on_forked: Callable[[int, int, int], None] = lambda *_: None
         self.on_fork_failed: Callable[[int, int, str], None] = lambda *_: None
         self.on_exit: Callable[[int, int, int], None] = lambda *_: None
         self.on_template_death: Callable[[], None] = lambda: None
-        self._sock: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._template: Template | None = None
+        self._trial: Template | None = None  # its code has not been seen to start yet
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_in = os.getcwd()
         self._path = list(sys.path)
@@ -70,7 +78,7 @@ class Spawner:
         Raises OSError where the system has no room for it.
         """
         if threading.active_count() > 1:
-            self._sock = self._exec_template()
+            self._template = self._exec_template()
             return
         gc.freeze()  # or the collector would touch, and so copy, what both sides share
         mine, theirs = pipe.pair()
@@ -79,26 +87,25 @@ class Spawner:
         pid = os.fork()
         if pid == 0:
             mine.close()
-            template_main(theirs, self.scoreboard.fd)
+            template_main(theirs)
         theirs.close()
-        self._sock, self.template_pid = mine, pid
-        self.templates.add(pid)
+        self._template = Template(mine, pid)
+        self.others.add(pid)
 
-    def _exec_template(self) -> socket.socket:
-        """Start a fresh one where a symlink leads now; returns our end of its pipe."""
+    def _exec_template(self) -> Template:
+        """Start a fresh one where a symlink leads now."""
         here = self.directory if os.path.isdir(self.directory) else None
         path = [here if here and entry == self._started_in else entry for entry in self._path]
         mine, theirs = pipe.pair()
-        fds = (theirs.fileno(), self.scoreboard.fd)
         ignored = " ".join(map(str, self._ignored))
         options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         try:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [
                     *(sys.executable, *options, "-c", TEMPLATE),
-                    *(*map(str, fds), ignored, here or "", "\n".join(path), *sys.argv),
+                    *(str(theirs.fileno()), ignored, here or "", "\n".join(path), *sys.argv),
                 ],
-                pass_fds=fds,
+                pass_fds=[theirs.fileno()],
                 cwd=here,
             )
         except BaseException:  # a Ctrl-C, too
@@ -106,42 +113,64 @@ class Spawner:
             raise
         finally:
             theirs.close()
-        self.template_pid = self._process.pid
-        self.templates.add(self.template_pid)
-        return mine
+        self.others.add(process.pid)
+        return Template(mine, process.pid, process)
+
+    @property
+    def has_template(self) -> bool:
+        """Is there one, as far as we know?"""
+        return self._template is not None
 
     def attach(self) -> None:
         """Begin to listen; call it in the running loop."""
         self._loop = asyncio.get_running_loop()
         _linux.become_subreaper()
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        self._listen()
+        if self._template is not None:
+            self._listen(self._template)
         self._reap()
 
     def replace_template(self) -> None:
-        """Start a new template; the workers of the old one live on, and so does itself until there
-        is a new one. Raises OSError where the system has no room for it."""
-        sock = self._exec_template()
-        self._drop_socket()
-        self._sock = sock
-        self._listen()
+        """Start a new one in the place of one that has died. Raises OSError where the system has no
+        room for it."""
+        self._template = self._exec_template()
+        self._listen(self._template)
 
-    def _listen(self) -> None:
-        assert self._sock is not None
+    def try_template(self) -> None:
+        """Start a new one beside the one there is, for workers on trial. Raises OSError."""
+        self._trial = self._exec_template()
+        self._listen(self._trial)
+
+    def keep_trial(self) -> bool:
+        """The new one takes the place of the old one, whose workers live on. False if it died."""
+        if self._trial is None:
+            return False
+        if self._template is not None:
+            self._drop(self._template)
+        self._template, self._trial = self._trial, None
+        return True
+
+    def drop_trial(self) -> None:
+        """All stays as it was."""
+        if self._trial is not None:
+            self._drop(self._trial)
+            self._trial = None
+
+    def _listen(self, template: Template) -> None:
         assert self._loop is not None
-        self._sock.setblocking(False)
-        self._loop.add_reader(self._sock.fileno(), self._readable)
+        template.sock.setblocking(False)
+        self._loop.add_reader(template.sock.fileno(), self._readable, template)
 
-    def _readable(self) -> None:
-        while self._sock is not None:
+    def _readable(self, template: Template) -> None:
+        while template.sock.fileno() >= 0:
             try:
-                raw = self._sock.recv(pipe.MAX_MESSAGE)
+                raw = template.sock.recv(pipe.MAX_MESSAGE)
             except BlockingIOError:
                 return
             except OSError:
                 raw = b""
             if not raw:
-                self._drop_socket()  # _reap() sees the death itself
+                self._drop(template)  # _reap() sees the death itself
                 return
             self._dispatch(decode(raw))
 
@@ -157,21 +186,22 @@ class Spawner:
         self.on_exit(pid, status, cpu_ms)
         self.orphans.look()
 
-    def _drop_socket(self) -> None:
-        if self._sock is not None:
+    def _drop(self, template: Template) -> None:
+        """Close its pipe: that ends it."""
+        if template.sock.fileno() >= 0:
             if self._loop is not None:
-                self._loop.remove_reader(self._sock.fileno())
-            self._sock.close()
-            self._sock = None
+                self._loop.remove_reader(template.sock.fileno())
+            template.sock.close()
 
     # -- workers -------------------------------------------------------------------------------
 
     def fork(
-        self, slot: int, life: int, spec: WorkerSpec
+        self, slot: int, life: int, spec: WorkerSpec, scoreboard: Scoreboard, *, on_trial: bool
     ) -> tuple[socket.socket, Connection] | None:
         """Ask for a worker; returns our ends of its two pipes, for control and for metrics, or None
         if there is no template now. Raises OSError where the system has no room for it."""
-        if self._sock is None:
+        template = self._trial if on_trial else self._template
+        if template is None or template.sock.fileno() < 0:
             return None
         request = encode(Fork(slot, life, spec._replace(directory=self.directory)))
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
@@ -181,8 +211,9 @@ class Spawner:
             reader, writer = metrics_pipe.pipe()
             ours.callback(reader.close)
             theirs.callback(writer.close)
+            fds = [sock.fileno(), writer.fileno(), scoreboard.fd]
             try:
-                socket.send_fds(self._sock, [request], [sock.fileno(), writer.fileno()])
+                socket.send_fds(template.sock, [request], fds)
             except ConnectionError:  # it has just ended
                 return None
             ours.pop_all()
@@ -202,29 +233,35 @@ class Spawner:
                 return
             if pid == 0:
                 return
-            self.templates.discard(pid)
-            if pid == self.template_pid:
-                if self._process is not None:
-                    self._process.returncode = os.waitstatus_to_exitcode(status)
-                    self._process = None
-                self.template_pid = 0
-                self._readable()  # what it still said
-                self._drop_socket()
+            self.others.discard(pid)
+            if self._template is not None and pid == self._template.pid:
+                self._template_ended(self._template, status)
+                self._template = None
                 self.on_template_death()
+            elif self._trial is not None and pid == self._trial.pid:
+                self._template_ended(self._trial, status)
+                self._trial = None
             else:
                 self._ended(pid, status, _linux.cpu_ms_of(usage))
+
+    def _template_ended(self, template: Template, status: int) -> None:
+        if template.process is not None:
+            template.process.returncode = os.waitstatus_to_exitcode(status)
+        self._readable(template)  # what it still said
+        self._drop(template)
 
     def close(self) -> None:
         """End the template and wait for it."""
         if self._loop is not None:
             self._loop.remove_signal_handler(signal.SIGCHLD)
-        self._drop_socket()
-        if self.template_pid:
+        self.drop_trial()
+        if self._template is not None:
+            self._drop(self._template)
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.template_pid, 0)
-            if self._process is not None:
-                self._process.returncode = 0
-            self.template_pid = 0
+                os.waitpid(self._template.pid, 0)
+            if self._template.process is not None:
+                self._template.process.returncode = 0
+            self._template = None
 
 
 def how_it_ended(status: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Callable
 
 from ... import _exits
@@ -15,9 +14,8 @@ from ...connection.backoff import Backoff
 from ...exceptions import RedisStreamError
 from ..metrics_pipe import Reports
 from ..pipe import Channel
-from ..protocol import Drain, Message, WorkerSpec
-from ..scoreboard import MAX_ROWS, Scoreboard
-from .slots import Slot, WorkerRecord
+from ..protocol import Drain, Message
+from .slots import Crew, Slot, WorkerRecord
 from .spawner import Spawner, how_it_ended
 from .states import WorkerState
 
@@ -26,44 +24,41 @@ log = logger(__name__)
 RESTART_FIRST_S = 0.1
 RESTART_LONGEST_S = 10.0
 MOST_FAILED_STARTS = 5
-RETIRE_AGAIN_S = 1.0
 FORKED_WAIT_S = 1.0
-MOST_LIVES = 4  # of one slot: old ones that finish long jobs, and a new one
 REFILL_S = 0.02
 ORPHANS_S = 3.0
 
 
 class Supervisor:
-    """N slots, each with at most one living worker.
+    """The slots of all crews, each with at most one worker that is to stay.
 
-    spec: what a new worker is told at its fork.
     on_message(worker, message), on_death(worker, why), on_failure(error): called in the loop.
+    code: what new workers run, counted by how often fresh code was asked for; newest_code: what was
+    asked for last, which may be on trial.
     """
 
-    def __init__(
-        self, count: int, scoreboard: Scoreboard, spawner: Spawner, spec: WorkerSpec
-    ) -> None:
-        self.slots = [Slot(number) for number in range(count)]
-        self.replaced = 0
-        self.ever_ready = False
+    def __init__(self, crews: list[Crew], spawner: Spawner) -> None:
+        self.crews = crews
+        self.slots: list[Slot] = []
+        self.code = self.newest_code = 0
+        self.ending = False
         self.on_message: Callable[[WorkerRecord, Message], None] = lambda *_: None
         self.on_death: Callable[[WorkerRecord, str], None] = lambda *_: None
         self.on_failure: Callable[[RedisStreamError | Failure], None] = lambda _: None
-        self._scoreboard = scoreboard
-        self._free_rows = deque(range(MAX_ROWS))
         self._spawner = spawner
-        self._spec = spec
         self._early_exits: dict[int, tuple[int, int]] = {}
-        self._leaving = False
         self._all_gone = asyncio.Event()
         self._changed = asyncio.Event()
-        self._to_retire: deque[WorkerRecord] = deque()
-        self._retiring: asyncio.Task[None] | None = None
-        self._reloading = False
-        self._reloads = 0  # so often was fresh code asked for
-        self._proven = False  # the newest has been seen to start
         self._no_room = Backoff(RESTART_FIRST_S, RESTART_LONGEST_S)
-        self._template_ends = Backoff(RESTART_FIRST_S, RESTART_LONGEST_S)
+        for crew in crews:
+            for _ in range(crew.configured):
+                self._add_slot(crew)
+
+    def _add_slot(self, crew: Crew) -> Slot:
+        slot = Slot(len(self.slots), crew)
+        self.slots.append(slot)
+        crew.slots.append(slot)
+        return slot
 
     # -- starting ------------------------------------------------------------------------------
 
@@ -72,10 +67,7 @@ class Supervisor:
         self._spawner.on_forked = self._forked
         self._spawner.on_fork_failed = self._fork_failed
         self._spawner.on_exit = self._exited
-        self._spawner.on_template_death = self._template_died
-        self._spawner.orphans.ours = lambda: (
-            {w.pid for w in self.living()} | self._spawner.templates
-        )
+        self._spawner.orphans.ours = lambda: {w.pid for w in self.living()} | self._spawner.others
         self._spawner.orphans.unborn = lambda: any(w.pid == 0 for w in self.living())
         self._spawner.attach()
         for slot in self.slots:
@@ -83,26 +75,30 @@ class Supervisor:
 
     def _fill(self, slot: Slot) -> None:
         """Give a slot a worker unless it has one."""
-        if not self._leaving and slot.active is None:
-            self._begin_life(slot)
+        if not self.ending and slot.wanted and slot.active is None:
+            self.begin_life(slot)
 
-    def _begin_life(self, slot: Slot) -> WorkerRecord | None:
+    def begin_life(self, slot: Slot, *, fresh: bool = False) -> WorkerRecord | None:
+        """Start one more worker there; None = it cannot be now. fresh: of the code on trial."""
+        crew = slot.crew
         slot.lives_so_far += 1
-        row_number = self._free_rows.popleft()
-        spec = self._spec._replace(row=row_number)
+        row_number = crew.free_rows.popleft()
+        spec = crew.spec._replace(row=row_number)
         try:
-            pipes = self._spawner.fork(slot.number, slot.lives_so_far, spec)
+            pipes = self._spawner.fork(
+                slot.number, slot.lives_so_far, spec, crew.scoreboard, on_trial=fresh
+            )
         except OSError as error:
             self._fill_when_there_is_room(slot, str(error))
             pipes = None
         if pipes is None:  # or no template now: its successor will start us
-            self._free_rows.append(row_number)
+            crew.free_rows.append(row_number)
             return None
         sock, reader = pipes
-        row = self._scoreboard.row(row_number)
+        row = crew.scoreboard.row(row_number)
         reports = Reports(reader, f"slot={slot.number}")
         worker = WorkerRecord(slot.number, slot.lives_so_far, row_number, row, reports=reports)
-        worker.code = self._reloads
+        worker.crew, worker.code = crew.name, self.newest_code if fresh else self.code
         slot.lives.append(worker)
         worker.channel = Channel(
             sock,
@@ -136,7 +132,7 @@ class Supervisor:
                 worker.pid = pid
                 if pid in self._early_exits:
                     self._exited(pid, *self._early_exits.pop(pid))
-                elif self._leaving:
+                elif self.ending:
                     self.send_away(worker)
                 return
 
@@ -148,10 +144,10 @@ class Supervisor:
     def ready(self, worker: WorkerRecord) -> None:
         """A worker reads messages now."""
         worker.go(WorkerState.READY)
-        self.slots[worker.slot].failed_starts = 0
-        self.ever_ready = True
+        slot = self.slot_of(worker)
+        slot.failed_starts = 0
+        slot.crew.ever_ready = True
         self._no_room.reset()
-        self._template_ends.reset()
         self._changed.set()
 
     def leaving(self, worker: WorkerRecord, threads: list[str]) -> None:
@@ -169,11 +165,24 @@ class Supervisor:
     @property
     def all_ready(self) -> bool:
         """Does every slot have a worker that reads messages?"""
-        return all(s.active and s.active.state is WorkerState.READY for s in self.slots)
+        return all(slot.is_ready for slot in self.slots if slot.wanted)
+
+    @property
+    def ever_ready(self) -> bool:
+        """Has every crew had a worker that reads messages?"""
+        return all(crew.ever_ready for crew in self.crews)
+
+    def slot_of(self, worker: WorkerRecord) -> Slot:
+        return self.slots[worker.slot]
 
     def living(self) -> list[WorkerRecord]:
         """The workers there are, in any state but GONE."""
         return [worker for slot in self.slots for worker in slot.lives]
+
+    async def change(self) -> None:
+        """Wait until a worker gets ready, is sent away or ends."""
+        self._changed.clear()
+        await self._changed.wait()
 
     # -- ending --------------------------------------------------------------------------------
 
@@ -188,14 +197,14 @@ class Supervisor:
         worker.cpu_ms = max(worker.cpu_ms, cpu_ms)
         was_starting = worker.state is WorkerState.STARTING
         why = worker.killed or how_it_ended(status)
-        if status == 0 and not worker.told_to_go and not self._leaving:
+        if status == 0 and not worker.told_to_go and not self.ending:
             log.info("slot=%d pid=%d has left", worker.slot, pid)
-        elif not worker.told_to_go and not self._leaving:
-            self.replaced += 1
+        elif not worker.told_to_go and not self.ending:
+            self.slot_of(worker).crew.replaced += 1
             log.warning("slot=%d pid=%d ended: %s", worker.slot, pid, why.partition("\n")[0])
         slot = self._remove(worker, why)
         self._spawner.orphans.worker_died()
-        if was_starting and not self._leaving:
+        if was_starting and not self.ending:
             self._fill_later(slot, why)
         else:  # what it leaves is handed over first: booting takes more CPU than that
             asyncio.get_running_loop().call_later(REFILL_S, self._fill, slot)
@@ -203,20 +212,21 @@ class Supervisor:
 
     def _remove(self, worker: WorkerRecord, why: str) -> Slot:
         worker.go(WorkerState.GONE)
+        worker.ended = why
         if worker.channel is not None:
             worker.channel.close()
         self.on_death(worker, why)
-        slot = self.slots[worker.slot]
+        slot = self.slot_of(worker)
         slot.remove(worker)
-        self._free_rows.append(worker.row_number)
+        slot.crew.free_rows.append(worker.row_number)
         self._changed.set()
         return slot
 
     def _fill_later(self, slot: Slot, why: str) -> None:
         """A worker that never got ready is replaced with backoff, or ends the pool."""
         slot.failed_starts += 1
-        if not self.ever_ready and slot.failed_starts >= MOST_FAILED_STARTS:
-            target = self._spec.target
+        if not slot.crew.ever_ready and slot.failed_starts >= MOST_FAILED_STARTS:
+            target = slot.crew.name
             text = f"workers end while they load {target!r} ({why}), {slot.failed_starts} in a row."
             self.on_failure(Failure(_exits.LOAD_FAILED, text))
             return
@@ -224,7 +234,7 @@ class Supervisor:
         asyncio.get_running_loop().call_later(pause_s, self._fill, slot)
 
     def _pipe_ended(self, worker: WorkerRecord) -> None:
-        if worker.pid == 0 and not self._spawner.template_pid:
+        if worker.pid == 0 and not self._spawner.has_template:
             self._never_forked(worker)
         elif worker.pid == 0:  # its Forked may be on its way, or went to a template that is gone
             asyncio.get_running_loop().call_later(FORKED_WAIT_S, self._never_forked, worker)
@@ -240,22 +250,23 @@ class Supervisor:
             worker.killed = why
             self._spawner.kill(worker.pid)
 
-    def freeze(self) -> None:
-        """The pool ends: nothing is started or replaced any more."""
-        self._leaving = True
-
     def send_away(self, worker: WorkerRecord) -> None:
         """Ask a worker to finish what it runs and leave; one that still loads runs nothing."""
-        worker.told_to_go = True
         if worker.state is WorkerState.STARTING and not worker.loaded:
             self.kill(worker, "it was still loading")
+        self._let_go(worker)
+
+    def _let_go(self, worker: WorkerRecord) -> None:
+        """The same, but one that still loads goes when it has."""
+        worker.told_to_go = True
         worker.go(WorkerState.DRAINING)
         if worker.channel is not None:
             worker.channel.send(Drain())
+        self._changed.set()
 
     def send_all_away(self) -> None:
         """Drain the whole pool; nothing is started any more."""
-        self._leaving = True
+        self.ending = True
         for worker in self.living():
             self.send_away(worker)
         self._check_all_gone()
@@ -266,9 +277,7 @@ class Supervisor:
 
     async def kill_all(self) -> None:
         """End every worker now, and wait until the last one is gone."""
-        self._leaving = True
-        if self._retiring is not None:
-            self._retiring.cancel()
+        self.ending = True
         for worker in self.living():
             if worker.pid:
                 self._spawner.kill(worker.pid)
@@ -280,110 +289,34 @@ class Supervisor:
                 await self._spawner.orphans.end_all()
 
     def _check_all_gone(self) -> None:
-        if self._leaving and not self.living():
+        if self.ending and not self.living():
             self._all_gone.set()
 
-    # -- replacing -----------------------------------------------------------------------------
+    # -- how many ------------------------------------------------------------------------------
 
-    def retire(self, worker: WorkerRecord) -> None:
-        """Replace a worker: first a new one gets ready, then this one drains; one at a time."""
-        worker.must_go = True
-        self._queue_to_retire(worker)
-
-    def _queue_to_retire(self, worker: WorkerRecord) -> None:
-        if worker.retiring or self._leaving:
-            return
-        worker.retiring = True
-        self._to_retire.append(worker)
-        if self._retiring is None or self._retiring.done():
-            self._retiring = asyncio.ensure_future(self._retire_all())
-
-    async def _retire_all(self) -> None:
-        while self._to_retire:
-            await self._replace(self._to_retire.popleft())
-        if self._reloading and not self._leaving:
-            self._reloading = False
-            log.info("all workers have been replaced")
-
-    async def _replace(self, old: WorkerRecord) -> None:
-        slot = self.slots[old.slot]
-        pause_s = RETIRE_AGAIN_S
-        while old in slot.lives and not self._leaving:
-            scarce = len(self._free_rows) < len(self.slots)
-            if slot.lives[-1] is old and len(slot.lives) >= (2 if scarce else MOST_LIVES):
-                self._to_retire.append(old)  # long jobs still end there: the others first
-                await asyncio.sleep(RETIRE_AGAIN_S)
-                return
-            new = self._begin_life(slot) if slot.lives[-1] is old else slot.lives[-1]
-            while new and new.state is WorkerState.STARTING:
-                self._changed.clear()
-                await self._changed.wait()
-            if new and new is not old and new.state is WorkerState.READY:
-                self._proven = self._proven or new.code == self._reloads
-                self.send_away(old)
-                return
-            if new and new.code == self._reloads and self._reloading and not self._proven:
-                self._give_up_reload(old)
-                if not old.must_go:
-                    return
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, RESTART_LONGEST_S)
-
-    def reload(self) -> None:
-        """Fresh code: a new template and one worker of it; when that is ready, all are replaced one
-        by one; if it does not get ready, all stay."""
-        try:
-            self._spawner.replace_template()
-        except OSError as error:
-            log.error("SIGHUP: cannot start a process: %s; all workers stay as they are", error)
-            return
-        self._reloads += 1
-        self._reloading, self._proven = True, False
-        for slot in self.slots:
+    def resize(self, crew: Crew, count: int) -> int:
+        """Give it so many workers, 1 at least; who is too many finishes what it runs. Returns how
+        many it is to have now: room for old ones that still end may be scarce."""
+        while len(crew.wanted) < count and len(crew.free_rows) > len(crew.slots):
+            free = [slot for slot in crew.slots if not slot.wanted and not slot.lives]
+            slot = free[0] if free else self._add_slot(crew)
+            slot.wanted = True
+            self._fill(slot)
+        while len(crew.wanted) > max(count, 1):
+            idle = [slot for slot in crew.wanted if not (slot.active and slot.active.busy)]
+            slot = (idle or crew.wanted)[-1]
+            slot.wanted = False
             for worker in slot.lives:
-                if worker.state is WorkerState.STARTING and worker is not slot.lives[0]:
-                    self.send_away(worker)  # it would only be replaced
-                elif worker.pid:
-                    self._queue_to_retire(worker)
+                self._let_go(worker)
+        return len(crew.wanted)
 
-    def _give_up_reload(self, tried: WorkerRecord) -> None:
-        self._reloading = False
-        log.error(
-            "the fresh code does not start: all workers stay as they are. Mend it, and send SIGHUP "
-            "again"
-        )
-        for worker in (tried, *self._to_retire):
-            worker.retiring = worker.must_go
-        self._to_retire = deque(worker for worker in self._to_retire if worker.must_go)
-
-    def _template_died(self) -> None:
-        """Its workers live on; they finish what they run and are replaced one by one."""
+    def template_died(self) -> None:
+        """Nobody answers for those that it was asked for and has not told of."""
         for worker in self.living():
             if worker.pid == 0:
                 self._never_forked(worker)
-        if self._leaving:
-            return
-        pause_s = self._template_ends.next_s()
-        if self._template_ends.worth_a_line():
-            log.warning(
-                "the template process has ended; starting a new one and replacing its workers"
-            )
-        asyncio.get_running_loop().call_later(pause_s, self._restart_template)
 
-    def _restart_template(self) -> None:
-        if self._leaving:
-            return
-        if not self._spawner.template_pid:  # else a reload came first
-            try:
-                self._spawner.replace_template()
-            except OSError as error:
-                pause_s = self._no_room.next_s()
-                if self._no_room.worth_a_line():
-                    log.error("cannot start the template process: %s; trying again", error)
-                asyncio.get_running_loop().call_later(pause_s, self._restart_template)
-                return
+    def fill_all(self) -> None:
+        """There is a template again."""
         for slot in self.slots:
             self._fill(slot)
-        for worker in self.living():
-            if worker.pid:
-                self.retire(worker)

@@ -77,7 +77,7 @@ def worker_main(
     orphans.mark_children()
     streams = StandardStreams()
     make_unclosable()
-    logs.set_up(spec.log_level, spec.log_format, f"slot={slot}", slot)
+    _log_as(f"slot={slot}", slot, spec)
     row = scoreboard.row(spec.row)
     _answer_stack_dumps(row)
     enter_again(spec.directory)
@@ -124,6 +124,13 @@ def worker_main(
     main_thread.serve(_run(worker, reporter, declared))
     _end_as_an_interpreter_does(spec.graceful_timeout_s)
     return _exits.OK
+
+
+def _log_as(who: str, slot: int, spec: WorkerSpec) -> None:
+    if spec.preload:
+        logs.carry_on_as(who, slot)
+    else:
+        logs.set_up(spec.log_level, spec.log_format, who, slot)
 
 
 def _refuse(sock: socket.socket, what: str, error: RedisStreamError) -> int:

@@ -1,0 +1,205 @@
+"""One crew, from what its first worker says of the app to its last words to Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ... import _exits
+from ..._exits import Failure
+from ..._log import logger
+from ...client import StreamClient
+from ...exceptions import ConfigError
+from ...later.lateness import LatenessMetrics
+from ...metrics import RateWindow
+from ..config import PoolConfig, resolve
+from ..metrics import PoolMetrics
+from ..protocol import Loaded, Message
+from .health import HealthCheck
+from .heartbeat import HeartbeatWriter
+from .limits import Limits
+from .loading import Loading
+from .maintenance import Maintenance
+from .observation import Observation
+from .recovery import Recovery
+from .running import RunningCrew
+from .slots import Crew, WorkerRecord, snapshot
+from .startup import prepare
+from .succession import Succession
+from .supervisor import Supervisor
+
+log = logger(__name__)
+
+
+class CrewLife:
+    """What becomes of one target.
+
+    config: the pool's, with this target. connected: is set once Redis has answered. state: the
+    pool's, in a word. on_set_up: called once it could start. task: runs something beside, whose
+    failure ends the pool. fail: ends it.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        crew: Crew,
+        client: StreamClient,
+        supervisor: Supervisor,
+        succession: Succession,
+        *,
+        connected: asyncio.Event,
+        state: Callable[[], str],
+        on_set_up: Callable[[], None],
+        task: Callable[[Awaitable[Any]], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self.config = config
+        self.crew = crew
+        self.loading = Loading(config, crew, supervisor, fail)
+        self.running: RunningCrew | None = None
+        self.observation = Observation(crew.name)
+        self._client = client
+        self._supervisor = supervisor
+        self._succession = succession
+        self._connected = connected
+        self._state = state
+        self._on_set_up = on_set_up
+        self._task = task
+        self._fail = fail
+        self._heartbeat: HeartbeatWriter | None = None
+        self._setting_up = self._started = False
+        self._acked = RateWindow()
+
+    # -- start ---------------------------------------------------------------------------------
+
+    def loaded(self, worker: WorkerRecord, message: Loaded) -> None:
+        """A worker has the app; the first one tells what its handler wants."""
+        self.loading.loaded(worker, message)
+        if self._started and self.running is not None:
+            self._task(self.running.let_start(worker))
+        elif not self._setting_up:
+            self._setting_up = True
+            self._task(self._set_up(message))
+
+    async def _set_up(self, loaded: Loaded) -> None:
+        """Check the server, create the group."""
+        try:
+            settings = resolve(self.config, loaded, cluster=self._client.endpoint.cluster)
+        except ConfigError as error:
+            raise Failure(_exits.USAGE, str(error)) from None
+        await self._connected.wait()
+        group = await prepare(self._client, settings, self.config.connect_timeout_s)
+        recovery = Recovery(
+            self._client,
+            settings,
+            self.crew.scoreboard,
+            self.crew.living,
+            lone=self.crew.configured == 1,
+        )
+        running = RunningCrew(
+            self.config,
+            self._client,
+            self.crew,
+            settings,
+            recovery,
+            Maintenance(settings, group, recovery),
+            task=self._task,
+            fail=self._fail,
+        )
+        await running.attend()
+        self.running = running
+        self._on_set_up()
+
+    def start(self) -> None:
+        """Its workers may read, and its clocks tick."""
+        running = self.running
+        assert running is not None
+        self._started = True
+        settings, key = running.settings, self._client.key
+        dlq_stream = settings.consumer.dlq_stream
+        log.info(
+            "%s reads stream %s as group %s from %s with %d worker(s), dead letters go to %s",
+            self.crew.name,
+            key(settings.stream),
+            settings.consumer.group,
+            self._client.endpoint,
+            len(self.crew.wanted),
+            "no stream" if dlq_stream is None else key(dlq_stream),
+        )
+        for worker in self.crew.living():
+            if worker.loaded:
+                self._task(running.let_start(worker))
+        self._start_clocks(running)
+
+    def _start_clocks(self, running: RunningCrew) -> None:
+        config, settings, maintenance = self.config, running.settings, running.maintenance
+        for clock in maintenance.clocks():
+            self._task(clock)
+        limits = Limits(
+            config.time_limit_s, config.max_memory_per_child_mb, config.graceful_timeout_s
+        )
+        check = HealthCheck(
+            self.crew.living,
+            limits,
+            maintenance.redis_ok_ms,
+            limited=settings.limited,
+            kill=self._supervisor.kill,
+            retire=self._succession.retire,
+        )
+        self._task(maintenance.every(check.interval_s, "watching", check.look))
+        if running.mover is not None:
+            self._task(running.mover.run())
+        if config.http:
+            self._task(self.observation.watch(self._client, settings))
+        if config.heartbeat:
+            self._heartbeat = HeartbeatWriter(
+                self._client,
+                self.crew.name,
+                settings,
+                self.crew.living,
+                self.metrics,
+                self._state,
+            )
+            self._task(self._heartbeat.beat())
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def heard(self, worker: WorkerRecord, message: Message) -> None:
+        """A worker has said something about its messages."""
+        if self.running is not None:
+            self.running.heard(worker, message)
+
+    def ready(self, *, first: bool) -> None:
+        """A worker reads. first: none has before."""
+        self.loading.ready()
+        if self.running is not None:
+            if first:
+                self.running.recovery.sweeping.soon()
+            self.running.recovery.offers.dispatch()
+
+    def died(self, worker: WorkerRecord, why: str, *, interrupted: bool) -> None:
+        """A worker has ended. interrupted: by us, as the pool ends."""
+        if self.running is not None:
+            self.running.died(worker, why, interrupted=interrupted)
+
+    def metrics(self) -> PoolMetrics:
+        """What it has done so far; no Redis call."""
+        running = self.running
+        mover = running.mover if running else None
+        return snapshot(
+            self.crew,
+            paused=running.paused if running else False,
+            buried=running.recovery.buried if running else 0,
+            acked=self._acked,
+            failures=running.failures.all() if running else [],
+            scheduled=mover.lateness.metrics() if mover else LatenessMetrics(),
+        )
+
+    async def release(self) -> None:
+        """The last words to Redis: give back what dead workers held. Raises an outage."""
+        if self.running is not None:
+            await self.running.recovery.release_all()
+            await self.running.recovery.close()
+            if self._heartbeat is not None:
+                await self._heartbeat.erase()

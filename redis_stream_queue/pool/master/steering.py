@@ -1,0 +1,135 @@
+"""What an operator asks of a running pool: fresh code, more or fewer workers, quiet."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..._log import logger
+from ..._plain import plain_cut
+from ..metrics import PoolMetrics
+from .crew import CrewLife
+from .succession import ReloadFailed, Succession
+from .supervisor import Supervisor
+from .systemd import notify
+
+log = logger(__name__)
+
+MOST_REASON = 200  # characters
+
+
+class Steering:
+    """Answers the signals that end nothing.
+
+    metrics: of the pool. task: runs something beside.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        succession: Succession,
+        crews: list[CrewLife],
+        metrics: Callable[[], PoolMetrics],
+        task: Callable[[Awaitable[Any]], None],
+    ) -> None:
+        self.quiet = False
+        self._supervisor = supervisor
+        self._succession = succession
+        self._crews = crews
+        self._metrics = metrics
+        self._task = task
+        self._reloading: asyncio.Task[None] | None = None
+        self._reload_failed = ""
+        self._over = False
+
+    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """To signals from now on."""
+        loop.add_signal_handler(signal.SIGHUP, self.reload, "SIGHUP")
+        loop.add_signal_handler(signal.SIGTTIN, self._scale, "SIGTTIN", 1)
+        loop.add_signal_handler(signal.SIGTTOU, self._scale, "SIGTTOU", -1)
+        loop.add_signal_handler(signal.SIGTSTP, self._be_quiet, "SIGTSTP")
+        loop.add_signal_handler(signal.SIGCONT, self._go_on)
+
+    def stop(self) -> None:
+        """The pool drains: from now on signals are left out."""
+        self._over = True
+        if self._reloading is not None:
+            self._reloading.cancel()
+
+    def status_line(self) -> str:
+        """For systemd."""
+        failed = f"reload failed: {self._reload_failed}; " if self._reload_failed else ""
+        return f"STATUS={failed}{self._metrics()}"
+
+    def _is_heard(self, name: str) -> bool:
+        if self._over or not self._supervisor.ever_ready:
+            log.warning("%s: ignored, the pool is not running", name)
+            return False
+        return True
+
+    # -- fresh code ----------------------------------------------------------------------------
+
+    def reload(self, why: str) -> None:
+        """Replace all workers, if the fresh code starts; a reload that is under way is given up."""
+        if not self._is_heard(why):
+            return
+        self._go_on()
+        log.info("%s: replacing the workers with fresh code, one by one once it has started", why)
+        if self._reloading is not None:
+            self._reloading.cancel()
+        self._reloading = asyncio.ensure_future(self._reload())
+        self._task(self._reloading)
+
+    async def _reload(self) -> None:
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            await self._succession.reload()
+        except ReloadFailed as error:
+            self._reload_failed = _in_a_line(str(error))
+            log.error(
+                "reload failed: all workers stay as they are. Mend it, and send SIGHUP again. Why: "
+                "%s",
+                self._reload_failed,
+            )
+        else:
+            self._reload_failed = ""
+            log.info("all workers have been replaced")
+        notify("READY=1", self.status_line())
+
+    # -- how many, and whether they start anything ---------------------------------------------
+
+    def _scale(self, name: str, by: int) -> None:
+        if not self._is_heard(name):
+            return
+        for crew in self._supervisor.crews:
+            count = self._supervisor.resize(crew, len(crew.wanted) + by)
+            log.info(
+                "%s: %s has %d worker(s), configured %d", name, crew.name, count, crew.configured
+            )
+        notify(self.status_line())
+
+    def _be_quiet(self, name: str) -> None:
+        if self._is_heard(name):
+            log.info("%s: finishing what runs and starting nothing new, until SIGCONT", name)
+            self._set_quiet(True)
+
+    def _go_on(self) -> None:
+        if self.quiet:
+            log.info("going on")
+            self._set_quiet(False)
+
+    def _set_quiet(self, quiet: bool) -> None:
+        self.quiet = quiet
+        for crew in self._crews:
+            if crew.running is not None:
+                crew.running.be_quiet(quiet)
+        notify(self.status_line())
+
+
+def _in_a_line(error: str) -> str:
+    """What was tried and what came of it: the first line and the last, of a traceback say."""
+    lines = error.splitlines()
+    return plain_cut(" ".join(dict.fromkeys([lines[0], lines[-1].strip()])), MOST_REASON)

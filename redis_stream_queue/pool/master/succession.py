@@ -1,0 +1,157 @@
+"""Replaces workers that still live: first a new one gets ready, then the old one drains.
+
+Fresh code is tried first: a new template and one new worker of each crew (a canary). When these
+are ready all others follow, one by one; if one of them does not get ready, all old ones stay, and
+so does the template that they came from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from ..._log import logger
+from ...connection.backoff import Backoff
+from .slots import WorkerRecord
+from .spawner import Spawner
+from .states import WorkerState
+from .supervisor import RESTART_FIRST_S, RESTART_LONGEST_S, Supervisor
+
+log = logger(__name__)
+
+RETIRE_AGAIN_S = 1.0
+
+
+class ReloadFailed(Exception):
+    """The fresh code does not start; the text says why."""
+
+
+class Succession:
+    """One queue of workers to replace, and one reload at a time."""
+
+    def __init__(self, supervisor: Supervisor, spawner: Spawner) -> None:
+        self._supervisor = supervisor
+        self._spawner = spawner
+        self._to_retire: deque[WorkerRecord] = deque()
+        self._retiring: asyncio.Task[None] | None = None
+        self._again = Backoff(RESTART_FIRST_S, RESTART_LONGEST_S)
+        spawner.on_template_death = self._template_died
+
+    def stop(self) -> None:
+        """The pool ends: replace nobody any more."""
+        if self._retiring is not None:
+            self._retiring.cancel()
+
+    # -- one by one ----------------------------------------------------------------------------
+
+    def retire(self, worker: WorkerRecord) -> None:
+        """Replace a worker; one at a time."""
+        if worker.retiring or self._supervisor.ending:
+            return
+        worker.retiring = True
+        self._to_retire.append(worker)
+        if self._retiring is None or self._retiring.done():
+            self._retiring = asyncio.ensure_future(self._retire_all())
+
+    async def _retire_all(self) -> None:
+        while self._to_retire:
+            await self._replace(self._to_retire.popleft())
+
+    async def _replace(self, old: WorkerRecord) -> None:
+        supervisor = self._supervisor
+        slot = supervisor.slot_of(old)
+        pause_s = RETIRE_AGAIN_S
+        while old in slot.lives and slot.wanted and not supervisor.ending:
+            if slot.lives[-1] is old and slot.is_full:
+                self._to_retire.append(old)  # long jobs still end there: the others first
+                await asyncio.sleep(RETIRE_AGAIN_S)
+                return
+            new = supervisor.begin_life(slot) if slot.lives[-1] is old else slot.lives[-1]
+            while new and new.state is WorkerState.STARTING:
+                await supervisor.change()
+            if new and new is not old and new.state is WorkerState.READY:
+                supervisor.send_away(old)
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RESTART_LONGEST_S)
+
+    # -- fresh code ----------------------------------------------------------------------------
+
+    async def reload(self) -> None:
+        """Replace all workers by some with fresh code; returns when the last one has its successor.
+
+        Raises ReloadFailed where that code does not start. May be cancelled, by another reload.
+        """
+        supervisor = self._supervisor
+        try:
+            self._spawner.try_template()
+        except OSError as error:
+            raise ReloadFailed(f"cannot start a process: {error}") from None
+        supervisor.newest_code += 1
+        canaries: list[WorkerRecord] = []
+        try:
+            for crew in supervisor.crews:
+                slot = min(crew.wanted, key=lambda slot: len(slot.lives))
+                canary = None if slot.is_full else supervisor.begin_life(slot, fresh=True)
+                if canary is None:
+                    raise ReloadFailed("long jobs of old workers still end: there is no room yet")
+                canaries.append(canary)
+            await self._until_ready(canaries)
+        except BaseException:
+            self._spawner.drop_trial()
+            for canary in canaries:
+                supervisor.send_away(canary)
+            raise
+        if not self._spawner.keep_trial():
+            raise ReloadFailed("the new template process has ended")
+        supervisor.code = code = supervisor.newest_code
+        for worker in supervisor.living():
+            if worker.code < code and not worker.told_to_go:
+                self.retire(worker)
+        while any(w.code < code and not w.told_to_go for w in supervisor.living()):
+            await supervisor.change()
+
+    async def _until_ready(self, canaries: list[WorkerRecord]) -> None:
+        while any(canary.state is WorkerState.STARTING for canary in canaries):
+            for canary in canaries:
+                if canary.state in (WorkerState.GONE, WorkerState.DRAINING):
+                    raise ReloadFailed(canary.refused or canary.ended)
+            await self._supervisor.change()
+        for canary in canaries:
+            if canary.state is not WorkerState.READY:
+                raise ReloadFailed(canary.refused or canary.ended)
+
+    # -- the template --------------------------------------------------------------------------
+
+    def _template_died(self) -> None:
+        """Its workers live on; they finish what they run and are replaced one by one."""
+        self._supervisor.template_died()
+        if self._supervisor.ending:
+            return
+        pause_s = self._again.next_s()
+        if self._again.worth_a_line():
+            log.warning(
+                "the template process has ended; starting a new one and replacing its workers"
+            )
+        asyncio.get_running_loop().call_later(pause_s, self._restart_template)
+
+    def _restart_template(self) -> None:
+        if self._supervisor.ending:
+            return
+        if not self._spawner.has_template:
+            try:
+                self._spawner.replace_template()
+            except OSError as error:
+                pause_s = self._again.next_s()
+                if self._again.worth_a_line():
+                    log.error("cannot start the template process: %s; trying again", error)
+                asyncio.get_running_loop().call_later(pause_s, self._restart_template)
+                return
+        self._supervisor.fill_all()
+        for worker in self._supervisor.living():
+            if worker.pid:
+                self.retire(worker)
+
+    def worked(self) -> None:
+        """A worker has got ready: the template is all right."""
+        self._again.reset()
