@@ -157,18 +157,23 @@ MOVE = Script(
     + """
 local most = math.min(redis.call('ZCOUNT', KEYS[2], '-inf', int(now)), tonumber(ARGV[1]))
 local late, bytes, page, failed = {}, 0, 1, nil
-while #late < most and bytes < tonumber(ARGV[2]) and not failed do
+local add, sub, stream, most_bytes = redis.pcall, string.sub, KEYS[1], tonumber(ARGV[2])
+while #late < most and bytes < most_bytes and not failed do
   local last = math.min(#late + page, most) - 1
   for _, member in ipairs(redis.call('ZRANGE', KEYS[2], #late, last)) do
     local parts, payload = fields(member)
-    local number = string.sub(member, 1, 26)
-    local id = redis.pcall('XADD', KEYS[1], '*', 'data', payload, 'rsq:scheduled', '@' .. number,
-                           unpack(parts))
+    local number = sub(member, 1, 26)
+    local id
+    if parts == none then  -- most have none, and a million may be due at once
+      id = add('XADD', stream, '*', 'data', payload, 'rsq:scheduled', '@' .. number)
+    else
+      id = add('XADD', stream, '*', 'data', payload, 'rsq:scheduled', '@' .. number, unpack(parts))
+    end
     if type(id) == 'table' then
       failed = id
       break
     end
-    local lateness = now - (tonumber(string.sub(number, 1, 13)) or now)
+    local lateness = now - (tonumber(sub(number, 1, 13)) or now)
     late[#late + 1] = lateness > 0 and lateness or 0
     bytes = bytes + #member
     for i = 1, #parts - 1, 2 do
