@@ -104,6 +104,7 @@ def test_the_tables_show_every_file_and_no_other() -> None:
     inside = {file for file in SOURCES if Path(file).name not in ("__init__.py", "__main__.py")}
     rooms = {room for (room, _), *_ in _rooms} - {f"{PACKAGE}/"}
 
+    assert inside - set(DESCRIBED) == set(), "without a line in docs/design.md"
     assert sorted(DESCRIBED) == sorted(inside)
     assert rooms == {file[: file.rfind("/") + 1] for file in inside} - {""}
     assert {floor(file) for file in inside} == set(range(len(FLOORS)))
