@@ -11,7 +11,6 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -38,10 +37,6 @@ from .unsettled import Dead, Unsettled, given_back
 log = logger(__name__)
 
 RESERVE_TRIES = 20
-LOOK_AT_NAME_MS = 50
-MOST_KEPT = 100_000  # ids
-
-Held = tuple[StreamMessage, Any]  # and its raw payload
 
 
 class InFlight:

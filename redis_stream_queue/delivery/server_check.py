@@ -18,11 +18,6 @@ from ..exceptions import ConfigError, UnsupportedServer
 
 OLDEST = (6, 2)
 FULL = 0.9  # share of maxmemory from which on somebody should know
-NEEDED_ACL = (
-    "+ping +type +eval +evalsha +xreadgroup +xack +xclaim +xpending +xadd +xrange +xtrim +xlen "
-    "+xinfo|groups +xinfo|stream +xgroup|create +xgroup|createconsumer +xgroup|delconsumer "
-    "and access to the keys of the stream and its dead-letter stream"
-)  # of a pool; docs/security.md has the other roles
 BACKLOG_RIGHTS = "+eval +evalsha +xlen +xrange +xinfo|groups"
 
 

@@ -17,7 +17,7 @@ from .keys import Companions
 from .scripts import NOW
 
 LONG_MS = 600_000  # what waits longer than this is scheduled
-FIRST, DELIVERIES, LAST_ERROR = "rsq:first", "rsq:deliveries", "rsq:last_error"
+DELIVERIES, LAST_ERROR = "rsq:deliveries", "rsq:last_error"
 MOST_ERROR = 2000  # characters
 AT_ONCE = 50
 

@@ -16,8 +16,6 @@ from .ids import as_datetime, due_ms, is_scheduled
 from .keys import companions
 from .scripts import FIELDS, FIND
 
-MOST_LOOKED_AT = 1000  # entries among which a moved message is looked for
-
 # moved(id): the entry that a scheduled message has become: it is no older than its time.
 # where(id, retried): the message's id of now: of a scheduled one, else of its entry; nil if there
 # is none. retried: key of the notes of where long retries went.

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from redis_stream_queue import BacklogFull, StreamClient, StreamProducer, UnsupportedServer
-from redis_stream_queue.delivery.server_check import NEEDED_ACL
+from tests.support.guarded import documented
 from tests.support.pool import PoolProcess
 from tests.support.servers import NAMES, Server
 
 from .conftest import Rsq
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "security.md"
 SERVERS = [*NAMES, *(["redis-7.0"] if shutil.which("redis-server") else [])]
 APP = """
 from redis_stream_queue import Reject, per_message, stream_handler
@@ -33,12 +32,6 @@ def handler(message):
         import os
         os._exit(7)
 """
-
-
-def documented(role: str) -> list[str]:
-    """The rights of a role as the document's table has them, without the optional ones."""
-    [line] = [x for x in DOCS.read_text().splitlines() if x.startswith(f"| {role} |")]
-    return re.findall(r"\+[a-z|]+", line.split(" | ")[1].replace("\\|", "|"))
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -60,10 +53,6 @@ def user_again(server: Server, *rights: str, keys: tuple[str, ...]) -> str:
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "u", "reset", "on", ">pw", *keys, *rights)
     return f"redis://u:pw@127.0.0.1:{server.port}/0"
-
-
-def test_the_document_and_the_error_text_agree() -> None:
-    assert set(documented("pool, StreamConsumer")) == set(re.findall(r"\+[a-z|]+", NEEDED_ACL))
 
 
 def test_a_pool_with_its_rights(server: Server, tmp_path: Path) -> None:

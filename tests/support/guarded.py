@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from .servers import Server
 
 SECRET = "s3cr3t-wOrd"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "security.md"
+
+
+def documented(role: str) -> list[str]:
+    """The rights of a role as the document's table has them, without the optional ones."""
+    [line] = [x for x in DOCS.read_text().splitlines() if x.startswith(f"| {role} |")]
+    return re.findall(r"\+[a-z|]+", line.split(" | ")[1].replace("\\|", "|"))
 
 
 def limited_user(server: Server, *rules: str) -> str:

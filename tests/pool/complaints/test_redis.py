@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from redis_stream_queue import _exits
-from redis_stream_queue.delivery.server_check import NEEDED_ACL
 from tests.pool.complaints.conftest import (
     SOON,
     StartPool,
     complaint,
 )
-from tests.support.guarded import SECRET, limited_user
+from tests.support.guarded import SECRET, documented, limited_user
 from tests.support.servers import Server, free_port
 
 PICKY = """
@@ -120,9 +119,9 @@ class TestRedis:
     def test_user_who_may_do_what_we_ask_for(
         self, start_pool: StartPool, guarded_server: Server
     ) -> None:
-        """The ACL line that the pool asks for is enough to handle, to retry and to bury; what more
-        is wanted for scheduled messages is said, and costs nothing else."""
-        rights = [word for word in NEEDED_ACL.split() if word.startswith("+")]
+        """The rights that docs/security.md asks for are enough to handle, to retry and to bury;
+        what more is wanted for scheduled messages is said, and costs nothing else."""
+        rights = documented("pool, StreamConsumer")
         url = limited_user(guarded_server, *rights, "~orders", "~orders_dlq")
         with guarded_server.client() as client:
             for data in (b'"good"', b'"bad"'):
