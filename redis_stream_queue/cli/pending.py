@@ -21,7 +21,7 @@ from .common import (
 )
 from .groups import groups_of
 from .output import say
-from .tables import table
+from .tables import show_table
 from .times import span_text
 
 HEADING = ("message", "deliveries", "how it is", "held by")
@@ -53,7 +53,7 @@ def pending(redis: Redis, stream: str, group: str | None, limit: int, as_json: b
     elif not lines:
         say(f"nothing is pending in {redis.client.key(stream)}", err=True)
     else:
-        say(*table(HEADING, [[x["id"], x["deliveries"], _words(x), x["consumer"]] for x in lines]))
+        show_table(HEADING, [[x["id"], x["deliveries"], _words(x), x["consumer"]] for x in lines])
 
 
 def _running(pools: list[Heartbeat], key: str) -> dict[tuple[str, str], tuple[Heartbeat, Any]]:

@@ -17,7 +17,7 @@ from .common import (
     on_redis,
 )
 from .output import say
-from .tables import table
+from .tables import show_table
 from .times import span_text
 
 HEADING = ("host", "slot", "pid", "stream", "message", "task", "runs for", "held")
@@ -43,7 +43,7 @@ def running(redis: Redis, stream: str | None, as_json: bool) -> None:
     workers = sum(len(pool.workers) for pool in pools)
     say(f"{counted(len(pools), 'pool')}, {counted(workers, 'worker')}, {len(lines)} running")
     if lines:
-        say(*table(HEADING, [_cells(line) for line in lines]))
+        show_table(HEADING, [_cells(line) for line in lines])
 
 
 def _lines(pool: Heartbeat, now_ms: int) -> list[dict[str, Any]]:

@@ -1,17 +1,51 @@
-"""Tables of text."""
+"""Tables: by rich on a terminal where that is installed (extra ``top``), else as plain text."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from .._plain import plain_cut
+from .output import say
 
 MOST_CELL = 60  # characters; JSON has all of them
 
+Rows = Sequence[Sequence[object]]
 
-def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+
+def show_table(heading: Sequence[str], rows: Rows) -> None:
+    """Print a table on standard output."""
+    if sys.stdout.isatty():
+        with contextlib.suppress(ImportError):
+            from rich.console import Console
+
+            made = rich_table(heading, rows)
+            Console().print(made)
+            return
+    say(*text_table(heading, rows))
+
+
+def rich_table(heading: Sequence[str], rows: Rows) -> Any:
+    """A rich.table.Table; what is in the cells is no markup of rich's. Raises ImportError."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(*heading, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        made.add_row(*(Text(_cell(value)) for value in row))
+    return made
+
+
+def text_table(heading: Sequence[str], rows: Rows) -> Iterator[str]:
     """Lines of a table; columns are as wide as what is in them."""
-    cells = [list(heading), *([plain_cut(str(c), MOST_CELL) for c in row] for row in rows)]
+    cells = [list(heading), *([_cell(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         yield "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+
+
+def _cell(value: object) -> str:
+    return plain_cut(str(value), MOST_CELL)

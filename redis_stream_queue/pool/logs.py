@@ -12,9 +12,10 @@ slot and pid.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from .._log import logger, saying
 from .._plain import CONTINUED, json_line, plain, plain_cut, trace
@@ -130,6 +131,23 @@ class TextFormatter(logging.Formatter):
         return plain(self.formatMessage(record) + where) + shown
 
 
+class OnTerminal(logging.StreamHandler[TextIO]):
+    """Erases what stands on the line already: the progress bar of ``--burst``, say."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\r\x1b[K" + super().format(record)
+
+
+def erases_lines(stream: TextIO | None) -> bool:
+    """Is it a terminal that knows how to erase a line?"""
+    if stream is None or os.environ.get("TERM", "dumb") == "dumb":
+        return False
+    try:
+        return stream.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
 def _handled(record: logging.LogRecord) -> tuple[str | None, ...]:
     """Stream, message and task."""
     names = "rsq_stream", "rsq_message_id", "rsq_task"
@@ -175,7 +193,8 @@ def set_up(level: str, style: str, who: str, slot: int | None = None) -> None:
 
     who: ``master`` or ``slot=3``.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    kind = OnTerminal if erases_lines(sys.stderr) else logging.StreamHandler[TextIO]
+    handler = kind(sys.stderr)
     handler.setFormatter(JsonFormatter(who) if style == "json" else TextFormatter(who))
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
 from collections.abc import Callable
-from typing import Any
-
-import click
 
 from ..._log import logger
 from ...client import StreamClient
@@ -17,6 +12,7 @@ from ...delivery.pending import PendingList
 from ...later.mover import Mover
 from ...message import GREATEST_ID
 from ..metrics import PoolMetrics
+from .progress import Progress
 
 log = logger(__name__)
 
@@ -41,25 +37,19 @@ class Burst:
 
     async def until_done(self) -> None:
         """Wait for the end of the backlog; shows progress on standard error if it is a terminal."""
-        total = await self._backlog()
-        with contextlib.ExitStack() as stack:
-            bar: Any = None
-            if sys.stderr.isatty():
-                bar = stack.enter_context(
-                    click.progressbar(length=total, label="handling", file=sys.stderr)
-                )
+        progress = Progress(await self._backlog())
+        try:
             while not await self._all_done():
-                self._show(bar)
+                progress.show(self._handled)
                 await asyncio.sleep(LOOK_S)
-            self._show(bar)
+            progress.show(self._handled)
+        finally:
+            progress.end()
 
-    def _show(self, bar: Any) -> None:
-        if bar is None:
-            return
+    @property
+    def _handled(self) -> int:
         metrics = self._metrics()
-        handled = metrics.acked + metrics.dead
-        bar.length = max(bar.length, handled)
-        bar.update(handled - bar.pos)
+        return metrics.acked + metrics.dead
 
     async def _backlog(self) -> int:
         return sum([await self._waiting(pending) for pending, _ in self._backlogs])

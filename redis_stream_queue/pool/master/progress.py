@@ -1,0 +1,53 @@
+"""The progress bar of ``--burst``, among log lines that other processes write meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import TextIO
+
+from ..._clock import mono_ms
+from ..logs import erases_lines
+
+WIDTH = 30
+
+
+class Progress:
+    """A line at the bottom of a terminal; log lines erase it, and it is drawn again."""
+
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._shown = erases_lines(self._stream)
+        self._total = total
+        self._began_ms = mono_ms()
+
+    def show(self, handled: int) -> None:
+        """Draw it, whether it has changed or not."""
+        if not self._shown:
+            return
+        self._total = max(self._total, handled)
+        line = bar(handled, self._total, mono_ms() - self._began_ms)
+        columns = shutil.get_terminal_size().columns - 1
+        self._write(f"\r{line[:columns]}\x1b[K")
+
+    def end(self) -> None:
+        """Leave it where it is."""
+        if self._shown:
+            self._write("\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # the terminal is gone
+            self._shown = False
+
+
+def bar(handled: int, total: int, took_ms: int) -> str:
+    """``handling [####------] 40 of 100, 00:12 left``."""
+    filled = WIDTH * handled // total if total else WIDTH
+    left = ""
+    if 0 < handled < total:
+        minutes, seconds = divmod(took_ms * (total - handled) // handled // 1000, 60)
+        left = f", {minutes:02}:{seconds:02} left"
+    return f"handling [{'#' * filled}{'-' * (WIDTH - filled)}] {handled} of {total}{left}"
