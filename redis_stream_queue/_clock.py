@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
-_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+_mono_ns = (
+    functools.partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic_ns
+)
 
 
 def mono_ms() -> int:
     """Milliseconds for durations and deadlines; the same in all processes of the machine."""
-    if _BOOTTIME is None:
-        return time.monotonic_ns() // 1_000_000
-    return time.clock_gettime_ns(_BOOTTIME) // 1_000_000
+    return _mono_ns() // 1_000_000
 
 
 def wall_ms() -> int:

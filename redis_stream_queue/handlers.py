@@ -20,7 +20,7 @@ from ._validate import Function, Whole, check
 from .config import ConsumerConfig
 from .delivery.batch import DONE, Batch, Handed
 from .delivery.invocation import (
-    begin,
+    Calls,
     check_runs,
     end_forked_child,
     itself,
@@ -152,7 +152,7 @@ class PerMessage:
         task = asyncio.current_task()
         assert task is not None
         try:
-            if rest := begin(handed.context, batch.forks, itself, handed.result):
+            if rest := Calls(itself).begin(handed.context, batch.forks, handed.result):
                 batch.awaited[message.id] = task
                 await rest.end()
         except BaseException as error:  # whatever is raised: see heed()
@@ -170,7 +170,7 @@ class PerMessage:
         What that one may have left behind in this task (a cancellation, a timer) is not for the
         next one: it is called in another task.
         """
-        func, task = self.func, asyncio.current_task()
+        calls, task = Calls(self.func), asyncio.current_task()
         assert task is not None
         while not self.mixed or self.awaits(batch):
             now_ms = mono_ms()
@@ -180,12 +180,13 @@ class PerMessage:
                 return
             rest = None
             try:
-                if rest := begin(copy_context(), batch.forks, func, message):
+                if rest := calls.begin(copy_context(), batch.forks, message):
                     batch.awaited[message.id] = task
                     await rest.end()
             except BaseException as error:  # whatever is raised: see heed()
                 heed(error, rest, batch)
                 batch.fail(message, error)
+                calls = Calls(self.func)
             else:
                 end_forked_child(batch.forks)
                 batch.done(message)

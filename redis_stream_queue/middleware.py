@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from .delivery.invocation import (
     check_runs,
     discard,
-    itself,
     looks_async,
     looks_async_inside,
     must_be_awaited,
@@ -52,7 +51,7 @@ class CallNext:
         given = self._func(argument)
         if given is None or not must_be_awaited(given):
             return given
-        rest = to_its_end(itself, given)
+        rest = to_its_end(given)
         self._given.append((rest, given))
         return rest
 
@@ -100,7 +99,7 @@ def around(
 
 async def _left_later(result: Any, stack: ExitStack) -> Any:
     with stack:
-        return await to_its_end(itself, result)
+        return await to_its_end(result)
 
 
 def chained(
@@ -127,7 +126,7 @@ def _layer(
 
 
 async def _checked_later(result: Any, middleware: Middleware, call_next: CallNext) -> Any:
-    result = await to_its_end(itself, result)
+    result = await to_its_end(result)
     call_next.check_ended(middleware)
     return result
 

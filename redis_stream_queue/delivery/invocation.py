@@ -17,7 +17,7 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -138,28 +138,61 @@ def discard(result: Any) -> None:
 _ENDED: Any = object()
 
 
-def begin(
-    context: Context, forks_then: int, func: Callable[[Any], Any], argument: Any
-) -> Rest | None:
-    """Call it in this context, and run what that gives: to its end, or until it waits in the loop.
+async def to_its_end(given: Any) -> Any:
+    """Await what a call gave for as long as that has to be awaited."""
+    while must_be_awaited(given):
+        if isinstance(given, concurrent.futures.Future):
+            given = asyncio.wrap_future(given)
+        given = await given
+    return given
 
-    Returns what is left in that case, to be ended.
+
+@types.coroutine
+def _steps(func: Callable[[Any], Any], results: list[Any]) -> Generator[Any, Any, None]:
+    """One generator for many calls: neither a coroutine nor an exception for the end of each."""
+    argument = yield
+    while True:
+        result: Any = func(argument)
+        while result is not None:
+            if type(result) is types.CoroutineType:
+                result = yield from result  # type: ignore[misc] # as @types.coroutine allows
+            elif must_be_awaited(result):
+                result = yield from to_its_end(result)
+            else:
+                break
+        results[0] = result
+        del argument, result
+        argument = yield _ENDED
+
+
+class Calls:
+    """Calls a function, once after the other, and awaits what it gives for as long as that has to
+    be awaited. To be made anew after a call that raised.
+
+    result: what came of the last call.
     """
-    steps = to_its_end(func, argument)
-    # One that ends with None tells next() so without an exception; other results are for its own
-    # caller.
-    waits_for = context.run(next, steps.__await__(), _ENDED)
-    return None if waits_for is _ENDED else Rest(context, forks_then, steps, waits_for)
 
+    __slots__ = ("_results", "_steps", "send")
 
-async def to_its_end(func: Callable[[Any], Any], argument: Any) -> Any:
-    """Call it, and await what it gives for as long as that has to be awaited."""
-    result = func(argument)
-    while result is not None and must_be_awaited(result):
-        if isinstance(result, concurrent.futures.Future):
-            result = asyncio.wrap_future(result)
-        result = await result
-    return result
+    def __init__(self, func: Callable[[Any], Any]) -> None:
+        self._results: list[Any] = [None]
+        self._steps = _steps(func, self._results)
+        self.send = self._steps.send
+        self.send(None)
+
+    @property
+    def result(self) -> Any:
+        return self._results[0]
+
+    def begin(self, context: Context, forks_then: int, argument: Any) -> Rest | None:
+        """Run a call in this context to its end, or until it waits in the loop.
+
+        Returns what is left in that case, to be ended.
+        """
+        waits_for = context.run(self.send, argument)
+        if waits_for is _ENDED:
+            return None
+        return Rest(context, forks_then, self._steps, waits_for)
 
 
 class Rest:
@@ -174,7 +207,7 @@ class Rest:
         self,
         context: Context,
         forks_then: int,
-        steps: Coroutine[Any, Any, Any],
+        steps: Generator[Any, Any, None],
         waits_for: Any,
     ) -> None:
         self._run = context.run
@@ -187,7 +220,7 @@ class Rest:
     def end(self) -> Generator[Any, Any, None]:
         """Go on until nothing is to be waited for any more."""
         run, steps, waits_for, self._waits_for = self._run, self._steps, self._waits_for, None
-        while True:
+        while waits_for is not _ENDED:
             end_forked_child(self._forks)  # a child must not get into the loop
             step, argument = steps.send, None
             try:
@@ -198,10 +231,7 @@ class Rest:
                 raise
             except BaseException as thrown:  # whatever is thrown in is the app's call's
                 step, argument = steps.throw, thrown
-            try:
-                waits_for = run(step, argument)
-            except StopIteration:
-                return
+            waits_for = run(step, argument)
 
 
 def itself(given: Any) -> Any:
@@ -213,7 +243,7 @@ async def call_hook(hook: Callable[..., Any], *args: Any) -> None:
     """Call a hook of the app's in the loop, plain or async. Raises what it raises."""
     context, forks_then = copy_context(), forks()
     try:
-        if rest := begin(context, forks_then, lambda _: hook(*args), None):
+        if rest := Calls(lambda _: hook(*args)).begin(context, forks_then, None):
             await rest.end()
     except BaseException as error:  # a SystemExit ends a forked child only
         end_forked_child(forks_then, error)

@@ -11,13 +11,12 @@ from .._log import logger
 from ..message import StreamMessage
 from .batch import NOT_ACKNOWLEDGED, Batch, Handed
 from .invocation import (
+    Calls,
     Rest,
-    begin,
     end_forked_child,
     itself,
     looks_async,
     must_be_awaited,
-    to_its_end,
 )
 
 log = logger(__name__)
@@ -81,21 +80,16 @@ class PerBatch:
         call: Callable[[Any], Any],
         argument: Any,
     ) -> None:
-        rest, result = None, None
-
-        async def keep_result(argument: Any) -> None:
-            nonlocal result
-            result = await to_its_end(call, argument)
-
+        rest, calls = None, Calls(call)
         try:
-            if rest := begin(context, batch.forks, keep_result, argument):
+            if rest := calls.begin(context, batch.forks, argument):
                 await rest.end()
         except BaseException as error:  # whatever is raised: see heed()
             heed(error, rest, batch)
             batch.fail_batch(messages, error)
         else:
             end_forked_child(batch.forks)
-            _note(batch, messages, result)
+            _note(batch, messages, calls.result)
 
 
 def heed(error: BaseException, rest: Rest | None, batch: Batch) -> None:

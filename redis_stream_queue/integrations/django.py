@@ -10,7 +10,7 @@ import django
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
 
-from ..delivery.invocation import itself, must_be_awaited, to_its_end
+from ..delivery.invocation import must_be_awaited, to_its_end
 from ..middleware import CallNext
 
 
@@ -45,6 +45,6 @@ async def _around(result: Awaitable[Any]) -> Any:
     close = sync_to_async(close_old_connections)
     await close()
     try:
-        return await to_its_end(itself, result)
+        return await to_its_end(result)
     finally:
         await close()

@@ -1,8 +1,8 @@
 """The scoreboard: shared memory, one row per worker life; the worker writes, the master reads.
 
 Neither needs a system call for it. A row outlives its worker, so after a crash it still says what
-was running and what was counted. Every field is one aligned 64-bit word; times are milliseconds of
-_clock.mono_ms(). Behind all rows stand their histograms.
+was running and what was counted. A field is one aligned 64-bit word, or the text of an id. Times are
+milliseconds of _clock.mono_ms(). Behind all rows stand their histograms.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ import mmap
 import os
 import signal
 from enum import IntEnum
+from struct import Struct
 
+from ..message import id_key, is_entry_id
 from .histogram import BUCKETS, KINDS, WORDS, bucket
 
 WORD = 8
+MOST_COUNT = 2**64 - 1
+NO_ID = "0-0"
 DUMP_SIGNAL = signal.SIGRTMIN + 8  # asks a worker to write its stacks to DUMP_FD
-ROW_WORDS = 32
+ROW_WORDS = 64
+ID_WORDS = 6
 TIMES_WORDS = len(KINDS) * WORDS
 MAX_ROWS = 1024
 ALL_ROWS_WORDS = (MAX_ROWS + 1) * ROW_WORDS
@@ -27,53 +32,58 @@ MAX_SLOTS = MAX_ROWS // 2  # a slot may have an old and a new life
 
 class Field(IntEnum):
     BUSY_SINCE = 0  # 0 = no handler is running
-    FIRST_MS = 1  # lowest and highest id of what is held
-    FIRST_SEQ = 2
-    LAST_MS = 3
-    LAST_SEQ = 4
-    CURRENT_MS = 5  # id of the message that runs
-    CURRENT_SEQ = 6
-    HELD = 7  # how many are held
-    READ_AT = 8  # last finished read
-    RENEWED_AT = 9  # last renewal of the leases
-    BATCH = 10  # messages that the worker would take at once
-    READ = 11  # counters of this life
-    ACKED = 12
-    ERRORS = 13
-    DEAD = 14
-    BATCHES = 15
-    MESSAGE_SINCE = 16  # start of the message that has been running longest, 0 = none
-    BUSY_UNTIL = 17  # end of the last batch
-    DUMP_FD = 18  # file descriptor, in the worker, that its stack dumps go to
-    ONLY_NEW = 19  # 1 = reads new messages only, and asks for offers later
-    ACKING_MS = 20  # id of one message of those that Redis was asked to acknowledge last,
-    ACKING_SEQ = 21
-    ACKING_TOTAL = 22  # and what ACKED is once it has
-    BURYING_MS = 23  # the same of the message that was buried last, and of DEAD
-    BURYING_SEQ = 24
-    BURYING_TOTAL = 25
-    EXPIRED = 27  # a counter, too
-    OWN_MB = 26  # memory in use once the first message had ended, 0 = it has not
+    HELD = 1  # how many messages are held
+    READ_AT = 2  # last finished read
+    RENEWED_AT = 3  # last renewal of the leases
+    BATCH = 4  # messages that the worker would take at once
+    READ = 5  # counters of this life
+    ACKED = 6
+    ERRORS = 7
+    DEAD = 8
+    BATCHES = 9
+    EXPIRED = 10
+    BUSY_UNTIL = 11  # end of the last batch
+    DUMP_FD = 12  # file descriptor, in the worker, that its stack dumps go to
+    ONLY_NEW = 13  # 1 = reads new messages only, and asks for offers later
+    ACKING_TOTAL = 14  # what ACKED is once Redis has answered, see ACKING
+    BURYING_TOTAL = 15  # the same of DEAD
+    OWN_MB = 16  # memory in use once the first message had ended, 0 = it has not
     # of the message that runs, where its handler has rules for it (0 = as the pool's settings say):
-    LIMIT_MS = 28  # time limit; read it before MESSAGE_SINCE, which is 0 while this changes
-    MOST = 29  # deliveries
-    TASK = 30  # number of its task
-    ALONE = 31  # 1 = nothing runs beside it
+    LIMIT_MS = 17  # time limit; read it before MESSAGE_SINCE, which is 0 while this changes
+    MOST = 18  # deliveries
+    TASK = 19  # number of its task
+    ALONE = 20  # 1 = nothing runs beside it
+    MESSAGE_SINCE = 21  # start of the message that has been running longest, 0 = none
+    # ids, the first of them right behind the start of what it names
+    CURRENT = 22  # the message that runs
+    FIRST = CURRENT + ID_WORDS  # lowest and highest of what is held
+    LAST = FIRST + ID_WORDS
+    ACKING = LAST + ID_WORDS  # one of those that Redis was asked to acknowledge last
+    BURYING = ACKING + ID_WORDS  # the one that was buried last
 
 
 COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES, Field.EXPIRED)
 
 
+ID_BYTES = ID_WORDS * WORD
+_write_id = Struct(f"{ID_BYTES}s").pack_into
+_write_start = Struct(f"@Q{ID_BYTES}s").pack_into
+
+
+_NOTHING = memoryview(bytes(max(ROW_WORDS, TIMES_WORDS) * WORD)).cast("Q")
+
+
 class Row:
     """The row of one life."""
 
-    __slots__ = ("_base", "_current", "_since", "_times", "_words")
+    __slots__ = ("_base", "_bytes", "_current", "_since", "_times", "_words")
 
-    def __init__(self, words: memoryview, number: int) -> None:
+    def __init__(self, shared: mmap.mmap, words: memoryview, number: int) -> None:
+        self._bytes = shared
         self._words = words
         self._base = (number + 1) * ROW_WORDS
-        self._current = self._base + Field.CURRENT_MS
-        self._since = self._base + Field.MESSAGE_SINCE
+        self._since = (self._base + Field.MESSAGE_SINCE) * WORD
+        self._current = (self._base + Field.CURRENT) * WORD
         self._times = ALL_ROWS_WORDS + number * TIMES_WORDS
 
     def __getitem__(self, field: Field) -> int:
@@ -82,39 +92,41 @@ class Row:
     def __setitem__(self, field: Field, value: int) -> None:
         self._words[self._base + field] = value
 
+    def id(self, field: Field) -> str:
+        """The id there; "0-0" if there is none."""
+        at = (self._base + field) * WORD
+        text = self._bytes[at : at + ID_BYTES].partition(b"\0")[0].decode(errors="replace")
+        return text if is_entry_id(text) and max(id_key(text)) < 2**64 else NO_ID
+
     def set_id(self, field: Field, entry_id: str) -> None:
-        """Write an id to ``field`` and the one after it."""
-        ms, _, seq = entry_id.partition("-")
-        self._words[self._base + field] = int(ms)
-        self._words[self._base + field + 1] = int(seq or 0)
+        """Write an id."""
+        _write_id(self._bytes, (self._base + field) * WORD, entry_id.encode())
 
     def start(self, entry_id: str, since_ms: int) -> None:
-        """Write what runs, and since when."""
-        ms, _, seq = entry_id.partition("-")
-        words, current = self._words, self._current
-        words[current] = int(ms)
-        words[current + 1] = int(seq or 0)
-        words[self._since] = since_ms
+        """Write what runs, and since when. Not as numbers: reading one takes as long as the rest
+        of a call."""
+        _write_start(self._bytes, self._since, since_ms, entry_id.encode())
+
+    def starts_none(self) -> None:
+        """A new batch: nothing of it runs yet."""
+        self._bytes[self._current] = 0
 
     def rule(self, limit_ms: int, most: int, task: int, *, alone: bool) -> None:
         """Write what holds for the message that is started next."""
         words, base = self._words, self._base
-        words[self._since] = 0
+        words[base + Field.MESSAGE_SINCE] = 0
         words[base + Field.LIMIT_MS] = limit_ms
         words[base + Field.MOST] = most
         words[base + Field.TASK] = task
         words[base + Field.ALONE] = alone
 
-    def id(self, field: Field) -> tuple[int, int]:
-        """The id at ``field``, as a pair that sorts as Redis sorts it."""
-        return self[field], int(self._words[self._base + field + 1])
-
     def lasted(self, kind: int, ms: int, count: int = 1) -> None:
         """Count ``count`` durations of ``ms`` each in a histogram of this kind."""
         words, base = self._words, self._times + kind * WORDS
-        words[base + bucket(ms)] += count
+        at = base + bucket(ms)
+        words[at] = words[at] + count & MOST_COUNT  # whatever a mad neighbour wrote there
         if ms:
-            words[base + BUCKETS] += ms * count
+            words[base + BUCKETS] = words[base + BUCKETS] + ms * count & MOST_COUNT
 
     def times(self) -> list[int]:
         """The words of all histograms."""
@@ -122,10 +134,8 @@ class Row:
 
     def clear(self) -> None:
         """Make it ready for a new life."""
-        for word in range(ROW_WORDS):
-            self._words[self._base + word] = 0
-        for word in range(TIMES_WORDS):
-            self._words[self._times + word] = 0
+        self._words[self._base : self._base + ROW_WORDS] = _NOTHING[:ROW_WORDS]
+        self._words[self._times : self._times + TIMES_WORDS] = _NOTHING[:TIMES_WORDS]
 
 
 class Scoreboard:
@@ -140,10 +150,11 @@ class Scoreboard:
             seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
         self.fd = fd
-        self._words = memoryview(mmap.mmap(fd, size)).cast("Q")
+        self._bytes = mmap.mmap(fd, size)
+        self._words = memoryview(self._bytes).cast("Q")
 
     def row(self, number: int) -> Row:
-        return Row(self._words, number)
+        return Row(self._bytes, self._words, number)
 
     def someone_idle(self, now_ms: int) -> bool:
         """Has a worker of this pool been without work for more than a moment?"""

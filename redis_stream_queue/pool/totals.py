@@ -26,10 +26,13 @@ KNOWN = frozenset([*NAMES, *histogram.NAMES])
 
 
 def of_row(row: Row) -> Totals:
-    """What the shared row has counted up to now; of histograms what is not 0."""
+    """What the shared row has counted up to now; of histograms what is not 0.
+
+    Without what only a mad worker can have written there.
+    """
     counted = {name: row[counter] for name, counter in NAMES.items()}
     counted.update([pair for pair in zip(histogram.NAMES, row.times(), strict=True) if pair[1]])
-    return counted
+    return {name: count for name, count in counted.items() if count < MAX_COUNT}
 
 
 class Unconfirmed(NamedTuple):
@@ -47,10 +50,10 @@ def unconfirmed(row: Row) -> list[Unconfirmed]:
     command is sent and stays when it is counted: nothing is counted twice, whenever the end came.
     """
     asked = (
-        ("acked", row[Field.ACKING_TOTAL] - row[Field.ACKED], row.id(Field.ACKING_MS)),
-        ("dead", row[Field.BURYING_TOTAL] - row[Field.DEAD], row.id(Field.BURYING_MS)),
+        ("acked", row[Field.ACKING_TOTAL] - row[Field.ACKED], row.id(Field.ACKING)),
+        ("dead", row[Field.BURYING_TOTAL] - row[Field.DEAD], row.id(Field.BURYING)),
     )
-    return [Unconfirmed(name, n, f"{ms}-{seq}") for name, n, (ms, seq) in asked if n > 0]
+    return [Unconfirmed(name, n, entry_id) for name, n, entry_id in asked if n > 0]
 
 
 def encode(totals: Totals) -> bytes:

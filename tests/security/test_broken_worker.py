@@ -20,6 +20,9 @@ from .conftest import StartPool
 APP = """
 import mmap, os, subprocess, time
 from redis_stream_queue import per_message, stream_handler
+from redis_stream_queue.pool.scoreboard import (
+    ALL_ROWS_WORDS, COUNTERS, ID_WORDS, MAX_ROWS, ROW_WORDS, TIMES_WORDS, Field,
+)
 
 def scoreboard():
     for fd in map(int, os.listdir("/proc/self/fd")):
@@ -33,11 +36,14 @@ def words():
     fd = scoreboard()
     return memoryview(mmap.mmap(fd, os.fstat(fd).st_size)).cast("Q")
 
-def nonsense(*fields):
+def put(value, *fields):
     w = words()
-    for number in range(32, len(w)):
-        if number % 32 in fields:
-            w[number] = 2**64 - 1
+    for row in range(ROW_WORDS, ALL_ROWS_WORDS, ROW_WORDS):
+        for field in fields:
+            w[row + field] = value
+
+def nonsense(*fields):
+    put(2**64 - 1, *fields)
 
 @stream_handler("s", group="g", retry_delay_ms=10, max_deliveries=1)
 @per_message
@@ -48,13 +54,18 @@ def handler(message):
     elif what == "longer":
         os.ftruncate(scoreboard(), 10**7)
     elif what == "held":
-        nonsense(7, 9)  # how many it holds, and when it renewed
-        w = words()
-        for number in range(32 + 9, len(w), 32):
-            w[number] = 0
+        nonsense(Field.HELD)
+        put(0, Field.RENEWED_AT)
         time.sleep(2.5)
     elif what == "ids":
-        nonsense(1, 2, 3, 4, 5, 6)
+        nonsense(*range(Field.CURRENT, Field.BURYING + ID_WORDS))
+        time.sleep(1.5)
+    elif what == "counters":
+        nonsense(*COUNTERS, Field.ACKING_TOTAL, Field.BURYING_TOTAL, Field.BATCH, Field.OWN_MB)
+        words()[ALL_ROWS_WORDS:] = memoryview(b"\xff" * TIMES_WORDS * MAX_ROWS * 8).cast("Q")
+        time.sleep(1.5)
+    elif what == "times":
+        nonsense(Field.BUSY_SINCE, Field.READ_AT, Field.RENEWED_AT, Field.BUSY_UNTIL)
         time.sleep(1.5)
     elif what in ("fifo", "directory", "socket"):
         if what == "fifo":
@@ -63,7 +74,7 @@ def handler(message):
         else:
             fd = os.open(".", os.O_RDONLY) if what == "directory" else os.pipe()[0]
         w = words()
-        for number in range(32 + 18, len(w), 32):
+        for number in range(ROW_WORDS + Field.DUMP_FD, ALL_ROWS_WORDS, ROW_WORDS):
             w[number] = fd if w[number] else 0
         time.sleep(60)
     elif what == "inherited":
@@ -72,7 +83,7 @@ def handler(message):
 """
 
 
-@pytest.mark.parametrize("what", ["shorter", "longer", "held", "ids", "fifo"])
+@pytest.mark.parametrize("what", ["shorter", "longer", "held", "ids", "counters", "times", "fifo"])
 def test_the_master_and_the_other_worker_go_on(raw: Any, start_pool: StartPool, what: str) -> None:
     raw.xgroup_create("s", "g", "0", mkstream=True)
     pool = start_pool(APP, "--workers", "2", "--time-limit", "2.8").wait_ready()

@@ -173,8 +173,8 @@ def test_patience_ends(scene: Scene) -> None:
     scene.add("2-0", last=True, suspect=True)
     scene.offers.dispatch()
     row = scene.workers[0].row
-    row.set_id(Field.FIRST_MS, "1-0")
-    row.set_id(Field.LAST_MS, "1-0")
+    row.set_id(Field.FIRST, "1-0")
+    row.set_id(Field.LAST, "1-0")
     row[Field.BUSY_SINCE] = scene.now_ms
     scene.now_ms += PATIENCE_MS - 1
     scene.offers.dispatch()

@@ -22,8 +22,8 @@ def test_what_a_worker_holds(
 ) -> None:
     """What is done but not acknowledged is nobody else's: it would be run or buried once more."""
     worker = WorkerRecord(0, 1, 0, Scoreboard().row(0))
-    worker.row.set_id(Field.FIRST_MS, "5-0")
-    worker.row.set_id(Field.LAST_MS, "7-0")
+    worker.row.set_id(Field.FIRST, "5-0")
+    worker.row.set_id(Field.LAST, "7-0")
     worker.row[Field.BUSY_SINCE], worker.row[Field.BUSY_UNTIL] = busy_since, busy_until
     worker.row[Field.READ_AT] = read_at
     for entry_id in ("5-0", "6-3", "7-0"):

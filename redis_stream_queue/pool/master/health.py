@@ -115,13 +115,11 @@ class HealthCheck:
         since = worker.row[Field.MESSAGE_SINCE]
         if vitals.message_ms > LONG_HANDLER_MS and self._named.get(worker) != since:
             self._named[worker] = since
-            ms, seq = worker.row.id(Field.CURRENT_MS)
             log.warning(
-                "slot=%d pid=%d has been handling message %d-%d for %d s",
+                "slot=%d pid=%d has been handling message %s for %d s",
                 worker.slot,
                 worker.pid,
-                ms,
-                seq,
+                worker.row.id(Field.CURRENT),
                 vitals.message_ms // 1000,
             )
 

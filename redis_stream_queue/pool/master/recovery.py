@@ -324,15 +324,11 @@ class Recovery:
             row = worker.row
             if not worker.holding or now - row[Field.RENEWED_AT] <= interval_ms * 3 // 2:
                 continue
-            (first_ms, first_seq), (last_ms, last_seq) = (
-                row.id(Field.FIRST_MS),
-                row.id(Field.LAST_MS),
-            )
             try:
                 await self.pending.renew_range(
                     worker.consumer,
-                    f"{first_ms}-{first_seq}",
-                    f"{last_ms}-{last_seq}",
+                    row.id(Field.FIRST),
+                    row.id(Field.LAST),
                 )
                 self._unrenewed.discard(worker.consumer)
             except ResponseError as error:

@@ -17,7 +17,7 @@ from ..metrics import PoolMetrics, WorkerMetrics
 from ..metrics_pipe import Reports
 from ..pipe import Channel
 from ..protocol import WorkerSpec
-from ..scoreboard import MAX_ROWS, Field, Row, Scoreboard
+from ..scoreboard import MAX_ROWS, NO_ID, Field, Row, Scoreboard
 from ..totals import NAMES, Totals, added, latest, of_row
 from .states import WorkerState, move
 
@@ -73,8 +73,9 @@ class WorkerRecord:
 
     def running(self) -> tuple[str, int]:
         """The message that has been running longest, and since when; "" and 0 = none."""
-        (ms, seq), since_ms = self.row.id(Field.CURRENT_MS), self.row[Field.MESSAGE_SINCE]
-        return (f"{ms}-{seq}", since_ms) if self.busy and ms and since_ms else ("", 0)
+        entry_id, since_ms = self.row.id(Field.CURRENT), self.row[Field.MESSAGE_SINCE]
+        runs = self.busy and since_ms and entry_id != NO_ID
+        return (entry_id, since_ms) if runs else ("", 0)
 
     def go(self, state: WorkerState) -> None:
         self.state = move(self.state, state)
@@ -108,8 +109,8 @@ class WorkerRecord:
         message is started all are being decoded. (One that kills while a batch grows goes free
         once: it comes again at the start of a batch.)
         """
-        first, last = self.row.id(Field.FIRST_MS), self.row.id(Field.LAST_MS)
-        current = self.row.id(Field.CURRENT_MS)
+        first, last = self._bounds()
+        current = id_key(self.row.id(Field.CURRENT))
         if self.overran:
             return lambda entry_id: id_key(entry_id) == current
         if (one_at_a_time or self.row[Field.ALONE]) and self.busy and current > (0, 0):
@@ -118,9 +119,8 @@ class WorkerRecord:
 
     def own_most(self) -> dict[str, int]:
         """How often what runs may be delivered, by its id, where its task says so itself."""
-        ms, seq = self.row.id(Field.CURRENT_MS)
         most = self.row[Field.MOST]
-        return {f"{ms}-{seq}": most} if most else {}
+        return {self.row.id(Field.CURRENT): most} if most else {}
 
     @property
     def task(self) -> str:
@@ -136,8 +136,11 @@ class WorkerRecord:
         """The same, or in the last one, of whose end Redis may not know yet."""
         return self.holding and self._in_batch(entry_id)
 
+    def _bounds(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        return id_key(self.row.id(Field.FIRST)), id_key(self.row.id(Field.LAST))
+
     def _in_batch(self, entry_id: str) -> bool:
-        first, last = self.row.id(Field.FIRST_MS), self.row.id(Field.LAST_MS)
+        first, last = self._bounds()
         return first <= id_key(entry_id) <= last
 
 

@@ -16,7 +16,7 @@ from .. import current
 from .._linux import memory_mb
 from ..failures import MOST_KIND, MOST_KINDS
 from ..protocol import MAX_ERROR, Failed, Message, Released, Retrying
-from ..scoreboard import Field, Row
+from ..scoreboard import NO_ID, Field, Row
 from ..standard_streams import StandardStreams
 from .stopwatch import Stopwatch
 
@@ -57,6 +57,7 @@ class ReportingHooks(Hooks):
             self._tick = watch.tick_side_by_side
         self._rules_of = rules_of
         self._limit_ms = round((time_limit_s or 0) * 1000)
+        self._batches = 0
         self._looked = False  # at the standard streams, since the last message
         self._running: dict[str, tuple[int, Rules]] = {}  # since when what runs, the oldest first
 
@@ -65,11 +66,11 @@ class ReportingHooks(Hooks):
 
     def batch_started(self, messages: Sequence[StreamMessage]) -> None:
         row = self.row
-        row.set_id(Field.FIRST_MS, messages[0].id)
-        row.set_id(Field.LAST_MS, messages[-1].id)
+        row.set_id(Field.FIRST, messages[0].id)
+        row.set_id(Field.LAST, messages[-1].id)
         if self._rules_of is not None:
             row.rule(0, 0, 0, alone=False)
-        row[Field.CURRENT_MS] = row[Field.CURRENT_SEQ] = 0
+        row.starts_none()
         row[Field.HELD] = len(messages)
         row[Field.RENEWED_AT] = self._stopwatch.since_ms = mono_ms()
         row[Field.MESSAGE_SINCE] = row[Field.RENEWED_AT]  # decoding counts for the time limit
@@ -85,13 +86,17 @@ class ReportingHooks(Hooks):
     def batch_grows(self, messages: Sequence[StreamMessage], held: int) -> None:
         row = self.row
         first, last = messages[0].id, messages[-1].id
-        if id_key(first) < row.id(Field.FIRST_MS):
-            row.set_id(Field.FIRST_MS, first)
-        if id_key(last) > row.id(Field.LAST_MS):
-            row.set_id(Field.LAST_MS, last)
+        if id_key(first) < id_key(row.id(Field.FIRST)):
+            row.set_id(Field.FIRST, first)
+        if id_key(last) > id_key(row.id(Field.LAST)):
+            row.set_id(Field.LAST, last)
         row[Field.HELD] = held
         row[Field.READ_AT] = row[Field.BUSY_SINCE] = mono_ms()
-        row[Field.BATCHES] += 1
+        self._count_batch()
+
+    def _count_batch(self) -> None:
+        self._batches += 1  # not in the row: a mad neighbour may write there
+        self.row[Field.BATCHES] = self._batches
 
     def message_started(self, message: StreamMessage, now_ms: int) -> None:
         if now_ms != self._stopwatch.since_ms:
@@ -148,12 +153,12 @@ class ReportingHooks(Hooks):
         self.row[Field.BUSY_UNTIL] = now_ms = mono_ms()
         self._tick(now_ms)
         self.row[Field.BUSY_SINCE] = 0
-        self.row[Field.BATCHES] += 1
+        self._count_batch()
         self._weigh_first()
 
     def _weigh_first(self) -> None:
         """What the first message of a life has taken may be the app's own: a model, say."""
-        if self.row[Field.CURRENT_MS] and not self.row[Field.OWN_MB]:
+        if not self.row[Field.OWN_MB] and self.row.id(Field.CURRENT) != NO_ID:
             self.row[Field.OWN_MB] = max(round(memory_mb() or 0), 1)
 
     @property
@@ -174,11 +179,11 @@ class ReportingHooks(Hooks):
         self.row[Field.RENEWED_AT] = mono_ms()
 
     def acknowledging(self, entry_id: str, total: int) -> None:
-        self.row.set_id(Field.ACKING_MS, entry_id)  # first: the old total says nothing new
+        self.row.set_id(Field.ACKING, entry_id)  # first: the old total says nothing new
         self.row[Field.ACKING_TOTAL] = total
 
     def burying(self, entry_id: str, total: int) -> None:
-        self.row.set_id(Field.BURYING_MS, entry_id)
+        self.row.set_id(Field.BURYING, entry_id)
         self.row[Field.BURYING_TOTAL] = total
 
     def failed(self, errors: Sequence[tuple[BaseException, list[StreamMessage]]]) -> None:
