@@ -62,7 +62,7 @@ def handler(message):
         time.sleep(1.5)
     elif what == "counters":
         nonsense(*COUNTERS, Field.ACKING_TOTAL, Field.BURYING_TOTAL, Field.BATCH, Field.OWN_MB)
-        words()[ALL_ROWS_WORDS:] = memoryview(b"\xff" * TIMES_WORDS * MAX_ROWS * 8).cast("Q")
+        words()[ALL_ROWS_WORDS:] = memoryview(bytes([255]) * TIMES_WORDS * MAX_ROWS * 8).cast("Q")
         time.sleep(1.5)
     elif what == "times":
         nonsense(Field.BUSY_SINCE, Field.READ_AT, Field.RENEWED_AT, Field.BUSY_UNTIL)
