@@ -1,8 +1,8 @@
 """The scoreboard: shared memory, one row per worker life; the worker writes, the master reads.
 
 Neither needs a system call for it. A row outlives its worker, so after a crash it still says what
-was running and what was counted. A field is one aligned 64-bit word, or the text of an id. Times are
-milliseconds of _clock.mono_ms(). Behind all rows stand their histograms.
+was running and what was counted. A field is one aligned 64-bit word, or the text of an id. Times
+are milliseconds of _clock.mono_ms(). Behind all rows stand their histograms.
 """
 
 from __future__ import annotations
