@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 from .delivery.invocation import check_runs
-from .exceptions import RedisStreamError
+from .exceptions import ConfigError, RedisStreamError
 from .handlers import HandlerSource, PerMessage
 from .serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
 
 LAST_LINES = 12
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+SIZED = re.compile(r"(.*)=(\d{1,9})\Z")
 
 SERIALIZERS: dict[str, Callable[[], Serializer]] = {
     "json": JsonSerializer,
@@ -28,6 +29,21 @@ SERIALIZERS: dict[str, Callable[[], Serializer]] = {
 
 class LoadError(RedisStreamError):
     """A target could not be imported; the text says why and what to do."""
+
+
+def split_target(text: str) -> tuple[str, int | None]:
+    """``module:function`` and how many workers (``=N``) are to run it, None = it does not say.
+
+    Raises ConfigError.
+    """
+    sized = SIZED.match(text)
+    target, workers = (sized[1], int(sized[2])) if sized else (text, None)
+    if not TARGET.match(target):
+        raise ConfigError(
+            f"the target must be module:function, as in app:handler, got {text!r}. How many "
+            "workers run it may follow, as in app:handler=2."
+        )
+    return target, workers
 
 
 def load(target: str) -> Any:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ._validate import Rule, Switch, Text
+from ._validate import Rule, Switch, Text, Texts
 
 PREFIX = "RSQ_"
 DEFAULT_URL = "redis://localhost:6379/0"
@@ -89,7 +89,7 @@ URL = Option(
     more="As in `redis+sentinel://h1:26379,h2:26379/service/0`.",
     variables=("RSQ_URL", "REDIS_URL"),
 )
-TARGET = Option(name="target", rule=Text())
+TARGET = Option(name="target", rule=Texts())
 CONFIG = Option(
     name="config",
     rule=Text(),

@@ -84,6 +84,18 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """One non-empty text or several."""
+
+    def fits(self, value: object) -> bool:
+        several = list(value) if isinstance(value, list | tuple) else [value]
+        return bool(several) and all(isinstance(text, str) and text for text in several)
+
+    def __str__(self) -> str:
+        return "a non-empty text or a list of them"
+
+
+@dataclass(frozen=True)
 class Name:
     """Text of 1 to ``most`` characters, which UTF-8 can carry. printable: without control
     characters and line ends."""

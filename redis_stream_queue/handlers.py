@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast, overload, runtime_c
 
 from ._clock import mono_ms
 from ._log import logger
-from ._validate import Function, Whole, check
+from ._validate import Function, Maybe, Whole, check
 from .config import ConsumerConfig
 from .delivery.batch import DONE, Batch, Handed
 from .delivery.invocation import (
@@ -287,6 +287,8 @@ class Declaration(NamedTuple):
     middleware: tuple[Middleware, ...] = ()
     on_worker_start: WorkerHook | None = None
     on_worker_stop: WorkerHook | None = None
+    workers: int | None = None
+    nice: int = 0
 
 
 BESIDE_SETTINGS = Declaration._fields[2:]
@@ -302,6 +304,8 @@ def stream_handler(
     middleware: Iterable[Middleware] = (),
     on_worker_start: WorkerHook | None = None,
     on_worker_stop: WorkerHook | None = None,
+    workers: int | None = None,
+    nice: int = 0,
     **settings: Any,
 ) -> Callable[[F], F]:
     """Say which stream a pool feeds this handler from; the function stays callable as it is.
@@ -321,6 +325,8 @@ def stream_handler(
         redis_stream_queue.middleware.
     on_worker_start: called in each worker process before its first message; if it raises, the app
         could not be loaded. on_worker_stop: after its last one. Both plain or async, in the loop.
+    workers: how many processes of a pool run it, if neither target nor ``--workers`` says so.
+    nice: what is added to their niceness: 10 = they give way to others on the processor.
     Raises ConfigError naming a wrong setting.
     """
     if not isinstance(stream, str) or not stream:
@@ -329,6 +335,8 @@ def stream_handler(
             f"got {stream!r}."
         )
     _check_known(settings)
+    check("workers", workers, Maybe(Whole(1)))
+    check("nice", nice, Whole(-20, 19))
     ConsumerConfig(**{"group": f"{stream}_workers", **settings})
     declaration = Declaration(
         stream,
@@ -340,6 +348,8 @@ def stream_handler(
         checked_middleware(middleware),
         _checked_hook("on_worker_start", on_worker_start),
         _checked_hook("on_worker_stop", on_worker_stop),
+        workers,
+        nice,
     )
 
     return lambda func: _declared(func, declaration)

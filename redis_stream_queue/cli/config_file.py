@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from .._options import CONFIG, Option
-from .._validate import Table, check, did_you_mean
+from .._validate import Table, Texts, check, did_you_mean
 from ..connection.endpoint import endpoint_from_url
 from ..exceptions import ConfigError
 from .options import click_option
@@ -98,6 +98,8 @@ def _checked(said: dict[str, Any], known: dict[str, Option]) -> Iterator[tuple[s
         option = known[key]
         if not (option.none and value == option.none):
             check(key, value, option.rule)
+        if isinstance(option.rule, Texts) and isinstance(value, str):
+            value = value.split()
         yield option.name, value
 
 
@@ -110,6 +112,8 @@ def lines_of(context: click.Context, options: Iterable[Option]) -> Iterator[str]
         value, source = context.params[option.name], _source(context, option)
         if option.name == "url":
             value, source = _without_secrets(value), context.meta.get(URL_FOUND) or source
+        if isinstance(option.rule, Texts) and len(value) == 1:
+            [value] = value
         if value is None and option.none:
             value = option.none
         if value is None:

@@ -46,14 +46,15 @@ def _all_options(command: Any) -> Any:
 
 
 @click.command(cls=Command, context_settings={"show_default": True})
-@click.argument("target", envvar=TARGET.environment)
+@click.argument("target", nargs=-1, required=True, envvar=TARGET.environment)
 @_all_options
 @version_option
 def main(print_config: bool, **options: Any) -> None:
-    """Run TARGET (module:function) in worker processes, fed from a Redis stream.
+    """Run each TARGET (module:function) in worker processes, fed from a Redis stream.
 
     \b
       rsq-pool --workers 8 app:handler
+      rsq-pool app:orders=6 app:payments=2
       rsq-pool --stream orders --burst app:handler
 
     Signals: TERM or INT drain, a second one gives back and leaves; QUIT leaves at once; HUP loads

@@ -41,7 +41,8 @@ def running(redis: Redis, stream: str | None, as_json: bool) -> None:
         say(json_line({"pools": [_pool(pool, now_ms) for pool in pools], "running": lines}))
         return
     workers = sum(len(pool.workers) for pool in pools)
-    say(f"{counted(len(pools), 'pool')}, {counted(workers, 'worker')}, {len(lines)} running")
+    masters = {(pool.host, pool.pid) for pool in pools}  # one may have several crews
+    say(f"{counted(len(masters), 'pool')}, {counted(workers, 'worker')}, {len(lines)} running")
     if lines:
         show_table(HEADING, [_cells(line) for line in lines])
 

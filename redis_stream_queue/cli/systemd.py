@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from .._loading import TARGET
+from .._loading import split_target
+from ..exceptions import ConfigError
 from .output import say
 
 TEMPLATE = "rsq-pool@.service"
@@ -21,7 +22,7 @@ SETTINGS = """\
 
 
 @click.command()
-@click.argument("target")
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
 @click.option(
     "--directory",
     type=click.Path(path_type=Path),
@@ -31,17 +32,19 @@ SETTINGS = """\
 )
 @click.option("--name", help="Of the service.  [default: the directory's name]")
 @click.option("--user", help="User that it runs as.  [default: one that exists while it runs]")
-def systemd(target: str, directory: Path, name: str | None, user: str | None) -> None:
-    """Print a unit file for systemd that runs TARGET (module:function) in this environment.
+def systemd(targets: tuple[str, ...], directory: Path, name: str | None, user: str | None) -> None:
+    """Print a unit file for systemd that runs each TARGET (module:function, or =N for so many
+    workers behind it) in this environment.
 
     \b
       rsq systemd app:handler > /etc/systemd/system/orders.service
       systemctl daemon-reload && systemctl enable --now orders
     """
-    if not TARGET.match(target):
-        raise click.UsageError(
-            f"the target must be module:function, as in app:handler, got {target!r}."
-        )
+    try:
+        for target in targets:
+            split_target(target)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
     directory = directory.resolve()
     name = name or directory.name or "app"
     for option, value in (("--name", name), ("--user", user or "root")):
@@ -49,7 +52,7 @@ def systemd(target: str, directory: Path, name: str | None, user: str | None) ->
             raise click.UsageError(
                 f"{option}: expected letters, digits, '_', '.' and '-', got {value!r}."
             )
-    say(*_unit(target, directory, name, user).splitlines())
+    say(*_unit(" ".join(targets), directory, name, user).splitlines())
 
 
 def _unit(target: str, directory: Path, name: str, user: str | None) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from .._loading import TARGET
+from .._loading import TARGET, split_target
 from .._names import default_dlq
 from .._options import STREAM_PREFIX, URL, Option, options_of, setting
-from .._validate import Choice, Form, Maybe, Number, Switch, Text, Whole, check
+from .._validate import Choice, Form, Maybe, Number, Switch, Text, Texts, Whole, check
 from ..config import ConsumerConfig
 from ..delivery.fate import Policy
 from ..exceptions import ConfigError
@@ -35,8 +36,9 @@ def default_workers() -> int:
 class PoolConfig:
     """Settings of a pool; None = as the handler declares it, or the default.
 
-    target: ``module:function``.
-    workers: processes; by default one per core.
+    target: ``module:function``, or several of them: each is a crew of its own. How many workers run
+        it may follow, as in ``app:orders=6``.
+    workers: processes for each target that does not say how many.
     url: where Redis is.
     stream, group, dlq_stream, prefix: names in Redis, as for ``rsq-pool``.
     serializer: ``json``, ``msgpack``, ``pickle`` or ``module:object``.
@@ -60,14 +62,13 @@ class PoolConfig:
     Raises ConfigError naming the option.
     """
 
-    target: str
-    workers: int = setting(
+    target: str | Sequence[str]
+    workers: int | None = setting(
         Option(
-            rule=Whole(1, MAX_SLOTS),
+            rule=Maybe(Whole(1, MAX_SLOTS)),
             shown="one per core",
-            help="Worker processes.",
-        ),
-        factory=default_workers,
+            help="Worker processes, for each target that does not say how many.",
+        )
     )
     stream: str | None = setting(
         Option(rule=Maybe(Text()), shown="as the handler declares", help="Stream to read.")
@@ -231,10 +232,7 @@ class PoolConfig:
     )
 
     def __post_init__(self) -> None:
-        if not TARGET.match(self.target):
-            raise ConfigError(
-                f"the target must be module:function, as in app:handler, got {self.target!r}."
-            )
+        self._check_targets()
         for option in OPTIONS:
             check(option.name, getattr(self, option.name), option.rule)
         soft, hard = self.soft_time_limit_s, self.time_limit_s
@@ -243,6 +241,32 @@ class PoolConfig:
                 f"soft_time_limit_s ({soft:g}) must be below time_limit_s ({hard:g}), or the "
                 "handler would be killed before it is asked."
             )
+
+    @property
+    def targets(self) -> list[tuple[str, int | None]]:
+        """Each target, and how many workers it says it wants."""
+        named = [self.target] if isinstance(self.target, str) else self.target
+        return [split_target(text) for text in named]
+
+    def _check_targets(self) -> None:
+        check("target", self.target, Texts())
+        names = [name for name, _ in self.targets]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"the target {twice[0]} is there twice: say once how many run it.")
+        for name, workers in self.targets:
+            check(f"the number of workers of {name}", workers, Maybe(Whole(1, MAX_SLOTS)))
+        if len(names) > 1 and self.stream is not None:
+            raise ConfigError(
+                f"--stream is for one target, but there are {len(names)}: name their streams with "
+                '@stream_handler("NAME").'
+            )
+
+    def crews(self) -> list[PoolConfig]:
+        """The same settings for each target alone; workers None = nobody says how many."""
+        return [
+            replace(self, target=name, workers=workers or self.workers)
+            for name, workers in self.targets
+        ]
 
 
 OPTIONS = tuple(options_of(PoolConfig))

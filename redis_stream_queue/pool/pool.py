@@ -50,7 +50,7 @@ class Pool:
             config = replace(config, url=server.url)
         with contextlib.ExitStack() as stack:
             try:
-                scoreboard = Scoreboard()
+                crews = [(crew, Scoreboard()) for crew in config.crews()]
                 spawner = stack.enter_context(contextlib.closing(Spawner()))
                 spawner.start_before_loop()
             except OSError as error:
@@ -58,7 +58,7 @@ class Pool:
                 return _exits.FAILURE
             from .master.master import Master  # now: workers need none of it, and start meanwhile
 
-            self._master = Master(config, spawner, scoreboard)
+            self._master = Master(config, crews, spawner)
             return self._run(self._master)
 
     def _run(self, master: Master) -> int:

@@ -32,6 +32,7 @@ class Loaded(NamedTuple):
     tasks: list[str] = []  # noqa: RUF012 - by the numbers in rows, from 1 on
     most_deliveries: int = 0  # of the task that has the most of its own
     limited: bool = False  # has a task a time limit of its own?
+    workers: int | None = None  # how many are to run it
 
 
 class LoadFailed(NamedTuple):

@@ -16,6 +16,7 @@ from ...metrics import RateWindow
 from ..config import PoolConfig, resolve
 from ..metrics import PoolMetrics
 from ..protocol import Loaded, Message
+from ..scoreboard import MAX_SLOTS
 from .health import HealthCheck
 from .heartbeat import HeartbeatWriter
 from .limits import Limits
@@ -88,6 +89,7 @@ class CrewLife:
             settings = resolve(self.config, loaded, cluster=self._client.endpoint.cluster)
         except ConfigError as error:
             raise Failure(_exits.USAGE, str(error)) from None
+        self._adopt_size(loaded.workers)
         await self._connected.wait()
         group = await prepare(self._client, settings, self.config.connect_timeout_s)
         recovery = Recovery(
@@ -95,7 +97,7 @@ class CrewLife:
             settings,
             self.crew.scoreboard,
             self.crew.living,
-            lone=self.crew.configured == 1,
+            lone=len(self.crew.wanted) == 1,
         )
         running = RunningCrew(
             self.config,
@@ -110,6 +112,23 @@ class CrewLife:
         await running.attend()
         self.running = running
         self._on_set_up()
+
+    def _adopt_size(self, declared: int | None) -> None:
+        """The decorator's, if nobody else has said how many there are to be."""
+        if declared is None or self.config.workers is not None:
+            return
+        if declared > MAX_SLOTS:
+            raise Failure(
+                _exits.USAGE,
+                f"{self.crew.name} wants workers={declared}, but a crew has {MAX_SLOTS} at most.",
+            )
+        self.crew.configured = self._supervisor.resize(self.crew, declared)
+
+    @property
+    def serves(self) -> tuple[str, str]:
+        """Its stream and group, once they are known."""
+        settings = self.running.settings if self.running else None
+        return (settings.stream, settings.consumer.group) if settings else ("", "")
 
     def start(self) -> None:
         """Its workers may read, and its clocks tick."""

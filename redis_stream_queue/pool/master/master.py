@@ -59,18 +59,20 @@ CANCEL_AGAIN_S = 0.5
 class Master:
     """Runs one pool; see the module's text."""
 
-    def __init__(self, config: PoolConfig, spawner: Spawner, scoreboard: Scoreboard) -> None:
+    def __init__(
+        self, config: PoolConfig, crews: list[tuple[PoolConfig, Scoreboard]], spawner: Spawner
+    ) -> None:
         self.config = config
         self.client = StreamClient.from_url(
             config.url, prefix=config.prefix, socket_timeout=COMMAND_TIMEOUT_S
         )
-        crews = [Crew(_spec(config), scoreboard, config.workers)]
-        self.supervisor = Supervisor(crews, spawner)
+        made = [(each, Crew(_spec(each), board, each.workers)) for each, board in crews]
+        self.supervisor = Supervisor([crew for _, crew in made], spawner)
         self.succession = Succession(self.supervisor, spawner)
         self._connected = asyncio.Event()
         self.crews = {
             crew.name: CrewLife(
-                config,
+                each,
                 crew,
                 self.client,
                 self.supervisor,
@@ -81,7 +83,7 @@ class Master:
                 task=self._task,
                 fail=self._fail,
             )
-            for crew in crews
+            for each, crew in made
         }
         self.steering = Steering(
             self.supervisor,
@@ -117,7 +119,7 @@ class Master:
         self.supervisor.start()
         if self.config.http:
             self._task(self._serve_http())
-        self._task(watch_loading(self.supervisor.living, self.config.target))
+        self._task(watch_loading(self.supervisor.living, ", ".join(self.crews)))
         self._task(self._connect())
         try:
             code = await self._over
@@ -175,6 +177,17 @@ class Master:
         """A crew could start: not before all could, as one that cannot ends the pool."""
         crews = list(self.crews.values())
         if any(crew.running is None for crew in crews):
+            return
+        serves = [crew.serves for crew in crews]
+        if twice := [names for names in serves if serves.count(names) > 1]:
+            both = [c.crew.name for c in crews if c.serves == twice[0]]
+            self._fail(
+                Failure(
+                    _exits.USAGE,
+                    f"{' and '.join(both)} read the same stream {twice[0][0]!r} as the same group "
+                    f"{twice[0][1]!r}: give each a stream or a group of its own.",
+                )
+            )
             return
         for crew in crews:
             crew.start()
@@ -314,7 +327,7 @@ class Master:
 def _spec(config: PoolConfig) -> WorkerSpec:
     """What a worker is told at its fork."""
     return WorkerSpec(
-        config.target,
+        str(config.target),
         config.serializer,
         config.log_level,
         config.log_format,

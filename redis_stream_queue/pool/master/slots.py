@@ -11,6 +11,7 @@ from ...later.lateness import LatenessMetrics
 from ...message import id_key
 from ...metrics import RateWindow
 from .._linux import cpu_ms, memory_mb
+from ..config import default_workers
 from ..failures import Failure
 from ..histogram import HANDLING, WAITING, histogram
 from ..metrics import PoolMetrics, WorkerMetrics
@@ -211,14 +212,15 @@ class Slot:
 class Crew:
     """The slots whose workers run one target, and the scoreboard that they share.
 
-    spec: what a new worker is told at its fork. configured: how many there are to be at start.
+    spec: what a new worker is told at its fork. workers: how many there are to be at start; None =
+    one per core, unless the decorator says more about it.
     """
 
-    def __init__(self, spec: WorkerSpec, scoreboard: Scoreboard, configured: int) -> None:
+    def __init__(self, spec: WorkerSpec, scoreboard: Scoreboard, workers: int | None) -> None:
         self.name = spec.target
         self.spec = spec
         self.scoreboard = scoreboard
-        self.configured = configured
+        self.configured = workers or default_workers()
         self.slots: list[Slot] = []
         self.free_rows = deque(range(MAX_ROWS))
         self.began_ms = mono_ms()

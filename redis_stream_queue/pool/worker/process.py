@@ -197,7 +197,12 @@ async def _run(worker: Worker, reporter: Reporter, declared: Declaration | None)
 
 
 async def _begun(declared: Declaration | None) -> None:
-    """Call the app's on_worker_start. Raises LoadError."""
+    """Be as nice as the app wants, and call its on_worker_start. Raises LoadError."""
+    if declared is not None and declared.nice:
+        try:
+            os.nice(declared.nice)
+        except OSError as error:  # only root may be less nice
+            log.warning("nice=%d of @stream_handler: %s", declared.nice, error.strerror)
     if declared is None or declared.on_worker_start is None:
         return
     try:
@@ -256,4 +261,5 @@ def _loaded(handler: Handler, declared: Declaration | None) -> Loaded:
         tasks=[rules.name for rules in _rules(handler)],
         most_deliveries=max((rules.max_deliveries or 0 for rules in _rules(handler)), default=0),
         limited=any(rules.time_limit_s is not None for rules in _rules(handler)),
+        workers=declared.workers if declared else None,
     )
