@@ -63,7 +63,7 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("target", "sentence"),
         [
-            (None, "Missing argument 'TARGET'"),
+            (None, "Missing argument 'TARGET...'"),
             ("app", "the target must be module:function, as in app:handler, got 'app'"),
             ("app.py", "the target must be module:function, as in app:handler, got 'app.py'"),
             ("app:", "the target must be module:function"),
