@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ from click.testing import CliRunner
 from redis_stream_queue.cli.rsq import main
 from redis_stream_queue.operations.heartbeat import INDEX, POOL, TTL_S
 from tests.support.ledger import DLQ, GROUP, SOURCE, STREAM, Ledger
-from tests.support.pool import PoolProcess
+from tests.support.pool import PoolProcess, plain_environment
 from tests.support.servers import Server
+from tests.support.terminal import Terminal
 from tests.support.waiting import wait_until
 
 RIGHTS = (
@@ -28,6 +30,7 @@ RIGHTS = (
 )
 
 StartPool = Callable[..., PoolProcess]
+RSQ = [sys.executable, "-m", "redis_stream_queue.cli"]
 
 
 def said(url: str, *args: str) -> str:
@@ -70,6 +73,16 @@ def test_a_long_message_is_shown_where_it_runs(
     [entry] = asked(pool_url, "pending", STREAM)["pending"]
     assert (entry["id"], entry["state"], entry["slot"]) == (held, "running", line["slot"])
     assert f"on {line['host']} slot {line['slot']}" in said(pool_url, "pending", STREAM)
+
+    seen = asked(pool_url, "top")
+    assert (seen["streams"][0]["stream"], seen["pools"][0]["pid"]) == (STREAM, pool.pid)
+    assert held in said(pool_url, "top", "--once")
+    with Terminal([*RSQ, "top", "--interval", "0.2"], plain_environment(pool_url)) as terminal:
+        terminal.wait_shown("1 busy at ")
+        terminal.press("w")
+        terminal.wait_shown(held)
+        terminal.press("q")
+        assert terminal.process.wait(15) == 0
 
     os.kill(note.pid, signal.SIGKILL)  # it is run again, by another process
     wait_until(lambda: shown(pool_url, 1)[0]["pid"] not in (0, note.pid), 15, "the second run")
