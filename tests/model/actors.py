@@ -272,29 +272,29 @@ class PoolWorker(Actor):
             self.pool.heard(self.record, message)
         if isinstance(message, AskForWork):  # answered, or the wait for it is over
             while self.inbox:
-                self.worker._ordered(self.inbox.pop(0))
-            self.worker._answered.set()
+                self.worker.orders.heard(self.inbox.pop(0))
+            self.worker.orders.answered.set()
 
     def close(self) -> None:
         pass
 
     async def _deliver(self) -> None:
         while self.inbox:
-            self.worker._ordered(self.inbox.pop(0))
+            self.worker.orders.heard(self.inbox.pop(0))
 
     async def _turn(self) -> None:
         await self._deliver()
         if not self._named:
             await self.in_flight.reserve_name()  # as the master does
             self._named = True
-        if not self.worker._draining:
+        if not self.worker.orders.draining:
             await self.worker._turn()
-        if self.worker._draining:
+        if self.worker.orders.draining:
             await self._leave()
 
     async def _drain(self) -> None:
         self.record.state = WorkerState.DRAINING
-        self.worker._drain()
+        self.worker.orders.drain()
         if not self.at_work:
             await self._leave()
 

@@ -1,9 +1,8 @@
-"""The worker's loop: read, handle, acknowledge; and what the master orders; until told to stop."""
+"""The worker's loop: read, handle, acknowledge; until told to stop."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -26,18 +25,11 @@ from ...serializers import Serializer
 from ..config import COMMAND_TIMEOUT_S
 from ..pipe import Channel
 from ..protocol import (
-    AskForWork,
-    Cancel,
-    Declined,
-    Drain,
     Fatal,
     GroupLost,
     Leaving,
     Message,
-    NoWork,
-    Pause,
     Ready,
-    Resume,
     Retire,
     Start,
     Take,
@@ -46,12 +38,12 @@ from ..scoreboard import Field, Scoreboard
 from ..standard_streams import StandardStreams
 from .batch_size import batch_size
 from .main_thread import MainThread
+from .orders import Orders
 from .reporting import LONG_OVERRUN_MS, OVERRUN_MS, ReportingHooks
 
 log = logger(__name__)
 
 BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within two seconds
-FREE_WAIT_S = 0.1
 LEAVE_S = 5.0  # how long a leaving worker tries to settle through an outage
 RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor
 GROUP_PAUSE_S = 0.05
@@ -109,15 +101,9 @@ class Worker:
         )
         self._channel: Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._takes: list[Take] = []
-        self._taken = 0
-        self._answered = asyncio.Event()
-        self._draining = False
-        self._paused = False
-        self._handling = False
+        self.orders = Orders(self.session, self._send)
         self._lanes = runner.concurrency
         self._fixed_size = start.batch_size is not None
-        self._room_beside = 0  # for offers that were asked for while others run
         self._observed_ms = self._observed = 0  # when, and how many of the batch were done
         self._most_messages = start.most_messages
         self._asked_to_retire = False
@@ -141,53 +127,21 @@ class Worker:
         if self._channel is not None:
             self._channel.send(message)
 
-    # -- orders --------------------------------------------------------------------------------
-
     def drain_from_signal(self) -> None:
         """SIGTERM to the worker itself: finish what runs and leave (the master replaces it)."""
-        self._draining = True
+        self.orders.draining = True
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._drain)
-
-    def _drain(self) -> None:
-        self._draining = True
-        self._answered.set()
-        self.session.stop_starting()
-        self.session.reader.interrupt()
-
-    def _ordered(self, message: Message) -> None:
-        if isinstance(message, Take):
-            self._taken += 1
-            fits = self._room_beside > 0 and not message.alone
-            if self._draining or self._paused or (self._handling and not fits):
-                self._send(Declined([offer[0] for offer in message.offers]))
-            else:
-                self._takes.append(message)
-                self._answered.set()
-                self.session.reader.interrupt()
-        elif isinstance(message, NoWork):
-            self._answered.set()
-        elif isinstance(message, Pause | Resume):
-            self._paused = isinstance(message, Pause)
-            self._answered.set()
-            if self._paused:
-                self.session.stop_starting()
-                self.session.reader.interrupt()
-        elif isinstance(message, Cancel):
-            self.session.cancel(message.id)
-        elif isinstance(message, Drain):
-            self._drain()
+            self._loop.call_soon_threadsafe(self.orders.drain)
 
     # -- the loop ------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Until drained, or until the master is gone."""
         self._loop = asyncio.get_running_loop()
-        self._answered = asyncio.Event()
-        self._channel = Channel(self._sock, self._ordered, self._drain)
+        self._channel = Channel(self._sock, self.orders.heard, self.orders.drain)
         backoff = Backoff()
         ready = False
-        while not self._draining:
+        while not self.orders.draining:
             try:
                 if not ready:
                     await self.session.reader.connect()
@@ -205,10 +159,10 @@ class Worker:
 
     async def _turn(self) -> bool:
         """One step; True if Redis has answered."""
-        if self._takes:
-            await self._carry_out(self._takes.pop(0))
+        if self.orders.takes:
+            await self._carry_out(self.orders.takes.pop(0))
             return True
-        if self._paused:
+        if self.orders.paused:
             await self._until_told()
             return True
         self._row[Field.ONLY_NEW] = 0  # first: who adds offers from now on sees it
@@ -256,23 +210,12 @@ class Worker:
         await self.session.in_flight.flush_acks()
         await self.session.in_flight.settle()
         self._row[Field.READ_AT] = mono_ms()
-        self._answered.clear()
-        if not self._takes and not self._draining:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(BLOCK_MS / 1000):
-                    await self._answered.wait()
+        if not self.orders.takes:
+            await self.orders.wait(BLOCK_MS / 1000)
 
     async def _ask_for_offers(self, beside: int = 0) -> bool:
-        """While offers wait: ask the master; True if it sent some. beside: see AskForWork."""
         await self.session.in_flight.flush_acks()  # no read follows that would carry them
-        self._answered.clear()
-        self._send(AskForWork(self._taken, beside))
-        try:
-            async with asyncio.timeout(FREE_WAIT_S):
-                await self._answered.wait()
-        except TimeoutError:
-            return False
-        return bool(self._takes)
+        return await self.orders.ask(beside)
 
     async def _carry_out(self, take: Take) -> None:
         await self.session.in_flight.flush_acks()
@@ -293,19 +236,19 @@ class Worker:
     async def _handle(self, messages: list[StreamMessage], *, grows: bool) -> None:
         if not messages:
             return
-        if self._draining or self._paused:
+        if self.orders.start_nothing:
             self.session.in_flight.unsettled.release(messages)
             return
         self._observed_ms, self._observed = mono_ms(), 0
-        self._handling = True
+        self.orders.handling = True
         try:
             self._observe(await self.session.handle(messages, grows=grows))
         finally:
-            self._handling = False
+            self.orders.handling = False
 
     def _wanted(self, batch: Batch) -> int:
         newly_handled = self._observe(batch.handled)
-        if self._draining or self._paused or self._hooks.overruns:
+        if self.orders.start_nothing or self._hooks.overruns:
             return 0  # let the batch end
         if self._scoreboard.offers_waiting and self._lanes == 1:
             return 0
@@ -325,15 +268,15 @@ class Worker:
         """More for the lanes that are free: first what waits for a worker."""
         if not (self._scoreboard.offers_waiting and self._is_turn_of_offers()):
             return await self.session.read(count, 0)
-        self._room_beside = count
+        self.orders.room_beside = count
         try:
             got_some = await self._ask_for_offers(count)
         finally:
-            self._room_beside = 0
+            self.orders.room_beside = 0
         if not got_some:
             return []  # what waits must be alone: this batch ends
         began_s = self._now_s()
-        messages = await self.session.in_flight.take(_offers(self._takes.pop(0)))
+        messages = await self.session.in_flight.take(_offers(self.orders.takes.pop(0)))
         self._new_ones_after(self._now_s() - began_s)
         return messages
 
@@ -360,13 +303,7 @@ class Worker:
                 pause_s,
                 exc_info=None if known else error,
             )
-        self._answered.clear()
-        if not self._draining:
-            try:
-                async with asyncio.timeout(pause_s):
-                    await self._answered.wait()
-            except TimeoutError:
-                return
+        await self.orders.wait(pause_s)
 
     async def _try_to_leave(self) -> None:
         backoff = Backoff()

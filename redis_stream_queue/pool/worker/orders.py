@@ -1,0 +1,96 @@
+"""What the master has told a worker, and what of it the loop has still to carry out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from ...delivery.session import Session
+from ..protocol import (
+    AskForWork,
+    Cancel,
+    Declined,
+    Drain,
+    Message,
+    NoWork,
+    Pause,
+    Resume,
+    Take,
+)
+
+FREE_WAIT_S = 0.1
+
+
+class Orders:
+    """The master's orders to the worker of this session.
+
+    takes: offers that are to be carried out. draining, paused: nothing more is started.
+    handling: a handler has a batch. room_beside: for so many offers, asked for while it runs.
+    answered: set when something was said.
+    """
+
+    def __init__(self, session: Session, send: Callable[[Message], None]) -> None:
+        self.takes: list[Take] = []
+        self.draining = False
+        self.paused = False
+        self.handling = False
+        self.room_beside = 0
+        self.answered = asyncio.Event()
+        self._session = session
+        self._send = send
+        self._taken = 0  # offers that have arrived
+
+    @property
+    def start_nothing(self) -> bool:
+        """Is nothing to be started any more, or for a while?"""
+        return self.draining or self.paused
+
+    def heard(self, message: Message) -> None:
+        """The master has said this."""
+        if isinstance(message, Take):
+            self._taken += 1
+            fits = self.room_beside > 0 and not message.alone
+            if self.start_nothing or (self.handling and not fits):
+                self._send(Declined([offer[0] for offer in message.offers]))
+            else:
+                self.takes.append(message)
+                self.answered.set()
+                self._session.reader.interrupt()
+        elif isinstance(message, NoWork):
+            self.answered.set()
+        elif isinstance(message, Pause | Resume):
+            self.paused = isinstance(message, Pause)
+            self.answered.set()
+            if self.paused:
+                self._session.stop_starting()
+                self._session.reader.interrupt()
+        elif isinstance(message, Cancel):
+            self._session.cancel(message.id)
+        elif isinstance(message, Drain):
+            self.drain()
+
+    def drain(self) -> None:
+        """Finish what runs, give back the rest, start nothing more."""
+        self.draining = True
+        self.answered.set()
+        self._session.stop_starting()
+        self._session.reader.interrupt()
+
+    async def ask(self, beside: int = 0) -> bool:
+        """While offers wait: ask for some; True if any came. beside: see AskForWork."""
+        self.answered.clear()
+        self._send(AskForWork(self._taken, beside))
+        await self._until_answered(FREE_WAIT_S)
+        return bool(self.takes)
+
+    async def wait(self, longest_s: float) -> None:
+        """Until something is said; not at all where it is to end."""
+        self.answered.clear()
+        if not self.draining:
+            await self._until_answered(longest_s)
+
+    async def _until_answered(self, longest_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self.answered.wait()
