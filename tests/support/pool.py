@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -133,14 +134,14 @@ class PoolProcess:
 
     def processes(self) -> list[psutil.Process]:
         """All living processes of this pool, also those that lost their parent."""
+        mark = f"{MARK}={self._mark}".encode()
         mine = []
-        for process in psutil.process_iter():
-            try:
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    continue
-                if process.environ().get(MARK) == self._mark:
-                    mine.append(process)
-            except psutil.Error:  # it has ended, or is another user's
+        for pid in psutil.pids():
+            try:  # plain reads: tests poll this, and psutil takes five times as long for each
+                with open(f"/proc/{pid}/environ", "rb") as environment:
+                    if mark in environment.read():
+                        mine.append(psutil.Process(pid))
+            except (OSError, psutil.Error):  # it has ended, or is another user's
                 continue
         return mine
 
@@ -196,12 +197,15 @@ class PoolProcess:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        for process in self.processes():
-            try:
+        wait_until(self._kill_all, LEAVE_TIMEOUT_S, "no process of the pool is left")
+
+    def _kill_all(self) -> bool:
+        """Kill what lives; True if nothing does."""
+        left = self.processes()
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        wait_until(lambda: not self.processes(), LEAVE_TIMEOUT_S, "no process of the pool is left")
+        return not left
 
     def __enter__(self) -> Self:
         return self
