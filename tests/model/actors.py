@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from redis_stream_queue import (
+    Every,
+    Mover,
     Reject,
     Retry,
     StreamClient,
@@ -18,6 +20,8 @@ from redis_stream_queue import (
 from redis_stream_queue.connection.scripts import RENEW, TAKE
 from redis_stream_queue.delivery.retention import Retention
 from redis_stream_queue.group import ConsumerGroup
+from redis_stream_queue.later.periodic import schedules_of
+from redis_stream_queue.later.ticker import Ticker
 from redis_stream_queue.message import StreamMessage
 from redis_stream_queue.pool.config import Settings
 from redis_stream_queue.pool.master.recovery import Death, Recovery
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from .world import World
 
 MIN_IDLE_MS = (10_000, 25_000)  # pool A, pool B
+MUCH_LATER_MS = 8000
+BEAT_S = 20
 
 
 class Failed(Exception):
@@ -134,6 +140,9 @@ class Actor(ABC):
         executions = [
             book.begin(self, m.id, m.delivery_count, stale=self._stale(m.id)) for m in messages
         ]
+        for message, execution in zip(messages, executions, strict=True):
+            if self.world.clock.server_ahead_ms == 0:  # else it has not been asked since
+                self.world.book.check_time(execution, self.world.clock.ms, message.headers)
         self.executions += executions
         hand = Hand(self, executions, asyncio.get_running_loop().create_future())
         self.hands.append(hand)
@@ -155,6 +164,8 @@ class Actor(ABC):
             raise Failed
         if verdict == "retry":
             raise Retry(delay_ms=0)
+        if verdict == "much later":
+            raise Retry(delay_ms=MUCH_LATER_MS)
         if verdict == "reject":
             raise Reject
         return [m.id for m in messages[:done]]
@@ -374,6 +385,9 @@ class Pool:
         self.recovery = Recovery(client, settings, self.scoreboard, lambda: self.records)
         self.retention = Retention(self.recovery.pending, world.max_stream_size)
         self.group = ConsumerGroup(client, STREAM, GROUP)
+        self.mover = Mover(client, STREAM)
+        beat = schedules_of([Every("beat", BEAT_S, 0)], lambda data: str(data).encode())
+        self.ticker: Any = Ticker(client, STREAM, GROUP, beat)
 
     def heard(self, record: WorkerRecord, message: Any) -> None:
         if isinstance(message, AskForWork):
@@ -389,6 +403,20 @@ class Pool:
 
     async def trim(self) -> None:
         await self.retention.trim()
+
+    async def move(self) -> None:
+        await self.mover.move()
+
+    async def tick(self) -> None:
+        """What its loop does, without the waiting: what it knows may be old."""
+        if self.ticker._new:
+            await self.ticker._declare()
+        for one in self.ticker._declared:
+            if (
+                one.timer.call_at_ms is not None
+                and one.timer.call_at_ms <= self.ticker._server_ms()
+            ):
+                await self.ticker._tick(one)
 
     async def prune(self) -> None:
         await self.group.prune_consumers(0)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 import redis
 
+from redis_stream_queue.later.keys import companions
 from redis_stream_queue.message import id_key
 
 STREAM, GROUP, SLOW, DLQ = "orders", "workers", "slow", "orders_dlq"
+BESIDE = companions(STREAM)
 
 # ARGV: group, ms. Lets every pending entry grow older, and changes nothing else.
 AGE = """
@@ -54,6 +58,8 @@ class Facts:
     delivered: dict[str, str]  # group -> last delivered id
     pending: dict[str, dict[str, Pending]]  # group -> id -> line
     letters: list[tuple[str, dict[str, str]]]
+    scheduled: dict[str, int] = field(default_factory=dict)  # id -> uid
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)  # id -> what is beside it
 
     def unread(self, group: str, entry_id: str) -> bool:
         return id_key(entry_id) > id_key(self.delivered[group]) and entry_id in self.stream
@@ -66,7 +72,8 @@ def look(server: redis.Redis) -> Facts:
         pipe.xpending_range(STREAM, GROUP, "-", "+", 10_000)
         pipe.xpending_range(STREAM, SLOW, "-", "+", 10_000)
         pipe.xrange(DLQ)
-        entries, groups, mine, slow, letters = pipe.execute(raise_on_error=False)
+        pipe.zrange(BESIDE.later, 0, -1)
+        entries, groups, mine, slow, letters, later = pipe.execute(raise_on_error=False)
 
     def lines(reply: Any) -> dict[str, Pending]:
         if isinstance(reply, Exception):
@@ -80,11 +87,30 @@ def look(server: redis.Redis) -> Facts:
 
     infos = [] if isinstance(groups, Exception) else groups
     return Facts(
-        {entry_id: fields["data"] for entry_id, fields in entries},
+        {entry_id: payload_of(fields) for entry_id, fields in entries},
         {info["name"]: info["last-delivered-id"] for info in infos},
         {GROUP: lines(mine), SLOW: lines(slow)},
         letters,
+        {f"@{member[:26]}": _scheduled_uid(member) for member in later},
+        dict(entries),
     )
+
+
+def _scheduled_uid(member: str) -> int:
+    _, size, rest = member.split(":", 2)
+    headers = json.loads(rest[: int(size)] or "[]")
+    return uid_of(
+        payload_of(
+            {"data": rest[int(size) :], **dict(zip(headers[::2], headers[1::2], strict=True))}
+        )
+    )
+
+
+def payload_of(fields: dict[str, str]) -> str:
+    """Of a tick: its second, below 0, whatever the payload says."""
+    if "rsq:tick" in fields:
+        return str(-int(datetime.fromisoformat(fields["rsq:tick"]).timestamp()))
+    return fields["data"]
 
 
 def uid_of(payload: str) -> int:
@@ -103,7 +129,8 @@ class Execution:
 
 @dataclass(eq=False)
 class Entry:
-    """One stream entry. A requeued letter is a new one with the same uid.
+    """One stream entry. A requeued letter is a new one with the same uid, and so is what has waited
+    long for its next try: that one keeps its past.
 
     charged: executions that have to be counted; slack: deliveries that may have been counted
     although no handler saw them.
@@ -116,6 +143,7 @@ class Entry:
     slack: int = 0
     finished: bool = False
     forgiven: bool = False  # its group was destroyed: only its place is looked at
+    key: str = ""  # it is unique
     executions: list[Execution] = field(default_factory=list)
 
     def running(self) -> list[Execution]:
@@ -141,7 +169,11 @@ class Book:
         self.doubled: set[int] = set()  # uids that a restored group may have in two places
         self.holders: list[Any] = []
         self.letters_seen: set[str] = set()
+        self.once: set[int] = set()  # uids of messages that were pushed again and again
+        self.may_vanish: set[int] = set()  # cancelled, or expiring
+        self.ends_ms: dict[int, int] = {}  # by uid: it does not start later
         self.facts = Facts({}, {}, {GROUP: {}, SLOW: {}}, [])
+        self.were_dead: set[int] = set()
 
     def complain(self, text: str) -> None:
         self.wrong.append(text)
@@ -188,6 +220,12 @@ class Book:
         entry.charged += 1
         return execution
 
+    def check_time(self, execution: Execution, server_ms: int, headers: dict[str, str]) -> None:
+        """It does not start after its time."""
+        ends_ms = self.ends_ms.get(execution.entry.uid)
+        if ends_ms is not None and "rsq:pushed" in headers and server_ms > ends_ms:
+            self.complain(f"{self.name_of(execution.entry.id)} starts {server_ms - ends_ms} late")
+
     def _may_be_repeated(self, execution: Execution) -> bool:
         """May somebody else have the message by now, although this execution ended well?"""
         holder = execution.holder
@@ -225,11 +263,22 @@ class Book:
     def learn(self, facts: Facts) -> None:
         for entry_id, payload in facts.stream.items():
             if entry_id not in self.entries:
-                uid = uid_of(payload)
-                self.entries[entry_id] = Entry(entry_id, uid, payload.startswith("bad:"))
-                self.pushed.add(uid)
+                self._enter(entry_id, payload, facts.headers[entry_id])
                 if self.slow_exists:
                     self.slow_has.add(entry_id)
+        self.pushed.update(facts.scheduled.values())
+
+    def _enter(self, entry_id: str, payload: str, headers: dict[str, str]) -> None:
+        uid = uid_of(payload)
+        earlier = [entry for entry in self.entries.values() if entry.uid == uid]
+        entry = Entry(entry_id, uid, payload.startswith("bad:"), key=headers.get("rsq:unique", ""))
+        if "rsq:deliveries" in headers:
+            past = earlier[-1]
+            entry.charged, entry.slack, entry.forgiven = past.charged, past.slack, past.forgiven
+        elif earlier and (uid in self.once or uid < 0) and uid not in self.were_dead:
+            self.complain(f"message {uid} is in the stream again as {entry_id}")
+        self.entries[entry_id] = entry
+        self.pushed.add(uid)
 
     def check(self, disturbed: set[Any], *, late: bool = False, aged: bool = False) -> None:
         """Compare everything; disturbed: holders that a fault has hit in this step."""
@@ -266,12 +315,27 @@ class Book:
             if any(e.outcome == "ok" for e in entry.executions):
                 done.add(entry.uid)
         for letter_id, fields in facts.letters:
-            places[uid_of(fields["data"])].append(f"dead as {letter_id}")
+            self.were_dead.add(uid := uid_of(payload_of(fields)))
+            places[uid].append(f"dead as {letter_id}")
+        for scheduled_id, uid in facts.scheduled.items():
+            places[uid].append(f"scheduled as {scheduled_id}")
+        self._check_keys(facts)
         for uid, found in places.items():
             if len(found) > 1 and uid not in self.doubled:
                 self.complain(f"message {uid} is in {len(found)} places: {'; '.join(found)}")
-            if not found and uid not in done:
+            if not found and uid not in done and uid not in self.may_vanish:
                 self.complain(f"message {uid} is lost")
+
+    def _check_keys(self, facts: Facts) -> None:
+        """Of a unique key one is unfinished, but for letters that were sent back."""
+        unfinished: dict[str, list[int]] = {}
+        for entry in self.entries.values():
+            excused = entry.forgiven or entry.uid in self.were_dead
+            if entry.key and not entry.finished and not excused:
+                unfinished.setdefault(entry.key, []).append(entry.uid)
+        for key, uids in unfinished.items():
+            if len(uids) > 1:
+                self.complain(f"messages {uids} of {key} are unfinished")
 
     def _check_holders(self, facts: Facts, *, aged: bool) -> None:
         pending = facts.pending[GROUP]
@@ -286,6 +350,8 @@ class Book:
                 entry = self.entries[entry_id]
                 if line is None or line.consumer != holder.name:
                     self.lost_at.setdefault(key, self.step)
+                    if line is None and entry.uid in self.may_vanish:
+                        self.lapsed.add(key)  # taken back from under it
                     if line is None and any(
                         e.outcome == "ok" and self._may_be_repeated(e) for e in entry.executions
                     ):
@@ -314,7 +380,8 @@ class Book:
                     f"{self.name_of(entry_id)} is pending by {line.consumer} and was trimmed"
                 )
         if self.slow_exists:
-            for entry_id in self.slow_has - self.slow_done - facts.stream.keys():
+            gone = {e.id for e in self.entries.values() if e.uid in self.may_vanish}
+            for entry_id in self.slow_has - self.slow_done - facts.stream.keys() - gone:
                 self.complain(f"{self.name_of(entry_id)} was trimmed, group {SLOW} needs it")
 
     def _check_letters(self, facts: Facts) -> None:
@@ -358,4 +425,4 @@ class Book:
         return [self.name_of(e.id) for e in self.entries.values() if not e.finished]
 
     def all_finished(self) -> bool:
-        return not self.unfinished()
+        return not self.unfinished() and not self.facts.scheduled

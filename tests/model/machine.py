@@ -32,6 +32,7 @@ from .world import SLOTS, World
 STEPS_MS = (200, 400, 4000, 12_000, 27_000, 61_000)
 LAST_ROUNDS = 60
 MOST_UNFINISHED = 4
+LONG_MS = 5000  # a retry that waits longer is scheduled
 
 faults = st.one_of(
     st.none(),
@@ -89,6 +90,57 @@ class Messages(RuleBasedStateMachine):
         else:
             self._admin(lambda: world.producer.push_many(list(uids)), at)
 
+    @precondition(lambda self: len(self.w.book.unfinished()) < MOST_UNFINISHED)
+    @rule(
+        count=st.integers(1, 3),
+        delay_ms=st.sampled_from((0, 100, 5000, 15_000)),
+        ttl_ms=st.sampled_from((None, None, 3000)),
+        at=faults,
+    )
+    def push_later(self, count: int, delay_ms: int, ttl_ms: int | None, at: At | None) -> None:
+        world = self.w
+        uids = list(self._new(count))
+        if ttl_ms is not None and delay_ms:
+            world.book.may_vanish.update(uids)
+            ends_ms = self.clock.server_ms + ttl_ms
+            world.book.ends_ms.update(dict.fromkeys(uids, ends_ms))
+        options: Any = {"delay_ms": delay_ms, **({"ttl_ms": ttl_ms} if delay_ms else {})}
+        self._admin(lambda: world.producer.push_many(uids, **options), at)
+
+    def _new(self, count: int) -> range:
+        self.w.next_uid += count
+        return range(self.w.next_uid - count, self.w.next_uid)
+
+    @precondition(lambda self: len(self.w.book.unfinished()) < MOST_UNFINISHED)
+    @rule(again=st.booleans(), delay_ms=st.sampled_from((0, 0, 5000)), at=faults)
+    def push_once(self, again: bool, delay_ms: int, at: At | None) -> None:
+        """Again: as after an answer that was lost, whatever has become of it."""
+        world = self.w
+        once = world.book.once
+        [uid] = [max(once)] if again and once else self._new(1)
+        once.add(uid)
+        self._admin(lambda: world.producer.push(uid, dedup_id=f"once {uid}", delay_ms=delay_ms), at)
+
+    @precondition(lambda self: len(self.w.book.unfinished()) < MOST_UNFINISHED)
+    @rule(key=st.sampled_from(("a", "b")), delay_ms=st.sampled_from((0, 0, 5000)), at=faults)
+    def push_unique(self, key: str, delay_ms: int, at: At | None) -> None:
+        world = self.w
+        [uid] = self._new(1)
+        self._admin(lambda: world.producer.push(uid, unique=key, delay_ms=delay_ms), at)
+
+    @precondition(lambda self: self.w.book.facts.scheduled or self.w.book.unfinished())
+    @rule(index=st.integers(0, 5), at=faults)
+    def cancel(self, index: int, at: At | None) -> None:
+        """Wherever it is. Who holds it hears of it later, and may start it until then."""
+        world = self.w
+        book = world.book
+        entries = [entry for entry in book.entries.values() if not entry.finished]
+        ids = [*book.facts.scheduled, *(entry.id for entry in entries)]
+        cancelled = ids[index % len(ids)]
+        entry = book.entries.get(cancelled)
+        book.may_vanish.add(entry.uid if entry else book.facts.scheduled[cancelled])
+        self._admin(lambda: world.producer.client.cancel(STREAM, cancelled), at)
+
     def _admin(self, start: Callable[[], Any], at: At | None) -> None:
         admin = self.w.admin
         if admin.stopped:
@@ -113,13 +165,13 @@ class Messages(RuleBasedStateMachine):
     @precondition(lambda self: self.w.hands())
     @rule(
         index=st.integers(0, 5),
-        verdict=st.sampled_from(("ok", "raise", "some", "retry", "reject")),
+        verdict=st.sampled_from(("ok", "raise", "some", "retry", "much later", "reject")),
         at=faults,
     )
     def verdict(self, index: int, verdict: str, at: At | None) -> None:
         hands = self.w.hands()
         hand = hands[index % len(hands)]
-        if verdict in ("retry", "reject") and self.w.style == "batch":
+        if verdict in ("retry", "much later", "reject") and self.w.style == "batch":
             verdict = "raise"
         hand.verdict.set_result(verdict)
         hand.actor.process.run(None, at)
@@ -184,6 +236,19 @@ class Messages(RuleBasedStateMachine):
                 pool.process.run(pool.recover)
         self.time_passes(600, None)
 
+    @precondition(lambda self: self.w.book.facts.scheduled)
+    @rule(pool=pools, ms=st.sampled_from((0, 5000, 15_000)), at=faults)
+    def move(self, pool: int, ms: int, at: At | None) -> None:
+        if ms:
+            self.time_passes(ms, None)
+            self.each_message_is_in_one_place()
+        self._master(pool, "move", at)
+
+    @precondition(lambda self: len(self.w.book.unfinished()) < MOST_UNFINISHED)
+    @rule(pool=pools, at=faults)
+    def tick(self, pool: int, at: At | None) -> None:
+        self._master(pool, "tick", at)
+
     @precondition(lambda self: self.w.told())
     @rule(index=st.integers(0, 3), at=faults)
     def takes_an_offer(self, index: int, at: At | None) -> None:
@@ -233,7 +298,7 @@ class Messages(RuleBasedStateMachine):
         world = self.w
         late = world.late.pop(index % len(world.late))
         connection = self.server.connection_pool.get_connection()
-        for command in late.commands:
+        for command in self.clock.virtual(late.commands):
             connection.send_command(*command)
             with contextlib.suppress(redis.ResponseError):
                 world._executed(late.process, command, connection.read_response())
@@ -329,6 +394,8 @@ class Messages(RuleBasedStateMachine):
             for slot in SLOTS:
                 world.actor(slot).turn(None)
                 self.each_message_is_in_one_place()
+            self._master(0, "move")
+            self.each_message_is_in_one_place()
             for _ in range(2 + WATCH_MS // LOOK_MS):
                 for pool in (0, 1):
                     self._master(pool, "recover")

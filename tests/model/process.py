@@ -25,8 +25,23 @@ from redis_stream_queue import _clock
 from redis_stream_queue.connection import link as link_module
 from redis_stream_queue.connection import registry
 from redis_stream_queue.connection.link import OUTAGES
-from redis_stream_queue.connection.scripts import BURY
+from redis_stream_queue.connection.scripts import BURY, Script
+from redis_stream_queue.later import control, cron_scripts, postponed
+from redis_stream_queue.later import scripts as later_scripts
 
+# Scripts that ask the server for its time, as they are with the time that is virtual: the last of
+# their arguments.
+VIRTUAL = {
+    script.sha: Script(
+        "local virtual = table.remove(ARGV)\n"
+        + script.source.replace(
+            "redis.call('TIME')", "{math.floor(virtual / 1000), virtual % 1000 * 1000}"
+        )
+    )
+    for module in (later_scripts, cron_scripts, control, postponed)
+    for script in vars(module).values()
+    if isinstance(script, Script) and "redis.call('TIME')" in script.source
+}
 STUCK_S = 10.0  # real seconds that one step may take
 
 
@@ -65,6 +80,19 @@ class Clock:
 
     def now_ms(self) -> int:
         return self.ms
+
+    @property
+    def server_ms(self) -> int:
+        return self.ms + self.server_ahead_ms
+
+    def virtual(self, commands: Sequence[Any]) -> list[Any]:
+        """The same commands in virtual time."""
+        return [
+            ("EVALSHA", VIRTUAL[command[1]].sha, *command[2:], self.server_ms)
+            if command[0] == "EVALSHA" and command[1] in VIRTUAL
+            else command
+            for command in commands
+        ]
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -200,11 +228,12 @@ class Process:
         """What stands in for link.exchange()."""
 
         async def really(note: Callable[[int, Any], None] | None = on_reply) -> list[Any]:
-            replies = await _exchange(connection, commands, timeout_s, note, last_s, on_late)
+            sent = self.clock.virtual(commands)
+            replies = await _exchange(connection, sent, timeout_s, note, last_s, on_late)
             for command, reply in zip(commands, replies, strict=True):
                 self.on_executed(self, command, reply)
             if ("TIME",) in commands:
-                server_ms = self.clock.ms + self.clock.server_ahead_ms
+                server_ms = self.clock.server_ms
                 replies[commands.index(("TIME",))] = [server_ms // 1000, server_ms % 1000 * 1000]
             return replies
 

@@ -11,11 +11,15 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from redis_stream_queue import dlq
 from redis_stream_queue.connection import scripts
+from redis_stream_queue.delivery import in_flight
+from redis_stream_queue.later.scripts import CANCEL_LATER
+from redis_stream_queue.later.state import CANCEL
 from redis_stream_queue.pool.scoreboard import Scoreboard
 from redis_stream_queue.pool.worker import loop as pool_worker
 from tests.support.servers import Server
 
-from .machine import Messages
+from .machine import LONG_MS, Messages
+from .process import VIRTUAL
 
 # Trimming is approximate: it removes whole nodes of so many entries.
 SMALL_NODES = ["--stream-node-max-entries", "2"]
@@ -26,7 +30,8 @@ def model_server(_no_process_left: None) -> Iterator[Server]:
     """A valkey-9.1 of the model alone, with every script loaded."""
     with Server.start("valkey-9.1", extra_args=[*SMALL_NODES, "--appendonly", "no"]) as server:
         with server.client() as client:
-            for script in (*vars(scripts).values(), dlq.REQUEUE):
+            others = (dlq.REQUEUE, CANCEL, CANCEL_LATER, *VIRTUAL.values())
+            for script in (*vars(scripts).values(), *others):
                 if isinstance(script, scripts.Script):
                     client.script_load(script.source)
         yield server
@@ -42,6 +47,7 @@ def machine(
     model_server: Server, scoreboards: list[Scoreboard], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[type[Messages]]:
     monkeypatch.setattr(pool_worker, "BLOCK_MS", 0)
+    monkeypatch.setattr(in_flight, "LONG_MS", LONG_MS)
     log = logging.getLogger("redis_stream_queue")
     monkeypatch.setattr(log, "disabled", True)
     with model_server.client(decode_responses=True) as client:
@@ -63,7 +69,7 @@ def _run(machine: type[Messages], examples: int) -> None:
 
 
 def test_model(machine: type[Messages]) -> None:
-    _run(machine, 60)
+    _run(machine, 40)
 
 
 @pytest.mark.soak
