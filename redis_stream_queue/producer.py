@@ -22,7 +22,7 @@ from .connection.scripts import BACKLOG
 from .delivery.pending import PendingList
 from .delivery.server_check import no_backlog
 from .exceptions import ConfigError
-from .later.extras import Asked, OneExtras, PushExtras, expiry_parts, terms_of
+from .later.extras import Asked, ManyExtras, OneExtras, expiry_parts, terms_of, terms_of_each
 from .later.keys import companions
 from .later.push import push_asked
 from .later.scheduled import ScheduledMessage, cancel_scheduled, scheduled
@@ -154,12 +154,13 @@ class StreamProducer:
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
-        **extras: Unpack[PushExtras],
+        **extras: Unpack[ManyExtras],
     ) -> list[str]:
         """Add many messages, a thousand in one step; returns their ids in order.
 
         data: one item for each message. headers: go with each of them. timeout_s: see push.
-        extras: delay_ms, at, ttl_ms, expired.
+        extras: delay_ms, at, ttl_ms, expired, dedup_ids (one for each message), dedup_ttl_s. With
+            dedup_ids each id has a ``duplicate``, as for push.
 
         Everything is encoded first: a message that cannot be encoded stops the call before any is
         added. On an error of Redis the others may have been added.
@@ -174,13 +175,14 @@ class StreamProducer:
         self,
         data: Sequence[Any],
         headers: Mapping[str, str] | None,
-        extras: OneExtras | PushExtras,
+        extras: OneExtras | ManyExtras,
     ) -> tuple[Pushes, list[Asked]]:
         """What to push, and the same with its terms; [] where none are asked for."""
         parts = header_parts(headers) + expiry_parts(extras)
-        terms = terms_of(extras, self.group) if extras else None
+        terms = terms_of_each(extras, self.group, len(data)) if extras else None
         pushes = Pushes(encode_all(data, self.serializer, self.max_payload_bytes), parts)
-        return pushes, [Asked(one, parts, terms) for one in pushes.payloads] if terms else []
+        asked = zip(pushes.payloads, terms or (), strict=bool(terms))
+        return pushes, [Asked(payload, parts, its) for payload, its in asked]
 
     async def _unfinished(self) -> int:
         done, state = 0, ()
@@ -285,7 +287,7 @@ class StreamProducer:
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
-        **extras: Unpack[PushExtras],
+        **extras: Unpack[ManyExtras],
     ) -> list[str]:
         """``push_many`` for code without an event loop; safe in threads and after a fork.
 
@@ -298,7 +300,7 @@ class StreamProducer:
         data: Sequence[Any],
         headers: Mapping[str, str] | None,
         timeout_s: float | None,
-        extras: OneExtras | PushExtras,
+        extras: OneExtras | ManyExtras,
     ) -> list[str]:
         pushes, asked = self._asked_for(data, headers, extras)
         timeout_s = limit_s(timeout_s)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Unpack
 
-from ..later.extras import OneExtras, PushExtras
+from ..later.extras import ManyExtras, OneExtras
 from ..producer import StreamProducer
 
 Headers = Mapping[str, str]
@@ -45,7 +45,7 @@ class ScopedProducer(StreamProducer):
         *,
         headers: Headers | None = None,
         timeout_s: float | None = None,
-        **extras: Unpack[PushExtras],
+        **extras: Unpack[ManyExtras],
     ) -> list[str]:
         """As of StreamProducer; all of them get the same headers."""
         with self.around_push(headers, len(data)) as (ours, pushed):
@@ -58,7 +58,7 @@ class ScopedProducer(StreamProducer):
         data: Sequence[Any],
         headers: Headers | None,
         timeout_s: float | None,
-        extras: OneExtras | PushExtras,
+        extras: OneExtras | ManyExtras,
     ) -> list[str]:
         with self.around_push(headers, len(data)) as (ours, pushed):
             ids = super()._push_sync(data, ours, timeout_s, extras)

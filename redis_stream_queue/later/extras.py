@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from math import ceil
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -37,6 +38,16 @@ class PushExtras(TypedDict, total=False):
     at: datetime | None
     ttl_ms: Delay | None
     expired: Literal["count", "dead"]
+
+
+class ManyExtras(PushExtras, total=False):
+    """Options of pushes of many messages.
+
+    dedup_ids: one for each message, None = none; see OneExtras, also for dedup_ttl_s.
+    """
+
+    dedup_ids: Sequence[str | None] | None
+    dedup_ttl_s: float
 
 
 class OneExtras(PushExtras, total=False):
@@ -120,6 +131,27 @@ def expiry_parts(extras: OneExtras | PushExtras) -> Parts:
         return ()
     dead = ("rsq:expired", "dead") if expired == "dead" else ()
     return ("rsq:ttl", str(whole_ms(ttl_ms, "ttl_ms")), *dead)
+
+
+def terms_of_each(
+    extras: OneExtras | ManyExtras, group: str | None, count: int
+) -> list[Terms] | None:
+    """The terms of each of so many messages, None if nothing is asked for.
+
+    Raises ConfigError for wrong values, and TypeError for an option that there is not.
+    """
+    shared: Any = dict(extras)
+    dedup_ids = shared.pop("dedup_ids", None)
+    if dedup_ids is None:
+        terms = terms_of(shared, group)
+        return [terms] * count if terms else None
+    if isinstance(dedup_ids, str | bytes) or len(dedup_ids) != count:
+        raise ConfigError(
+            f"dedup_ids must be a list with one text for each of the {count} messages, got "
+            f"{dedup_ids!r:.80}."
+        )
+    its_own: list[Any] = [{**shared, "dedup_id": one} for one in dedup_ids]
+    return [terms_of(one, group) or Terms() for one in its_own]
 
 
 def terms_of(extras: OneExtras | PushExtras, group: str | None) -> Terms | None:

@@ -53,6 +53,23 @@ async def test_of_pushes_of_one_moment_one_goes_in(
     assert sorted(set(got)) == sorted(await real_bench.entry_ids())
 
 
+async def test_many_have_an_id_each(producer: StreamProducer, real_bench: Bench) -> None:
+    """Also twice in one call, and with what has none in between."""
+    ids = ["a", "b", None, "a"]
+    first: Any = await producer.push_many([1, 2, 3, 4], dedup_ids=ids)
+    again: Any = await asyncio.to_thread(
+        producer.push_many_sync, [1, 2, 3, 4], dedup_ids=ids, delay_ms=5
+    )
+    assert [i.duplicate for i in first] == [False, False, False, True]
+    assert [i.duplicate for i in again] == [True, True, False, True]
+    assert (first[3], again[0], again[1]) == (first[0], first[0], first[1])
+    assert await real_bench.entry_ids() == first[:3]
+    for wrong in (["a"], "abcd", []):
+        with pytest.raises(ConfigError, match="dedup_ids must be a list"):
+            await producer.push_many([1, 2, 3, 4], dedup_ids=wrong)
+    await producer.close()
+
+
 async def test_a_window_ends(server_bench: Bench) -> None:
     producer = StreamProducer(server_bench.client, server_bench.stream)
     first: Any = await producer.push(1, dedup_id="a", dedup_ttl_s=0.05)

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from redis_stream_queue import StreamClient, StreamProducer
 from tests.support.ledger import SOURCE, STREAM, Ledger
 from tests.support.pool import PoolProcess
 from tests.support.servers import Server, free_port
@@ -56,7 +57,7 @@ def status(port: int) -> Any:
 
 
 def test_counters_equal_the_ledger_though_workers_die(
-    start_pool: StartPool, ledger: Ledger, port: int
+    start_pool: StartPool, ledger: Ledger, port: int, pool_url: str
 ) -> None:
     """Nothing that is counted falls, and in the end all is counted once; what a killed worker had
     timed is not lost with it."""
@@ -82,6 +83,10 @@ def test_counters_equal_the_ledger_though_workers_die(
     [letter] = status(port)["letters"]
     assert (letter["reason"], letter["original_id"]) == ("rejected", ids[-1])
     assert status(port)["waiting"]["count"] == total(port, "rsq_message_wait_seconds_count")
+    StreamProducer(StreamClient.from_url(pool_url), STREAM).push_sync({}, delay_ms=10)
+    late = "rsq_scheduled_lateness_seconds"
+    wait_until(lambda: total(port, f"{late}_count") == 1, 15, "one was moved")
+    assert 0 <= total(port, f"{late}_sum") < 10
     plain = httpx.get(f"http://127.0.0.1:{port}/metrics")
     assert plain.headers["content-type"].startswith("text/plain; version=")
 

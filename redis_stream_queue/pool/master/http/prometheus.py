@@ -22,6 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from ...._version import version
+from ....later.lateness import LatenessMetrics
 from ...histogram import BOUNDS_S, Histogram
 from ...metrics import PoolMetrics, WorkerMetrics
 from ..observation import Observation
@@ -89,6 +90,12 @@ class _Families:
         below = list(zip(BOUNDS, accumulate(seen.counts), strict=True))
         self._family(HistogramMetricFamily, name, text).add_metric(self.labels, below, seen.sum_s)
 
+    def lateness(self, name: str, text: str, seen: LatenessMetrics) -> None:
+        below = [(str(ms / 1000), count) for ms, count in seen.at_most_ms.items()]
+        below.append(("+Inf", seen.moved))
+        family = self._family(HistogramMetricFamily, name, text)
+        family.add_metric(self.labels, below, seen.late_ms_total / 1000)
+
 
 def _totals(families: _Families, metrics: PoolMetrics) -> None:
     for name, text, value in (
@@ -111,6 +118,11 @@ def _totals(families: _Families, metrics: PoolMetrics) -> None:
         "rsq_message_wait_seconds",
         "Messages, by time from their push to their first start.",
         metrics.waiting,
+    )
+    families.lateness(
+        "rsq_scheduled_lateness_seconds",
+        "Scheduled messages that this pool has moved, by time behind their due time.",
+        metrics.scheduled,
     )
     families.gauge("rsq_uptime_seconds", "Since the pool started.", metrics.uptime_s)
     count = Counter("busy" if w.busy_ms else w.state for w in metrics.workers)
