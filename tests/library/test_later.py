@@ -306,3 +306,16 @@ async def test_a_lost_bell_costs_one_look(
     await wait_until_async(lambda: mover.lateness.metrics().moved == 1, 5, "it is moved")
     task.cancel()
     await asyncio.wait([task])
+
+
+async def test_a_stream_that_was_deleted_is_there_again(server_bench: Bench) -> None:
+    """What was scheduled is data of its own: it is moved and handled all the same."""
+    ledger = Ledger()
+    consumer = server_bench.consumer(ledger, block_ms=100)
+    producer = StreamProducer(server_bench.client, server_bench.stream)
+    async with running(server_bench, consumer):
+        await server_bench.push(1)
+        await server_bench.until(lambda: len(ledger.messages) == 1, "the first is handled")
+        await producer.push(2, delay_ms=200)
+        await server_bench.client.command("DEL", server_bench.stream)
+        await server_bench.until(lambda: len(ledger.messages) == 2, "the other one is handled")
