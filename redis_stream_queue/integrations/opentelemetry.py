@@ -16,7 +16,7 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
 from ..exceptions import Retry
 from ..message import StreamMessage
 from ..middleware import Middleware, Source, around
-from .pushing import Headers, Pushed, ScopedProducer
+from .pushing import TASK, Headers, Pushed, ScopedProducer
 
 SCOPE = "redis_stream_queue"
 MESSAGE_ID, DELIVERY_COUNT = "messaging.message.id", "rsq.delivery_count"
@@ -35,15 +35,15 @@ class TracedProducer(ScopedProducer):
         if count != 1:
             attributes["messaging.batch.message_count"] = count
         with _span(_tracer(), f"push {self.stream}", SpanKind.PRODUCER, attributes) as span:
-            given, ours = dict(headers or {}), dict[str, str]()
-            if "traceparent" not in given:
+            ours: dict[str, str] = {}
+            if "traceparent" not in (headers or {}):
                 propagate.inject(ours)
 
             def pushed(ids: Sequence[str]) -> None:
                 if count == 1:
                     span.set_attribute(MESSAGE_ID, ids[0])
 
-            yield ours | given, pushed
+            yield ours, pushed
 
     def _server(self) -> Attributes:
         endpoint = self.client.endpoint
@@ -123,7 +123,10 @@ def _common(stream: str, name: str, kind: str) -> Attributes:
 
 
 def _of(message: StreamMessage) -> Attributes:
-    return {MESSAGE_ID: message.id, DELIVERY_COUNT: message.delivery_count}
+    found: Attributes = {MESSAGE_ID: message.id, DELIVERY_COUNT: message.delivery_count}
+    if task := message.headers.get(TASK):
+        found["rsq.task"] = task
+    return found
 
 
 def _links(messages: Sequence[StreamMessage], *, details: bool) -> list[Link]:

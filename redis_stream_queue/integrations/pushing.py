@@ -8,8 +8,10 @@ from typing import Any, Unpack
 
 from ..later.extras import ManyExtras, OneExtras
 from ..producer import StreamProducer
+from ..pushing.headers import OURS, OwnHeaders, header_parts
 
 Headers = Mapping[str, str]
+TASK = f"{OURS}task"  # header with the task's name, of a call of a Queue
 Pushed = Callable[[Sequence[str]], None]
 
 
@@ -21,7 +23,7 @@ class ScopedProducer(StreamProducer):
     ) -> AbstractContextManager[tuple[Headers, Pushed]]:
         """Entered before ``count`` messages are pushed in one call.
 
-        Gives the headers that they get, and what is called with their ids.
+        Gives further headers for them, and what is called with their ids.
         """
         raise NotImplementedError
 
@@ -34,8 +36,9 @@ class ScopedProducer(StreamProducer):
         **extras: Unpack[OneExtras],
     ) -> str:
         """As of StreamProducer."""
-        with self.around_push(headers, 1) as (ours, pushed):
-            message_id = await super().push(data, headers=ours, timeout_s=timeout_s, **extras)
+        with self.around_push(headers, 1) as (more, pushed):
+            both = _both(headers, more)
+            message_id = await super().push(data, headers=both, timeout_s=timeout_s, **extras)
             pushed([message_id])
         return message_id
 
@@ -48,8 +51,9 @@ class ScopedProducer(StreamProducer):
         **extras: Unpack[ManyExtras],
     ) -> list[str]:
         """As of StreamProducer; all of them get the same headers."""
-        with self.around_push(headers, len(data)) as (ours, pushed):
-            ids = await super().push_many(data, headers=ours, timeout_s=timeout_s, **extras)
+        with self.around_push(headers, len(data)) as (more, pushed):
+            both = _both(headers, more)
+            ids = await super().push_many(data, headers=both, timeout_s=timeout_s, **extras)
             pushed(ids)
         return ids
 
@@ -60,7 +64,14 @@ class ScopedProducer(StreamProducer):
         timeout_s: float | None,
         extras: OneExtras | ManyExtras,
     ) -> list[str]:
-        with self.around_push(headers, len(data)) as (ours, pushed):
-            ids = super()._push_sync(data, ours, timeout_s, extras)
+        with self.around_push(headers, len(data)) as (more, pushed):
+            ids = super()._push_sync(data, _both(headers, more), timeout_s, extras)
             pushed(ids)
         return ids
+
+
+def _both(headers: Headers | None, more: Headers) -> Headers:
+    """The caller's win."""
+    if isinstance(headers, OwnHeaders):
+        return OwnHeaders((*header_parts(more), *headers.parts))
+    return {**more, **(headers or {})}

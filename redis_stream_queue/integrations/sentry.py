@@ -16,7 +16,7 @@ from .._clock import wall_ms
 from ..exceptions import Reject, Retry
 from ..message import StreamMessage, id_key
 from ..middleware import Middleware, Source, around
-from .pushing import Headers, Pushed, ScopedProducer
+from .pushing import TASK, Headers, Pushed, ScopedProducer
 
 OUR_ERRORS = "redis_stream_queue.delivery.failures"  # logs each failure once more
 FLUSH_S = 2.0
@@ -35,11 +35,9 @@ class SentryProducer(ScopedProducer):
                 "sentry-trace": sentry_sdk.get_traceparent(),
                 "baggage": sentry_sdk.get_baggage(),
             }
-            given = dict(headers or {})
-            if "sentry-trace" not in given:
-                given |= {name: value for name, value in ours.items() if value}
+            given = "sentry-trace" in (headers or {})
             yield (
-                given,
+                {} if given else {name: value for name, value in ours.items() if value},
                 lambda ids: span.set_data("messaging.message.id", ", ".join(ids[:10])),
             )
 
@@ -64,7 +62,7 @@ def sentry_scope() -> Middleware:
             transaction = sentry_sdk.continue_trace(
                 messages[0].headers if single else {},
                 op="queue.process",
-                name=f"process {source.stream}",
+                name=messages[0].headers.get(TASK) or f"process {source.stream}",
                 source="task",
             )
             with sentry_sdk.start_transaction(transaction):

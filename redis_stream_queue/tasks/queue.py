@@ -9,7 +9,7 @@ from .._validate import Text, check
 from ..client import StreamClient
 from ..exceptions import ConfigError
 from ..handlers import DLQHandler, ErrorHook, PerMessage, stream_handler
-from ..producer import MAX_LEN
+from ..producer import MAX_LEN, StreamProducer
 from ..serializers import Serializer
 from .job import Job
 from .options import TaskOptions, checked
@@ -45,7 +45,9 @@ class Queue:
     client, url: where it is; without either ``REDIS_URL``, within a pool where that reads.
     serializer: JSON if not given. max_len: see StreamProducer.
     dlq_handler, error_hook: see stream_handler.
-    settings: any field of ConsumerConfig, for tasks that say nothing else.
+    producer: class of what pushes, such as TracedProducer.
+    settings: any field of ConsumerConfig, for tasks that say nothing else; and middleware,
+        on_worker_start, on_worker_stop.
 
     Raises ConfigError naming a wrong setting.
     """
@@ -61,6 +63,7 @@ class Queue:
         max_len: int | None = MAX_LEN,
         dlq_handler: DLQHandler | None = None,
         error_hook: ErrorHook | None = None,
+        producer: type[StreamProducer] = StreamProducer,
         **settings: Any,
     ) -> None:
         check("stream", stream, Text())
@@ -83,6 +86,7 @@ class Queue:
             url=url,
             serializer=serializer,
             max_len=max_len,
+            kind=producer,
         )
 
     def __repr__(self) -> str:

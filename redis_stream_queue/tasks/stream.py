@@ -22,7 +22,7 @@ class TaskStream:
     """One stream of calls. Nothing is connected before something is pushed.
 
     url, client: where it is; without either ``REDIS_URL``, in a worker where its pool reads.
-    stream, group, dlq_stream: names. serializer: None = JSON.
+    stream, group, dlq_stream: names. serializer: None = JSON. kind: what pushes them.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class TaskStream:
         url: str | None,
         serializer: Serializer | None,
         max_len: int | None = MAX_LEN,
+        kind: type[StreamProducer] = StreamProducer,
     ) -> None:
         if client is not None:
             check_client(client)
@@ -48,6 +49,7 @@ class TaskStream:
         self._prefix: str | None = None
         self._serializer = serializer
         self._max_len = max_len
+        self._kind = kind
         self._producer: StreamProducer | None = None
         self._making = threading.Lock()
 
@@ -79,7 +81,7 @@ class TaskStream:
             if prefix is None:
                 prefix = _variable(STREAM_PREFIX.environment) or ""
             client = StreamClient.from_url(self._url or _url(), prefix=prefix)
-        return StreamProducer(
+        return self._kind(
             client, self.stream, self.group, self._max_len, serializer=self._serializer
         )
 

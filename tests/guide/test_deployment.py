@@ -22,7 +22,10 @@ def test_the_pod_has_time_to_drain_and_needs_no_right() -> None:
     known = (*OPTIONS, TARGET, URL_FILE)
     variables = {name for option in known for name in option.environment}
 
-    assert POD["terminationGracePeriodSeconds"] >= PoolConfig(target="app:handle").graceful_timeout_s + 10
+    assert (
+        POD["terminationGracePeriodSeconds"]
+        >= PoolConfig(target="app:handle").graceful_timeout_s + 10
+    )
     assert {variable["name"] for variable in CONTAINER["env"]} <= variables
     assert POD["securityContext"]["runAsNonRoot"]
     assert CONTAINER["securityContext"] == {

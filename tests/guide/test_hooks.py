@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import re
@@ -17,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from redis_stream_queue import ConsumerConfig, StreamClient, StreamConsumer
+from redis_stream_queue import ConsumerConfig, Queue, StreamClient, StreamConsumer
 from redis_stream_queue.integrations import opentelemetry as ours
 from redis_stream_queue.integrations.opentelemetry import TracedProducer, traced
 from tests.guide.conftest import Shell
@@ -170,4 +171,37 @@ async def test_spans_of_batches_and_of_what_asks_for_a_retry(
         8,
     ]
     assert batch.attributes["messaging.batch.message_count"] == 3
+    await client.close()
+
+
+async def test_tasks_of_a_queue_are_traced(pool_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain and async ones, side by side: each is a child of its push, by its name."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(ours, "_tracer", lambda: provider.get_tracer("here"))
+    client = StreamClient.from_url(pool_url)
+    queue = Queue("jobs", client=client, producer=TracedProducer)
+    ran: list[tuple[str, int]] = []
+
+    @queue.task(name="plain")
+    def plain(n: int) -> None:
+        ran.append(("plain", n))
+
+    @queue.task(name="waits", concurrency=3)
+    async def waits(n: int) -> None:
+        await asyncio.sleep(0.01)
+        ran.append(("waits", n))
+
+    await plain.push(1)
+    await waits.push_many([(n,) for n in range(5)])
+    config = ConsumerConfig(group=queue.group, block_ms=0)
+    handler = queue.stream_handler()
+    await StreamConsumer(client, "jobs", config, handler, middleware=[traced()]).run_once()
+
+    pushes = [span for span in exporter.get_finished_spans() if span.name == "push jobs"]
+    calls = [span for span in exporter.get_finished_spans() if span.name == "process jobs"]
+    assert sorted(ran) == [("plain", 1), *(("waits", n) for n in range(5))]
+    assert sorted(call.attributes["rsq.task"] for call in calls) == ["plain", *["waits"] * 5]
+    assert {call.parent.span_id for call in calls} == {push.context.span_id for push in pushes}
     await client.close()
