@@ -80,13 +80,18 @@ def decode(raw: bytes) -> Totals:
 
 def latest(*reports: Totals) -> Totals:
     """The newest of each counter of one life."""
-    return {name: max([report.get(name, 0) for report in reports]) for name in _names(reports)}
+    newest = dict.fromkeys(NAMES, 0)
+    for report in reports:
+        for name, count in report.items():
+            if count > newest.get(name, 0):
+                newest[name] = count
+    return newest
 
 
 def added(*lives: Totals) -> Totals:
     """The sum over several lives."""
-    return {name: sum([life.get(name, 0) for life in lives]) for name in _names(lives)}
-
-
-def _names(reports: tuple[Totals, ...]) -> set[str]:
-    return set(NAMES).union(*reports)
+    total = dict.fromkeys(NAMES, 0)
+    for life in lives:
+        for name, count in life.items():
+            total[name] = total.get(name, 0) + count
+    return total
