@@ -56,7 +56,7 @@ async def _stream(client: StreamClient, patient: Patient, pools: list[Heartbeat]
 
 
 def _cannot_look(client: StreamClient, patient: Patient, error: ResponseError) -> Finding:
-    right = missing_right(error, "+xinfo|groups +xinfo|consumers +xlen")
+    right = missing_right(error, "+xinfo|groups +xinfo|consumers +xlen +xpending")
     return Finding(
         "cannot_look",
         "hint",

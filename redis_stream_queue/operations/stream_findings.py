@@ -6,30 +6,40 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .._clock import wall_ms
 from .._names import check_same_slot, parking_due_ms
 from ..client import StreamClient
 from ..delivery.server_check import Finding
 from ..exceptions import ClusterSlotError
+from ..message import PendingEntry, id_key
 from .heartbeat import Heartbeat
 
 SILENT_MS = 600_000
+LONG = 120_000  # entries; by default 100,000 finished ones are kept, about
+OLD_MS = 3_600_000
 
 
 @dataclass
 class StreamFacts:
-    """What Redis says about a stream. groups: XINFO GROUPS, and XINFO CONSUMERS of each."""
+    """What Redis says about a stream. groups: XINFO GROUPS, and of each XINFO CONSUMERS and its
+    oldest pending entry."""
 
     key: str
     length: int
     dlq_key: str
     letters: int
-    groups: list[tuple[dict[str, Any], list[dict[str, Any]]]]
+    groups: list[tuple[dict[str, Any], list[dict[str, Any]], PendingEntry | None]]
 
 
 async def ask_stream(client: StreamClient, stream: str, dlq_stream: str) -> StreamFacts:
     """Ask Redis; no script, as this user may not run any."""
     infos = await client.group_info(stream)
-    groups = [(info, await client.consumer_info(stream, info["name"])) for info in infos]
+    groups = []
+    for info in infos:
+        name = info["name"]
+        oldest = await client.pending_range(stream, name, 1) if info["pending"] else []
+        consumers = await client.consumer_info(stream, name)
+        groups.append((info, consumers, oldest[0] if oldest else None))
     length, letters = await client.stream_len(stream), await client.stream_len(dlq_stream)
     return StreamFacts(client.key(stream), length, client.key(dlq_stream), letters, groups)
 
@@ -50,12 +60,13 @@ def stream_findings(facts: StreamFacts, pools: list[Heartbeat]) -> Iterator[Find
     """What there is to say about it."""
     if not facts.groups and facts.length:
         yield _no_group(facts)
-    for info, consumers in facts.groups:
+    for info, consumers, oldest in facts.groups:
         name = str(info["name"])
         consumers = [c for c in consumers if parking_due_ms(name, c["name"]) is None]
         mine = [pool for pool in pools if (pool.stream, pool.group) == (facts.key, name)]
         found = (
             _nobody_reads(facts, info, consumers),
+            _holds_up(facts, name, oldest),
             _lag_unknown(facts, info),
             _odd_name(facts, name),
             _mixed(facts, name, mine),
@@ -93,6 +104,24 @@ def _nobody_reads(
         f"group {name!r} of stream {facts.key!r} {silent}; {waiting}",
         "what it has not finished is not trimmed, so the stream grows until memory is full",
         f"Start consumers of it, or remove it for good: XGROUP DESTROY {facts.key} {name}",
+    )
+
+
+def _holds_up(facts: StreamFacts, group: str, oldest: PendingEntry | None) -> Finding | None:
+    """What is finished is trimmed up to the oldest entry that is not."""
+    if oldest is None or facts.length < LONG:
+        return None
+    age_ms = wall_ms() - id_key(oldest.id)[0]
+    if age_ms < OLD_MS:
+        return None
+    return Finding(
+        "untrimmed",
+        "serious",
+        f"stream {facts.key!r} has {facts.length} entries: group {group!r} has not finished "
+        f"{oldest.id}, which is {age_ms // OLD_MS} h old and held by {oldest.consumer!r}",
+        "nothing behind it is trimmed, so the stream grows until memory is full",
+        f"See what it is: rsq show {facts.key} {oldest.id}; take it back: rsq cancel {facts.key} "
+        f"{oldest.id}",
     )
 
 

@@ -10,8 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from redis_stream_queue import _exits
+from redis_stream_queue._clock import wall_ms
 from redis_stream_queue.cli.rsq import main
+from redis_stream_queue.message import PendingEntry
 from redis_stream_queue.operations import heartbeat
+from redis_stream_queue.operations.stream_findings import StreamFacts, stream_findings
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 
@@ -92,6 +95,24 @@ def test_a_healthy_server(redis_url: str, real_server: Server) -> None:
         "hint: 1 dead letter(s) lie in 'orders_dlq'",
     )
     assert wrong["key_type"]["what"].endswith("is a string, not a stream")
+
+
+def test_what_holds_up_trimming_is_named() -> None:
+    """An old entry that is not finished, in a stream that has grown long."""
+    info = {"name": "g", "pending": 1, "last-delivered-id": "9-0", "lag": 0}
+    held = PendingEntry("5-0", "worker", 100, 2)
+
+    def found(length: int, oldest: PendingEntry | None) -> list[str]:
+        facts = StreamFacts(
+            "orders", length, "orders_dlq", 0, [(info, [{"name": "worker", "idle": 5}], oldest)]
+        )
+        return [finding.what for finding in stream_findings(facts, [])]
+
+    assert found(200_000, None) == found(1000, held) == []
+    assert found(200_000, PendingEntry(f"{wall_ms()}-0", "worker", 100, 2)) == []
+    [what] = found(200_000, held)
+    assert "has not finished 5-0" in what
+    assert "held by 'worker'" in what
 
 
 def test_streams_of_pools_that_run(pool_url: str, pool_server: Server) -> None:
