@@ -102,7 +102,7 @@ def _span(
             yield span
         except Retry:
             raise
-        except BaseException as error:
+        except BaseException as error:  # whatever is raised is the span's, and goes on
             span.record_exception(error)
             span.set_attribute("error.type", type(error).__qualname__)
             span.set_status(StatusCode.ERROR, str(error)[:200])

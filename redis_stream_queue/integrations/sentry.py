@@ -72,7 +72,7 @@ def sentry_scope() -> Middleware:
                     yield
                 except (Retry, Reject):
                     raise
-                except BaseException as error:
+                except BaseException as error:  # whatever is raised is told, and goes on
                     transaction.set_status("internal_error")
                     last = max(message.delivery_count for message in messages)
                     if last >= source.max_deliveries:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 PR_SET_NAME = 15
@@ -85,9 +85,14 @@ def cpu_ms(pid: int) -> int:
         return 0
 
 
-def cpu_ms_of(usage: resource.struct_rusage) -> int:
-    """The same of a process that was waited for."""
-    return round((usage.ru_utime + usage.ru_stime) * 1000)
+def ended_children() -> Iterator[tuple[int, int, int]]:
+    """Process number, wait status and used processor time in ms of each child that has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            yield pid, status, round((usage.ru_utime + usage.ru_stime) * 1000)
 
 
 def cpu_limit(

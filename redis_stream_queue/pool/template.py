@@ -153,11 +153,5 @@ def _fork(
 
 
 def _reap(sock: socket.socket) -> None:
-    while True:
-        try:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        sock.send(encode(Exited(pid, status, _linux.cpu_ms_of(usage))))
+    for ended in _linux.ended_children():
+        sock.send(encode(Exited(*ended)))

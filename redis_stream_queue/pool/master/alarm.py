@@ -58,5 +58,5 @@ async def every(interval_s: float, what: str, work: Callable[[], object]) -> NoR
         await alarm.wait()
         try:
             work()
-        except Exception as error:
+        except Exception as error:  # whatever it was, the clock goes on
             log.exception("%s failed; trying again", what, exc_info=error)

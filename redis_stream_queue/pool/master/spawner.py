@@ -226,13 +226,7 @@ class Spawner:
 
     def _reap(self) -> None:
         """Wait for the template, for workers orphaned by its death, and for their orphans."""
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status, cpu_ms in _linux.ended_children():
             self.others.discard(pid)
             if self._template is not None and pid == self._template.pid:
                 self._template_ended(self._template, status)
@@ -242,7 +236,7 @@ class Spawner:
                 self._template_ended(self._trial, status)
                 self._trial = None
             else:
-                self._ended(pid, status, _linux.cpu_ms_of(usage))
+                self._ended(pid, status, cpu_ms)
 
     def _template_ended(self, template: Template, status: int) -> None:
         if template.process is not None:

@@ -97,7 +97,7 @@ class Succession:
                     raise ReloadFailed("long jobs of old workers still end: there is no room yet")
                 canaries.append(canary)
             await self._until_ready(canaries)
-        except BaseException:
+        except BaseException:  # a cancellation, too
             self._spawner.drop_trial()
             for canary in canaries:
                 supervisor.send_away(canary)
