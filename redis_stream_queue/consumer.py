@@ -320,7 +320,7 @@ class StreamConsumer:
         if messages and self._paused:  # since the read ended
             self._in_flight.unsettled.release(messages)
         elif messages:
-            new = all(message.delivery_count == 1 for message in messages)
+            new = not [True for message in messages if message.delivery_count != 1]
             await self._session.handle(messages, grows=new)
         if self._stopping or mono_ms() < self._reclaiming.due_ms():
             return

@@ -203,7 +203,7 @@ class Unsettled:
 
         beside: others run already.
         """
-        if all(message.delivery_count < 2 for message in messages):
+        if not [True for message in messages if message.delivery_count > 1]:
             return messages
         admitted, last = [], []
         for message in messages:

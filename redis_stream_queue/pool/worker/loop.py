@@ -181,7 +181,7 @@ class Worker:
         self._row[Field.READ_AT] = mono_ms()
         if messages:
             # What was read before, and is stranded, may have to be alone.
-            await self._handle(messages, grows=all(m.delivery_count == 1 for m in messages))
+            await self._handle(messages, grows=not [m for m in messages if m.delivery_count != 1])
         else:
             self._new_ones_until_s = 0.0
         return True

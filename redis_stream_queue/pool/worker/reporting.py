@@ -22,6 +22,7 @@ from .stopwatch import Stopwatch
 
 OVERRUN_MS = 100  # after so long the rest of the batch is given back if a worker is idle,
 LONG_OVERRUN_MS = 250  # after so long in any case: one of another host may be idle
+_note_handled = current.handled.set
 
 
 class ReportingHooks(Hooks):
@@ -44,6 +45,7 @@ class ReportingHooks(Hooks):
         time_limit_s: float | None = None,
     ) -> None:
         self.row = row
+        self._start = row.start
         self._stream = stream
         self._whole_batch = whole_batch
         self._batch_ids = ""
@@ -102,12 +104,15 @@ class ReportingHooks(Hooks):
         if now_ms != self._stopwatch.since_ms:
             self._tick(now_ms)
         self._note_start(message)
-        if self._looked:
-            self._looked = False
-        elif now_ms >= self._streams.next_ms:
+        if now_ms >= self._streams.next_ms and not self._looked:
             self._streams.look(now_ms)
+        self._looked = False
+        if self._rules_of is None and not self._side_by_side:
+            _note_handled((self._stream, self._batch_ids or message.id, ""))
+            self._start(message.id, now_ms)
+            return
         rules = AS_CONFIGURED if self._rules_of is None else self._rules_of(message)
-        current.handled.set((self._stream, self._batch_ids or message.id, rules.name))
+        _note_handled((self._stream, self._batch_ids or message.id, rules.name))
         if self._side_by_side:
             self._running[message.id] = now_ms, rules
             self._show_oldest()
@@ -123,7 +128,7 @@ class ReportingHooks(Hooks):
         if rules is not AS_CONFIGURED:
             most = rules.max_deliveries or 0
             self.row.rule(self._limit_of(rules), most, rules.number, alone=rules.alone)
-        self.row.start(entry_id, since_ms)
+        self._start(entry_id, since_ms)
 
     def _limit_of(self, rules: Rules) -> int:
         """In ms; 0 = it has none."""
