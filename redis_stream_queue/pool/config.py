@@ -53,7 +53,8 @@ class PoolConfig:
     graceful_timeout_s, connect_timeout_s: seconds that running messages have to finish after
         SIGTERM, and to wait for Redis at start.
     burst: handle all there is, then end.
-    preload: import the app before forking, to share memory.
+    preload: import the app before forking, to share memory. reload: replace the workers when a
+        source file changes.
     http: ``host:port`` that probes and metrics are served on; None = none are.
     http_token_file: file with the token that page and status need beyond loopback.
     heartbeat: write down what runs, for ``rsq running``.
@@ -188,6 +189,14 @@ class PoolConfig:
             default=False,
             help="Import the app once, before forking: its workers share the memory.",
             more="The import must start no thread and open no connection.",
+        )
+    )
+    reload: bool = setting(
+        Option(
+            rule=Switch(),
+            default=False,
+            help="Development: load fresh code when a Python file changes (extra `reload`).",
+            more="Below the directory that it was started in.",
         )
     )
     heartbeat: bool = setting(

@@ -170,3 +170,37 @@ def test_a_preloaded_app_is_imported_once_and_anew_by_a_reload(
         ledger.wait_ended(2)
         assert [line.split()[1] for line in imported()] == ["1", "22"]
         assert pool.drain() == 0
+
+
+def test_a_changed_file_is_reloaded_and_one_that_does_not_start_waits_for_the_next(
+    pool_url: str, ledger: Ledger, tmp_path: Path
+) -> None:
+    """--reload; files that are no Python change nothing."""
+    with PoolProcess(SOURCE, "--workers", "1", "--reload", url=pool_url, cwd=tmp_path) as pool:
+        pool.wait_ready()
+        pool.wait_log("--reload: watching")
+        wait_until(lambda: len(pool.processes()) == 4, 10, "the watcher has started")
+        (tmp_path / "notes.txt").write_text("no code")
+        text = SOURCE.replace('note("ended"', 'note("over"')
+
+        def save_until(text: str, said: str) -> None:
+            """The watcher may not have begun to look."""
+            count = pool.stderr.count(said)
+            for _ in range(20):
+                (tmp_path / "app.py").write_text(text)
+                try:
+                    wait_until(lambda: pool.stderr.count(said) > count, 2, said)
+                    return
+                except AssertionError:
+                    continue
+            raise AssertionError(f"not said: {said}")
+
+        save_until(text, REPLACED)
+        ledger.push({})
+        wait_until(lambda: ledger.notes.of("over"), 10, "the new code runs")
+        (tmp_path / "app.py").write_text("this is no Python")
+        pool.wait_log("reload failed: .*invalid syntax")
+        save_until(text, REPLACED)
+        assert "notes.txt changed" not in pool.stderr
+        assert pool.stderr.count("reload failed") == 1
+        assert pool.drain() == 0

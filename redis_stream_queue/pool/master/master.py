@@ -33,6 +33,7 @@ from ..protocol import (
 from ..scoreboard import Scoreboard
 from .alarm import every
 from .burst import Burst
+from .changes import watch_changes
 from .crew import CrewLife
 from .health import watch_loading
 from .serving import http_server
@@ -92,6 +93,7 @@ class Master:
             self.metrics,
             self._task,
         )
+        self._spawner = spawner
         self._http: HttpServer | None = None
         self._started_ms = mono_ms()
         self._draining = False
@@ -119,6 +121,8 @@ class Master:
         self.supervisor.start()
         if self.config.http:
             self._task(self._serve_http())
+        if self.config.reload:
+            watch_changes(self._spawner, self.steering.reload)
         self._task(watch_loading(self.supervisor.living, ", ".join(self.crews)))
         self._task(self._connect())
         try:

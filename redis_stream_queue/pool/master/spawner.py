@@ -28,20 +28,31 @@ from ..template import template_main
 
 # The arguments and the path are the master's, as the first template has them. Our own modules are
 # found before any file of the app's: its directory comes last while they are imported.
-TEMPLATE = """
+OURS_FIRST = """
 import sys
 _, sock, ignored, here, path, *sys.argv = sys.argv
 path = path.split("\\n")
 sys.path[:] = sorted(path, key=lambda directory: directory in ("", here))
+"""
+TEMPLATE = f"""
+{OURS_FIRST}
 from redis_stream_queue.pool.template import exec_main
 sys.path[:] = path
 exec_main(int(sock), ignored)
+"""
+WATCHER = f"""
+{OURS_FIRST}
+from redis_stream_queue.pool.watcher import watch_main
+watch_main(int(sock), here)
 """
 
 
 @dataclass(eq=False)
 class Template:
-    """One such process, as the master knows it. process: of those that were started fresh."""
+    """One such process, as the master knows it; so is the one that watches files.
+
+    process: of those that were started fresh.
+    """
 
     sock: socket.socket
     pid: int
@@ -64,6 +75,7 @@ class Spawner:
         self.on_exit: Callable[[int, int, int], None] = lambda *_: None
         self.on_template_death: Callable[[], None] = lambda: None
         self._template: Template | None = None
+        self._watcher: Template | None = None
         self._trial: Template | None = None  # its code has not been seen to start yet
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_in = os.getcwd()
@@ -78,7 +90,7 @@ class Spawner:
         Raises OSError where the system has no room for it.
         """
         if threading.active_count() > 1:
-            self._template = self._exec_template()
+            self._template = self._exec(TEMPLATE)
             return
         gc.freeze()  # or the collector would touch, and so copy, what both sides share
         mine, theirs = pipe.pair()
@@ -92,8 +104,14 @@ class Spawner:
         self._template = Template(mine, pid)
         self.others.add(pid)
 
-    def _exec_template(self) -> Template:
-        """Start a fresh one where a symlink leads now."""
+    def start_watcher(self) -> socket.socket:
+        """Start the process that tells which files change; returns where it does. Raises
+        OSError."""
+        self._watcher = self._exec(WATCHER)
+        return self._watcher.sock
+
+    def _exec(self, program: str) -> Template:
+        """Start a fresh process where a symlink leads now."""
         here = self.directory if os.path.isdir(self.directory) else None
         path = [here if here and entry == self._started_in else entry for entry in self._path]
         mine, theirs = pipe.pair()
@@ -102,7 +120,7 @@ class Spawner:
         try:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, *options, "-c", TEMPLATE),
+                    *(sys.executable, *options, "-c", program),
                     *(str(theirs.fileno()), ignored, here or "", "\n".join(path), *sys.argv),
                 ],
                 pass_fds=[theirs.fileno()],
@@ -133,12 +151,12 @@ class Spawner:
     def replace_template(self) -> None:
         """Start a new one in the place of one that has died. Raises OSError where the system has no
         room for it."""
-        self._template = self._exec_template()
+        self._template = self._exec(TEMPLATE)
         self._listen(self._template)
 
     def try_template(self) -> None:
         """Start a new one beside the one there is, for workers on trial. Raises OSError."""
-        self._trial = self._exec_template()
+        self._trial = self._exec(TEMPLATE)
         self._listen(self._trial)
 
     def keep_trial(self) -> bool:
@@ -249,6 +267,8 @@ class Spawner:
         if self._loop is not None:
             self._loop.remove_signal_handler(signal.SIGCHLD)
         self.drop_trial()
+        if self._watcher is not None and self._watcher.pid in self.others:
+            self.kill(self._watcher.pid)
         if self._template is not None:
             self._drop(self._template)
             with contextlib.suppress(ChildProcessError):
