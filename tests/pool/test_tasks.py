@@ -84,9 +84,14 @@ def letters(url: str) -> dict[str, tuple[str, str, str]]:
     return {entry["rsq:task"]: tuple(entry[name] for name in fields) for _, entry in found}
 
 
+def noted(pool: PoolProcess) -> list[list[str]]:
+    """What its tasks have noted; the last line may not be whole yet."""
+    whole = pool.stdout.rpartition("\n")[0]
+    return [line.split()[1:] for line in whole.splitlines() if line.startswith("did ")]
+
+
 def did(pool: PoolProcess) -> Counter[str]:
-    lines = [line.split() for line in pool.stdout.splitlines()]
-    return Counter(line[1] for line in lines if line[0] == "did")
+    return Counter(words[0] for words in noted(pool))
 
 
 def test_each_task_has_its_own_rules(app: Any, pool_url: str, tmp_path: Path) -> None:
@@ -177,30 +182,23 @@ def test_plain_and_async_tasks_share_a_worker(
     monkeypatch.setenv("REDIS_URL", pool_url)
     app = importlib.import_module("crew_app")
     args = ("--workers", "1", "--max-deliveries", "1")
-    expected = {
-        *(("many", str(n)) for n in [*range(100), *range(101, 160, 3)]),
-        *(("few", str(n)) for n in [*range(12), *range(102, 160, 3)]),
-        *(("alone", str(n)) for n in [*range(20), *range(100, 160, 3)]),
-        ("dies", "0"),
-    }
-
-    def said(pool: PoolProcess) -> list[list[str]]:
-        return [line.split()[1:] for line in pool.stdout.splitlines() if line.startswith("did")]
-
     with PoolProcess(None, *args, url=pool_url, cwd=tmp_path, target="crew_app:queue") as pool:
         pool.wait_ready()
-        for task, count in ((app.many, 100), (app.few, 12), (app.alone, 20), (app.many, 100)):
-            task.push_many_sync([(number,) for number in range(count)])
+        wanted = {("dies", "0")}
+        for task, numbers in ((app.many, range(100)), (app.few, range(12)), (app.alone, range(20))):
+            task.push_many_sync([(number,) for number in numbers])
+            wanted |= {(task.name, str(number)) for number in numbers}
         app.dies.push_sync()
-        for number in range(60):
-            (app.alone, app.many, app.few)[number % 3].push_sync(100 + number)
+        for number in range(100, 160):
+            task = (app.alone, app.many, app.few)[number % 3]
+            task.push_sync(number)
+            wanted.add((task.name, str(number)))
         wait_until(lambda: len(letters(pool_url)) == 1, 20, "what kills is dead")
-        wait_until(lambda: {tuple(line[:2]) for line in said(pool)} == expected, 20, "all are done")
+        wait_until(lambda: {(n, i) for n, i, *_ in noted(pool)} == wanted, 20, "all are done")
         assert pool.drain() == 0
-        lines = said(pool)
 
     assert letters(pool_url)["dies"][:2] == ("max_deliveries", "2")
-    most = {
-        name: max(int(own) for other, _, own, _ in lines if other == name) for name, *_ in lines
-    }
+    most: dict[str, int] = {}
+    for name, _, own, _ in noted(pool):
+        most[name] = max(most.get(name, 0), int(own))
     assert most == {"many": 20, "few": 3, "alone": 1, "dies": 1}
