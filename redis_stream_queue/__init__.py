@@ -20,9 +20,11 @@ if TYPE_CHECKING:
         NotDurable,
         RedisStreamError,
         Reject,
+        ResultGone,
         Retry,
         SerializationError,
         SoftTimeLimitExceeded,
+        TaskFailed,
         TaskUnknown,
         UnsupportedServer,
     )
@@ -72,6 +74,7 @@ __all__ = [
     "Queue",
     "RedisStreamError",
     "Reject",
+    "ResultGone",
     "Retry",
     "RetryHandler",
     "ScheduledMessage",
@@ -85,6 +88,7 @@ __all__ = [
     "StreamProducer",
     "StreamStats",
     "Task",
+    "TaskFailed",
     "TaskUnknown",
     "UnsupportedServer",
     "per_message",
@@ -99,8 +103,8 @@ _MODULES = {
     "consumer": "StreamConsumer",
     "dlq": "DeadLetterQueue",
     "exceptions": "BacklogFull Cancelled ClusterSlotError ConfigError DLQError NotDurable "
-    "RedisStreamError Reject Retry SerializationError SoftTimeLimitExceeded TaskUnknown "
-    "UnsupportedServer",
+    "RedisStreamError Reject ResultGone Retry SerializationError SoftTimeLimitExceeded TaskFailed "
+    "TaskUnknown UnsupportedServer",
     "group": "ConsumerGroup",
     "handlers": "DLQHandler per_message stream_handler",
     "message": "ConsumerInfo PendingEntry StreamMessage StreamStats",

@@ -10,6 +10,7 @@
         ├── NotDurable             too few replicas have confirmed a push
         ├── BacklogFull            the producer's max_backlog or max_scheduled is reached
         ├── TaskFailed             a task failed for good; Job.result() raises it
+        ├── ResultGone             a job has ended, and its result is not kept any more
         ├── TaskUnknown            a worker got a task that its code does not know
         ├── SoftTimeLimitExceeded  raised inside a handler that runs too long
         ├── Cancelled              raised inside a handler whose message was taken back
@@ -76,6 +77,25 @@ class NotDurable(RedisStreamError):
 
 class BacklogFull(RedisStreamError):
     """More than ``max_backlog`` messages are unfinished, or ``max_scheduled`` are scheduled."""
+
+
+class TaskFailed(RedisStreamError):
+    """A task failed for good: its call is a dead letter, has expired or was cancelled.
+
+    task, job_id: which one. reason: as of its letter, ``expired`` or ``cancelled``.
+    type, text: of the error that it failed with last. traceback: the end of it.
+    """
+
+    def __init__(self, task: str, job_id: str, reason: str, error: str) -> None:
+        head, _, trace = error.partition("\n")
+        super().__init__(f"task {task!r} ({job_id}) failed for good ({reason}): {head}")
+        self.task, self.job_id, self.reason, self.traceback = task, job_id, reason, trace
+        kind, found, said = head.partition(": ")
+        self.type, self.text = (kind, said) if found and kind.isidentifier() else ("", head)
+
+
+class ResultGone(RedisStreamError):
+    """The job has ended, and its result is not there: its time is over, or it never kept one."""
 
 
 class TaskUnknown(RedisStreamError):

@@ -160,13 +160,14 @@ end
 return parked
 """)
 
-# KEYS: stream, dead-letter stream. ARGV: group, owner, id, MAXLEN ~ (0 = none), group to create
+# KEYS: stream, dead-letter stream, what keys of results begin with (missing: nobody waits).
+# ARGV: group, owner, id, MAXLEN ~ (0 = none), group to create
 #       on the dead-letter stream where that is new ('' = none), most values (0 = the extra fields
 #       alone), field, value...
 # Copies the entry with the extra fields and acknowledges it, if it still belongs to the owner.
 # Returns the dead letter's id, 0 if it is not the owner's any more, -1 if the entry is gone
 # (acknowledged), -2 if it has too many fields for a script. XADD comes first: when it fails (OOM),
-# nothing has changed.
+# nothing has changed. Whoever waits for its result is told why there is none.
 BURY = Script("""
 if not redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])[1] then return 0 end
 local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])[1]
@@ -185,6 +186,16 @@ for _, v in ipairs(fields) do add[#add + 1] = v end
 for i = 7, #ARGV do add[#add + 1] = ARGV[i] end
 local id = redis.call(unpack(add))
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+local known, letter = {}, {}
+for i = 1, #entry[2] - 1, 2 do known[entry[2][i]] = entry[2][i + 1] end
+local ttl = KEYS[3] and tonumber(known['rsq:result'])
+if ttl and ttl >= 1 and ttl <= 31622400000 then
+  for i = 7, #ARGV - 1, 2 do letter[ARGV[i]] = ARGV[i + 1] end
+  local key = KEYS[3] .. ':' .. (known['rsq:first'] or known['rsq:scheduled'] or ARGV[3])
+  local why = cjson.encode({letter['reason'] or '', letter['last_error'] or ''})
+  local written = redis.pcall('RPUSH', key, 'E' .. why)
+  if type(written) ~= 'table' then redis.call('PEXPIRE', key, string.format('%.0f', ttl)) end
+end
 if ARGV[5] ~= '' and redis.call('XLEN', KEYS[2]) == 1 then
   redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[5], '0')
 end

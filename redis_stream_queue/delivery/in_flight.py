@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 from redis.exceptions import ResponseError
 
@@ -26,6 +27,7 @@ from ..later.postponed import LONG_MS
 from ..message import StreamMessage, id_key
 from ..metrics import ConsumerMeter
 from ..serializers import Serializer
+from .answers import AT_ONCE
 from .burial_mark import MAX_DELIVERIES, marked
 from .dead_letter import DeadLetterWriter
 from .hooks import Hooks
@@ -205,7 +207,10 @@ class InFlight:
     # -- settling ------------------------------------------------------------------------------
 
     async def settle(self) -> None:
-        """Park and bury what waits for it; a slow dlq_handler holds up no acknowledgement."""
+        """Answer, park and bury what waits for it; a slow dlq_handler holds up no
+        acknowledgement."""
+        if self.unsettled.answers:
+            await self._answer()
         if self.unsettled.to_bury:
             await self.flush_acks()
         if self.unsettled.to_park:
@@ -239,7 +244,9 @@ class InFlight:
 
     def unacknowledged(self) -> list[str]:
         """What is done and Redis does not know of: for one XACK; say so with ``acknowledged``."""
-        ids = list(self.unsettled.to_ack)
+        ids, answers = list(self.unsettled.to_ack), self.unsettled.answers
+        if answers:  # these are acknowledged as they are answered
+            ids = [entry_id for entry_id in ids if entry_id not in answers]
         if ids:
             self._hooks.acknowledging(ids[0], self.meter.acked.total + len(ids))
         return ids
@@ -256,9 +263,22 @@ class InFlight:
 
     async def flush_acks(self) -> None:
         """Acknowledge now what is done."""
+        if self.unsettled.answers:
+            await self._answer()
         if acks := self.unacknowledged():
             await self.pending.ack(acks)
             self.acknowledged(acks)
+
+    async def _answer(self) -> None:
+        answers = self.unsettled.answers
+        while some := dict(islice(answers.items(), AT_ONCE)):
+            ids = list(some)
+            self._hooks.acknowledging(ids[0], self.meter.acked.total + len(ids))
+            if refused := await self.pending.answer(some):
+                log.warning("%d result(s) could not be kept: Redis refuses them", refused)
+            self.acknowledged(ids)
+            for entry_id in ids:
+                answers.pop(entry_id, None)
 
     # -- burials -------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Nothing here decides anything (see fate.py); each method is one script or comman
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from ..exceptions import ClusterSlotError
 from ..later.keys import companions
 from ..later.postponed import Postponed, postpone
 from ..message import GREATEST_ID, PendingEntry, StreamMessage
+from .answers import ANSWER, Answer, script_args
 
 RENEW_CHUNK = 500  # entries per script: two ms of Redis's time
 HELD_PAGE = 1000  # entries per XPENDING
@@ -264,6 +266,8 @@ class PendingList:
         """
         client = self.client
         keys = [client.key(self.stream), client.key(dlq_stream)]
+        with contextlib.suppress(ClusterSlotError):  # then nobody can wait for a result either
+            keys.append(companions(keys[0]).results)
         max_len, made = dlq_max_len or 0, dlq_group or ""
 
         async def move(most_values: int) -> Any:
@@ -294,7 +298,7 @@ class PendingList:
         renewed = await self.renew(owner, {entry_id: 1})
         if renewed.taken or renewed.gone:
             return None
-        stream, dlq = keys
+        stream, dlq, *_ = keys
         link, limit_s = self.client.link(), self.client.endpoint.socket_timeout
         size = (await self.sizes([entry_id]))[entry_id]
         found = await carry(
@@ -312,6 +316,11 @@ class PendingList:
         ]
         letter_id, _ = first_error(await link.run(stream, commands, limit_s))[-1]
         return text(letter_id)
+
+    async def answer(self, answers: Mapping[str, Answer]) -> int:
+        """Acknowledge entries and write their answers; returns how many could not be written."""
+        keys, args = script_args(self.group, companions(self.client.key(self.stream)), answers)
+        return int(await self.client.link().script(ANSWER, keys, *args))
 
     async def ack(self, ids: Sequence[str]) -> int:
         """Acknowledge, whoever holds them: done is done."""

@@ -12,6 +12,7 @@ from ..config import ConsumerConfig
 from ..later.postponed import DELIVERIES, LAST_ERROR
 from ..message import StreamMessage
 from ..metrics import ConsumerMeter
+from .answers import Answer, answer_to, failure
 from .batch import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
 from .burial_mark import EXPIRED, REJECTED, uncounted
 from .expiry import DEAD
@@ -23,6 +24,7 @@ from .rules import RulesOf, as_configured
 log = logger(__name__)
 
 MOST_KEPT = 100_000  # ids
+LOST_LAST = "its worker died, or was lost, in its last permitted delivery"
 MOST_DIGITS = 5  # of a number of deliveries
 
 
@@ -46,9 +48,9 @@ class Unsettled:
     rules_of: what the handler knows of a message.
     on_error: called with an id and its last error, where it will be tried again. on_drop: called
     with the id of what was cancelled, which is gone from Redis already.
-    to_ack, to_park, to_bury: by id. kept: ids that a batch handler left out of its answer; it may
-    still acknowledge them later. next_retry_at_ms: when the first message that was parked here is
-    due, in ms of mono_ms().
+    to_ack, to_park, to_bury: by id. answers: of those to acknowledge that want one.
+    kept: ids that a batch handler left out of its answer; it may still acknowledge them later.
+    next_retry_at_ms: when the first message that was parked here is due, in ms of mono_ms().
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Unsettled:
         self.to_ack: dict[str, None] = {}
         self.to_park: dict[str, Parked] = {}
         self.to_bury: dict[str, Dead] = {}
+        self.answers: dict[str, Answer] = {}
         self.kept: dict[str, None] = {}
         self.next_retry_at_ms: int | None = None
         self._stream = stream
@@ -88,6 +91,9 @@ class Unsettled:
     def note(self, messages: Sequence[StreamMessage], verdict: Verdict) -> None:
         """How handling them ended; Redis hears of it with the next settling or read."""
         if verdict is DONE:
+            if self._rules_of is not as_configured:
+                answers = {m.id: vars(m).get("answer") for m in messages}
+                self.answers |= {i: answer for i, answer in answers.items() if answer is not None}
             self.to_ack.update(dict.fromkeys([message.id for message in messages]))
             return
         for message in messages:
@@ -138,6 +144,8 @@ class Unsettled:
             return
         self._meter.expired += 1
         self.to_ack[message.id] = None
+        if answer := answer_to(message, failure(EXPIRED, verdict.error)):
+            self.answers[message.id] = answer
         log.info("%s of %s has expired: %s", message.id, self._stream, verdict.error)
 
     def note_kept_done(self, ids: Sequence[str]) -> None:
@@ -210,7 +218,7 @@ class Unsettled:
             rules, count = self._rules_of(message), message.delivery_count
             most = rules.most(self._config.max_deliveries)
             if rules.max_deliveries is not None and count > most:
-                self.condemn(message, rules.dead_for, "")
+                self.condemn(message, rules.dead_for, LOST_LAST)
             elif rules.max_deliveries is not None and count == most > 1:
                 last.append(message)
             else:

@@ -31,6 +31,15 @@ class Companions(NamedTuple):
         """Key of the window in which this id is pushed once."""
         return _beside(self.stream, f"dedup:{dedup_id}")
 
+    def result(self, job_id: str) -> str:
+        """Key of what came of the message that was pushed under this id."""
+        return f"{self.results}:{job_id}"
+
+    @property
+    def results(self) -> str:
+        """What the keys of results begin with."""
+        return _beside(self.stream, "result")
+
 
 def companions(key: str) -> Companions:
     """Keys beside the stream with this key.

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+import asyncio
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
+from ..delivery.answers import VALUE, failure
+from ..exceptions import ConfigError, ResultGone
 from ..later.extras import PushedId
+from ..later.keys import companions
+from ..pushing.time_limit import limit_s
+from .results import failed
+from .travelling import Conversion
 
 if TYPE_CHECKING:
     from .stream import TaskStream
@@ -14,19 +21,29 @@ R = TypeVar("R")
 Status = Literal["scheduled", "waiting", "running", "retrying", "done", "dead", "gone"]
 
 
+class Kept(NamedTuple):
+    """How results of a task are kept: for so many ms, converted so."""
+
+    ttl_ms: int
+    conversion: Conversion | None = None
+
+
 class Job(Generic[R]):
     """One call of a task that was pushed.
 
     id: of its message, ``@<due ms>-<number>`` of one for later. task: its name.
-    stream: where it is. pushed: what its push returned.
+    stream: where it is. pushed: what its push returned. kept: its result.
     duplicate: it was not pushed again (``dedup_id``, ``unique``): this is the earlier one.
     """
 
-    def __init__(self, stream: TaskStream, task: str, pushed: str) -> None:
+    def __init__(
+        self, stream: TaskStream, task: str, pushed: str, kept: Kept | None = None
+    ) -> None:
         self.id = str(pushed)
         self.task = task
         self.duplicate = isinstance(pushed, PushedId) and pushed.duplicate
         self._stream = stream
+        self._kept = kept
 
     def __repr__(self) -> str:
         return f"Job({self.task!r}, {self.id!r})"
@@ -48,4 +65,65 @@ class Job(Generic[R]):
 
         Returns False if it had ended already.
         """
-        return await self._stream.client.cancel(self._stream.stream, self.id) is not None
+        client, stream = self._stream.client, self._stream.stream
+        if await client.cancel(stream, self.id) is None:
+            return False
+        if self._kept is not None:  # somebody may wait
+            key = companions(client.key(stream)).result(self.id)
+            await client.link().call(key, "RPUSH", key, failure("cancelled", "it was cancelled"))
+            await client.link().call(key, "PEXPIRE", key, self._kept.ttl_ms)
+        return True
+
+    async def result(self, timeout_s: float | None = None) -> R:
+        """What the task returned, as soon as it has; any number of others may wait for it, too.
+
+        timeout_s: seconds to wait for it; None = as long as it takes.
+        Raises TaskFailed if it has failed for good, ResultGone if it has ended and there is no
+        result (any more), TimeoutError, and ConfigError for a task that keeps none.
+        """
+        if self._kept is None:
+            raise ConfigError(
+                f"task {self.task!r} keeps no results: declare it with "
+                "@queue.task(result_ttl_s=3600), so many seconds."
+            )
+        stream = self._stream
+        within_s = limit_s(timeout_s)
+        try:
+            answer = await stream.waiting.value(
+                stream.client, stream.stream, stream.group, self.id, within_s
+            )
+        except TimeoutError:
+            raise TimeoutError(
+                f"job {self.id} of task {self.task!r} has no result after {within_s} s"
+            ) from None
+        if answer is None:
+            raise ResultGone(
+                f"job {self.id} of task {self.task!r} has ended, and its result is not kept (any "
+                "more): results are kept for result_ttl_s seconds, for calls that were pushed when "
+                "the task had that."
+            )
+        if not answer.startswith(VALUE):
+            raise failed(self.task, self.id, answer)
+        value: Any = stream.producer.serializer.decode(answer[len(VALUE) :])
+        how = self._kept.conversion
+        made: R = value if how is None else how.unpack(value)
+        return made
+
+    def result_sync(self, timeout_s: float | None = None) -> R:
+        """``result`` for code without an event loop.
+
+        timeout_s: see there.
+        """
+
+        async def ask() -> R:
+            try:
+                return await self.result(timeout_s)
+            finally:
+                await self._stream.waiting.close()
+                await self._stream.client.close()
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(ask())
+        raise RuntimeError("result_sync() would hold up the running event loop: await result().")

@@ -6,12 +6,13 @@ from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 
 from .._validate import did_you_mean
+from ..delivery.answers import RESULT
 from ..exceptions import ConfigError, SerializationError
 from ..later.extras import OneExtras, expiry_parts, terms_of
-from ..pushing.headers import OwnHeaders, Parts, header_parts
+from ..pushing.headers import OwnHeaders, header_parts
 from ..pushing.time_limit import limit_s
 from .arguments import Arguments
-from .job import Job
+from .job import Job, Kept
 from .stream import TaskStream
 from .wire import TASK, Call
 
@@ -33,7 +34,7 @@ class Pushing(Generic[P, R]):
     """Pushes calls of one task under certain options.
 
     stream: where they go. name: of the task; arguments: how they travel; None = as they are.
-    parts: headers of ours.
+    kept: how its results are kept; None = they are not.
     """
 
     def __init__(
@@ -41,17 +42,18 @@ class Pushing(Generic[P, R]):
         stream: TaskStream,
         name: str,
         arguments: Arguments | None,
-        parts: Parts = (),
+        kept: Kept | None = None,
         options: PushOptions | None = None,
     ) -> None:
         self.name = name
         self._stream = stream
         self.arguments = arguments
-        self._parts = parts
+        self._kept = kept
         self._options: PushOptions = options or {}
         given: Any = {**self._options}
         self._timeout_s = limit_s(given.pop("timeout_s", None))
         own = header_parts(given.pop("headers", None))
+        parts = () if kept is None else (RESULT, str(kept.ttl_ms))
         self._headers = OwnHeaders((TASK, name, *parts, *own))
         if unknown := sorted(given.keys() - OneExtras.__annotations__.keys()):
             near = did_you_mean(unknown[0], PushOptions.__annotations__)
@@ -67,7 +69,7 @@ class Pushing(Generic[P, R]):
         headers, timeout_s; see docs/later.md. Raises ConfigError for what cannot be.
         """
         both: Any = {**self._options, **options}
-        return Pushing(self._stream, self.name, self.arguments, self._parts, both)
+        return Pushing(self._stream, self.name, self.arguments, self._kept, both)
 
     def push(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Job[R]]:
         """Push a call, to be awaited.
@@ -86,7 +88,7 @@ class Pushing(Generic[P, R]):
             )
         except SerializationError as error:
             raise self._refused(call, error) from None
-        return Job(self._stream, self.name, pushed)
+        return Job(self._stream, self.name, pushed, self._kept)
 
     def push_sync(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """``push`` for code without an event loop; safe in threads and after a fork."""
@@ -97,7 +99,7 @@ class Pushing(Generic[P, R]):
             )
         except SerializationError as error:
             raise self._refused(call, error) from None
-        return Job(self._stream, self.name, pushed)
+        return Job(self._stream, self.name, pushed, self._kept)
 
     def push_many(self, calls: Iterable[tuple[Any, ...]]) -> Coroutine[Any, Any, list[Job[R]]]:
         """Push many calls in few round trips, to be awaited; all are checked before any is pushed.
@@ -113,7 +115,7 @@ class Pushing(Generic[P, R]):
             timeout_s=self._timeout_s,
             **self._extras,
         )
-        return [Job(self._stream, self.name, one) for one in pushed]
+        return [Job(self._stream, self.name, one, self._kept) for one in pushed]
 
     def push_many_sync(self, calls: Iterable[tuple[Any, ...]]) -> list[Job[R]]:
         """``push_many`` for code without an event loop."""
@@ -123,7 +125,7 @@ class Pushing(Generic[P, R]):
             timeout_s=self._timeout_s,
             **self._extras,
         )
-        return [Job(self._stream, self.name, one) for one in pushed]
+        return [Job(self._stream, self.name, one, self._kept) for one in pushed]
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         if self.arguments is None:

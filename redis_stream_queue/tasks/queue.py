@@ -11,7 +11,7 @@ from ..exceptions import ConfigError
 from ..handlers import DLQHandler, ErrorHook, PerMessage, stream_handler
 from ..producer import MAX_LEN, StreamProducer
 from ..serializers import Serializer
-from .job import Job
+from .job import Job, Kept
 from .options import TaskOptions, checked
 from .pushing import Pushing, PushOptions
 from .running import TaskRunner, Tasks
@@ -20,6 +20,9 @@ from .task import Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+DEFAULT_TTL_MS = 3_600_000  # where a task's own is not known
 
 
 class TaskMaker(Protocol):
@@ -69,7 +72,7 @@ class Queue:
         check("stream", stream, Text())
         self.stream = stream
         self.group = group or f"{stream}_workers"
-        self.tasks = Tasks()
+        self.tasks = Tasks(lambda result: self._stream.producer.serializer.encode(result))
         self._declared = {
             "group": self.group,
             "serializer": serializer,
@@ -142,7 +145,8 @@ class Queue:
 
         task: its name. job_id: its id.
         """
-        return Job(self._stream, task, job_id)
+        known = self.tasks.get(task)
+        return Job(self._stream, task, job_id, known.kept if known else Kept(DEFAULT_TTL_MS))
 
     async def close(self) -> None:
         """Wait for pushes under way, and close the connections."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .._validate import did_you_mean
+from ..delivery.answers import RESULT, VALUE, answer_to
 from ..delivery.batch import Batch
 from ..delivery.burial_mark import UNKNOWN_TASK
+from ..delivery.invocation import itself, must_be_awaited, to_its_end
 from ..delivery.rules import Rules
-from ..exceptions import TaskUnknown
+from ..exceptions import Reject, TaskUnknown
 from ..handlers import PerMessage
 from ..message import StreamMessage
+from .arguments import Kwargs
 from .task import Task
 from .wire import call_in
 
@@ -48,10 +51,11 @@ class TaskRunner(PerMessage):
 
 
 class Tasks(Mapping[str, AnyTask]):
-    """The tasks of a queue, by name; how messages find them."""
+    """The tasks of a queue, by name; how messages find them. encode: what they return."""
 
-    def __init__(self) -> None:
+    def __init__(self, encode: Callable[[Any], bytes]) -> None:
         self._tasks: dict[str, AnyTask] = {}
+        self._encode = encode
 
     def __getitem__(self, name: str) -> AnyTask:
         return self._tasks[name]
@@ -96,8 +100,44 @@ class Tasks(Mapping[str, AnyTask]):
             raise TaskUnknown(_not_here(call.task, self._tasks))
         args, kwargs = task.bound.unpacked(call.args, call.kwargs)
         if task.is_async:
-            return task.counted(args, kwargs)
-        return task.func(*args, **kwargs)
+            run = self._async if message.headers.get(RESULT) else _counted
+            return run(task, message, args, kwargs)
+        result = task.func(*args, **kwargs)
+        if message.headers.get(RESULT):
+            return self._keep_when_there(task, message, result)
+        return result
+
+    async def _async(
+        self, task: AnyTask, message: StreamMessage, args: Sequence[Any], kwargs: Kwargs
+    ) -> None:
+        self._keep(task, message, await task.counted(args, kwargs))
+
+    def _keep_when_there(self, task: AnyTask, message: StreamMessage, result: Any) -> Any:
+        """Of a plain function that gives an awaitable, the loop says what it is."""
+        if not must_be_awaited(result):
+            self._keep(task, message, result)
+            return None
+
+        async def keep() -> None:
+            self._keep(task, message, await to_its_end(itself, result))
+
+        return keep()
+
+    def _keep(self, task: AnyTask, message: StreamMessage, result: Any) -> None:
+        """It goes with the acknowledgement. One that cannot travel is none: the work is done."""
+        how = task.kept.conversion if task.kept else None
+        try:
+            encoded = self._encode(result if how is None else how.pack(result))
+        except Exception as error:  # a serializer may raise anything
+            raise Reject(
+                f"task {task.name!r} is done, but what it returned ({type(result).__name__}) "
+                f"cannot travel: {error}"
+            ) from None
+        vars(message)["answer"] = answer_to(message, VALUE + encoded)
+
+
+def _counted(task: AnyTask, _: StreamMessage, args: Sequence[Any], kwargs: Kwargs) -> Any:
+    return task.counted(args, kwargs)
 
 
 def _unknown(data: Any) -> Rules:

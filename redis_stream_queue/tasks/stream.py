@@ -14,6 +14,7 @@ from ..client import StreamClient, check_client
 from ..exceptions import ConfigError
 from ..producer import MAX_LEN, StreamProducer
 from ..serializers import Serializer
+from .results import Waiting
 
 T = TypeVar("T")
 
@@ -22,7 +23,8 @@ class TaskStream:
     """One stream of calls. Nothing is connected before something is pushed.
 
     url, client: where it is; without either ``REDIS_URL``, in a worker where its pool reads.
-    stream, group, dlq_stream: names. serializer: None = JSON. kind: what pushes them.
+    waiting: for results. kind: what pushes the calls. stream, group, dlq_stream: names.
+    serializer: None = JSON.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class TaskStream:
         self._max_len = max_len
         self._kind = kind
         self._producer: StreamProducer | None = None
+        self.waiting = Waiting()
         self._making = threading.Lock()
 
     @property
@@ -93,6 +96,7 @@ class TaskStream:
 
     async def close(self) -> None:
         """Wait for pushes under way, and close the connections."""
+        await self.waiting.close()
         if self._producer is not None:
             await self._producer.close()
 

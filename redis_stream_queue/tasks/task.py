@@ -10,6 +10,7 @@ from ..delivery.invocation import check_runs, looks_async
 from ..delivery.rules import Rules
 from ..exceptions import ConfigError
 from .arguments import Arguments
+from .job import Kept
 from .options import NAME, Options
 from .pushing import Pushing
 from .stream import TaskStream
@@ -26,7 +27,8 @@ class Task(Pushing[P, R], Generic[P, R, V]):
 
     func: the function. name: under which it travels. is_async: it runs in the loop.
     stream: where its calls go. options: what it asks for. number: among the tasks of its queue.
-    bound: its arguments. concurrency, running, rules: what holds for its calls in a worker.
+    bound: its arguments. kept: how its results are. concurrency, running, rules: what holds for
+    its calls in a worker.
     """
 
     def __init__(
@@ -34,7 +36,8 @@ class Task(Pushing[P, R], Generic[P, R, V]):
     ) -> None:
         name = _name(func, options)
         self.bound = Arguments(name, func)
-        super().__init__(stream, name, self.bound)
+        self.kept = _kept(options.result_ttl_s, self.bound)
+        super().__init__(stream, name, self.bound, self.kept)
         functools.update_wrapper(self, func)
         self.func = func
         self.is_async = looks_async(func)
@@ -80,6 +83,10 @@ class Task(Pushing[P, R], Generic[P, R, V]):
             f"{self.name!r} is a task, which runs with the others of its queue: name the queue, as "
             "in rsq-pool app:queue."
         )
+
+
+def _kept(ttl_s: float | None, bound: Arguments) -> Kept | None:
+    return None if ttl_s is None else Kept(max(round(ttl_s * 1000), 1), bound.result())
 
 
 def _name(func: Any, options: Options) -> str:

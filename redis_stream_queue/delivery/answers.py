@@ -1,0 +1,74 @@
+"""Answers: what whoever pushed a message waits for, written in one step with its acknowledgement.
+
+A message that wants one has a header that says how long it is kept. It is a list of one value, so
+that any number of others can wait for it and leave it there (BLMOVE from the list to itself).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..connection.scripts import Script
+from ..later.keys import Companions
+from ..later.postponed import FIRST
+from ..message import StreamMessage
+
+RESULT = "rsq:result"  # ms that the answer is kept
+SCHEDULED = "rsq:scheduled"
+VALUE, FAILED = b"V", b"E"  # how an answer begins
+MOST_TTL_MS = 366 * 24 * 3600 * 1000
+AT_ONCE = 50
+
+# KEYS: stream, then the key of each answer. ARGV: group, then for each: id, ms to keep it, answer
+# Acknowledges each entry, and writes its answer unless somebody else has acknowledged it.
+# Returns how many answers were refused (OOM, a key of another type): those entries are done, too.
+ANSWER = Script("""
+local refused = 0
+for i = 2, #KEYS do
+  local at = (i - 2) * 3 + 2
+  if redis.call('XACK', KEYS[1], ARGV[1], ARGV[at]) == 1 then
+    local written = redis.pcall('RPUSH', KEYS[i], ARGV[at + 2])
+    if type(written) == 'table' then
+      refused = refused + 1
+    else
+      redis.call('PEXPIRE', KEYS[i], ARGV[at + 1])
+    end
+  end
+end
+return refused
+""")
+
+
+class Answer(NamedTuple):
+    """job_id: under which its message was pushed. ttl_ms: how long it is kept."""
+
+    job_id: str
+    ttl_ms: int
+    value: bytes
+
+
+def answer_to(message: StreamMessage, value: bytes) -> Answer | None:
+    """None if nobody wants one."""
+    headers = message.headers
+    kept = headers.get(RESULT, "")
+    if not kept.isdecimal() or not 0 < (ttl_ms := int(kept[:15])) <= MOST_TTL_MS:
+        return None
+    return Answer(headers.get(FIRST) or headers.get(SCHEDULED) or message.id, ttl_ms, value)
+
+
+def failure(reason: str, error: str) -> bytes:
+    """The answer of a message that will never be handled to its end."""
+    return FAILED + json.dumps([reason, error]).encode()
+
+
+def script_args(
+    group: str, beside: Companions, answers: Mapping[str, Answer]
+) -> tuple[list[str], list[Any]]:
+    """KEYS and ARGV of ANSWER. answers: by the ids of their entries."""
+    keys, args = [beside.stream], [group]
+    for entry_id, answer in answers.items():
+        keys.append(beside.result(answer.job_id))
+        args += [entry_id, answer.ttl_ms, answer.value]  # type: ignore[list-item]
+    return keys, args

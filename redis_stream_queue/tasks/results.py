@@ -1,0 +1,103 @@
+"""Results of jobs: read, waited for on a connection of one's own, and told in Python's terms."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from ..client import StreamClient
+from ..connection.backoff import Backoff
+from ..connection.link import OUTAGES, DedicatedConnection, Link, first_error
+from ..connection.refusals import passes
+from ..connection.replies import text
+from ..delivery.answers import VALUE
+from ..exceptions import TaskFailed
+from ..later.keys import companions
+
+LOOK_EVERY_S = 60.0  # whether the job has ended without a result
+MARGIN_S = 2.0  # how much longer than it blocks a wait may take before it counts as dead
+MOST_KEPT = 50  # connections that nobody waits on
+
+
+class Waiting:
+    """Connections on which somebody may wait for results, used again and again."""
+
+    def __init__(self) -> None:
+        self._free: list[DedicatedConnection] = []
+
+    async def value(
+        self, client: StreamClient, stream: str, group: str, job_id: str, timeout_s: float | None
+    ) -> bytes | None:
+        """The answer to a job; None = it has ended and there is none (any more).
+
+        Raises TimeoutError, and what redis-py raises where Redis refuses us.
+        """
+        backoff = Backoff()
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    link, key = client.link(), companions(client.key(stream)).result(job_id)
+                    if found := await link.call(key, "LINDEX", key, 0):
+                        return bytes(found)
+                    if await _ended(client, stream, group, job_id):
+                        found = await link.call(key, "LINDEX", key, 0)
+                        return bytes(found) if found else None
+                    if found := await self._moved(link, key):
+                        return bytes(found)
+                except OUTAGES as error:
+                    if isinstance(error, ResponseError) and not passes(error):
+                        raise
+                    await asyncio.sleep(backoff.next_s())
+
+    async def _moved(self, link: Link, key: str) -> Any:
+        """Wait until it is there, and leave it for others; None after a while.
+
+        Source: https://redis.io/docs/latest/commands/blmove/
+        """
+        free = [one for one in self._free if one.link is link]
+        own = free[-1] if free else link.dedicated(key)
+        if free:
+            self._free.remove(own)
+        wait = ("BLMOVE", key, key, "LEFT", "LEFT", LOOK_EVERY_S)
+        try:
+            [found] = first_error(
+                await own.run([wait], link.endpoint.socket_timeout, last_s=LOOK_EVERY_S + MARGIN_S)
+            )
+        except BaseException:  # its answer may still be on the way
+            await link.drop(own)
+            raise
+        # On a cluster a connection leads to one node, which need not be the next key's.
+        if len(self._free) < MOST_KEPT and not link.endpoint.cluster and not link.closed:
+            self._free.append(own)
+        else:
+            await link.drop(own)
+        return found
+
+    async def close(self) -> None:
+        """Close what nobody waits on, in this loop."""
+        loop = asyncio.get_running_loop()
+        mine = [one for one in self._free if one.link.loop is loop]
+        self._free = [one for one in self._free if one.link.loop is not loop]
+        for one in mine:
+            await one.link.drop(one)
+
+
+async def _ended(client: StreamClient, stream: str, group: str, job_id: str) -> bool:
+    """Will nobody write its result any more?"""
+    found = await client.find(stream, job_id)
+    if found is None:
+        return True
+    states = [one.state for one in found.groups if one.group == group]
+    return states == ["done"]
+
+
+def failed(task: str, job_id: str, answer: bytes) -> TaskFailed:
+    """The error that stands in an answer that is no value."""
+    try:
+        reason, error = json.loads(text(answer[len(VALUE) :]))
+    except (ValueError, TypeError):
+        reason, error = "unreadable", repr(answer[:200])
+    return TaskFailed(task, job_id, str(reason), str(error))
