@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 from ..connection.scripts import Script
 from ..later.keys import Companions
-from ..later.postponed import FIRST
 from ..message import StreamMessage
 
 RESULT = "rsq:result"  # ms that the answer is kept
-SCHEDULED = "rsq:scheduled"
+FIRST, SCHEDULED = "rsq:first", "rsq:scheduled"
 VALUE, FAILED = b"V", b"E"  # how an answer begins
 MOST_TTL_MS = 366 * 24 * 3600 * 1000
 AT_ONCE = 50
