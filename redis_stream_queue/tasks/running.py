@@ -9,7 +9,7 @@ from .._validate import did_you_mean
 from ..delivery.answers import RESULT, VALUE, answer_to
 from ..delivery.batch import Batch
 from ..delivery.burial_mark import UNKNOWN_TASK
-from ..delivery.invocation import itself, must_be_awaited, to_its_end
+from ..delivery.invocation import must_be_awaited, to_its_end
 from ..delivery.rules import Rules
 from ..exceptions import Reject, TaskUnknown
 from ..handlers import PerMessage
@@ -119,7 +119,7 @@ class Tasks(Mapping[str, AnyTask]):
             return None
 
         async def keep() -> None:
-            self._keep(task, message, await to_its_end(itself, result))
+            self._keep(task, message, await to_its_end(result))
 
         return keep()
 
