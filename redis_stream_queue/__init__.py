@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Serializer,
         SignedSerializer,
     )
+    from .tasks.current import current
     from .tasks.job import Job
     from .tasks.queue import Queue
     from .tasks.task import Task
@@ -91,6 +92,7 @@ __all__ = [
     "TaskFailed",
     "TaskUnknown",
     "UnsupportedServer",
+    "current",
     "per_message",
     "stream_handler",
 ]
@@ -113,6 +115,7 @@ _MODULES = {
     "retry": "RetryHandler",
     "schedule": "Cron Every GroupState MessageState Mover PushedId ScheduledMessage",
     "serializers": "JsonSerializer MsgpackSerializer PickleSerializer Serializer SignedSerializer",
+    "tasks.current": "current",
     "tasks.job": "Job",
     "tasks.queue": "Queue",
     "tasks.task": "Task",

@@ -51,6 +51,7 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--reason", help="Only letters with this reason, such as max_deliveries."),
         click.option("--error", help="Only letters whose last error contains this text."),
+        click.option("--task", help="Only letters of calls of this task."),
         click.option("--older-than", type=Span(), help="Only letters older than this (15m, 2h)."),
         click.option("--newer-than", type=Span(), help="Only letters newer than this."),
     ):
@@ -125,6 +126,7 @@ class _Letters:
         return (
             wanted["reason"] in (None, headers.get("reason"))
             and (wanted["error"] or "") in headers.get("last_error", "")
+            and wanted["task"] in (None, headers.get("rsq:task"), headers.get("rsq:cron"))
             and age_s >= (wanted["older_than"] or 0)
             and age_s <= (wanted["newer_than"] or float("inf"))
         )

@@ -27,6 +27,7 @@ COMMANDS = {
     "show": "Show where a message is: scheduled, waiting, running or dead.",
     "stats": "Show how a stream and its consumer groups are doing.",
     "systemd": "Print a unit file for systemd that runs a pool.",
+    "task": "Look at the tasks of a queue, push one.",
     "top": "Show all pools of all hosts, live.",
 }
 _MODULES = dict.fromkeys(("cancel", "pause", "resume", "show"), "control")

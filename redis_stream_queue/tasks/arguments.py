@@ -16,13 +16,15 @@ Kwargs = Mapping[str, Any]
 class Arguments:
     """How the arguments of one function travel.
 
-    task: its name, for errors.
+    task: its name, for errors. shown: as they are written. check: raises TypeError for arguments
+    that the function does not take.
     Raises ConfigError for a parameter whose type cannot travel.
     """
 
     def __init__(self, task: str, func: Callable[..., Any]) -> None:
         self._task = task
         signature = inspect.signature(func)
+        self.shown = str(signature)
         self._hints = _hints(task, func)
         self.check = _checker(task, signature)
         self._positional: list[Conversion | None] = []

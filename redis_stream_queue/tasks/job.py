@@ -6,10 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from ..delivery.answers import VALUE, failure
+from ..dlq import DeadLetterQueue
 from ..exceptions import ConfigError, ResultGone
 from ..later.extras import PushedId
 from ..later.keys import companions
+from ..message import id_before, id_key, is_entry_id
 from ..pushing.time_limit import limit_s
+from ..serializers import Serializer
 from .results import failed
 from .travelling import Conversion
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from .stream import TaskStream
 
 R = TypeVar("R")
+
+LETTERS, PAGES = 100, 20  # among which a dead one is looked for
 
 Status = Literal["scheduled", "waiting", "running", "retrying", "done", "dead", "gone"]
 
@@ -44,6 +49,7 @@ class Job(Generic[R]):
         self.duplicate = isinstance(pushed, PushedId) and pushed.duplicate
         self._stream = stream
         self._kept = kept
+        self._trial = stream.trial
 
     def __repr__(self) -> str:
         return f"Job({self.task!r}, {self.id!r})"
@@ -53,12 +59,30 @@ class Job(Generic[R]):
         once the stream knows nothing of it any more: done long ago, cancelled or purged."""
         client, stream = self._stream.client, self._stream.stream
         found = await client.find(stream, self.id)
+        entry_id = found.id if found else self.id
+        if (found is None or found.state == "done") and await self._is_dead(entry_id):
+            return "dead"
         if found is None:
             return "gone"
         for group in found.groups:
             if group.group == self._stream.group:
                 return group.state  # type: ignore[return-value]
         return found.state  # type: ignore[return-value]
+
+    async def _is_dead(self, entry_id: str) -> bool:
+        """Is there a letter of it? They are looked at from its own time on."""
+        if not is_entry_id(entry_id):
+            return False
+        letters = DeadLetterQueue(self._stream.client, self._stream.dlq_stream)
+        after = id_before(f"{id_key(entry_id)[0]}-0")
+        for _ in range(PAGES):
+            page = await letters.list(LETTERS, after, payloads=False)
+            if any(letter.headers.get("original_id") == entry_id for letter in page):
+                return True
+            if len(page) < LETTERS:
+                break
+            after = page[-1].id
+        return False
 
     async def cancel(self) -> bool:
         """Take it back: it does not start any more, and is interrupted where it runs.
@@ -87,6 +111,8 @@ class Job(Generic[R]):
                 "@queue.task(result_ttl_s=3600), so many seconds."
             )
         stream = self._stream
+        if self._trial is not None:
+            return self._value(self._trial.answer(self.id), self._trial.serializer)
         within_s = limit_s(timeout_s)
         try:
             answer = await stream.waiting.value(
@@ -96,6 +122,10 @@ class Job(Generic[R]):
             raise TimeoutError(
                 f"job {self.id} of task {self.task!r} has no result after {within_s} s"
             ) from None
+        return self._value(answer, stream.serializer)
+
+    def _value(self, answer: bytes | None, serializer: Serializer) -> R:
+        assert self._kept is not None
         if answer is None:
             raise ResultGone(
                 f"job {self.id} of task {self.task!r} has ended, and its result is not kept (any "
@@ -104,7 +134,7 @@ class Job(Generic[R]):
             )
         if not answer.startswith(VALUE):
             raise failed(self.task, self.id, answer)
-        value: Any = stream.producer.serializer.decode(answer[len(VALUE) :])
+        value: Any = serializer.decode(answer[len(VALUE) :])
         how = self._kept.conversion
         made: R = value if how is None else how.unpack(value)
         return made

@@ -81,25 +81,29 @@ class Pushing(Generic[P, R]):
         return _named(self._push(self._call(args, kwargs)), f"{self.name}.push() [{advice}]")
 
     async def _push(self, call: Call) -> Job[R]:
-        producer = self._stream.producer
+        trial = self._stream.trial
         try:
-            pushed = await producer.push(
+            if trial is not None:
+                return self._job(await trial.push(call, self._headers, self._given))
+            pushed = await self._stream.producer.push(
                 call.payload(), headers=self._headers, timeout_s=self._timeout_s, **self._extras
             )
         except SerializationError as error:
             raise self._refused(call, error) from None
-        return Job(self._stream, self.name, pushed, self._kept)
+        return self._job(pushed)
 
     def push_sync(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """``push`` for code without an event loop; safe in threads and after a fork."""
-        call = self._call(args, kwargs)
+        call, trial = self._call(args, kwargs), self._stream.trial
         try:
+            if trial is not None:
+                return self._job(trial.push_sync(call, self._headers, self._given))
             pushed = self._stream.producer.push_sync(
                 call.payload(), headers=self._headers, timeout_s=self._timeout_s, **self._extras
             )
         except SerializationError as error:
             raise self._refused(call, error) from None
-        return Job(self._stream, self.name, pushed, self._kept)
+        return self._job(pushed)
 
     def push_many(self, calls: Iterable[tuple[Any, ...]]) -> Coroutine[Any, Any, list[Job[R]]]:
         """Push many calls in few round trips, to be awaited; all are checked before any is pushed.
@@ -109,23 +113,43 @@ class Pushing(Generic[P, R]):
         return _named(self._push_many(self._calls(calls)), f"{self.name}.push_many() [await it]")
 
     async def _push_many(self, calls: list[Call]) -> list[Job[R]]:
+        if self._stream.trial is not None:
+            return [await self._push(call) for call in calls]
         pushed = await self._stream.producer.push_many(
             [call.payload() for call in calls],
             headers=self._headers,
             timeout_s=self._timeout_s,
             **self._extras,
         )
-        return [Job(self._stream, self.name, one, self._kept) for one in pushed]
+        return [self._job(one) for one in pushed]
 
     def push_many_sync(self, calls: Iterable[tuple[Any, ...]]) -> list[Job[R]]:
         """``push_many`` for code without an event loop."""
+        trial = self._stream.trial
+        if trial is not None:
+            made = self._calls(calls)
+            return [self._job(trial.push_sync(one, self._headers, self._given)) for one in made]
         pushed = self._stream.producer.push_many_sync(
             [call.payload() for call in self._calls(calls)],
             headers=self._headers,
             timeout_s=self._timeout_s,
             **self._extras,
         )
-        return [Job(self._stream, self.name, one, self._kept) for one in pushed]
+        return [self._job(one) for one in pushed]
+
+    def _job(self, pushed: str) -> Job[R]:
+        return Job(self._stream, self.name, pushed, self._kept)
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return dict(self._options)
+
+    def push_packed(self, args: list[Any], kwargs: dict[str, Any]) -> Coroutine[Any, Any, Job[R]]:
+        """Push a call whose arguments are given as they travel, to be awaited."""
+        if self.arguments is not None:
+            self.arguments.check(*args, **kwargs)
+            self.arguments.unpacked(args, kwargs)  # raises what is wrong with them
+        return self._push(Call(self.name, args, kwargs))
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         if self.arguments is None:
@@ -149,7 +173,7 @@ class Pushing(Generic[P, R]):
         """Which argument it was."""
         if self.arguments is None:
             return error
-        encode = self._stream.producer.serializer.encode
+        encode = self._stream.serializer.encode
         why = self.arguments.why_not(encode, call.args, call.kwargs)
         return SerializationError(why) if why else error
 

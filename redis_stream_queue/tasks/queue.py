@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from .._validate import Text, check
 from ..client import StreamClient
 from ..exceptions import ConfigError
 from ..handlers import DLQHandler, ErrorHook, PerMessage, stream_handler
+from ..later.periodic import CatchUp, Cron, Periodic
 from ..producer import MAX_LEN, StreamProducer
-from ..serializers import Serializer
+from ..serializers import JsonSerializer, Serializer, for_stream
 from .job import Job, Kept
 from .options import TaskOptions, checked
 from .pushing import Pushing, PushOptions
 from .running import TaskRunner, Tasks
 from .stream import TaskStream
 from .task import Task
+from .trial import PushedCall, Trial, taking
+from .wire import Call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,7 +76,7 @@ class Queue:
         check("stream", stream, Text())
         self.stream = stream
         self.group = group or f"{stream}_workers"
-        self.tasks = Tasks(lambda result: self._stream.producer.serializer.encode(result))
+        self.tasks = Tasks(lambda result: self._stream.serializer.encode(result))
         self._declared = {
             "group": self.group,
             "serializer": serializer,
@@ -80,6 +84,7 @@ class Queue:
             "error_hook": error_hook,
             **settings,
         }
+        self._periodic: list[Periodic] = []
         stream_handler(stream, **self._declared)  # raises what is wrong
         self._stream = TaskStream(
             stream,
@@ -148,6 +153,61 @@ class Queue:
         known = self.tasks.get(task)
         return Job(self._stream, task, job_id, known.kept if known else Kept(DEFAULT_TTL_MS))
 
+    def cron(
+        self,
+        expression: str,
+        /,
+        *,
+        tz: str = "UTC",
+        catch_up: CatchUp = "once",
+        late_s: float | None = None,
+        overlap: bool = True,
+        **options: Unpack[TaskOptions],
+    ) -> TaskMaker:
+        """Make a task of a function without arguments, pushed at the times of a cron expression:
+        each time once over all hosts.
+
+        expression: five fields, as in ``"0 3 * * *"``. tz, catch_up, late_s, overlap: see Cron.
+        options: as for ``task``. Needs the extra ``cron``. Raises ConfigError for what cannot be.
+        """
+        make: Any = self.task(**options)
+
+        def decorate(func: Any) -> Any:
+            made = make(func)
+            try:
+                made.bound.check()
+            except TypeError as error:
+                raise ConfigError(
+                    f"@queue.cron calls its task without arguments: {error}."
+                ) from None
+            payload = Call(made.name, [], {}).payload()
+            self._periodic.append(
+                Cron(made.name, expression, payload, tz, catch_up, late_s, overlap)
+            )
+            return made
+
+        return decorate
+
+    def testing(self, *, run: bool = True) -> AbstractContextManager[list[PushedCall]]:
+        """Meanwhile nothing is pushed to Redis: calls are recorded, and run where they are pushed.
+
+        >>> with queue.testing() as pushed:
+        ...     upload("cat.jpg")
+        >>> assert [call.task for call in pushed] == ["resize"]
+
+        run: False = they are only recorded, as is what has a ``delay_ms`` or an ``at``. What a task
+        raises, its push raises.
+        """
+        serializer = for_stream(self._declared["serializer"] or JsonSerializer(), self.stream)
+        return taking(self._stream, Trial(run=run, serializer=serializer, call=self.tasks.call))
+
+    def send_to(self, client: StreamClient) -> None:
+        """What is pushed from now on goes there.
+
+        client: its server.
+        """
+        self._stream.send_to(client)
+
     async def close(self) -> None:
         """Wait for pushes under way, and close the connections."""
         await self._stream.close()
@@ -161,7 +221,7 @@ class Queue:
             )
         handler = TaskRunner(self.tasks)
         handler.attach = self._stream.attach
-        return stream_handler(self.stream, **self._declared)(handler)
+        return stream_handler(self.stream, periodic=self._periodic, **self._declared)(handler)
 
 
 class _ByName:

@@ -15,6 +15,7 @@ from ..exceptions import Reject, TaskUnknown
 from ..handlers import PerMessage
 from ..message import StreamMessage
 from .arguments import Kwargs
+from .current import begin
 from .task import Task
 from .wire import call_in
 
@@ -99,6 +100,7 @@ class Tasks(Mapping[str, AnyTask]):
         if task is None:
             raise TaskUnknown(_not_here(call.task, self._tasks))
         args, kwargs = task.bound.unpacked(call.args, call.kwargs)
+        begin(message, task.rules)
         if task.is_async:
             run = self._async if message.headers.get(RESULT) else _counted
             return run(task, message, args, kwargs)

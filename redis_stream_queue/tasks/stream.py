@@ -15,6 +15,7 @@ from ..exceptions import ConfigError
 from ..producer import MAX_LEN, StreamProducer
 from ..serializers import Serializer
 from .results import Waiting
+from .trial import Trial
 
 T = TypeVar("T")
 
@@ -23,8 +24,8 @@ class TaskStream:
     """One stream of calls. Nothing is connected before something is pushed.
 
     url, client: where it is; without either ``REDIS_URL``, in a worker where its pool reads.
-    waiting: for results. kind: what pushes the calls. stream, group, dlq_stream: names.
-    serializer: None = JSON.
+    waiting: for results. kind: what pushes the calls. trial: takes them while the queue is tested.
+    stream, group, dlq_stream: names. serializer: None = JSON.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class TaskStream:
         self._kind = kind
         self._producer: StreamProducer | None = None
         self.waiting = Waiting()
+        self.trial: Trial | None = None
         self._making = threading.Lock()
 
     @property
@@ -67,6 +69,11 @@ class TaskStream:
         client = self.client
         cluster = client.endpoint.cluster
         return self._dlq_stream or default_dlq(self.stream, client.prefix, cluster=cluster)
+
+    @property
+    def serializer(self) -> Serializer:
+        """Of calls and of results."""
+        return self.producer.serializer if self.trial is None else self.trial.serializer
 
     @property
     def producer(self) -> StreamProducer:
@@ -93,6 +100,10 @@ class TaskStream:
         if self._client is None and self._url is None:
             self._url, self._prefix = url, prefix
         self.stream, self.group, self._producer = stream, group, None
+
+    def send_to(self, client: StreamClient) -> None:
+        """What is pushed from now on goes there."""
+        self._client, self._producer = client, None
 
     async def close(self) -> None:
         """Wait for pushes under way, and close the connections."""

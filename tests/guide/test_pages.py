@@ -118,6 +118,20 @@ def test_testing(shell: Shell) -> None:
     assert "4 passed" in said
 
 
+def test_tasks(shell: Shell, pool_url: str) -> None:
+    """Tasks are run, their result is read, and the tests of the page pass."""
+    shell.environment["REDIS_URL"] = pool_url
+    said = shell.run(commands(copied(shell, "tasks.md")))
+    assert "thumbnail: /thumbs/42_640.jpg done" in said
+    assert sorted(re.findall(r"fetched https://example.com/(.*) delivery 1", said)) == [
+        "a 2026-01-01",
+        "later None",
+        "shell 2026-02-03",
+    ]
+    assert re.search(r"fetch +async +5 +30 s +\(url", said)
+    assert "2 passed" in said
+
+
 def test_later(shell: Shell, pool_url: str) -> None:
     """What is due is handled, and the rest waits until it is taken back."""
     shell.environment["REDIS_URL"] = pool_url

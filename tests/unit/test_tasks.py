@@ -15,7 +15,7 @@ from typing import Any, Literal, NewType
 import pydantic
 import pytest
 
-from redis_stream_queue import Queue
+from redis_stream_queue import Queue, current
 from redis_stream_queue.exceptions import ConfigError, SerializationError
 from redis_stream_queue.serializers import JsonSerializer
 from redis_stream_queue.tasks.arguments import Arguments
@@ -126,6 +126,9 @@ class Owner:
     def method(self) -> None: ...
 
 
+def no_arguments() -> None: ...
+
+
 def fine(when: datetime) -> None: ...
 
 
@@ -145,6 +148,9 @@ def fine(when: datetime) -> None: ...
         (lambda q: q.task(retry_on="OSError"), "retry_on must be exception classes"),
         (lambda q: q.task(time_limit_s=1, soft_time_limit_s=2), "must be below time_limit_s"),
         (lambda q: q.task(concurrency=5)(fine), "concurrency=5 needs an 'async def'"),
+        (lambda q: q.cron("0 3 * * *")(fine), "calls its task without arguments: fine() missing 1"),
+        (lambda q: q.cron("0 25 * * *")(no_arguments), "0 25 * * *"),
+        (lambda q: current(), "no task is running here"),
         (lambda q: q.task(name="two words")(fine), "without spaces, got 'two words'"),
         (lambda q: q.stream_handler(), "has no tasks"),
         (lambda q: resize.stream_handler(), "name the queue, as in rsq-pool app:queue"),
@@ -195,3 +201,57 @@ def test_a_push_that_nobody_awaits_says_so() -> None:
         gc.collect()
 
     assert "resize.push() [await it, or use push_sync()" in str(said[0].message)
+
+
+# -- tests of apps ---------------------------------------------------------------------------------
+
+shop = Queue("shop")
+sent: list[Any] = []
+
+
+@shop.task(result_ttl_s=60)
+async def double(price: Decimal) -> Decimal:
+    sent.append((current().task, current().delivery, current().headers["who"]))
+    return price * 2
+
+
+@shop.task
+def fails(number: int) -> None:
+    raise ValueError(number)
+
+
+@shop.cron("0 3 * * *", tz="Europe/Berlin")
+def nightly() -> None:
+    sent.append("nightly")
+
+
+async def test_pushes_run_in_place(rsq_testing: Callable[..., Any]) -> None:
+    """Through the serializer, with results, and what fails is raised; what is for later waits."""
+    sent.clear()
+    pushed = rsq_testing(shop)
+    job = await double.options(headers={"who": "me"}).push(Decimal("1.10"))
+
+    assert await job.result() == Decimal("2.20")
+    with pytest.raises(ValueError, match="7"):
+        fails.push_sync(7)
+    await nightly.options(delay_ms=5).push()
+    nightly.push_sync()
+
+    assert [(call.task, call.args, call.ran) for call in pushed] == [
+        ("double", ["1.10"], True),
+        ("fails", [7], True),
+        ("nightly", [], False),
+        ("nightly", [], True),
+    ]
+    assert sent == [("double", 1, "me"), "nightly"]
+    with pytest.raises(ConfigError, match="no task is running here"):
+        current()
+
+
+def test_pushes_may_only_be_recorded() -> None:
+    sent.clear()
+    with shop.testing(run=False) as pushed:
+        nightly.push_many_sync([(), ()])
+
+    assert [call.task for call in pushed] == ["nightly", "nightly"]
+    assert sent == []

@@ -1,0 +1,82 @@
+"""What a task can ask about the message that it runs for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from .._clock import mono_ms
+from ..exceptions import ConfigError
+from ..message import StreamMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The message that a task runs for.
+
+    task: its name. id: of the message. delivery: how often it was handed out, this time included.
+    headers: what was pushed beside the arguments. started_ms: when it was started, by mono_ms().
+    limit_s: seconds that it may run; None = any number.
+    """
+
+    task: str
+    id: str
+    delivery: int
+    headers: dict[str, str]
+    started_ms: int
+    limit_s: float | None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until its time limit, the soft one if it has one; None = it has none."""
+        if self.limit_s is None:
+            return None
+        return self.limit_s - (mono_ms() - self.started_ms) / 1000
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When that is, by this machine's clock in UTC."""
+        left_s = self.left_s
+        return None if left_s is None else datetime.now(UTC) + timedelta(seconds=left_s)
+
+
+_running: ContextVar[tuple[StreamMessage, Any, int] | None] = ContextVar(
+    "rsq_running", default=None
+)
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Whatever begins in here has ended behind it."""
+    before = _running.get()
+    try:
+        yield
+    finally:
+        _running.set(before)
+
+
+def begin(message: StreamMessage, rules: Any) -> None:
+    """In the context of a call: this is what it runs for, from now on."""
+    _running.set((message, rules, mono_ms()))
+
+
+def current() -> Running:
+    """The message that the task which calls this runs for.
+
+    Raises ConfigError where no task runs (one that is called as a plain function, say).
+    """
+    found = _running.get()
+    if found is None:
+        raise ConfigError(
+            "current() is for code that a task runs: no task is running here. (A task that is "
+            "called as a function has no message.)"
+        )
+    message, rules, started_ms = found
+    limit_s = rules.soft_time_limit_s or rules.time_limit_s
+    return Running(
+        rules.name, message.id, message.delivery_count, dict(message.headers), started_ms, limit_s
+    )

@@ -1,0 +1,126 @@
+"""Pushes that stay in this process, for tests: recorded, and run in place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..delivery.answers import Answer
+from ..delivery.invocation import must_be_awaited, to_its_end
+from ..later.extras import PushedId
+from ..message import StreamMessage
+from ..serializers import Serializer
+from .current import apart
+from .wire import Call, call_in
+
+
+@dataclass
+class PushedCall:
+    """A call that was pushed while a queue was being tested.
+
+    task: its name. args, kwargs: as they travel. options: of its push. headers: of its message.
+    id: of its job. ran: was it run in place?
+    """
+
+    task: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    options: dict[str, Any]
+    headers: dict[str, str]
+    id: str
+    ran: bool = False
+    answer: Answer | None = field(default=None, repr=False)
+
+
+class Trial:
+    """Takes the pushes of a queue while it is being tested.
+
+    pushed: so far. run: are they run? serializer: each goes through it. call: runs a message.
+    """
+
+    def __init__(
+        self, *, run: bool, serializer: Serializer, call: Callable[[StreamMessage], Any]
+    ) -> None:
+        self.pushed: list[PushedCall] = []
+        self._run = run
+        self.serializer = serializer
+        self._call = call
+        self._numbers = itertools.count(1)
+
+    def _recorded(
+        self, call: Call, headers: dict[str, str], options: dict[str, Any]
+    ) -> tuple[PushedCall, StreamMessage]:
+        data = self.serializer.decode(self.serializer.encode(call.payload()))
+        sent = call_in(data)
+        assert isinstance(sent, Call)
+        made = PushedCall(*sent, dict(options), dict(headers), f"0-{next(self._numbers)}")
+        self.pushed.append(made)
+        return made, StreamMessage(made.id, data, 1, dict(headers))
+
+    def _runs(self, call: PushedCall) -> bool:
+        """Not what is for later: a task that pushes itself again would never end."""
+        later = call.options.get("delay_ms") or call.options.get("at")
+        call.ran = self._run and not later
+        return call.ran
+
+    async def push(self, call: Call, headers: dict[str, str], options: dict[str, Any]) -> PushedId:
+        """Record it, and run it. Raises what the task raises."""
+        made, message = self._recorded(call, headers, options)
+        if self._runs(made):
+            with apart():
+                await to_its_end(self._call(message))
+            made.answer = vars(message).get("answer")
+        return PushedId(made.id)
+
+    def push_sync(self, call: Call, headers: dict[str, str], options: dict[str, Any]) -> PushedId:
+        """The same where nothing can be awaited."""
+        made, message = self._recorded(call, headers, options)
+        if self._runs(made):
+            with apart():
+                given = self._call(message)
+                if must_be_awaited(given):
+                    _run_apart(to_its_end(given))
+            made.answer = vars(message).get("answer")
+        return PushedId(made.id)
+
+    def answer(self, job_id: str) -> bytes | None:
+        """What came of a call."""
+        found = next((call.answer for call in self.pushed if call.id == job_id), None)
+        return None if found is None else found.value
+
+
+def _run_apart(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run it to its end in a loop of its own; in a thread, if this one's is running."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(coroutine)
+        return
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(coroutine)
+        except BaseException as error:  # for who waits
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+@contextlib.contextmanager
+def taking(holder: Any, trial: Trial) -> Iterator[list[PushedCall]]:
+    """Meanwhile, ``holder.trial`` is this one."""
+    before, holder.trial = holder.trial, trial
+    try:
+        yield trial.pushed
+    finally:
+        holder.trial = before
