@@ -120,7 +120,6 @@ class Batch:
     awaited: who waits in the loop for the call for a message, by its id.
     plain: the call that may block, if one has been made.
     deadlines: until when a message may start, by its id, of those for which that matters.
-    done: to be called with a message whose call ended well.
     look_up_ms: when to look next whether somebody may have taken the batch.
 
     Times are ms of mono_ms().
@@ -153,7 +152,6 @@ class Batch:
         self.errors: list[tuple[BaseException, list[StreamMessage]]] = []
         self._waiting = deque(self.messages)
         self._done: deque[StreamMessage] = deque()
-        self.done = self._finish_and_note if on_finish else self._done.append
         self._finished: deque[tuple[Sequence[StreamMessage], Verdict]] = deque()
         self._collected: set[str] = set()
         self._on_start = on_start
@@ -229,7 +227,8 @@ class Batch:
             self._on_start(messages[0], now_ms)
         return messages
 
-    def _finish_and_note(self, message: StreamMessage) -> None:
+    def done(self, message: StreamMessage) -> None:
+        """Its call ended well."""
         if self._on_finish:
             self._on_finish(message)
         self._done.append(message)
