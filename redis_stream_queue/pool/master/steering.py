@@ -90,8 +90,9 @@ class Steering:
         except ReloadFailed as error:
             self._reload_failed = _in_a_line(str(error))
             log.error(
-                "reload failed: all workers stay as they are. Mend it, and send SIGHUP again. Why: "
+                "reload failed: %s workers stay as they are. Mend it, and send SIGHUP again. Why: "
                 "%s",
+                "some" if error.partly else "all",
                 self._reload_failed,
             )
         else:

@@ -23,7 +23,11 @@ RETIRE_AGAIN_S = 1.0
 
 
 class ReloadFailed(Exception):
-    """The fresh code does not start; the text says why."""
+    """The fresh code does not start; the text says why. partly: some workers run it already."""
+
+    def __init__(self, why: str, *, partly: bool = False) -> None:
+        super().__init__(why)
+        self.partly = partly
 
 
 class Succession:
@@ -34,6 +38,7 @@ class Succession:
         self._spawner = spawner
         self._to_retire: deque[WorkerRecord] = deque()
         self._retiring: asyncio.Task[None] | None = None
+        self._refused = ""  # why a worker with fresh code could not load it, after others could
         self._again = Backoff(RESTART_FIRST_S, RESTART_LONGEST_S)
         spawner.on_template_death = self._template_died
 
@@ -72,6 +77,8 @@ class Succession:
             if new and new is not old and new.state is WorkerState.READY:
                 supervisor.send_away(old)
                 return
+            if new and new.refused and new.code == supervisor.code:
+                self._refused = new.refused
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RESTART_LONGEST_S)
 
@@ -108,7 +115,10 @@ class Succession:
         for worker in supervisor.living():
             if worker.code < code and not worker.told_to_go:
                 self.retire(worker)
+        self._refused = ""
         while any(w.code < code and not w.told_to_go for w in supervisor.living()):
+            if self._refused:  # changed once more meanwhile: it is tried on, but this is over
+                raise ReloadFailed(self._refused, partly=True)
             await supervisor.change()
 
     async def _until_ready(self, canaries: list[WorkerRecord]) -> None:
