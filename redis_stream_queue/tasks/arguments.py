@@ -55,12 +55,10 @@ class Arguments:
         hint = self._hints.get("return", Any)
         return conversion_of(hint, f"what task {self._task!r} returns")
 
-    def packed(self, args: Sequence[Any], kwargs: Kwargs) -> tuple[list[Any], dict[str, Any]]:
+    def packed(self, args: Sequence[Any], kwargs: Kwargs) -> tuple[Sequence[Any], Kwargs]:
         """As the serializer takes them. Raises TypeError and SerializationError."""
         self.check(*args, **kwargs)
-        if self.plain:
-            return list(args), dict(kwargs)
-        return self._converted(args, kwargs, _pack)
+        return (args, kwargs) if self.plain else self._converted(args, kwargs, _pack)
 
     def unpacked(self, args: Sequence[Any], kwargs: Kwargs) -> tuple[Sequence[Any], Kwargs]:
         """As the function takes them. Raises SerializationError."""

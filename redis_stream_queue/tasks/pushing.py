@@ -47,6 +47,9 @@ class Pushing(Generic[P, R]):
     ) -> None:
         self.name = name
         self._stream = stream
+        # Python says this when nobody awaits it.
+        advice = "await it, or use push_sync() in code without an event loop"
+        self._unawaited = f"{name}.push() [{advice}]"
         self.arguments = arguments
         self._kept = kept
         self._options: PushOptions = options or {}
@@ -77,8 +80,10 @@ class Pushing(Generic[P, R]):
         args, kwargs: of the function. Raises TypeError for arguments that it does not take, and
         what ``StreamProducer.push`` raises.
         """
-        advice = "await it, or use push_sync() in code without an event loop"
-        return _named(self._push(self._call(args, kwargs)), f"{self.name}.push() [{advice}]")
+        pushing: Any = self._push(self._call(args, kwargs))
+        pushing.__qualname__ = self._unawaited
+        awaited: Coroutine[Any, Any, Job[R]] = pushing
+        return awaited
 
     async def _push(self, call: Call) -> Job[R]:
         trial = self._stream.trial

@@ -58,7 +58,14 @@ class Trial:
         data = self.serializer.decode(self.serializer.encode(call.payload()))
         sent = call_in(data)
         assert isinstance(sent, Call)
-        made = PushedCall(*sent, dict(options), dict(headers), f"0-{next(self._numbers)}")
+        made = PushedCall(
+            sent.task,
+            list(sent.args),
+            dict(sent.kwargs),
+            dict(options),
+            dict(headers),
+            f"0-{next(self._numbers)}",
+        )
         self.pushed.append(made)
         return made, StreamMessage(made.id, data, 1, dict(headers))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 TASK = "rsq:task"  # header: the name once more, for whoever cannot decode the payload
@@ -12,8 +13,8 @@ class Call(NamedTuple):
     """A call as it travels: the name of the task, and its packed arguments."""
 
     task: str
-    args: list[Any]
-    kwargs: dict[str, Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
 
     def payload(self) -> dict[str, Any]:
         """What the serializer gets."""
