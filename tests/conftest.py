@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import fakeredis
+import hypothesis
 import pytest
 from redis.asyncio.connection import AbstractConnection
 
@@ -25,6 +26,10 @@ FAKE = "fakeredis"
 LEAK_TIMEOUT_S = 10.0
 URL_QUERY = os.environ.get("RSQ_TEST_URL_QUERY", "")  # for the matrix: ?protocol=3
 
+hypothesis.settings.register_profile(  # no test is about time, and the machine may be busy
+    "here", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("here")
 mark_session()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background: inherited by all
     signal.signal(signal.SIGINT, signal.default_int_handler)
