@@ -18,7 +18,7 @@ import click
 import hiredis
 import redis
 
-from . import backlog, boot_memory, compare, cpu, drain, latency, push, recovery
+from . import backlog, boot_memory, compare, cpu, drain, latency, later, push, recovery
 from .bench import Bench
 from .figures import Figure
 from .server import BenchServer
@@ -31,6 +31,7 @@ GROUPS: dict[str, Measure] = {
     "drain": drain.run,
     "cpu": cpu.run,
     "latency": latency.run,
+    "later": later.run,
     "recovery": recovery.run,
     "boot-memory": boot_memory.run,
     "backlog": backlog.run,
