@@ -65,10 +65,11 @@ def run_section(reader: Shell, section: str) -> str:
 
 
 def test_the_first_run_handles_every_order(reader: Shell) -> None:
-    """The two commands of the first run, in a directory with the two files and nothing else."""
-    said = run_section(reader, "First run")
+    """The commands of the first run, and those of streams, with their two files and no others."""
+    for section in ("First run", "Streams"):
+        said = run_section(reader, section)
 
-    assert sorted(re.findall(r"order (\d)", said)) == ["0", "1", "2"]
+        assert sorted(re.findall(r"order (\d)", said)) == ["0", "1", "2"]
 
 
 def test_a_batch_handler_gets_lists(reader: Shell) -> None:
@@ -124,7 +125,7 @@ def test_no_example_is_left_out() -> None:
     """Every program names its file, and every command block is run above."""
     assert {b.language for b in BLOCKS} <= {"python", "sh", "console", "toml", "yaml"}
     assert all(FILE_NAME.match(b.text) for b in BLOCKS if b.language == "python")
-    run_above = {"First run", "Handlers", "From a shell", "Async library"}
+    run_above = {"First run", "Streams", "Handlers", "From a shell", "Async library"}
     assert {b.section for b in BLOCKS if b.language == "sh"} == run_above
 
 
