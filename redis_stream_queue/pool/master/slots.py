@@ -112,7 +112,7 @@ class WorkerRecord:
         """
         first, last = self._bounds()
         current = id_key(self.row.id(Field.CURRENT))
-        if self.overran:
+        if self.overran and current > (0, 0):  # else it was still being decoded
             return lambda entry_id: id_key(entry_id) == current
         if (one_at_a_time or self.row[Field.ALONE]) and self.busy and current > (0, 0):
             last = current
