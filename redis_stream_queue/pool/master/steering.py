@@ -132,5 +132,5 @@ class Steering:
 
 def _in_a_line(error: str) -> str:
     """What was tried and what came of it: the first line and the last, of a traceback say."""
-    lines = error.splitlines()
+    lines = error.splitlines() or ["the new worker ended"]
     return plain_cut(" ".join(dict.fromkeys([lines[0], lines[-1].strip()])), MOST_REASON)

@@ -12,7 +12,7 @@ from collections import deque
 
 from ..._log import logger
 from ...connection.backoff import Backoff
-from .slots import WorkerRecord
+from .slots import Crew, WorkerRecord
 from .spawner import Spawner
 from .states import WorkerState
 from .supervisor import RESTART_FIRST_S, RESTART_LONGEST_S, Supervisor
@@ -98,11 +98,7 @@ class Succession:
         canaries: list[WorkerRecord] = []
         try:
             for crew in supervisor.crews:
-                slot = min(crew.wanted, key=lambda slot: len(slot.lives))
-                canary = None if slot.is_full else supervisor.begin_life(slot, fresh=True)
-                if canary is None:
-                    raise ReloadFailed("long jobs of old workers still end: there is no room yet")
-                canaries.append(canary)
+                canaries.append(self._canary(crew))
             await self._until_ready(canaries)
         except BaseException:  # a cancellation, too
             self._spawner.drop_trial()
@@ -121,14 +117,23 @@ class Succession:
                 raise ReloadFailed(self._refused, partly=True)
             await supervisor.change()
 
+    def _canary(self, crew: Crew) -> WorkerRecord:
+        slot = min(crew.wanted, key=lambda slot: len(slot.lives))
+        canary = None if slot.is_full else self._supervisor.begin_life(slot, fresh=True)
+        if canary is None:
+            raise ReloadFailed("long jobs of old workers still end: there is no room yet")
+        return canary
+
     async def _until_ready(self, canaries: list[WorkerRecord]) -> None:
         while any(canary.state is WorkerState.STARTING for canary in canaries):
-            for canary in canaries:
-                if canary.state in (WorkerState.GONE, WorkerState.DRAINING):
+            for number, canary in enumerate(canaries):
+                if canary.told_to_go and not canary.refused:  # its slot is not wanted any more
+                    canaries[number] = self._canary(self._supervisor.slot_of(canary).crew)
+                elif canary.state in (WorkerState.GONE, WorkerState.DRAINING):
                     raise ReloadFailed(canary.refused or canary.ended)
             await self._supervisor.change()
         for canary in canaries:
-            if canary.state is not WorkerState.READY:
+            if canary.state is not WorkerState.READY and not canary.told_to_go:
                 raise ReloadFailed(canary.refused or canary.ended)
 
     # -- the template --------------------------------------------------------------------------
