@@ -133,7 +133,7 @@ class Succession:
                     raise ReloadFailed(canary.refused or canary.ended)
             await self._supervisor.change()
         for canary in canaries:
-            if canary.state is not WorkerState.READY and not canary.told_to_go:
+            if canary.state is not WorkerState.READY and (canary.refused or not canary.told_to_go):
                 raise ReloadFailed(canary.refused or canary.ended)
 
     # -- the template --------------------------------------------------------------------------
