@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ import psutil
 from tests.guide.conftest import ROOT, Shell
 from tests.support.waiting import wait_until
 
+SHOP = ROOT / "examples" / "shop"
 CODE_METRICS = ROOT / "examples" / "code_metrics"
 POOL_AND_REPORT = "rsq-pool --burst app:handle; python report.py"
 
@@ -76,6 +78,13 @@ def test_basic_worker_handles_all_but_the_bad_order(shell: Shell) -> None:
     assert "pushed 20 in all" in said
     assert "given up: order 19 (max_deliveries, 3 deliveries)" in said
     assert re.search(r"waiting 0, pending 0, done 19, dead 1, \d+/s\nhealthy: True \[\]", said)
+
+
+def test_the_tests_of_the_shop_pass(shell: Shell) -> None:
+    """In a copy, as in a project of somebody's own: pages and tasks, without a server."""
+    shutil.copytree(SHOP, shell.directory / "shop")
+
+    assert "5 passed" in shell.run("cd shop; python -m pytest -q -p no:cacheprovider")
 
 
 def test_ctrl_c_leaves_no_process_of_the_demo(shell: Shell, tmp_path: Path) -> None:

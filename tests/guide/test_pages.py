@@ -1,5 +1,4 @@
-"""docs/django.md, docs/web.md, docs/later.md and docs/testing.md do what they say: their files and
-commands run here as they stand there."""
+"""Pages in docs/ do what they say: their files and commands run here as they stand there."""
 
 from __future__ import annotations
 
@@ -130,6 +129,20 @@ def test_tasks(shell: Shell, pool_url: str) -> None:
     ]
     assert re.search(r"fetch +async +5 +30 s +\(url", said)
     assert "2 passed" in said
+
+
+def test_coming_from_celery(shell: Shell, pool_url: str) -> None:
+    """The ported project: all six tasks run, but for the reminder in an hour, which waits."""
+    shell.environment["REDIS_URL"] = pool_url
+    said = shell.run(commands(copied(shell, "coming-from-celery.md")))
+    assert "invoice: /invoices/7_16.50.txt" in said
+    assert sorted(re.findall(r"mail to (.*)", said)) == [
+        "ada@example.com Order 7",
+        "grace@example.com Order 8 is not paid yet",
+    ]
+    for done in ("thumbnail 42 32", "fetched https://example.com/rates", "cleaned up", "1 passed"):
+        assert done in said
+    assert re.search(r"^@\d+-\d+ .*remind", said, re.MULTILINE)
 
 
 def test_later(shell: Shell, pool_url: str) -> None:
