@@ -25,16 +25,19 @@ def subjects(data: Path) -> list[str]:
     return [mail["Subject"] for mail in mails]
 
 
-def test_an_order_is_confirmed_billed_and_reminded_of(data: Path) -> None:
+def test_an_order_is_confirmed_and_billed_and_its_reminder_can_be_taken_back(data: Path) -> None:
     with tasks.queue.testing() as pushed, TestClient(web.app) as client:
         order = {"mail": "ada@example.com", "items": ["tea", "tea", "cup"]}
         answer = client.post("/orders/7", json=order).json()
+        paid = client.delete(f"/reminders/{answer['reminder']}").json()
 
     assert Path(answer["invoice"]).read_text() == "Order 7: 21.00 EUR\n"
     assert subjects(data) == ["Order 7"]
     [reminder] = [call for call in pushed if not call.ran]
     assert (reminder.task, reminder.args) == ("remind", [7, "ada@example.com"])
     assert reminder.options["delay_ms"] == web.HOUR_MS
+    assert paid == {"taken back": True}
+    assert reminder.cancelled
 
 
 def test_a_reminder_is_a_mail(data: Path) -> None:

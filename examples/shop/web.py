@@ -41,6 +41,11 @@ async def place(number: int, order: Order) -> dict[str, str]:
     return {"invoice": await written.result(timeout_s=10), "reminder": reminder.id}
 
 
+@app.delete("/reminders/{reminder}")
+async def paid(reminder: str) -> dict[str, bool]:
+    return {"taken back": await queue.job("remind", reminder).cancel()}
+
+
 @app.put("/photos/{photo}")
 async def upload(photo: int, request: Request) -> dict[str, str]:
     save(f"photos/{photo}.ppm", await request.body())

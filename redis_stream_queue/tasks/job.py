@@ -57,6 +57,8 @@ class Job(Generic[R]):
     async def status(self) -> Status:
         """``scheduled``, ``waiting``, ``running``, ``retrying``, ``done`` or ``dead``; ``gone``
         once the stream knows nothing of it any more: done long ago, cancelled or purged."""
+        if self._trial is not None:
+            return self._trial.status(self.id)
         client, stream = self._stream.client, self._stream.stream
         found = await client.find(stream, self.id)
         entry_id = found.id if found else self.id
@@ -89,6 +91,8 @@ class Job(Generic[R]):
 
         Returns False if it had ended already.
         """
+        if self._trial is not None:
+            return self._trial.cancel(self.id)
         client, stream = self._stream.client, self._stream.stream
         if await client.cancel(stream, self.id) is None:
             return False

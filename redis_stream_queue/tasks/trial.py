@@ -8,9 +8,9 @@ import itertools
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from ..delivery.answers import Answer
+from ..delivery.answers import Answer, failure
 from ..delivery.invocation import must_be_awaited, to_its_end
 from ..later.extras import PushedId
 from ..message import StreamMessage
@@ -24,7 +24,7 @@ class PushedCall:
     """A call that was pushed while a queue was being tested.
 
     task: its name. args, kwargs: as they travel. options: of its push. headers: of its message.
-    id: of its job. ran: was it run in place?
+    id: of its job. ran: was it run in place? cancelled: was it taken back?
     """
 
     task: str
@@ -34,6 +34,7 @@ class PushedCall:
     headers: dict[str, str]
     id: str
     ran: bool = False
+    cancelled: bool = False
     answer: Answer | None = field(default=None, repr=False)
 
 
@@ -71,8 +72,7 @@ class Trial:
 
     def _runs(self, call: PushedCall) -> bool:
         """Not what is for later: a task that pushes itself again would never end."""
-        later = call.options.get("delay_ms") or call.options.get("at")
-        call.ran = self._run and not later
+        call.ran = self._run and not _is_later(call)
         return call.ran
 
     async def push(self, call: Call, headers: dict[str, str], options: dict[str, Any]) -> PushedId:
@@ -96,9 +96,40 @@ class Trial:
         return PushedId(made.id)
 
     def answer(self, job_id: str) -> bytes | None:
-        """What came of a call."""
-        found = next((call.answer for call in self.pushed if call.id == job_id), None)
-        return None if found is None else found.value
+        """What came of a call. Raises TimeoutError for one that was only recorded."""
+        call = self._find(job_id)
+        if call is not None and call.cancelled:
+            return failure("cancelled", "it was cancelled")
+        if call is not None and not call.ran:
+            raise TimeoutError(
+                f"job {job_id} of task {call.task!r} has no result: queue.testing() has only "
+                "recorded it, as it does with run=False and with what is for later."
+            )
+        return call.answer.value if call is not None and call.answer is not None else None
+
+    def status(self, job_id: str) -> Literal["scheduled", "waiting", "done", "gone"]:
+        """Where a call is."""
+        call = self._find(job_id)
+        if call is None or call.cancelled:
+            return "gone"
+        if call.ran:
+            return "done"
+        return "scheduled" if _is_later(call) else "waiting"
+
+    def cancel(self, job_id: str) -> bool:
+        """Take a call back that was only recorded. Returns False if there is none."""
+        call = self._find(job_id)
+        if call is None or call.ran or call.cancelled:
+            return False
+        call.cancelled = True
+        return True
+
+    def _find(self, job_id: str) -> PushedCall | None:
+        return next((call for call in self.pushed if call.id == job_id), None)
+
+
+def _is_later(call: PushedCall) -> bool:
+    return bool(call.options.get("delay_ms") or call.options.get("at"))
 
 
 def _run_apart(coroutine: Coroutine[Any, Any, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NewType
 import pydantic
 import pytest
 
-from redis_stream_queue import Queue, current
+from redis_stream_queue import Queue, TaskFailed, current
 from redis_stream_queue.exceptions import ConfigError, SerializationError
 from redis_stream_queue.serializers import JsonSerializer
 from redis_stream_queue.tasks.arguments import Arguments
@@ -255,3 +255,27 @@ def test_pushes_may_only_be_recorded() -> None:
 
     assert [call.task for call in pushed] == ["nightly", "nightly"]
     assert sent == []
+
+
+async def test_jobs_of_a_queue_under_test_ask_no_server() -> None:
+    """Not their results, their status or their end, whether they ran or were only recorded."""
+    away = Queue("shop", url="redis://127.0.0.1:1/0")
+    price: Any = away.task(result_ttl_s=60, name="price")(lambda number: number * 2)
+    with away.testing() as pushed:
+        ran, later = price.push_sync(1), price.options(delay_ms=5).push_sync(2)
+        known = away.job("price", later.id)
+
+        assert [await job.status() for job in (ran, later, known)] == ["done"] + ["scheduled"] * 2
+        with pytest.raises(TimeoutError, match="has only recorded it"):
+            await later.result()
+        assert [await job.cancel() for job in (ran, known, later)] == [False, True, False]
+        assert [call.cancelled for call in pushed] == [False, True]
+        assert await later.status() == await away.job("price", "0-9").status() == "gone"
+        with pytest.raises(TaskFailed, match="cancelled"):
+            await later.result()
+        assert await ran.result() == 2
+
+    with away.testing(run=False):
+        waits = await price.push(1)
+        assert await waits.status() == "waiting"
+        assert await waits.cancel()
