@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from .._clock import mono_ms
 from .._names import parking_name
@@ -271,9 +271,14 @@ class PendingList:
         max_len, made = dlq_max_len or 0, dlq_group or ""
 
         async def move(most_values: int) -> Any:
-            return await client.link().script(
-                BURY, keys, self.group, owner, entry_id, max_len, made, most_values, *_flat(extra)
-            )
+            args = self.group, owner, entry_id, max_len, made, most_values, *_flat(extra)
+            try:
+                return await client.link().script(BURY, keys, *args)
+            except NoPermissionError:
+                if len(keys) == 2:
+                    raise
+                del keys[2]  # whoever may write no results has nobody who waits for them
+                return await client.link().script(BURY, keys, *args)
 
         reply = await move(MOST_VALUES)
         if reply == -2:
