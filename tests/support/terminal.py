@@ -33,7 +33,7 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env={**env, "TERM": "xterm"},
+            env={**env, "TERM": "xterm", "COLUMNS": "200", "LINES": "50"},
             start_new_session=True,
         )
         os.close(theirs)
