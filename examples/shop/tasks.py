@@ -14,6 +14,8 @@ import httpx
 from redis_stream_queue import Queue, Reject, current
 
 DATA = Path(os.environ.get("SHOP_DATA", "shop-data"))
+RATES_URL = os.environ.get("RATES_URL", "https://example.com/rates.json")
+HOUR_MS = 3_600_000
 PRICES = {"tea": Decimal("4.50"), "cup": Decimal("12.00")}
 
 queue = Queue("shop")

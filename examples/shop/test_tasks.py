@@ -35,7 +35,7 @@ def test_an_order_is_confirmed_and_billed_and_its_reminder_can_be_taken_back(dat
     assert subjects(data) == ["Order 7"]
     [reminder] = [call for call in pushed if not call.ran]
     assert (reminder.task, reminder.args) == ("remind", [7, "ada@example.com"])
-    assert reminder.options["delay_ms"] == web.HOUR_MS
+    assert reminder.options["delay_ms"] == tasks.HOUR_MS
     assert paid == {"taken back": True}
     assert reminder.cancelled
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Literal
 
 from fastapi import FastAPI, Request
 from pydantic import BaseModel
-from tasks import fetch_rates, invoice, queue, remind, save, send_mail, thumbnail, total
-
-RATES_URL = os.environ.get("RATES_URL", "https://example.com/rates.json")
-HOUR_MS = 3_600_000
+from tasks import (
+    HOUR_MS,
+    RATES_URL,
+    fetch_rates,
+    invoice,
+    queue,
+    remind,
+    save,
+    send_mail,
+    thumbnail,
+    total,
+)
 
 
 @asynccontextmanager

@@ -84,7 +84,7 @@ def test_the_tests_of_the_shop_pass(shell: Shell) -> None:
     """In a copy, as in a project of somebody's own: pages and tasks, without a server."""
     shutil.copytree(SHOP, shell.directory / "shop")
 
-    assert "5 passed" in shell.run("cd shop; python -m pytest -q -p no:cacheprovider")
+    assert "6 passed" in shell.run("cd shop; python -m pytest -q -p no:cacheprovider")
 
 
 def test_ctrl_c_leaves_no_process_of_the_demo(shell: Shell, tmp_path: Path) -> None:
