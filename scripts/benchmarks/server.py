@@ -127,11 +127,12 @@ class BenchServer:
         return consumers
 
     def wait_blocked(self, consumers: int, timeout_s: float = 30) -> None:
-        """Wait until so many clients wait for messages."""
+        """Wait until so many clients wait for messages; who waits for anything else is none."""
 
         def all_blocked() -> bool:
-            info: dict[str, Any] = self.client.info("clients")
-            return bool(info["blocked_clients"] == consumers)
+            clients: list[dict[str, str]] = self.client.client_list()
+            blocked = [c for c in clients if "b" in c["flags"] and c["cmd"] == "xreadgroup"]
+            return len(blocked) == consumers
 
         self.wait(all_blocked, timeout_s, f"{consumers} consumers wait for messages")
 
