@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.errors import FlakyStrategyDefinition
 from hypothesis.stateful import run_state_machine_as_test
 
 from redis_stream_queue import dlq
@@ -69,7 +70,15 @@ def _run(machine: type[Messages], examples: int) -> None:
 
 
 def test_model(machine: type[Messages]) -> None:
-    _run(machine, 40)
+    """A real server and real sockets take part: on a busy machine the same steps may leave other
+    rules open than before, which says nothing about messages; then other steps are tried."""
+    for tries_left in (2, 1, 0):
+        try:
+            _run(machine, 40)
+            return
+        except FlakyStrategyDefinition:
+            if not tries_left:
+                raise
 
 
 @pytest.mark.soak
