@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Unpack
@@ -15,9 +16,10 @@ TASK = f"{OURS}task"  # header with the task's name, of a call of a Queue
 Pushed = Callable[[Sequence[str]], None]
 
 
-class ScopedProducer(StreamProducer):
+class ScopedProducer(StreamProducer, ABC):
     """A StreamProducer; a subclass says what is around each push."""
 
+    @abstractmethod
     def around_push(
         self, headers: Headers | None, count: int
     ) -> AbstractContextManager[tuple[Headers, Pushed]]:
@@ -25,7 +27,6 @@ class ScopedProducer(StreamProducer):
 
         Gives further headers for them, and what is called with their ids.
         """
-        raise NotImplementedError
 
     async def push(
         self,
