@@ -188,10 +188,7 @@ class Session:
         self._decoded_slowly = mono_ms() - began_ms >= SLOW_DECODING_MS
         self.hooks.batch_decoded()
         batch, self._prepared = self._prepared or self._new_batch(), None
-        if [True for message in decoded if message.headers]:
-            decoded = self.in_flight.unsettled.resumed(decoded)
-            batch.deadlines = await self._expiry.deadlines(decoded)
-        batch.fill(self.in_flight.unsettled.admitted(decoded, beside=False))
+        batch.fill(await self._admitted(batch, decoded, beside=False))
         batch.owner = asyncio.current_task()
         if batch.messages:
             await self._run(batch, grows=grows and self._one_by_one)
@@ -200,6 +197,15 @@ class Session:
         await self.failures.told()
         await self.in_flight.settle()
         return batch.handled
+
+    async def _admitted(
+        self, batch: Batch, decoded: list[StreamMessage], *, beside: bool
+    ) -> list[StreamMessage]:
+        """Those that may run now, and until when each may start."""
+        if [True for message in decoded if message.headers]:
+            decoded = self.in_flight.unsettled.resumed(decoded)
+            batch.deadlines |= await self._expiry.deadlines(decoded)
+        return self.in_flight.unsettled.admitted(decoded, beside=beside)
 
     def _new_batch(self) -> Batch:
         told = log.isEnabledFor(logging.DEBUG)
@@ -302,10 +308,7 @@ class Session:
         if messages:
             self.hooks.batch_grows(messages, len(self.in_flight.held))
             decoded = self._payloads.decode(messages)
-            if [True for message in decoded if message.headers]:
-                decoded = self.in_flight.unsettled.resumed(decoded)
-                batch.deadlines |= await self._expiry.deadlines(decoded)
-            decoded = self.in_flight.unsettled.admitted(decoded, beside=True)
+            decoded = await self._admitted(batch, decoded, beside=True)
             if not batch.extend(decoded):
                 self.in_flight.unsettled.release(decoded)
             elif tasks.error is None:
