@@ -47,7 +47,7 @@ class InFlight:
     own_name: nobody else has ``config.worker_name``. (One that was given may be a namesake's: what
     it holds and never arrived here is not ours.)
     rules_of: what the handler knows of a message.
-    on_lost: called with the ids that others turn out to have taken.
+    on_lost, on_cancelled: see Leases.
     held: by id. unsure: the server may hold something under this name that never arrived here.
     """
 
@@ -61,6 +61,7 @@ class InFlight:
         serializer: Serializer | None = None,
         hooks: Hooks | None = None,
         on_lost: Callable[[set[str]], None] = lambda _: None,
+        on_cancelled: Callable[[str], None] = lambda _: None,
         own_name: bool = False,
         rules_of: RulesOf = as_configured,
     ) -> None:
@@ -78,7 +79,14 @@ class InFlight:
             self._forget,
             rules_of,
         )
-        self.leases = Leases(self.pending, config.min_idle_claim_ms, self.unsettled, hooks, on_lost)
+        self.leases = Leases(
+            self.pending,
+            config.min_idle_claim_ms,
+            self.unsettled,
+            hooks,
+            on_lost,
+            on_cancelled,
+        )
         self.held = self.leases.held
         self.name = config.worker_name or ""
         self.unsure = False

@@ -27,7 +27,8 @@ class Leases:
     """What is held under ``name``, by id, and since when it is sure to be ours.
 
     min_idle_ms: after which others may take over what is not renewed; 0 = at once.
-    on_lost: called with the ids that others turn out to have taken.
+    on_lost: called with the ids that others turn out to have taken. on_cancelled: called with the
+    id of each that turns out to have been taken back.
     on_answer: called when a renewal was asked for and when it was answered, in ms of mono_ms().
     """
 
@@ -38,6 +39,7 @@ class Leases:
         unsettled: Unsettled,
         hooks: Hooks,
         on_lost: Callable[[set[str]], None],
+        on_cancelled: Callable[[str], None],
     ) -> None:
         self.name = ""
         self.held: dict[str, Held] = {}
@@ -47,6 +49,7 @@ class Leases:
         self._unsettled = unsettled
         self._hooks = hooks
         self._on_lost = on_lost
+        self._on_cancelled = on_cancelled
         self._renewed_at_ms = 0
         self._renewals: set[asyncio.Future[None]] = set()  # under way
         self._arriving_since_ms = 0
@@ -130,13 +133,11 @@ class Leases:
         self._renewed_at_ms = asked_ms  # the answer itself may have lain around
         self.on_answer(asked_ms, mono_ms())
         self._hooks.renewed()
-        # What was settled while the answer was on its way is not lost.
-        settled = self._unsettled.settled()
-        lost = {
-            entry_id
-            for entry_id in (renewed.taken | renewed.gone) - settled
-            if self.held.get(entry_id) is asked[entry_id]
-        }
+        if missing := self._lost_of(asked, renewed.gone):  # a cancellation that was not heard of?
+            cancelled = await self._pending.cancelled(missing)
+            for entry_id in self._lost_of(asked, cancelled):
+                self._on_cancelled(entry_id)
+        lost = self._lost_of(asked, renewed.taken | renewed.gone)
         for entry_id in lost:
             del self.held[entry_id]
         if taken := sorted(lost & renewed.taken):
@@ -145,6 +146,11 @@ class Leases:
             log.warning("%d message(s) were acknowledged by others: %s", len(gone), gone[:5])
         if lost:
             self._on_lost(lost)
+
+    def _lost_of(self, asked: Mapping[str, Held], ids: set[str]) -> set[str]:
+        """What was settled while an answer was on its way is not lost."""
+        settled = self._unsettled.settled()
+        return {i for i in ids - settled if self.held.get(i) is asked[i]}
 
     async def _renew(self, held: Mapping[str, Held]) -> Renewed:
         counts = {i: message.delivery_count for i, (message, _) in held.items()}

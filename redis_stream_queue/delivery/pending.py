@@ -6,7 +6,7 @@ Nothing here decides anything (see fate.py); each method is one script or comman
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from redis.exceptions import NoPermissionError, ResponseError
@@ -22,6 +22,7 @@ from ..connection.scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, SIZES, T
 from ..exceptions import ClusterSlotError
 from ..later.keys import companions
 from ..later.postponed import Postponed, postpone
+from ..later.state import cancelled
 from ..message import GREATEST_ID, PendingEntry, StreamMessage
 from .answers import ANSWER, Answer, script_args
 
@@ -174,6 +175,11 @@ class PendingList:
             for kind, found in zip(renewed, found_ids, strict=True):
                 kind.update(map(text, found))
         return renewed
+
+    async def cancelled(self, gone: Collection[str]) -> set[str]:
+        """Which of these, that nobody holds, were taken back."""
+        limit_s = self.client.endpoint.socket_timeout
+        return await cancelled(self.client.link(), self.client.key(self.stream), gone, limit_s)
 
     async def renew_range(self, consumer: str, first: str, last: str) -> None:
         """Renew what the consumer holds from ``first`` to ``last``."""

@@ -81,6 +81,7 @@ class Session:
             serializer=self.serializer,
             hooks=self.hooks,
             on_lost=self._lost,
+            on_cancelled=self.cancel,
             own_name=own_name,
             rules_of=self._rules_of,
         )

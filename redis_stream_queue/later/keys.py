@@ -16,6 +16,7 @@ class Companions(NamedTuple):
     later, seq: scheduled messages, and the number of the last one. bell: a short stream that wakes
     whoever waits for a change. control: what is paused. unique: unfinished unique messages.
     cron: periodic messages. retried: where messages went that wait long for their next try.
+    cancelled: what was taken back lately while it ran.
     """
 
     stream: str
@@ -26,6 +27,7 @@ class Companions(NamedTuple):
     unique: str
     cron: str
     retried: str
+    cancelled: str
 
     def dedup(self, dedup_id: str) -> str:
         """Key of the window in which this id is pushed once."""
@@ -46,7 +48,7 @@ def companions(key: str) -> Companions:
 
     Raises ClusterSlotError for a name with braces that leave no room for a key in its slot.
     """
-    names = ("later", "later-seq", "bell", "control", "unique", "cron", "retried")
+    names = ("later", "later-seq", "bell", "control", "unique", "cron", "retried", "cancelled")
     return Companions(key, *(_beside(key, name) for name in names))
 
 

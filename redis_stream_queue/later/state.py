@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from redis.exceptions import NoPermissionError
+
 from .._names import parking_due_ms
-from ..connection.link import Link
+from ..connection.link import Command, Link, first_error
 from ..connection.replies import entry_message, text
 from ..connection.scripts import BELOW, Script
-from ..exceptions import ConfigError
+from ..exceptions import ClusterSlotError, ConfigError
 from ..message import is_entry_id
 from .ids import as_datetime, due_ms, is_scheduled
 from .keys import companions
@@ -57,8 +60,9 @@ end
 """
 )
 
-# KEYS: stream, later, bell, retried. ARGV: id
-# Takes a message back: it is removed from wherever it is unfinished.
+# KEYS: stream, later, bell, retried, cancelled. ARGV: id
+# Takes a message back: it is removed from wherever it is unfinished. Of one that runs the bell
+# tells, and a note for whoever has not heard the bell, by the ms of its id.
 # Returns what it was (scheduled, waiting, retrying, running), '' if it is nowhere any more.
 CANCEL = Script(
     FIND
@@ -87,6 +91,9 @@ if groups == 0 and exists then state = 'waiting' end
 if state ~= '' then redis.call('XDEL', KEYS[1], id) end
 if state == 'running' then
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', 16, '*', 'cancel', id)
+  redis.pcall('ZADD', KEYS[5], string.match(id, '%d+'), id)
+  redis.pcall('ZREMRANGEBYRANK', KEYS[5], 0, -10001)
+  redis.pcall('PEXPIRE', KEYS[5], 3600000)
 end
 return state
 """
@@ -159,8 +166,24 @@ async def cancel(link: Link, key: str, message_id: str) -> str:
     """Take it back; returns what it was, "" if it is nowhere any more."""
     _check(message_id)
     beside = companions(key)
-    keys = [beside.stream, beside.later, beside.bell, beside.retried]
+    keys = [beside.stream, beside.later, beside.bell, beside.retried, beside.cancelled]
     return text(await link.script(CANCEL, keys, message_id))
+
+
+async def cancelled(link: Link, key: str, ids: Collection[str], limit_s: float | None) -> set[str]:
+    """Which of these, that are pending no more, were taken back.
+
+    (What is not there may also be acknowledged by hand, or lost with the server's memory.)
+    """
+    try:
+        notes = companions(key).cancelled
+    except ClusterSlotError:  # nothing can be taken back there
+        return set()
+    times = sorted({entry_id.partition("-")[0] for entry_id in ids})
+    looks: list[Command] = [("ZRANGE", notes, ms, ms, "BYSCORE") for ms in times]
+    replies = await link.run(key, looks, limit_s)
+    noted = first_error([r for r in replies if not isinstance(r, NoPermissionError)])
+    return {text(entry_id) for reply in noted for entry_id in reply}.intersection(ids)
 
 
 async def find(link: Link, key: str, message_id: str) -> MessageState | None:

@@ -186,6 +186,32 @@ async def test_a_running_async_handler_is_cancelled(real_bench: Bench) -> None:
     assert consumer.metrics().total_errors == 0
 
 
+async def test_a_renewal_tells_of_a_cancellation_too(real_bench: Bench) -> None:
+    """Where nobody hears the bell, as in run_once(). What was acknowledged by hand goes on."""
+    ended: list[tuple[int, str]] = []
+
+    @per_message(concurrency=3)
+    async def handle(message: StreamMessage) -> None:
+        try:
+            await asyncio.sleep(30 if message.data == 0 else 0.5)
+            ended.append((message.data, "done"))
+        except asyncio.CancelledError:
+            ended.append((message.data, "cancelled"))
+            raise
+
+    consumer = real_bench.consumer(handle, retry_delay_ms=1, batch_size=3)
+    ids = await real_bench.push(0, 1, 2)
+    iteration = real_bench.once(consumer)
+    await real_bench.until(lambda: consumer.metrics().total_read == 3, "all run")
+    await real_bench.client.ack(real_bench.stream, GROUP, ids[1])
+    assert await real_bench.client.cancel(real_bench.stream, ids[0]) == "running"
+    await real_bench.until(lambda: (0, "cancelled") in ended, "it is cancelled", 1)
+    await iteration
+    assert sorted(ended) == [(0, "cancelled"), (1, "done"), (2, "done")]
+    assert await real_bench.entry_ids() == ids[1:]
+    assert consumer.metrics().total_errors == 0
+
+
 SOME = 300
 MANY = pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(600)])
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,6 +25,19 @@ def ask(url: str, question: Callable[[StreamClient], Any]) -> Any:
             await client.close()
 
     return asyncio.run(run())
+
+
+@contextlib.contextmanager
+def deaf(ledger: Ledger) -> Iterator[None]:
+    """Nobody may read the bell."""
+    ledger.redis.acl_setuser("default", enabled=True, commands=["-xread"])
+    try:
+        for one in ledger.redis.client_list():
+            if one["cmd"] == "xread":
+                ledger.redis.client_kill_filter(_id=one["id"])
+        yield
+    finally:
+        ledger.redis.acl_setuser("default", enabled=True, commands=["+xread"])
 
 
 def test_a_pause_holds_for_all_pools_and_new_ones_and_loses_nothing(
@@ -73,4 +87,11 @@ def test_a_running_handler_is_interrupted(
     wait_until(lambda: ledger.pending() == 0, 5, "nothing is pending")
     assert ledger.redis.xlen("work_dlq") == 0
     pool.wait_log(f"{long} of work was cancelled")
+
+    with deaf(ledger):  # the bell is not heard: the renewal of what is held tells
+        pool.wait_log("NOPERM|no permissions")
+        [long] = ledger.push({"do": "sleep", "s": 60})
+        ledger.wait_started(3)
+        assert ask(pool_url, lambda client: client.cancel(STREAM, long)) == "running"
+        pool.wait_log(f"{long} of work was cancelled", 3)
     assert pool.drain() == 0
