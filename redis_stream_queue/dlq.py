@@ -18,7 +18,9 @@ from .connection.link import OUTAGES, Command, first_error
 from .connection.replies import entry_message, mapping, text
 from .delivery.dead_letter import LETTER_FIELDS
 from .delivery.pending import MOST_VALUES
-from .exceptions import DLQError
+from .exceptions import ClusterSlotError, DLQError
+from .later.keys import companions
+from .later.scripts import REQUEUE_UNIQUE
 from .message import GREATEST_ID, StreamMessage, id_before
 
 PAGE = 100
@@ -142,11 +144,12 @@ class DeadLetterQueue:
         """Send letters back to the stream they came from; returns how many.
 
         ids: which ones; None = all that are there now. to: another stream's name.
-        Each moves in one atomic step, so an interrupted call loses and doubles nothing.
+        Each moves in one atomic step, so an interrupted call loses and doubles nothing. One that
+        was unique is so again; it stays while the same work is unfinished.
         Raises DLQError for a letter that does not say where it came from (give ``to``), and at the
         end for those that cannot be moved.
         """
-        moved, stuck = 0, []
+        moved, stuck = 0, list[str]()
         for letter_id, target in await self._targets(ids, to):
             keys = [self.client.key(self.dlq_stream), target]
             reply: Any = await self.client.link().script(
@@ -154,6 +157,8 @@ class DeadLetterQueue:
             )
             if reply == -3:
                 stuck.append(f"letter {letter_id} has no payload, its last_error says why")
+            elif reply == -4:
+                moved += await self._requeue_unique(keys, letter_id, stuck)
             elif reply == -2:
                 try:
                     moved += await self._requeue_large(keys, letter_id)
@@ -165,6 +170,25 @@ class DeadLetterQueue:
         if stuck:
             raise DLQError(f"left in {self.dlq_stream} ({moved} moved): {'; '.join(stuck)}.")
         return moved
+
+    async def _requeue_unique(
+        self, keys: Sequence[str], letter_id: str, stuck: builtins.list[str]
+    ) -> int:
+        """The same for one with a unique key, which has it again then."""
+        try:
+            beside = companions(keys[1])
+        except ClusterSlotError as error:
+            stuck.append(f"letter {letter_id}: {error}")
+            return 0
+        reply, unfinished = await self.client.link().script(
+            REQUEUE_UNIQUE,
+            [*keys, beside.later, beside.unique],
+            *(letter_id, MOST_VALUES, *LETTER_FIELDS),
+        )
+        if reply == -4:
+            why = f"the same work is unfinished as {text(unfinished)}"
+            stuck.append(f"letter {letter_id} has a unique key, and {why}")
+        return not isinstance(reply, int)
 
     async def _requeue_large(self, keys: Sequence[str], letter_id: str) -> int:
         """The same for a letter with thousands of fields, which no script can copy."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from .scripts import Script
 
+# requeue(is_free): copies the letter without what burial added to the end of the target, then
+# deletes it. is_free(key): may the message with this unique key be unfinished again?
+# Returns the new id, 0 if the letter is gone, -2 if it has too many fields for a script, -3 if its
+# payload was lost (see PendingList.bury), or -4 if its key is not free; and the key.
 # KEYS: dead-letter stream, target stream. ARGV: letter id, most values, names of the fields added
 #       at burial
-# Copies the letter without what burial added to the end of the target, then deletes it.
-# Returns the new id, 0 if the letter is gone, -2 if it has too many fields for a script, or -3 if
-# its payload was lost (see PendingList.bury).
-REQUEUE = Script("""
+REQUEUING = """
+local function requeue(is_free)
 local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not letter then return 0 end
 local fields, added = letter[2], #ARGV - 2
@@ -20,7 +22,7 @@ for i = 1, added do
 end
 if keep < 2 then keep = #fields end
 if fields[1] == 'rsq:lost' then return -3 end
-local add = {'XADD', KEYS[2], '*'}
+local add, key = {'XADD', KEYS[2], '*'}, nil
 -- what it may take to start counts from now on, and so do its deliveries
 local anew = {['rsq:pushed'] = 1, ['rsq:first'] = 1, ['rsq:deliveries'] = 1,
               ['rsq:last_error'] = 1}
@@ -28,11 +30,17 @@ for i = 1, keep, 2 do
   if not anew[fields[i]] then
     add[#add + 1], add[#add + 2] = fields[i], fields[i + 1]
   end
+  if fields[i] == 'rsq:unique' then key = fields[i + 1] end
 end
+if key and not is_free(key) then return -4, key end
 local id = redis.call(unpack(add))
 redis.call('XDEL', KEYS[1], ARGV[1])
-return id
-""")
+return id, key
+end
+"""
+
+# One with a unique key is left to REQUEUE_UNIQUE, which looks at more keys.
+REQUEUE = Script(REQUEUING + "return (requeue(function() return false end))")
 
 # walk(after, most, see): calls see(id, fields, size) for each letter behind that id ('' = from the
 # start), as far as one call may look: about 512 kB of letters.

@@ -70,11 +70,12 @@ if redis.call('HEXISTS', KEYS[4], 'paused:' .. name) == 1 then
   said = 'paused'
 elseif ARGV[8] == '1' then
   local running = key ~= '' and redis.call('HGET', KEYS[3], key)
-  if running and unfinished(running, true) then
+  if running and unfinished(KEYS[1], KEYS[2], ARGV[2], running, true) then
     said = 'overlap'
   else
     local add = {'XADD', KEYS[1], '*', 'data', ARGV[7], 'rsq:cron', name, 'rsq:tick', ARGV[5]}
     if ARGV[6] ~= '0' then add[#add + 1], add[#add + 2] = 'rsq:missed', ARGV[6] end
+    if key ~= '' then add[#add + 1], add[#add + 2] = 'rsq:unique', key end
     local id = redis.call(unpack(add))
     if key ~= '' then redis.call('HSET', KEYS[3], key, id) end
     said = 'pushed'

@@ -5,6 +5,7 @@ The clock is the server's (TIME), one for all hosts. Every key a script touches 
 
 from __future__ import annotations
 
+from ..connection.dlq_scripts import REQUEUING
 from ..connection.scripts import BELOW, Script
 
 # now: ms since the epoch. int(n): a number as Redis reads it (Lua writes 1.7e12).
@@ -56,25 +57,26 @@ local function fields(member)
 end
 """
 
-# unfinished(id, started_counts): is this message waiting (scheduled or unread) or, if that counts,
-# pending in the group ARGV[2]? A note beside the stream names an id; this is what decides.
+# unfinished(stream, later, group, id, started_counts): is this message waiting (scheduled or
+# unread) or, if that counts, pending in the group? A note beside the stream names an id; this is
+# what decides. (A script asks about one group only.)
 UNFINISHED = (
     BELOW
     + """
 local read_to
-local function unfinished(id, started_counts)
-  if string.sub(id, 1, 1) == '@' then return find(KEYS[2], string.sub(id, 2)) ~= nil end
-  if redis.pcall('XPENDING', KEYS[1], ARGV[2], id, id, 1)[1] then return started_counts end
+local function unfinished(stream, later, group, id, started_counts)
+  if string.sub(id, 1, 1) == '@' then return find(later, string.sub(id, 2)) ~= nil end
+  if redis.pcall('XPENDING', stream, group, id, id, 1)[1] then return started_counts end
   if not read_to then
     read_to = '0-0'
-    local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+    local groups = redis.pcall('XINFO', 'GROUPS', stream)
     for _, flat in ipairs(groups.err and {} or groups) do
       local g = {}
       for i = 1, #flat, 2 do g[flat[i]] = flat[i + 1] end
-      if g['name'] == ARGV[2] then read_to = g['last-delivered-id'] end
+      if g['name'] == group then read_to = g['last-delivered-id'] end
     end
   end
-  return below(read_to, id) and redis.call('XRANGE', KEYS[1], id, id)[1] ~= nil
+  return below(read_to, id) and redis.call('XRANGE', stream, id, id)[1] ~= nil
 end
 """
 )
@@ -101,7 +103,9 @@ for i = 3, #ARGV, 7 do
   local known = window > 0 and redis.call('GET', KEYS[5 + window])
   if not known and key ~= '' then
     known = redis.call('HGET', KEYS[5], key)
-    if known and not unfinished(known, ARGV[i + 4] == '1') then known = nil end
+    if known and not unfinished(KEYS[1], KEYS[2], ARGV[2], known, ARGV[i + 4] == '1') then
+      known = nil
+    end
   end
   local id
   if known then
@@ -136,7 +140,7 @@ end
 local own = #ARGV[2] .. ':' .. ARGV[2] .. ':'
 for _, key in ipairs(next(noted) and redis.call('HRANDFIELD', KEYS[5], 2) or {}) do
   if string.sub(key, 1, #own) == own and not noted[key]
-     and not unfinished(redis.call('HGET', KEYS[5], key), true) then
+     and not unfinished(KEYS[1], KEYS[2], ARGV[2], redis.call('HGET', KEYS[5], key), true) then
     redis.call('HDEL', KEYS[5], key)
   end
 end
@@ -190,6 +194,26 @@ if #late > 0 then redis.call('ZREMRANGEBYRANK', KEYS[2], 0, #late - 1) end
 local following, wait = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2], -1
 if following then wait = math.max(tonumber(following) - now, 0) end
 return {now, wait, late, redis.call('HGETALL', KEYS[4])}
+"""
+)
+
+# KEYS: dead-letter stream, target stream, later, unique. ARGV: see REQUEUING
+# Sends a letter with a unique key back, which notes its new id; not while the same work is
+# unfinished. Returns what requeue() does, and the id of the unfinished one.
+REQUEUE_UNIQUE = Script(
+    FIND
+    + UNFINISHED
+    + REQUEUING
+    + """
+local known
+local id, key = requeue(function(key)
+  known = redis.call('HGET', KEYS[4], key)
+  local size, from = string.match(key, '^(%d+):()')
+  local group = size and string.sub(key, from, from + size - 1)
+  return not (known and group and unfinished(KEYS[2], KEYS[3], group, known, true))
+end)
+if type(id) == 'string' and key then redis.call('HSET', KEYS[4], key, id) end
+return {id, known}
 """
 )
 

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from redis_stream_queue import ConfigError, Mover, StreamClient, StreamProducer
+from redis_stream_queue import (
+    ConfigError,
+    DeadLetterQueue,
+    DLQError,
+    Mover,
+    Reject,
+    StreamClient,
+    StreamMessage,
+    StreamProducer,
+)
 from redis_stream_queue.later.keys import companions
 from tests.library.kit import GROUP, Bench
 
@@ -140,6 +149,33 @@ async def test_no_note_gets_stuck(producer: StreamProducer, real_bench: Bench, h
         await client.command(how, stream, *rest)
 
     assert not (await push_unique(producer)).duplicate
+
+
+async def test_a_letter_that_is_sent_back_is_unique_again(
+    producer: StreamProducer, real_bench: Bench
+) -> None:
+    """It stays a letter while the same work is unfinished, also where that is one in a delay."""
+
+    async def reject(messages: list[StreamMessage]) -> None:
+        raise Reject("no")
+
+    consumer = real_bench.consumer(reject, dlq_stream=real_bench.dlq)
+    await push_unique(producer)
+    await real_bench.drain(consumer)
+    letters = DeadLetterQueue(real_bench.client, real_bench.dlq)
+    second: Any = await push_unique(producer, delay_ms=HOUR_MS)
+    assert not second.duplicate
+    with pytest.raises(DLQError, match=f"unique key.*unfinished as {second}"):
+        await letters.requeue()
+    assert await producer.cancel(second)
+
+    assert await letters.requeue() == 1
+    [sent_back] = (await real_bench.entry_ids())[1:]
+    assert await push_unique(producer) == sent_back  # it waits
+    await real_bench.deliver("c")
+    assert await push_unique(producer) == sent_back  # it runs
+    assert await push_unique(producer, unique_until="started") != sent_back
+    assert await letters.count() == 0
 
 
 async def test_until_started_one_may_wait_while_another_runs(

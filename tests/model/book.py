@@ -327,11 +327,10 @@ class Book:
                 self.complain(f"message {uid} is lost")
 
     def _check_keys(self, facts: Facts) -> None:
-        """Of a unique key one is unfinished, but for letters that were sent back."""
+        """Of a unique key one is unfinished."""
         unfinished: dict[str, list[int]] = {}
         for entry in self.entries.values():
-            excused = entry.forgiven or entry.uid in self.were_dead
-            if entry.key and not entry.finished and not excused:
+            if entry.key and not entry.finished and not entry.forgiven:
                 unfinished.setdefault(entry.key, []).append(entry.uid)
         for key, uids in unfinished.items():
             if len(uids) > 1:

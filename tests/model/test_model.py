@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from redis_stream_queue import dlq
 from redis_stream_queue.connection import scripts
 from redis_stream_queue.delivery import in_flight
-from redis_stream_queue.later.scripts import CANCEL_LATER
+from redis_stream_queue.later.scripts import CANCEL_LATER, REQUEUE_UNIQUE
 from redis_stream_queue.later.state import CANCEL
 from redis_stream_queue.pool.scoreboard import Scoreboard
 from redis_stream_queue.pool.worker import loop as pool_worker
@@ -31,7 +31,7 @@ def model_server(_no_process_left: None) -> Iterator[Server]:
     """A valkey-9.1 of the model alone, with every script loaded."""
     with Server.start("valkey-9.1", extra_args=[*SMALL_NODES, "--appendonly", "no"]) as server:
         with server.client() as client:
-            others = (dlq.REQUEUE, CANCEL, CANCEL_LATER, *VIRTUAL.values())
+            others = (dlq.REQUEUE, REQUEUE_UNIQUE, CANCEL, CANCEL_LATER, *VIRTUAL.values())
             for script in (*vars(scripts).values(), *others):
                 if isinstance(script, scripts.Script):
                     client.script_load(script.source)
