@@ -28,6 +28,7 @@ ORIGINS_AT_ONCE = 200  # small ones; of large ones a call looks at fewer
 IDS_AT_ONCE = 10
 REQUEUE_TRIES = 10
 HEAD_BYTES = 4000  # of a value
+CALLED = ("rsq:task", "rsq:cron")  # headers: what was called, by a push or by a schedule
 
 Origins = list[tuple[str, str]]  # a letter's id, and the stream it came from
 
@@ -42,6 +43,11 @@ class DeadLetter(StreamMessage):
 
     own_headers: dict[str, str] = field(default_factory=dict)
     unread: str = ""
+
+    @property
+    def called(self) -> str:
+        """Name of the task, or of the periodic message, that it was; "" = neither."""
+        return next((self.headers[name] for name in CALLED if name in self.headers), "")
 
 
 def _own_length(fields: Sequence[Any]) -> int:
@@ -114,7 +120,7 @@ class DeadLetterQueue:
         while len(heads) < count and behind != GREATEST_ID:
             most = min(count - len(heads), PAGE)
             found = await self.client.script(
-                HEADS, self.dlq_stream, behind, most, HEAD_BYTES, *LETTER_FIELDS
+                HEADS, self.dlq_stream, behind, most, HEAD_BYTES, *LETTER_FIELDS, *CALLED
             )
             if not found:
                 break

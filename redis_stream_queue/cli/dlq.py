@@ -126,7 +126,7 @@ class _Letters:
         return (
             wanted["reason"] in (None, headers.get("reason"))
             and (wanted["error"] or "") in headers.get("last_error", "")
-            and wanted["task"] in (None, headers.get("rsq:task"), headers.get("rsq:cron"))
+            and wanted["task"] in (None, letter.called)
             and age_s >= (wanted["older_than"] or 0)
             and age_s <= (wanted["newer_than"] or float("inf"))
         )
@@ -306,4 +306,5 @@ def _line(letter: DeadLetter) -> str:
     headers = letter.headers
     error = headers.get("last_error", "").partition("\n")[0][:SHOWN_ERROR]
     reason, count = headers.get("reason", "?"), headers.get("delivery_count", "?")
-    return f"{letter.id}  {reason}  deliveries {count}  {error}".rstrip()
+    words = (letter.id, reason, f"deliveries {count}", letter.called[:SHOWN_ERROR], error)
+    return "  ".join(filter(None, words))

@@ -34,7 +34,11 @@ class Rsq:
         return done.stdout if code == 0 else done.stderr
 
     def letter(
-        self, reason: str = "max_deliveries", error: str = "ValueError: no", n: int = 1
+        self,
+        reason: str = "max_deliveries",
+        error: str = "ValueError: no",
+        n: int = 1,
+        **headers: str,
     ) -> str:
         """A dead letter as the package writes it; ``n`` is its payload."""
         fields = {
@@ -47,6 +51,7 @@ class Rsq:
             "worker": "w",
             "dead_letter_ts": "1",
             "last_error": error,
+            **headers,
         }
         entry_id: bytes = self.redis.xadd("orders_dlq", fields)
         return entry_id.decode()
@@ -71,6 +76,26 @@ def test_list_shows_one_line_a_letter_and_filters(rsq: Rsq) -> None:
     assert len(rsq("list", "orders", "--newer-than", "1h").splitlines()) == 2
     assert len(rsq("list", "orders", "--limit", "1").splitlines()) == 1
     assert json.loads(rsq("list", "orders", "--json").splitlines()[0])["data"] == "1"
+
+
+def test_letters_of_a_task_are_listed_and_requeued_by_its_name(rsq: Rsq) -> None:
+    """Pushed, or periodic; the rest stays."""
+    resize, nightly, other = (
+        rsq.letter(n=number, **headers)
+        for number, headers in enumerate(
+            ({"rsq:task": "resize"}, {"rsq:cron": "nightly"}, {"rsq:task": "resized"}), 1
+        )
+    )
+
+    assert rsq("list", "orders", "--task", "resize").splitlines() == [
+        f"{resize}  max_deliveries  deliveries 3  resize  ValueError: no"
+    ]
+    [periodic] = rsq("list", "orders", "--task", "nightly", "--json").splitlines()
+    assert json.loads(periodic)["id"] == nightly
+    assert rsq("list", "orders", "--task", "resi") == ""
+    rsq("requeue", "orders", "--task", "resize")
+    assert rsq.redis.xlen("orders") == 1
+    assert [letter.decode() for letter, _ in rsq.redis.xrange("orders_dlq")] == [nightly, other]
 
 
 def test_list_says_when_there_is_nothing(rsq: Rsq) -> None:
