@@ -40,8 +40,8 @@ def place(request: HttpRequest, number: int) -> JsonResponse:
     return JsonResponse({"invoice": written, "reminder": reminder.id})
 
 
-async def paid(request: HttpRequest, reminder: str) -> JsonResponse:
-    return JsonResponse({"taken back": await queue.job("remind", reminder).cancel()})
+def paid(request: HttpRequest, reminder: str) -> JsonResponse:
+    return JsonResponse({"taken back": queue.job("remind", reminder).cancel_sync()})
 
 
 def upload(request: HttpRequest, photo: int) -> JsonResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import django
 import django_web  # noqa: F401  (it configures Django)
@@ -16,7 +17,7 @@ def test_an_order_in_django(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     django.setup()
     order = {"mail": "ada@example.com", "items": ["tea", "cup"]}
     with tasks.queue.testing() as pushed:
-        client = Client()
+        client: Any = Client()
         answer = client.post("/orders/7", order, "application/json").json()
         paid = client.delete(f"/reminders/{answer['reminder']}").json()
         refused = client.post("/orders/8", {**order, "items": ["car"]}, "application/json")

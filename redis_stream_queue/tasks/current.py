@@ -59,9 +59,15 @@ def apart() -> Iterator[None]:
         _running.set(before)
 
 
-def begin(message: StreamMessage, rules: Any) -> None:
+def begin(message: StreamMessage, task: Any) -> None:
     """In the context of a call: this is what it runs for, from now on."""
-    _running.set((message, rules, mono_ms()))
+    _running.set((message, task, mono_ms()))
+
+
+def running_in(stream: Any) -> str:
+    """Name of the task that calls this, if it is one whose calls go to this TaskStream; else ""."""
+    found = _running.get()
+    return found[1].name if found is not None and found[1].goes_to(stream) else ""
 
 
 def current() -> Running:
@@ -75,7 +81,8 @@ def current() -> Running:
             "current() is for code that a task runs: no task is running here. (A task that is "
             "called as a function has no message.)"
         )
-    message, rules, started_ms = found
+    message, task, started_ms = found
+    rules = task.rules
     limit_s = rules.soft_time_limit_s or rules.time_limit_s
     return Running(
         rules.name, message.id, message.delivery_count, dict(message.headers), started_ms, limit_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from ..delivery.answers import VALUE, failure
@@ -13,6 +14,7 @@ from ..later.keys import companions
 from ..message import id_before, id_key, is_entry_id
 from ..pushing.time_limit import limit_s
 from ..serializers import Serializer
+from .current import running_in
 from .results import failed
 from .travelling import Conversion
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from .stream import TaskStream
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 LETTERS, PAGES = 100, 20  # among which a dead one is looked for
 
@@ -107,7 +110,8 @@ class Job(Generic[R]):
 
         timeout_s: seconds to wait for it; None = as long as it takes.
         Raises TaskFailed if it has failed for good, ResultGone if it has ended and there is no
-        result (any more), TimeoutError, and ConfigError for a task that keeps none.
+        result (any more), TimeoutError, and ConfigError for a task that keeps none, and where a
+        task would wait without end for one of its own queue.
         """
         if self._kept is None:
             raise ConfigError(
@@ -115,6 +119,12 @@ class Job(Generic[R]):
                 "@queue.task(result_ttl_s=3600), so many seconds."
             )
         stream = self._stream
+        if timeout_s is None and (waits := running_in(stream)):
+            raise ConfigError(
+                f"task {waits!r} waits without a limit for task {self.task!r} of its own queue: "
+                "once every worker waits, nobody is left to run it. Give result() a timeout_s, or "
+                "push the next step instead."
+            )
         if self._trial is not None:
             return self._value(self._trial.answer(self.id), self._trial.serializer)
         within_s = limit_s(timeout_s)
@@ -148,16 +158,30 @@ class Job(Generic[R]):
 
         timeout_s: see there.
         """
+        return self._blocking(self.result, timeout_s)
 
-        async def ask() -> R:
+    def status_sync(self) -> Status:
+        """``status`` for code without an event loop."""
+        return self._blocking(self.status)
+
+    def cancel_sync(self) -> bool:
+        """``cancel`` for code without an event loop."""
+        return self._blocking(self.cancel)
+
+    def _blocking(self, ask: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """What a method gives, in a loop that lasts as long as that takes."""
+
+        async def asked() -> T:
             try:
-                return await self.result(timeout_s)
+                return await ask(*args)
             finally:
-                await self._stream.waiting.close()
-                await self._stream.client.close()
+                if self._trial is None:
+                    await self._stream.waiting.close()
+                    await self._stream.client.close()
 
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(ask())
-        raise RuntimeError("result_sync() would hold up the running event loop: await result().")
+            return asyncio.run(asked())
+        name = ask.__name__
+        raise RuntimeError(f"{name}_sync() would hold up the running event loop: await {name}().")

@@ -100,7 +100,7 @@ class Tasks(Mapping[str, AnyTask]):
         if task is None:
             raise TaskUnknown(_not_here(call.task, self._tasks))
         args, kwargs = task.bound.unpacked(call.args, call.kwargs)
-        begin(message, task.rules)
+        begin(message, task)
         if task.is_async:
             run = self._async if message.headers.get(RESULT) else _counted
             return run(task, message, args, kwargs)

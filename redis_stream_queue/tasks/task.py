@@ -61,6 +61,10 @@ class Task(Pushing[P, R], Generic[P, R, V]):
             alone=not self.is_async,
         )
 
+    def goes_to(self, stream: TaskStream) -> bool:
+        """Are its calls pushed there?"""
+        return self._stream is stream
+
     async def counted(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call the async function and await it, as one of those that run."""
         self.running += 1

@@ -1,28 +1,42 @@
-"""What a type checker sees of tasks: nothing wrong in the shop, and each wrong call of them."""
+"""What type checkers see of tasks: nothing wrong in the shop, and each wrong call of them."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from tests.guide.conftest import ROOT
 
 WRONG_CALLS = "tests/typing/wrong_calls.py"
 
 
-def test_mypy_marks_exactly_the_wrong_lines() -> None:
-    """Each at least once. (It reads what scripts/check has left in its cache.)"""
+@pytest.mark.parametrize(
+    "checker",
+    [
+        ["mypy", "--strict"],  # reads what scripts/check has left in its cache
+        ["pyright", "--pythonpath", sys.executable],  # its settings are in pyproject.toml
+    ],
+    ids=lambda command: str(command[0]),
+)
+def test_exactly_the_wrong_lines_are_marked(checker: list[str]) -> None:
+    """Each at least once."""
     lines = (ROOT / WRONG_CALLS).read_text().splitlines()
     wrong = [(WRONG_CALLS, n) for n, line in enumerate(lines, 1) if line.endswith("  # wrong")]
 
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "examples/shop", WRONG_CALLS],
+        [sys.executable, "-m", *checker, "examples/shop", WRONG_CALLS],
         cwd=ROOT,
+        env={**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},  # or it asks for newer ones
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
 
-    said = re.findall(r"^(\S+?):(\d+): error: ", done.stdout, re.MULTILINE)
-    assert sorted({(name, int(line)) for name, line in said}) == wrong, done.stdout
+    said = re.findall(r"^ *(/?\w\S*?):(\d+):.*error: ", done.stdout, re.MULTILINE)
+    found = {(str(Path(ROOT, name).relative_to(ROOT)), int(line)) for name, line in said}
+    assert sorted(found) == wrong, done.stdout

@@ -305,8 +305,12 @@ def test_results_are_read_by_all_who_wait_while_workers_die(
         assert {server.llen(key) for key in kept} == {1}
         assert all(0 < server.pttl(key) <= 60_000 for key in kept)
         assert app.double.push_sync(Decimal("1.10")).result_sync(10) == Decimal("2.20")
+        reminder = app.later.options(delay_ms=60_000).push_sync(1)
+        assert reminder.status_sync() == "scheduled"
+        assert reminder.cancel_sync()
         brief = app.brief.push_sync()
         assert brief.result_sync(10) == 1
+        assert brief.status_sync() == "done"
         wait_until(lambda: len(list(server.scan_iter(f"*{brief.id}"))) == 0, 5, "it is gone")
         with pytest.raises(ResultGone):
             brief.result_sync(10)

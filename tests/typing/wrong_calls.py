@@ -43,6 +43,9 @@ def without_a_loop() -> None:
     invoice.push_sync(7, amount)
     invoice.push_sync(7, 21.0)  # wrong
     invoice.push_sync(7, other)  # wrong
+    taken_back: bool = job.cancel_sync()
+    if job.status_sync() == "finished":  # wrong
+        print(taken_back)
 
 
 async def results() -> None:

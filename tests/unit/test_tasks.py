@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Literal, NewType
 
 import pydantic
@@ -274,8 +275,51 @@ async def test_jobs_of_a_queue_under_test_ask_no_server() -> None:
         with pytest.raises(TaskFailed, match="cancelled"):
             await later.result()
         assert await ran.result() == 2
+        with pytest.raises(RuntimeError, match=r"hold up the running event loop: await status\(\)"):
+            ran.status_sync()
 
+
+def test_jobs_are_asked_without_a_loop(tmp_path: Path) -> None:
+    """Under test that starts no server, either."""
+    away = Queue("shop", url=f"embedded://{tmp_path}/redis")
+    price: Any = away.task(result_ttl_s=60, name="price")(lambda number: number * 2)
+    with away.testing():
+        assert price.push_sync(2).result_sync() == 4
     with away.testing(run=False):
-        waits = await price.push(1)
-        assert await waits.status() == "waiting"
-        assert await waits.cancel()
+        waits = price.push_sync(1)
+        assert waits.status_sync() == "waiting"
+        assert waits.cancel_sync()
+        assert waits.status_sync() == "gone"
+    assert not (tmp_path / "redis").exists()
+
+
+waiting, elsewhere = Queue("waiting"), Queue("elsewhere")
+
+
+@elsewhere.task(result_ttl_s=60)
+def there() -> int:
+    return 1
+
+
+@waiting.task(result_ttl_s=60)
+def here() -> int:
+    return 2
+
+
+@waiting.task
+async def waits(how: str) -> None:
+    sent.append(await (await there.push()).result())
+    sent.append(await (await here.push()).result(None if how == "for ever" else 5))
+
+
+async def test_a_task_does_not_wait_without_end_for_its_own_queue(rsq_testing: Any) -> None:
+    """Others may be waited for, and outside of a task anybody may."""
+    sent.clear()
+    rsq_testing(waiting)
+    rsq_testing(elsewhere)
+
+    await waits.push("a while")
+    with pytest.raises(ConfigError, match="task 'waits' waits without a limit for task 'here'"):
+        await waits.push("for ever")
+    assert sent == [1, 2, 1]
+    assert await (await here.push()).result() == 2
