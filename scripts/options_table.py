@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from redis_stream_queue._options import BESIDE_URL, Option
-from redis_stream_queue.pool.config import OPTIONS
+from redis_stream_queue._pool_config import OPTIONS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 HEAD = "| option | default | |\n|---|---|---|\n"

@@ -51,7 +51,7 @@ prefix_option = click_option(STREAM_PREFIX)
 def url_option(command: Any) -> Any:
     """``--url``, ``--url-file`` and the file that may hold both, or the prefix."""
     command = url_options(lambda url: hide_password(url, "redis_stream_queue.cli"))(command)
-    return config_option([URL, URL_FILE, STREAM_PREFIX], of_many=True)(command)
+    return config_option([URL, URL_FILE, STREAM_PREFIX], anywhere=True)(command)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from .._options import CONFIG, Option
+from .._options import CONFIG, TARGET, URL_FILE, Option
 from .._validate import Table, Texts, check, did_you_mean
 from ..connection.endpoint import endpoint_from_url
 from ..exceptions import ConfigError
@@ -25,23 +25,21 @@ SHARED = "pyproject.toml"
 TABLE = b"[tool.rsq"  # of pyproject.toml; without it that file is not ours to read
 
 
-def config_option(options: Iterable[Option], *, of_many: bool = False) -> Callable[[Any], Any]:
-    """Adds ``--config``: what the file says becomes the defaults of these options.
+def config_option(options: Iterable[Option], *, anywhere: bool = False) -> Callable[[Any], Any]:
+    """Adds ``--config``: what the file says becomes the defaults of these options. It may say more:
+    one file serves rsq-pool and rsq.
 
-    of_many: the file may have options of other commands, and the directory may be anybody's: a file
-    that is not named has to belong to this user or to root.
+    anywhere: the directory may be anybody's, so a file that is not named has to belong to this user
+    or to root.
     """
 
     def read(context: click.Context, _: click.Parameter, named: str | None) -> None:
         path = _found(named)
-        if path is None or (of_many and named is None and not _is_ours(path)):
+        if path is None or (anywhere and named is None and not _is_ours(path)):
             return
-        known = {option.key: option for option in options}
+        wanted = {option.key: option for option in options}
         try:
-            said = _read(path)
-            if of_many:
-                said = {key: value for key, value in said.items() if key in known}
-            context.default_map = dict(_checked(said, known))
+            context.default_map = dict(_checked(_read(path), wanted))
         except ConfigError as error:
             raise click.UsageError(f"{path}: {error}") from None
         context.meta[CONFIG.name] = str(path)
@@ -89,13 +87,19 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(table)
 
 
-def _checked(said: dict[str, Any], known: dict[str, Option]) -> Iterator[tuple[str, Any]]:
-    """(name, value) of each option. Raises ConfigError naming the key."""
+def _checked(said: dict[str, Any], wanted: dict[str, Option]) -> Iterator[tuple[str, Any]]:
+    """(name, value) of each option that is wanted. Raises ConfigError naming the key, also for one
+    that no command has."""
+    from .._pool_config import OPTIONS  # now: rsq starts faster without it
+
+    known = {*wanted, *(option.key for option in (TARGET, URL_FILE, *OPTIONS))}
     for key, value in said.items():
         if key not in known:
             hint = did_you_mean(key, known) or " rsq-pool --help names the options."
             raise ConfigError(f"{key!r} is no option of rsq-pool.{hint}")
-        option = known[key]
+        if key not in wanted:
+            continue
+        option = wanted[key]
         if not (option.none and value == option.none):
             check(key, value, option.rule)
         if isinstance(option.rule, Texts) and isinstance(value, str):

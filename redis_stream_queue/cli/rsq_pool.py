@@ -10,6 +10,7 @@ import click
 from .. import _exits
 from .._log import logger
 from .._options import BESIDE_URL, PRINT_CONFIG, TARGET, URL_FILE
+from .._pool_config import OPTIONS, PoolConfig
 from .._version import version_option
 from ..exceptions import RedisStreamError
 
@@ -17,7 +18,6 @@ if sys.platform != "linux":  # the pool's modules cannot even be imported there
     sys.exit("rsq-pool: a pool needs Linux. The library and rsq run here, too.")
 
 from ..pool import logs, standard_streams
-from ..pool.config import OPTIONS, PoolConfig
 from ..pool.pool import Pool
 from .config_file import config_option, lines_of
 from .options import click_option

@@ -1,6 +1,6 @@
 """The worker pool; ``rsq-pool`` on the command line."""
 
-from .config import PoolConfig
+from .._pool_config import PoolConfig
 from .metrics import PoolMetrics
 from .pool import Pool
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,13 @@ def ended_children() -> Iterator[tuple[int, int, int]]:
             if pid == 0:
                 return
             yield pid, status, round((usage.ru_utime + usage.ru_stime) * 1000)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, a CPU limit of its container included; 1 at least."""
+    cores = len(os.sched_getaffinity(0)) or 1
+    limit = cpu_limit()
+    return cores if limit is None else max(min(cores, math.ceil(limit)), 1)
 
 
 def cpu_limit(

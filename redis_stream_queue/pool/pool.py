@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from .. import _exits
 from .._exits import Failure
 from .._log import logger
+from .._pool_config import PoolConfig
 from . import logs, standard_streams
-from .config import PoolConfig
 from .master.spawner import Spawner
 from .master.systemd import notify
 from .metrics import PoolMetrics

@@ -14,6 +14,7 @@ import signal
 from enum import IntEnum
 from struct import Struct
 
+from .._pool_config import MAX_WORKERS
 from ..message import id_key, is_entry_id
 from .histogram import BUCKETS, KINDS, WORDS, bucket
 
@@ -24,10 +25,9 @@ DUMP_SIGNAL = signal.SIGRTMIN + 8  # asks a worker to write its stacks to DUMP_F
 ROW_WORDS = 64
 ID_WORDS = 6
 TIMES_WORDS = len(KINDS) * WORDS
-MAX_ROWS = 1024
+MAX_ROWS = 2 * MAX_WORKERS  # a slot may have an old and a new life
 ALL_ROWS_WORDS = (MAX_ROWS + 1) * ROW_WORDS
 MOMENT_MS = 5  # longer than it takes from one batch to the next
-MAX_SLOTS = MAX_ROWS // 2  # a slot may have an old and a new life
 
 
 class Field(IntEnum):

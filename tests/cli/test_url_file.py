@@ -77,9 +77,14 @@ def test_the_pool_s_file_says_where_redis_is(secret: Path, tmp_path: Path) -> No
     settings.write_text(settings.read_text() + 'prefix = "shop"\n')
     assert "there is no stream 'shop_orders'" in stats(cwd=tmp_path).stderr
     assert "shop" not in stats("--prefix", "", cwd=tmp_path).stdout
-    settings.write_text("url = 5")
-    wrong = stats("--config", str(settings))
-    assert (wrong.returncode, "rsq.toml: url must be text" in wrong.stderr) == (USAGE, True)
+    for text, sentence in [
+        ("url = 5", "rsq.toml: url must be text"),
+        ("prefx = 'shop'", "rsq.toml: 'prefx' is no option of rsq-pool. Did you mean 'prefix'?"),
+        ("worker = 8", "rsq.toml: 'worker' is no option of rsq-pool. Did you mean 'workers'?"),
+    ]:
+        settings.write_text(text)
+        wrong = stats(cwd=tmp_path)
+        assert (wrong.returncode, sentence in wrong.stderr) == (USAGE, True)
 
 
 def test_a_file_of_another_user_is_left_out(

@@ -8,8 +8,8 @@ import shlex
 import yaml
 
 from redis_stream_queue._options import TARGET, URL_FILE
+from redis_stream_queue._pool_config import OPTIONS, PoolConfig
 from redis_stream_queue.cli.rsq_pool import main
-from redis_stream_queue.pool.config import OPTIONS, PoolConfig
 from tests.guide.conftest import ROOT
 from tests.guide.test_runbook import ALERTS, CONTAINER, POD, RUNBOOK
 

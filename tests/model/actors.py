@@ -23,11 +23,11 @@ from redis_stream_queue.group import ConsumerGroup
 from redis_stream_queue.later.periodic import schedules_of
 from redis_stream_queue.later.ticker import Ticker
 from redis_stream_queue.message import StreamMessage
-from redis_stream_queue.pool.config import Settings
 from redis_stream_queue.pool.master.recovery import Death, Recovery
 from redis_stream_queue.pool.master.slots import WorkerRecord, nobody
 from redis_stream_queue.pool.master.states import WorkerState
 from redis_stream_queue.pool.protocol import AskForWork, Declined, Retrying, Start, Take
+from redis_stream_queue.pool.settings import Settings
 from redis_stream_queue.pool.worker import loop as pool_worker
 
 from .book import GROUP, STREAM, Execution

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from redis_stream_queue.pool import config
-from redis_stream_queue.pool._linux import cpu_limit
+from redis_stream_queue.pool import _linux
+from redis_stream_queue.pool._linux import cpu_limit, usable_cores
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def test_no_limit_is_known(tmp_path: Path, own: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "workers"), [(None, 4), (2.0, 2), (1.5, 2), (0.1, 1), (0.0, 1), (64.0, 4)]
+    ("limit", "cores"), [(None, 4), (2.0, 2), (1.5, 2), (0.1, 1), (0.0, 1), (64.0, 4)]
 )
-def test_workers_by_default(
-    monkeypatch: pytest.MonkeyPatch, limit: float | None, workers: int
+def test_cores_within_the_limit(
+    monkeypatch: pytest.MonkeyPatch, limit: float | None, cores: int
 ) -> None:
-    monkeypatch.setattr(config.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    monkeypatch.setattr(config, "cpu_limit", lambda: limit)
-    assert config.default_workers() == workers
+    monkeypatch.setattr(_linux.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(_linux, "cpu_limit", lambda: limit)
+    assert usable_cores() == cores

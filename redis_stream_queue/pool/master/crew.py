@@ -9,14 +9,14 @@ from typing import Any
 from ... import _exits
 from ..._exits import Failure
 from ..._log import logger
+from ..._pool_config import MAX_WORKERS, PoolConfig
 from ...client import StreamClient
 from ...exceptions import ConfigError
 from ...later.lateness import LatenessMetrics
 from ...metrics import RateWindow
-from ..config import PoolConfig, resolve
 from ..metrics import PoolMetrics
 from ..protocol import Loaded, Message
-from ..scoreboard import MAX_SLOTS
+from ..settings import resolve
 from .health import HealthCheck
 from .heartbeat import HeartbeatWriter
 from .limits import Limits
@@ -117,10 +117,10 @@ class CrewLife:
         """The decorator's, if nobody else has said how many there are to be."""
         if declared is None or self.config.workers is not None:
             return
-        if declared > MAX_SLOTS:
+        if declared > MAX_WORKERS:
             raise Failure(
                 _exits.USAGE,
-                f"{self.crew.name} wants workers={declared}, but a crew has {MAX_SLOTS} at most.",
+                f"{self.crew.name} wants workers={declared}, but a crew has {MAX_WORKERS} at most.",
             )
         self.crew.configured = self._supervisor.resize(self.crew, declared)
 

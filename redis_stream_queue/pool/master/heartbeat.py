@@ -19,9 +19,9 @@ from ...operations import heartbeat
 from ...operations.heartbeat import Heartbeat, WorkerLine
 from ...operations.readings import server_ms
 from .._linux import memory_mb
-from ..config import Settings
 from ..metrics import PoolMetrics
 from ..scoreboard import Field
+from ..settings import Settings
 from .slots import WorkerRecord
 
 log = logger(__name__)

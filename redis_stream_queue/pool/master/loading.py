@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ... import _exits
 from ..._exits import Failure
 from ..._log import logger
-from ..config import PoolConfig
+from ..._pool_config import PoolConfig
 from ..protocol import Loaded, LoadFailed
 from .limits import memory_limit_mb
 from .slots import Crew, WorkerRecord

@@ -16,7 +16,7 @@ from ...connection.link import OUTAGES
 from ...delivery.retention import TRIM_INTERVAL_S, Retention
 from ...delivery.sightings import lease_interval_ms
 from ...group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
-from ..config import Settings
+from ..settings import Settings
 from .alarm import Alarm
 from .recovery import Recovery
 

@@ -16,9 +16,9 @@ from ... import _exits
 from ..._clock import mono_ms
 from ..._exits import Failure
 from ..._log import logger
+from ..._pool_config import PoolConfig
 from ...client import StreamClient
 from ...connection.link import OUTAGES
-from ..config import COMMAND_TIMEOUT_S, PoolConfig
 from ..metrics import PoolMetrics, added
 from ..protocol import (
     Fatal,
@@ -31,6 +31,7 @@ from ..protocol import (
     WorkerSpec,
 )
 from ..scoreboard import Scoreboard
+from ..settings import COMMAND_TIMEOUT_S
 from .alarm import every
 from .burst import Burst
 from .changes import watch_changes

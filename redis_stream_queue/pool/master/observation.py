@@ -14,7 +14,7 @@ from ...client import StreamClient
 from ...connection.link import OUTAGES
 from ...dlq import DeadLetter, DeadLetterQueue
 from ...operations.readings import Reading, read
-from ..config import Settings
+from ..settings import Settings
 
 READ_S = 5.0
 LETTERS = 10

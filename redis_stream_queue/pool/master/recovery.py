@@ -25,8 +25,8 @@ from ...delivery.pending import Parked, PendingList
 from ...delivery.sightings import NOT_WATCHED_MS, WATCH_MS
 from ...delivery.sweep import PAGE, Sweep, offer
 from ...message import PendingEntry
-from ..config import Settings
 from ..scoreboard import Field, Scoreboard
+from ..settings import Settings
 from ..totals import Unconfirmed
 from .alarm import Alarm
 from .offers import Due, Offers

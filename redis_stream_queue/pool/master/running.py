@@ -15,6 +15,7 @@ from ..._clock import mono_ms
 from ..._exits import Failure
 from ..._log import logger
 from ..._names import worker_name
+from ..._pool_config import PoolConfig
 from ...client import StreamClient
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
@@ -23,7 +24,6 @@ from ...later.attending import mover_of
 from ...later.mover import Listener
 from ...later.periodic import Schedule
 from ...later.ticker import Ticker
-from ..config import PoolConfig, Settings
 from ..failures import DEATH, Failures
 from ..protocol import (
     AskForWork,
@@ -40,6 +40,7 @@ from ..protocol import (
     Start,
 )
 from ..scoreboard import Field
+from ..settings import Settings
 from ..totals import unconfirmed
 from .maintenance import Maintenance
 from .recovery import Death, Recovery

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ... import _exits
 from ..._exits import Failure
 from ..._log import logger
+from ..._pool_config import PoolConfig
 from ...exceptions import ConfigError
-from ..config import PoolConfig
 
 if TYPE_CHECKING:
     from .http.server import HttpServer

@@ -10,8 +10,7 @@ from ..._clock import mono_ms
 from ...later.lateness import LatenessMetrics
 from ...message import id_key
 from ...metrics import RateWindow
-from .._linux import cpu_ms, memory_mb
-from ..config import default_workers
+from .._linux import cpu_ms, memory_mb, usable_cores
 from ..failures import Failure
 from ..histogram import HANDLING, WAITING, histogram
 from ..metrics import PoolMetrics, WorkerMetrics
@@ -220,7 +219,7 @@ class Crew:
         self.name = spec.target
         self.spec = spec
         self.scoreboard = scoreboard
-        self.configured = workers or default_workers()
+        self.configured = workers or usable_cores()
         self.slots: list[Slot] = []
         self.free_rows = deque(range(MAX_ROWS))
         self.began_ms = mono_ms()

@@ -21,7 +21,7 @@ from ...connection.refusals import explained, is_forbidden, passes, reason
 from ...delivery.server_check import check_server, check_stream, forbidden, worries
 from ...exceptions import ClusterSlotError, ConfigError, UnsupportedServer
 from ...group import ConsumerGroup
-from ..config import Settings
+from ..settings import Settings
 
 log = logger(__name__)
 

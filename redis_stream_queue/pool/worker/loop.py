@@ -22,7 +22,6 @@ from ...group import group_is_lost
 from ...handlers import DLQHandler, ErrorHook, Handler, PerMessage, runner_of
 from ...message import StreamMessage
 from ...serializers import Serializer
-from ..config import COMMAND_TIMEOUT_S
 from ..pipe import Channel
 from ..protocol import (
     Fatal,
@@ -35,6 +34,7 @@ from ..protocol import (
     Take,
 )
 from ..scoreboard import Field, Scoreboard
+from ..settings import COMMAND_TIMEOUT_S
 from ..standard_streams import StandardStreams
 from .batch_size import batch_size
 from .main_thread import MainThread

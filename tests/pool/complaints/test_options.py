@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_stream_queue import _exits
-from redis_stream_queue.pool.scoreboard import MAX_SLOTS
+from redis_stream_queue._pool_config import MAX_WORKERS
 from tests.pool.complaints.conftest import (
     DECORATED,
     SOON,
@@ -30,7 +30,7 @@ class TestUsage:
             (["--workers", "many"], "'--workers': 'many' is not a valid integer"),
             (
                 ["--workers", "100000"],
-                f"workers must be a whole number from 1 to {MAX_SLOTS:,}, got 100000",
+                f"workers must be a whole number from 1 to {MAX_WORKERS:,}, got 100000",
             ),
             (["--batch-size", "x"], "a whole number of 1 or more, or 'auto', got 'x'"),
             (["--batch-size", "0"], "a whole number of 1 or more, or 'auto', got '0'"),

@@ -1,35 +1,19 @@
-"""PoolConfig: what the command line says; Settings: that and what the handler declares."""
+"""PoolConfig: what a pool can be told. Each option is one field."""
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
-from .._loading import TARGET, split_target
-from .._names import default_dlq
-from .._options import STREAM_PREFIX, URL, Option, options_of, setting
-from .._validate import Choice, Form, Maybe, Number, Switch, Text, Texts, Whole, check
-from ..config import ConsumerConfig
-from ..delivery.fate import Policy
-from ..exceptions import ConfigError
-from ._linux import cpu_limit
-from .protocol import Loaded
-from .scoreboard import MAX_SLOTS
+from ._loading import TARGET, split_target
+from ._options import STREAM_PREFIX, URL, Option, options_of, setting
+from ._validate import Choice, Form, Maybe, Number, Switch, Text, Texts, Whole, check
+from .exceptions import ConfigError
 
-COMMAND_TIMEOUT_S = 1.2  # where the URL sets no socket_timeout: a dead connection is left behind
+MAX_WORKERS = 512  # of a crew
 HTTP_ADDRESS = r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}"
 RETRY_DELAY_MS = 1000
 RETRY_MAX_DELAY_MS = 60_000
-
-
-def default_workers() -> int:
-    """One worker per core that this process may use, a CPU limit of its container included."""
-    cores = len(os.sched_getaffinity(0)) or 1
-    limit = cpu_limit()
-    return cores if limit is None else max(min(cores, math.ceil(limit)), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +50,7 @@ class PoolConfig:
     target: str | Sequence[str]
     workers: int | None = setting(
         Option(
-            rule=Maybe(Whole(1, MAX_SLOTS)),
+            rule=Maybe(Whole(1, MAX_WORKERS)),
             shown="one per core",
             help="Worker processes, for each target that does not say how many.",
         )
@@ -263,7 +247,7 @@ class PoolConfig:
         if twice := [name for name in names if names.count(name) > 1]:
             raise ConfigError(f"the target {twice[0]} is there twice: say once how many run it.")
         for name, workers in self.targets:
-            check(f"the number of workers of {name}", workers, Maybe(Whole(1, MAX_SLOTS)))
+            check(f"the number of workers of {name}", workers, Maybe(Whole(1, MAX_WORKERS)))
         if len(names) > 1 and self.stream is not None:
             raise ConfigError(
                 f"--stream is for one target, but there are {len(names)}: name their streams with "
@@ -279,69 +263,3 @@ class PoolConfig:
 
 
 OPTIONS = tuple(options_of(PoolConfig))
-
-
-class Settings(NamedTuple):
-    """Everything a pool runs by, once the handler is known.
-
-    batch_size: None = adaptive. policy: for recovery: no fewer deliveries than any task may have.
-    limited: is there a time limit, of the pool or of a task?
-    """
-
-    stream: str
-    consumer: ConsumerConfig
-    batch_size: int | None
-    dlq_handler: bool
-    one_at_a_time: bool
-    policy: Policy
-    limited: bool
-
-
-def resolve(config: PoolConfig, loaded: Loaded, *, cluster: bool) -> Settings:
-    """The command line over the decorator over the defaults; what is declared as None is None.
-
-    Raises ConfigError, for example when nobody names a stream.
-    """
-    stream = config.stream or loaded.stream
-    if not stream:
-        raise ConfigError(
-            f"no stream: pass --stream NAME, or decorate {config.target} with "
-            '@stream_handler("NAME").'
-        )
-    given: dict[str, Any] = {
-        "retry_delay_ms": RETRY_DELAY_MS,
-        "group": f"{stream}_workers",
-        "dlq_stream": default_dlq(stream, config.prefix, cluster=cluster),
-        **loaded.settings,
-    }
-    for name in (
-        "group",
-        "dlq_stream",
-        "batch_size",
-        "max_deliveries",
-        "min_idle_claim_ms",
-        "retry_delay_ms",
-        "retry_max_delay_ms",
-        "max_payload_bytes",
-    ):
-        value = getattr(config, name)
-        if value is not None:
-            given[name] = value
-    given.pop("worker_name", None)  # every worker life has a name of its own
-    if config.retry_max_delay_ms is None:
-        longest_ms = loaded.settings.get("retry_max_delay_ms", RETRY_MAX_DELAY_MS)
-        first_ms = ConsumerConfig(**{**given, "retry_max_delay_ms": None}).first_retry_ms
-        given["retry_max_delay_ms"] = None if longest_ms is None else max(longest_ms, first_ms)
-    if given["dlq_stream"] == stream:
-        raise ConfigError(f"the dead-letter stream must not be the stream itself ({stream!r}).")
-    consumer = ConsumerConfig(**given)
-    most = max(consumer.max_deliveries, loaded.most_deliveries)
-    return Settings(
-        stream=stream,
-        consumer=consumer,
-        batch_size=given.get("batch_size"),
-        dlq_handler=loaded.dlq_handler,
-        one_at_a_time=loaded.one_at_a_time,
-        policy=consumer.policy._replace(max_deliveries=most),
-        limited=config.time_limit_s is not None or loaded.limited,
-    )
