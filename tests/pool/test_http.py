@@ -24,6 +24,23 @@ from tests.support.waiting import wait_until
 
 StartPool = Callable[..., PoolProcess]
 CREW = (("group", "crew"), ("stream", STREAM))
+LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+LAST = LIVE + b"Connection: close\r\n\r\n"
+ODD = {  # what strangers send, and the statuses of the answers
+    LIVE + b"\r\n" + LAST: [200, 200],
+    LAST.replace(b"/livez", b"/livez?x=%2f"): [200],
+    LAST.replace(b"1.1", b"1.0"): [200],
+    LAST.replace(b"GET", b"HEAD"): [200],
+    LAST.replace(b"/livez", b"//livez/.."): [401],
+    LAST.replace(b"/livez", b"/passwd").replace(b"GET", b"POST"): [401],
+    LIVE.replace(b"GET", b"DELETE") + b"Content-Length: 9\r\n\r\nhalf": [405],
+    LIVE + b"Transfer-Encoding: chunked\r\n\r\nno number": [200],
+    LAST.replace(b"Host: x\r\n", b""): [400],
+    LAST.replace(b"/livez", b"/livez\xff"): [400],
+    LAST.replace(b"\r\n", b"\r\nHost: y\r\n", 1): [400],
+    LIVE + b"X: " + b"x" * 100_000: [431],
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n": [400],  # TLS
+}
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 
 
@@ -43,6 +60,14 @@ def samples(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     ]
     assert len(dict(found)) == len(found)
     return dict(found)
+
+
+def answers(port: int, sent: bytes) -> list[int]:
+    """The statuses of all that this is answered with until the connection ends."""
+    with socket.create_connection(("127.0.0.1", port), timeout=4) as client:
+        client.sendall(sent)
+        received = b"".join(iter(lambda: client.recv(65536), b""))
+    return [int(status) for status in re.findall(rb"^HTTP/1\.1 (\d+) ", received, re.MULTILINE)]
 
 
 def total(port: int, name: str, *labels: tuple[str, str]) -> float:
@@ -140,6 +165,10 @@ def test_the_page_needs_nothing_from_elsewhere(
     bearer = {"Authorization": "Bearer s3cret", "Host": "pool.example"}
     assert httpx.get(f"{url}/status", headers=bearer).status_code == 200
     assert httpx.get(f"{url}/metrics", headers={"Host": "pool.example"}).status_code == 200
+    garbage = {"Authorization": b"Bearer \xff\xfe"}
+    assert httpx.get(f"{url}/status", headers=garbage).status_code == 401
+    for sent, statuses in ODD.items():
+        assert answers(port, sent) == statuses, sent[:60]
 
 
 def test_silent_and_mad_clients_delay_nobody(

@@ -159,7 +159,7 @@ class Master:
         self.succession.stop()
         await self.supervisor.kill_all()
         if self._http is not None:
-            await self._http.close()
+            self._http.close()
         if not self._quits:
             try:
                 async with asyncio.timeout(LAST_WORDS_S):

@@ -32,9 +32,9 @@ class Access:
         self._is_loopback = is_loopback(host)
         self._token = token
 
-    def refusal(self, path: str, host: str, headers: Mapping[str, str]) -> Refusal | None:
-        """Why this request is not answered; None = it is. host: that it was asked under."""
-        if self._is_loopback and not is_loopback(_without_port(host)):
+    def refusal(self, path: str, headers: Mapping[str, str]) -> Refusal | None:
+        """Why this request is not answered; None = it is."""
+        if self._is_loopback and not is_loopback(_without_port(headers.get("host", ""))):
             # A page in a browser here cannot ask us under a name of its own (DNS rebinding).
             return Refusal(403, "ask for localhost or 127.0.0.1", {})
         if path in OPEN or (self._token is None and self._is_loopback):
@@ -49,7 +49,7 @@ class Access:
 
 def _given(headers: Mapping[str, str]) -> str:
     """The token of a request: as a bearer's, or as the password that a browser asks for."""
-    kind, _, given = headers.get("Authorization", "").partition(" ")
+    kind, _, given = headers.get("authorization", "").partition(" ")
     if kind.lower() == "basic":
         with contextlib.suppress(ValueError):
             return base64.b64decode(given).decode().partition(":")[2]

@@ -1,26 +1,21 @@
-"""``--http``: probes, metrics and the live page, in the master's own loop (aiohttp, extra
-``http``)."""
+"""``--http``: probes, metrics and the live page, in the master's own loop (extra ``http``)."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
-
-from aiohttp import web
+from typing import NoReturn
 
 from .... import _exits
 from ...._exits import Failure
 from .access import Access
+from .connection import Connection, Request, Response, sentence
 from .prometheus import Exposition
 from .status import Status
 
 MOST_CONNECTIONS = 128  # and a BACKLOG more, where all of them come in one moment
 BACKLOG = 32  # accepted at once, before they are counted
-CONNECTION_S = 5.0  # so long one lives, whether it asks for something or is silent
 PAGE = Path(__file__).with_name("page")
 PAGES = {
     "/": ("index.html", "text/html"),
@@ -34,13 +29,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-
-Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class _Refusal(asyncio.Protocol):
-    def connection_made(self, transport: Any) -> None:
-        transport.abort()
 
 
 class HttpServer:
@@ -63,27 +51,24 @@ class HttpServer:
         self._exposition = exposition
         self._status = status
         self._is_ready = is_ready
-        app = web.Application(middlewares=[self._guard])
-        app.router.add_get("/livez", self._livez)
-        app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/status", self._status_json)
-        for path, (name, kind) in PAGES.items():
-            app.router.add_get(path, _file(PAGE / name, kind))
-        silent = logging.getLogger("redis_stream_queue.http")
-        silent.addHandler(logging.NullHandler())
-        silent.propagate = False  # what strangers send is no news
-        self._runner = web.AppRunner(
-            app, handle_signals=False, access_log=None, logger=silent, shutdown_timeout=1.0
-        )
+        self._routes: dict[str, Callable[[Request], Response]] = {
+            "/livez": lambda _: sentence("the master's loop runs"),
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+            "/status": self._status_json,
+            **{path: _file(PAGE / name, kind) for path, (name, kind) in PAGES.items()},
+        }
+        self._open: set[Connection] = set()
         self._server: asyncio.Server | None = None
 
     async def serve(self) -> NoReturn:
         """Listen, and keep what the page shows. Raises Failure where that cannot be."""
-        await self._runner.setup()
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                self._connection, self._host, self._port, backlog=BACKLOG
+                lambda: Connection(self._answer, self._open, MOST_CONNECTIONS),
+                self._host,
+                self._port,
+                backlog=BACKLOG,
             )
         except OSError as error:
             why = error.strerror or str(error)
@@ -92,53 +77,35 @@ class HttpServer:
             ) from None
         await self._status.watch()
 
-    def _connection(self) -> asyncio.Protocol:
-        server = self._runner.server
-        assert server is not None
-        if len(server.connections) >= MOST_CONNECTIONS:
-            return _Refusal()
-        protocol = server()
-        asyncio.get_running_loop().call_later(CONNECTION_S, protocol.force_close)
-        return protocol
-
-    async def close(self) -> None:
-        """Stop listening."""
+    def close(self) -> None:
+        """Stop listening, and leave those who ask."""
         if self._server is not None:
             self._server.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._runner.cleanup()
+        for connection in list(self._open):
+            connection.abort()
 
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: Handle) -> web.StreamResponse:
-        refusal = self._access.refusal(request.path, request.host, request.headers)
+    def _answer(self, request: Request) -> Response:
+        refusal = self._access.refusal(request.path, request.headers)
         if refusal is not None:
-            status, why, headers = refusal
-            return web.Response(status=status, text=f"{why}\n", headers={**HEADERS, **headers})
-        return await handler(request)
+            return sentence(refusal.why, refusal.status, {**HEADERS, **refusal.headers})
+        route = self._routes.get(request.path)
+        if route is None:
+            return sentence("there is no such page", 404, HEADERS)
+        if request.method not in ("GET", "HEAD"):
+            return sentence("nothing can be changed here", 405, {**HEADERS, "Allow": "GET, HEAD"})
+        return route(request)
 
-    async def _livez(self, _: web.Request) -> web.StreamResponse:
-        return web.Response(text="the master's loop runs\n")
+    def _readyz(self, _: Request) -> Response:
+        return sentence("ready") if self._is_ready() else sentence("not ready", 503)
 
-    async def _readyz(self, _: web.Request) -> web.StreamResponse:
-        if self._is_ready():
-            return web.Response(text="ready\n")
-        return web.Response(status=503, text="not ready\n")
+    def _metrics(self, request: Request) -> Response:
+        body, kind = self._exposition.render(request.headers.get("accept", ""))
+        return Response(body, kind=kind, headers={"Cache-Control": "no-store"})
 
-    async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        body, kind = self._exposition.render(request.headers.get("Accept", ""))
-        return web.Response(body=body, headers={"Content-Type": kind, "Cache-Control": "no-store"})
-
-    async def _status_json(self, _: web.Request) -> web.StreamResponse:
-        return web.Response(
-            text=self._status.json(), content_type="application/json", headers=HEADERS
-        )
+    def _status_json(self, _: Request) -> Response:
+        return Response(self._status.json().encode(), kind="application/json", headers=HEADERS)
 
 
-def _file(path: Path, kind: str) -> Handle:
-    body = path.read_text()
-
-    async def answer(_: web.Request) -> web.StreamResponse:
-        return web.Response(text=body, content_type=kind, headers=HEADERS)
-
-    return answer
+def _file(path: Path, kind: str) -> Callable[[Request], Response]:
+    response = Response(path.read_bytes(), kind=f"{kind}; charset=utf-8", headers=HEADERS)
+    return lambda _: response
