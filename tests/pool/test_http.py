@@ -140,9 +140,8 @@ def test_probes(start_pool: StartPool, ledger: Ledger, port: int, pool_server: S
 
     [entry_id] = ledger.push({"do": "sleep", "s": 60})
     wait_until(lambda: entry_id in ledger.executions(), 15, "it runs")
-    worker = status(port)["workers"][0]
-    assert worker["message_id"] == entry_id
-    assert worker["message_ms"] > 0
+    wait_until(lambda: status(port)["workers"][0]["message_id"] == entry_id, 5, "this is told")
+    assert status(port)["workers"][0]["message_ms"] > 0
     pool.send(signal.SIGTERM)
     wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503, 5, "it is not ready")
     assert httpx.get(f"{url}/livez").status_code == 200

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ from .burst import Burst
 from .changes import watch_changes
 from .crew import CrewLife
 from .health import watch_loading
+from .http.snapshot import Part, Snapshot
 from .serving import http_server
 from .slots import Crew, WorkerRecord
 from .spawner import Spawner
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from .http.server import HttpServer
 
 STATUS_S = 60.0
-METRICS_S = 1.0
+SNAPSHOT_S = 1.0
 LAST_WORDS_S = 2.0
 MARGIN_S = 5.0  # that systemd waits beyond what our end may take
 CANCEL_AGAIN_S = 0.5
@@ -96,6 +98,7 @@ class Master:
         )
         self._spawner = spawner
         self._http: HttpServer | None = None
+        self._snapshot: Snapshot
         self._started_ms = mono_ms()
         self._draining = False
         self._quits = False
@@ -120,6 +123,8 @@ class Master:
         self.supervisor.on_failure = self._fail
         look_at_host_name()
         self.supervisor.start()
+        self._take_snapshot()
+        self._task(every(SNAPSHOT_S, "metrics", self._take_snapshot))
         if self.config.http:
             self._task(self._serve_http())
         if self.config.reload:
@@ -171,7 +176,9 @@ class Master:
     # -- start ---------------------------------------------------------------------------------
 
     async def _serve_http(self) -> None:
-        self._http = http_server(self.config, lambda: list(self.crews.values()), self._state)
+        self._http = http_server(
+            self.config, lambda: self._snapshot, lambda: self._state() in ("running", "quiet")
+        )
         await self._http.serve()
 
     async def _connect(self) -> None:
@@ -197,7 +204,6 @@ class Master:
         for crew in crews:
             crew.start()
         self._task(every(STATUS_S, "status", self._status_tick))
-        self._task(every(METRICS_S, "metrics", self._metrics_tick))
         if (interval_s := watchdog_interval_s()) is not None:
             self._task(every(interval_s, "watchdog", lambda: notify("WATCHDOG=1")))
         if self.config.burst:
@@ -252,9 +258,10 @@ class Master:
             return "quiet"
         return "running" if self.supervisor.ever_ready else "starting"
 
-    def _metrics_tick(self) -> None:
+    def _take_snapshot(self) -> None:
         self.supervisor.note_background()
-        self.metrics()
+        parts = [Part(crew.observation, crew.metrics()) for crew in self.crews.values()]
+        self._snapshot = Snapshot(time.time(), self._state(), parts)
 
     def _status_tick(self) -> None:
         for crew in self.crews.values():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ... import _exits
@@ -13,24 +13,22 @@ from ...exceptions import ConfigError
 
 if TYPE_CHECKING:
     from .http.server import HttpServer
-    from .http.status import Part
+    from .http.snapshot import Snapshot
 
 log = logger(__name__)
 
 
 def http_server(
-    config: PoolConfig, parts: Callable[[], Sequence[Part]], state: Callable[[], str]
+    config: PoolConfig, newest: Callable[[], Snapshot], is_ready: Callable[[], bool]
 ) -> HttpServer:
     """What answers on ``config.http``. Raises Failure without the extra ``http``.
 
-    parts: the workers of each target. state: of the pool, in one word.
+    newest, is_ready: see HttpServer.
     """
     assert config.http is not None
     try:  # now: workers need none of it, and start meanwhile
         from .http.access import read_token
-        from .http.prometheus import Exposition
         from .http.server import HttpServer
-        from .http.status import Status
     except ImportError as error:
         raise Failure(
             _exits.USAGE,
@@ -41,10 +39,4 @@ def http_server(
     except ConfigError as error:
         raise Failure(_exits.USAGE, str(error)) from None
     log.info("HTTP: probes, metrics and a page on http://%s/", config.http)
-    return HttpServer(
-        config.http,
-        token,
-        Exposition(parts),
-        Status(parts, state),
-        lambda: state() in ("running", "quiet"),
-    )
+    return HttpServer(config.http, token, newest, is_ready)

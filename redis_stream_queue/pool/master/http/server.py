@@ -11,7 +11,8 @@ from .... import _exits
 from ...._exits import Failure
 from .access import Access
 from .connection import Connection, Request, Response, sentence
-from .prometheus import Exposition
+from .prometheus import kind_for, render
+from .snapshot import Renderings, Snapshot
 from .status import Status
 
 MOST_CONNECTIONS = 128  # and a BACKLOG more, where all of them come in one moment
@@ -34,22 +35,22 @@ HEADERS = {
 class HttpServer:
     """Answers GET and HEAD of probes, metrics, status and page.
 
-    token: see Access. is_ready: may work be expected of this pool?
+    token: see Access. newest: tells the newest snapshot. is_ready: may work be expected of this
+    pool?
     """
 
     def __init__(
         self,
         address: str,
         token: str | None,
-        exposition: Exposition,
-        status: Status,
+        newest: Callable[[], Snapshot],
         is_ready: Callable[[], bool],
     ) -> None:
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
         self._access = Access(self._host, token)
-        self._exposition = exposition
-        self._status = status
+        self._status = Status(newest)
+        self._rendered = Renderings(newest)
         self._is_ready = is_ready
         self._routes: dict[str, Callable[[Request], Response]] = {
             "/livez": lambda _: sentence("the master's loop runs"),
@@ -99,11 +100,13 @@ class HttpServer:
         return sentence("ready") if self._is_ready() else sentence("not ready", 503)
 
     def _metrics(self, request: Request) -> Response:
-        body, kind = self._exposition.render(request.headers.get("accept", ""))
+        kind = kind_for(request.headers.get("accept", ""))
+        body = self._rendered.get(kind, lambda snapshot: render(snapshot, kind))
         return Response(body, kind=kind, headers={"Cache-Control": "no-store"})
 
     def _status_json(self, _: Request) -> Response:
-        return Response(self._status.json().encode(), kind="application/json", headers=HEADERS)
+        body = self._rendered.get("status", self._status.json)
+        return Response(body, kind="application/json", headers=HEADERS)
 
 
 def _file(path: Path, kind: str) -> Callable[[Request], Response]:

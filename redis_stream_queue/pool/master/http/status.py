@@ -5,64 +5,54 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from ...._plain import json_line
 from ...._version import version
 from ...histogram import Histogram
-from ...metrics import PoolMetrics
 from ..observation import Observation
 from .history import STEP_S, History, Moment, Step, quantile
+from .snapshot import Part, Snapshot
 
 TOTALS = "read", "acked", "errors", "dead", "expired", "batches", "replaced", "acked_per_s"
 
 
-class Part(Protocol):
-    """Workers of one target: what they did, and what Redis says of their stream."""
-
-    @property
-    def observation(self) -> Observation: ...
-
-    def metrics(self) -> PoolMetrics: ...
-
-
 class Status:
-    """The status of a pool. parts, state: asked each time."""
+    """The status of a pool. newest: asked for the snapshots that its history is made of."""
 
-    def __init__(self, parts: Callable[[], Sequence[Part]], state: Callable[[], str]) -> None:
-        self._parts = parts
-        self._state = state
+    def __init__(self, newest: Callable[[], Snapshot]) -> None:
+        self._newest = newest
         self._histories: dict[int, History] = {}
         self._host = socket.gethostname().encode(errors="replace").decode()
 
     async def watch(self) -> NoReturn:
         """Keep the history."""
         while True:
-            for number, part in enumerate(self._parts()):
-                seen, metrics = part.observation, part.metrics()
+            snapshot = self._newest()
+            for number, (seen, metrics) in enumerate(snapshot.parts):
                 lag = seen.reading.stats.lag if seen.reading and not seen.error else None
-                moment = Moment(time.time(), metrics.acked, lag, metrics.handling, metrics.waiting)
+                times = metrics.handling, metrics.waiting
+                moment = Moment(snapshot.at_s, metrics.acked, lag, *times)
                 self._histories.setdefault(number, History()).note(moment)
             await asyncio.sleep(STEP_S)
 
-    def json(self) -> str:
+    def json(self, snapshot: Snapshot) -> bytes:
         """On one line of visible ASCII."""
         return json_line(
             {
                 "version": version(),
                 "host": self._host,
                 "pid": os.getpid(),
-                "state": self._state(),
-                "now_s": time.time(),
-                "crews": [self._crew(*numbered) for numbered in enumerate(self._parts())],
+                "state": snapshot.state,
+                "now_s": snapshot.at_s,
+                "crews": [self._crew(*numbered) for numbered in enumerate(snapshot.parts)],
             }
-        )
+        ).encode()
 
     def _crew(self, number: int, part: Part) -> dict[str, Any]:
-        seen, metrics = part.observation, part.metrics()
+        seen, metrics = part
         steps = list(self._histories.get(number, History()).steps)
         return {
             "target": seen.target,

@@ -1,0 +1,22 @@
+"""What is told over HTTP is made once of each snapshot, however many ask."""
+
+from __future__ import annotations
+
+from redis_stream_queue.pool.master.http.snapshot import Renderings, Snapshot
+
+
+def test_each_is_made_once_of_a_snapshot() -> None:
+    newest = Snapshot(1.0, "starting", [])
+    made: list[str] = []
+
+    def make(snapshot: Snapshot) -> bytes:
+        made.append(snapshot.state)
+        return snapshot.state.encode()
+
+    renderings = Renderings(lambda: newest)
+    seen = [renderings.get(name, make) for name in ("a", "a", "b", "a")]
+    newest = Snapshot(2.0, "running", [])
+    seen += [renderings.get("a", make) for _ in range(2)]
+
+    assert made == ["starting", "starting", "running"]
+    assert seen == [b"starting"] * 4 + [b"running"] * 2
