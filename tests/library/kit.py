@@ -40,7 +40,7 @@ class CountingProxy(FaultProxy):
             await sink.drain()
 
 
-class Ledger:
+class RecordingHandler:
     """An async batch handler that notes what it was given; modes by payload.
 
     A payload that is a dict with ``mode`` decides what happens to it: ``fail`` raises, ``skip`` is

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from redis_stream_queue import BacklogFull, ConfigError, StreamClient, StreamProducer
-from tests.library.kit import GROUP, WAIT_S, Bench, Ledger
+from tests.library.kit import GROUP, WAIT_S, Bench, RecordingHandler
 from tests.support.waiting import wait_until
 
 
@@ -20,9 +20,9 @@ def producer_of(bench: Bench, **options: Any) -> StreamProducer:
 
 async def finish(bench: Bench, count: int = 100) -> int:
     """The group handles up to so many; returns how many it handled."""
-    ledger = Ledger()
-    await bench.consumer(ledger, batch_size=count).run_once()
-    return len(ledger.messages)
+    handler = RecordingHandler()
+    await bench.consumer(handler, batch_size=count).run_once()
+    return len(handler.messages)
 
 
 class TestRingBuffer:
@@ -255,10 +255,10 @@ class TestWaits:
                     await producer.push(n)
 
             pushing = asyncio.gather(*map(push_all, producers))
-            ledger = Ledger()
-            consumer = bench.consumer(ledger, batch_size=7)
-            while len(ledger.messages) < 180:
-                unfinished = await bench.client.stream_len(stream) - len(ledger.messages)
+            handler = RecordingHandler()
+            consumer = bench.consumer(handler, batch_size=7)
+            while len(handler.messages) < 180:
+                unfinished = await bench.client.stream_len(stream) - len(handler.messages)
                 worst = max(worst, unfinished)
                 await consumer.run_once()
             await pushing

@@ -18,7 +18,7 @@ from redis_stream_queue import (
     StreamProducer,
     per_message,
 )
-from tests.library.kit import GROUP, WAIT_S, Bench, Ledger, running
+from tests.library.kit import GROUP, WAIT_S, Bench, RecordingHandler, running
 from tests.support.waiting import wait_until, wait_until_async
 
 LONG_MS = 60_000  # an idle threshold that no test reaches
@@ -28,20 +28,20 @@ class TestRunOnce:
     """One iteration: ensure the group, read and handle new, reclaim and handle, bury."""
 
     async def test_makes_the_group_and_handles_what_is_there(self, bench: Bench) -> None:
-        ledger = Ledger()
+        handler = RecordingHandler()
         ids = await bench.push({"n": 1}, {"n": 2})
 
-        await bench.consumer(ledger).run_once()
+        await bench.consumer(handler).run_once()
 
-        assert [m.id for m in ledger.messages] == ids
-        assert [m.data for m in ledger.messages] == [{"n": 1}, {"n": 2}]
+        assert [m.id for m in handler.messages] == ids
+        assert [m.data for m in handler.messages] == [{"n": 1}, {"n": 2}]
         assert await bench.pending() == {}
 
     async def test_comes_back_from_an_empty_stream(self, bench: Bench) -> None:
         """A stream that nobody has made yet is made."""
-        ledger = Ledger()
-        await bench.consumer(ledger).run_once()
-        assert ledger.batches == []
+        handler = RecordingHandler()
+        await bench.consumer(handler).run_once()
+        assert handler.batches == []
         assert await bench.client.stream_len(bench.stream) == 0
 
     async def test_order_is_new_then_reclaimed_then_dead(self, bench: Bench) -> None:
@@ -88,11 +88,11 @@ class TestRunOnce:
         await bench.deliver("gone", 100)
         for entry_id in ids[1100:]:
             await bench.set_pending(entry_id, "gone", LONG_MS, 1)
-        ledger = Ledger()
+        handler = RecordingHandler()
 
-        await bench.consumer(ledger, min_idle_claim_ms=30_000).run_once()
+        await bench.consumer(handler, min_idle_claim_ms=30_000).run_once()
 
-        assert set(ledger.runs) == set(ids[1100:])
+        assert set(handler.runs) == set(ids[1100:])
 
     async def test_max_claim_passes_bounds_one_iteration(self, bench: Bench) -> None:
         """What one iteration does not reach, the following ones do not need either: they begin
@@ -102,23 +102,23 @@ class TestRunOnce:
         await bench.deliver("gone", 100)
         for entry_id in ids[1100:]:
             await bench.set_pending(entry_id, "gone", LONG_MS, 1)
-        ledger = Ledger()
+        handler = RecordingHandler()
 
-        await bench.consumer(ledger, min_idle_claim_ms=30_000, max_claim_passes=1).run_once()
+        await bench.consumer(handler, min_idle_claim_ms=30_000, max_claim_passes=1).run_once()
 
-        assert ledger.batches == []
+        assert handler.batches == []
 
     async def test_batch_size_bounds_reads_and_claims(self, bench: Bench) -> None:
         await bench.push(*range(10))
         await bench.deliver("gone", 5)
         for entry_id in await bench.pending():
             await bench.set_pending(entry_id, "gone", 10_000, 1)
-        ledger = Ledger()
-        consumer = bench.consumer(ledger, batch_size=2)
+        handler = RecordingHandler()
+        consumer = bench.consumer(handler, batch_size=2)
 
         await consumer.run_once()
 
-        assert [len(batch) for batch in ledger.batches] == [2, 2, 2, 1]
+        assert [len(batch) for batch in handler.batches] == [2, 2, 2, 1]
 
     async def test_sync_forms_need_no_event_loop(self, redis_url: str, stream: str) -> None:
         """run_once_sync() twice, then run_sync() until stop(), in a thread without a loop."""
@@ -154,17 +154,17 @@ class TestPayload:
 
     async def test_other_fields_are_headers(self, bench: Bench) -> None:
         await bench.add_raw({"trace": "t1", "data": b"5", "tenant": "ü"})
-        ledger = Ledger()
-        await bench.consumer(ledger).run_once()
-        [message] = ledger.messages
+        handler = RecordingHandler()
+        await bench.consumer(handler).run_once()
+        [message] = handler.messages
         assert message.data == 5
         assert message.headers == {"trace": "t1", "tenant": "ü"}
 
     async def test_another_field(self, bench: Bench) -> None:
         await bench.add_raw({"data": "no", "body": b'{"n":1}'})
-        ledger = Ledger()
-        await bench.consumer(ledger, payload_field="body").run_once()
-        [message] = ledger.messages
+        handler = RecordingHandler()
+        await bench.consumer(handler, payload_field="body").run_once()
+        [message] = handler.messages
         assert message.data == {"n": 1}
         assert message.headers == {"data": "no"}
 
@@ -172,9 +172,9 @@ class TestPayload:
         """For streams that others write: all fields as text, nothing is decoded."""
         await bench.add_raw({"sensor": "7", "celsius": "21.5"})
         await bench.add_raw({"one": b"\xff"})
-        ledger = Ledger()
-        await bench.consumer(ledger, payload_field=None).run_once()
-        assert [m.data for m in ledger.messages] == [
+        handler = RecordingHandler()
+        await bench.consumer(handler, payload_field=None).run_once()
+        assert [m.data for m in handler.messages] == [
             {"sensor": "7", "celsius": "21.5"},
             {"one": "\ufffd"},
         ]
@@ -204,23 +204,23 @@ class TestPayload:
 
     async def test_missing_payload_field_is_a_decode_error(self, bench: Bench) -> None:
         await bench.add_raw({"something": "else"})
-        await bench.consumer(Ledger(), dlq_stream=bench.dlq).run_once()
+        await bench.consumer(RecordingHandler(), dlq_stream=bench.dlq).run_once()
         [letter] = await bench.letters()
         assert (letter["reason"], letter["something"]) == ("decode_error", "else")
 
     async def test_serializer_is_used_on_both_sides(self, bench: Bench) -> None:
-        ledger = Ledger()
+        handler = RecordingHandler()
         producer = StreamProducer(bench.client, bench.stream, serializer=MsgpackSerializer())
         await producer.push({"raw": b"\x00\xff"})
-        await bench.consumer(ledger, serializer=MsgpackSerializer()).run_once()
-        assert [m.data for m in ledger.messages] == [{"raw": b"\x00\xff"}]
+        await bench.consumer(handler, serializer=MsgpackSerializer()).run_once()
+        assert [m.data for m in handler.messages] == [{"raw": b"\x00\xff"}]
 
 
 class TestNames:
     """Worker names are unique, at most 64 characters, and reserved in Redis."""
 
     async def test_drawn_names_are_unique_and_short(self, bench: Bench) -> None:
-        consumers = [bench.consumer(Ledger()) for _ in range(5)]
+        consumers = [bench.consumer(RecordingHandler()) for _ in range(5)]
         await bench.push(1)
         for consumer in consumers:
             await consumer.run_once()
@@ -236,16 +236,16 @@ class TestNames:
             "redis_stream_queue.delivery.in_flight.worker_name", lambda *_: next(draws)
         )
         for _ in range(2):
-            await bench.consumer(Ledger()).run_once()
+            await bench.consumer(RecordingHandler()).run_once()
         assert sorted(await bench.consumers()) == ["other", "same"]
 
     async def test_a_configured_name_is_used_as_it_is(self, bench: Bench) -> None:
-        await bench.consumer(Ledger(), worker_name="me").run_once()
+        await bench.consumer(RecordingHandler(), worker_name="me").run_once()
         assert await bench.consumers() == ["me"]
 
     async def test_a_name_is_not_reused(self, bench: Bench) -> None:
         """Each run() is a new life with a new name."""
-        consumer, names = bench.consumer(Ledger()), set()
+        consumer, names = bench.consumer(RecordingHandler()), set()
         for _ in range(3):
             async with running(bench, consumer):
                 [name] = await bench.until(bench.consumers, "the consumer has a name")
@@ -256,7 +256,7 @@ class TestNames:
 class TestMetrics:
     async def test_count_what_happened(self, bench: Bench) -> None:
         consumer = bench.consumer(
-            Ledger(), retry_delay_ms=0, max_deliveries=2, dlq_stream=bench.dlq
+            RecordingHandler(), retry_delay_ms=0, max_deliveries=2, dlq_stream=bench.dlq
         )
         before = consumer.metrics()
         assert (before.total_read, before.tps_in, before.uptime_secs) == (0, 0.0, 0.0)
@@ -278,7 +278,7 @@ class TestMetrics:
         """Dead instances leave by garbage collection."""
         gc.collect()
         before = len(StreamConsumer.all_metrics())
-        consumers = [bench.consumer(Ledger()) for _ in range(3)]
+        consumers = [bench.consumer(RecordingHandler()) for _ in range(3)]
         assert len(StreamConsumer.all_metrics()) == before + 3
         del consumers
         gc.collect()
@@ -287,7 +287,7 @@ class TestMetrics:
     async def test_need_neither_redis_nor_an_event_loop(self) -> None:
         def look() -> Any:
             client = StreamClient(port=1)
-            consumer = StreamConsumer(client, "s", ConsumerConfig(group="g"), Ledger())
+            consumer = StreamConsumer(client, "s", ConsumerConfig(group="g"), RecordingHandler())
             return consumer.metrics()
 
         assert (await asyncio.to_thread(look)).total_read == 0
@@ -295,14 +295,14 @@ class TestMetrics:
 
 async def test_two_consumers_share_the_work(bench: Bench) -> None:
     """Each message goes to one of them."""
-    ledgers = [Ledger(), Ledger()]
-    async with running(bench, *(bench.consumer(ledger, batch_size=5) for ledger in ledgers)):
+    handlers = [RecordingHandler(), RecordingHandler()]
+    async with running(bench, *(bench.consumer(handler, batch_size=5) for handler in handlers)):
         ids = []
         for n in range(20):
             ids += await bench.push(*range(n))
         await wait_until_async(
-            lambda: sum(len(ledger.messages) for ledger in ledgers) >= len(ids),
+            lambda: sum(len(handler.messages) for handler in handlers) >= len(ids),
             WAIT_S,
             "all handled",
         )
-    assert ledgers[0].runs + ledgers[1].runs == dict.fromkeys(ids, 1)
+    assert handlers[0].runs + handlers[1].runs == dict.fromkeys(ids, 1)

@@ -16,7 +16,7 @@ from redis_stream_queue import (
     StreamMessage,
     per_message,
 )
-from tests.library.kit import GROUP, WAIT_S, Bench, Ledger, running
+from tests.library.kit import GROUP, WAIT_S, Bench, RecordingHandler, running
 
 LONG_MS = 60_000  # an idle threshold that no test reaches
 
@@ -25,18 +25,18 @@ class TestRun:
     """run() loops until stop() or cancellation."""
 
     async def test_handles_what_comes(self, bench: Bench) -> None:
-        ledger = Ledger()
-        async with running(bench, bench.consumer(ledger, block_ms=5000)):
+        handler = RecordingHandler()
+        async with running(bench, bench.consumer(handler, block_ms=5000)):
             for n in range(3):
                 [entry_id] = await bench.push(n)
-                await bench.until(lambda i=entry_id: i in ledger.runs, "it was handled")
-        assert [m.data for m in ledger.messages] == [0, 1, 2]
+                await bench.until(lambda i=entry_id: i in handler.runs, "it was handled")
+        assert [m.data for m in handler.messages] == [0, 1, 2]
 
     async def test_leaves_neither_consumer_nor_pending_entry(self, bench: Bench) -> None:
-        ledger = Ledger()
-        async with running(bench, bench.consumer(ledger, block_ms=5000)):
+        handler = RecordingHandler()
+        async with running(bench, bench.consumer(handler, block_ms=5000)):
             await bench.push(1)
-            await bench.until(lambda: ledger.batches, "handled")
+            await bench.until(lambda: handler.batches, "handled")
         assert await bench.pending() == {}
         assert await bench.consumers() == []
 
@@ -45,7 +45,7 @@ class TestRun:
     ) -> None:
         """Not after block_ms. (fakeredis has no CLIENT UNBLOCK.)"""
         bench = real_bench
-        consumer = bench.consumer(Ledger(), block_ms=60_000)
+        consumer = bench.consumer(RecordingHandler(), block_ms=60_000)
         task = bench.start(consumer)
 
         async def is_blocked() -> bool:
@@ -61,7 +61,7 @@ class TestRun:
     async def test_stop_at_any_moment_is_quick(self, server_bench: Bench) -> None:
         """Also while the consumer is just starting, reading or handling."""
         bench = server_bench
-        consumer = bench.consumer(Ledger(), block_ms=60_000)
+        consumer = bench.consumer(RecordingHandler(), block_ms=60_000)
         slowest = 0.0
         for n in range(60):
             task = asyncio.create_task(consumer.run())
@@ -94,13 +94,13 @@ class TestRun:
         assert info[0]["last-delivered-id"] == ids[1]
 
     async def test_can_run_again_after_stop(self, bench: Bench) -> None:
-        ledger = Ledger()
-        consumer = bench.consumer(ledger)
+        handler = RecordingHandler()
+        consumer = bench.consumer(handler)
         for n in range(3):
             await bench.push(n)
             async with running(bench, consumer):
-                await bench.until(lambda n=n: len(ledger.messages) == n + 1, f"message {n}")
-        assert [m.data for m in ledger.messages] == [0, 1, 2]
+                await bench.until(lambda n=n: len(handler.messages) == n + 1, f"message {n}")
+        assert [m.data for m in handler.messages] == [0, 1, 2]
 
     @pytest.mark.parametrize("kind", ["async", "plain", "per_message", "concurrent"])
     async def test_cancellation_gives_everything_back(self, bench: Bench, kind: str) -> None:
@@ -149,9 +149,9 @@ class TestRun:
 
         assert await bench.consumers() == []
         assert await bench.pending() == dict.fromkeys(ids[finished:], (f"{GROUP}:retry:1", 0))
-        ledger = Ledger()
-        await bench.consumer(ledger, min_idle_claim_ms=LONG_MS).run_once()
-        assert [m.delivery_count for m in ledger.messages] == [1] * (3 - finished)
+        handler = RecordingHandler()
+        await bench.consumer(handler, min_idle_claim_ms=LONG_MS).run_once()
+        assert [m.delivery_count for m in handler.messages] == [1] * (3 - finished)
 
     async def test_a_free_lane_takes_the_next_message_while_another_is_busy(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
@@ -254,12 +254,12 @@ class TestRun:
     async def test_cancelled_reads_strand_nothing(self, server_bench: Bench) -> None:
         """Consumers that are cancelled while messages come in leave them for others at once."""
         bench = server_bench
-        ledger = Ledger()
+        handler = RecordingHandler()
         await bench.client.create_group(bench.stream, GROUP)
         ids: list[str] = []
         for n in range(40):
             task = asyncio.create_task(
-                bench.consumer(ledger, block_ms=5000, min_idle_claim_ms=LONG_MS).run()
+                bench.consumer(handler, block_ms=5000, min_idle_claim_ms=LONG_MS).run()
             )
             for _ in range(20 + n % 17):
                 await asyncio.sleep(0)
@@ -272,8 +272,8 @@ class TestRun:
         assert {name for name, _ in (await bench.pending()).values()} <= {f"{GROUP}:retry:1"}
         assert {count for _, count in (await bench.pending()).values()} <= {0}
         assert await bench.consumers() == []
-        await bench.consumer(ledger, min_idle_claim_ms=LONG_MS).run_once()
-        assert ledger.runs == dict.fromkeys(ids, 1)
+        await bench.consumer(handler, min_idle_claim_ms=LONG_MS).run_once()
+        assert handler.runs == dict.fromkeys(ids, 1)
 
     async def test_error_of_the_loop_is_logged_and_survived(
         self, server_bench: Bench, warnings_logged: pytest.LogCaptureFixture
@@ -281,12 +281,12 @@ class TestRun:
         """A stream key of the wrong type: an error in the log, and it goes on once it is mended."""
         bench = server_bench  # fakeredis breaks over a key of another type
         await bench.client.link().call(bench.stream, "SET", bench.stream, "not a stream")
-        ledger = Ledger()
-        async with running(bench, bench.consumer(ledger)):
+        handler = RecordingHandler()
+        async with running(bench, bench.consumer(handler)):
             await bench.until(lambda: "WRONGTYPE" in warnings_logged.text, "the error in the log")
             await bench.client.command("DEL", bench.stream)
             await bench.push(1)
-            await bench.until(lambda: ledger.batches, "handled after the repair", 3)
+            await bench.until(lambda: handler.batches, "handled after the repair", 3)
         assert len(warnings_logged.records) < 10
 
     async def test_reclaims_and_buries_by_itself(self, bench: Bench) -> None:
@@ -294,19 +294,19 @@ class TestRun:
         await bench.deliver("gone")
         await bench.set_pending(old, "gone", 10_000, 1)
         await bench.set_pending(dead, "gone", 10_000, 3)
-        ledger = Ledger()
-        async with running(bench, bench.consumer(ledger, dlq_stream=bench.dlq, block_ms=5000)):
+        handler = RecordingHandler()
+        async with running(bench, bench.consumer(handler, dlq_stream=bench.dlq, block_ms=5000)):
             await bench.until(bench.settled, "both are settled", 3)
-        assert ledger.counts(old) == [2]
+        assert handler.counts(old) == [2]
         assert [letter["original_id"] for letter in await bench.letters()] == [dead]
 
     async def test_trims_finished_messages(self, real_bench: Bench) -> None:
         """max_stream_size bounds finished work, approximately. (fakeredis trims no nodes.)"""
         bench = real_bench
         await bench.push(*range(2000))
-        ledger = Ledger()
-        consumer = bench.consumer(ledger, max_stream_size=100, batch_size=500)
-        while len(ledger.messages) < 2000:
+        handler = RecordingHandler()
+        consumer = bench.consumer(handler, max_stream_size=100, batch_size=500)
+        while len(handler.messages) < 2000:
             await consumer.run_once()
 
         async def trimmed() -> bool:
@@ -322,7 +322,7 @@ async def test_start_and_end_are_in_the_log(
     """One line each at level info, with what it has done."""
     caplog.set_level(logging.INFO, logger="redis_stream_queue")
     await server_bench.push({"n": 1})
-    consumer = server_bench.consumer(Ledger())
+    consumer = server_bench.consumer(RecordingHandler())
     server_bench.start(consumer)
     await server_bench.until(lambda: consumer.metrics().total_acked == 1, "it is done")
     name = (await server_bench.consumers())[0]

@@ -10,7 +10,7 @@ import pytest
 
 from redis_stream_queue import ConfigError, StreamMessage, StreamProducer, per_message
 from redis_stream_queue.later.mover import Mover
-from tests.library.kit import GROUP, Bench, Ledger, running
+from tests.library.kit import GROUP, Bench, RecordingHandler, running
 
 HOUR_MS = 3_600_000
 
@@ -31,7 +31,7 @@ async def test_paused_nothing_starts_and_resumed_nothing_is_lost(
         started.append(message.id)
         await asyncio.sleep(0.005)
 
-    other = Ledger()
+    other = RecordingHandler()
     consumer = real_bench.consumer(handle, block_ms=2000, batch_size=50)
     async with running(real_bench, consumer, real_bench.consumer(other, group="other")):
         ids = await real_bench.push(*range(100))
@@ -60,27 +60,27 @@ async def test_paused_nothing_starts_and_resumed_nothing_is_lost(
 
 async def test_a_pause_with_an_end_ends(server_bench: Bench) -> None:
     """Also for one who comes meanwhile; a longer one of all groups counts."""
-    client, stream, ledger = server_bench.client, server_bench.stream, Ledger()
+    client, stream, handler = server_bench.client, server_bench.stream, RecordingHandler()
     await client.pause(stream, for_s=0.3)
     await client.pause(stream, GROUP, for_s=0.01)
     await server_bench.push(1)
     began_s = asyncio.get_running_loop().time()
-    async with running(server_bench, server_bench.consumer(ledger)):
-        await server_bench.until(lambda: len(ledger.messages) == 1, "it is handled")
+    async with running(server_bench, server_bench.consumer(handler)):
+        await server_bench.until(lambda: len(handler.messages) == 1, "it is handled")
     assert 0.2 < asyncio.get_running_loop().time() - began_s < 5
 
 
 async def test_scheduled_messages_move_while_it_is_paused(server_bench: Bench) -> None:
-    client, stream, ledger = server_bench.client, server_bench.stream, Ledger()
+    client, stream, handler = server_bench.client, server_bench.stream, RecordingHandler()
     await client.pause(stream)
-    async with running(server_bench, server_bench.consumer(ledger)):
+    async with running(server_bench, server_bench.consumer(handler)):
         await StreamProducer(client, stream).push(1, delay_ms=1)
 
         async def moved() -> bool:
             return await client.stream_len(stream) == 1
 
         await server_bench.until(moved, "it is in the stream")
-        assert ledger.messages == []
+        assert handler.messages == []
 
 
 async def test_what_is_no_time_is_refused(server_bench: Bench) -> None:
@@ -95,19 +95,19 @@ async def test_a_lost_bell_costs_one_look(
 ) -> None:
     """The state itself is looked at, too."""
     monkeypatch.setattr("redis_stream_queue.later.bell.WAIT_MS", 100)
-    client, ledger = server_bench.client, Ledger()
-    async with running(server_bench, server_bench.consumer(ledger)):
+    client, handler = server_bench.client, RecordingHandler()
+    async with running(server_bench, server_bench.consumer(handler)):
         await server_bench.push(1)
-        await server_bench.until(lambda: len(ledger.messages) == 1, "it is handled")
+        await server_bench.until(lambda: len(handler.messages) == 1, "it is handled")
         control = f"{{{server_bench.stream}}}:control"
         await client.link().call(control, "HSET", control, "paused", "1:0", "odd", "x")
         await asyncio.sleep(0.3)
         await server_bench.push(2)
         await asyncio.sleep(0.1)
-        assert len(ledger.messages) == 1
+        assert len(handler.messages) == 1
         await client.link().call("", "FLUSHALL")  # nothing is paused any more
         await server_bench.push(3)
-        await server_bench.until(lambda: len(ledger.messages) == 2, "it goes on")
+        await server_bench.until(lambda: len(handler.messages) == 2, "it goes on")
 
 
 # -- cancel and find -------------------------------------------------------------------------------
@@ -146,9 +146,9 @@ async def test_each_state_is_found_and_cancelled(real_bench: Bench) -> None:
     assert await real_bench.pending() == {}
     assert await real_bench.entry_ids() == [done_id]
     assert await client.find(stream, running_id) is None
-    ledger = Ledger()
-    await real_bench.drain(real_bench.consumer(ledger))
-    assert ledger.messages == []
+    handler = RecordingHandler()
+    await real_bench.drain(real_bench.consumer(handler))
+    assert handler.messages == []
 
 
 async def test_what_is_no_id_is_refused(server_bench: Bench) -> None:

@@ -15,17 +15,17 @@ from redis_stream_queue import (
     StreamProducer,
     per_message,
 )
-from tests.library.kit import GROUP, Bench, Ledger, running
+from tests.library.kit import GROUP, Bench, RecordingHandler, running
 
 
 class TestDeadLetters:
     """After max_deliveries executions a message is one dead letter, and nothing else is."""
 
     async def test_executions_then_one_letter_with_all_fields(self, bench: Bench) -> None:
-        ledger = Ledger()
+        handler = RecordingHandler()
         [entry_id] = await bench.push({"mode": "fail", "n": 1})
         consumer = bench.consumer(
-            ledger, retry_delay_ms=0, max_deliveries=3, dlq_stream=bench.dlq, worker_name="w1"
+            handler, retry_delay_ms=0, max_deliveries=3, dlq_stream=bench.dlq, worker_name="w1"
         )
 
         before_ms = time.time() * 1000
@@ -33,7 +33,7 @@ class TestDeadLetters:
         for _ in range(2):
             await consumer.run_once()
 
-        assert ledger.runs == {entry_id: 3}
+        assert handler.runs == {entry_id: 3}
         [letter] = await bench.letters()
         last_error = letter.pop("last_error")
         assert before_ms - 1000 <= int(letter.pop("dead_letter_ts")) <= time.time() * 1000 + 1000
@@ -52,15 +52,15 @@ class TestDeadLetters:
 
     async def test_innocents_of_the_batch_live(self, bench: Bench) -> None:
         """20 messages, one always raises: 19 are handled, 1 is dead."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         payloads: list[Any] = [{"n": n} for n in range(20)]
         payloads[7] = {"mode": "fail"}
         ids = await bench.push(*payloads)
 
-        await bench.drain(bench.consumer(ledger, retry_delay_ms=0, dlq_stream=bench.dlq))
+        await bench.drain(bench.consumer(handler, retry_delay_ms=0, dlq_stream=bench.dlq))
 
         assert [letter["original_id"] for letter in await bench.letters()] == [ids[7]]
-        succeeded = {m.id for b in ledger.batches for m in b if ids[7] not in [x.id for x in b]}
+        succeeded = {m.id for b in handler.batches for m in b if ids[7] not in [x.id for x in b]}
         assert succeeded == set(ids) - {ids[7]}
 
     @pytest.mark.parametrize("max_deliveries", [2, 3, 5])
@@ -68,51 +68,51 @@ class TestDeadLetters:
         self, bench: Bench, max_deliveries: int
     ) -> None:
         """So that nobody else is condemned with a message that raises."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         await bench.push(*[{"mode": "fail"}] * 4)
 
         await bench.drain(
             bench.consumer(
-                ledger, retry_delay_ms=0, max_deliveries=max_deliveries, dlq_stream=bench.dlq
+                handler, retry_delay_ms=0, max_deliveries=max_deliveries, dlq_stream=bench.dlq
             )
         )
 
         sizes = {n: [] for n in range(1, max_deliveries + 1)}  # type: dict[int, list[int]]
-        for batch in ledger.batches:
+        for batch in handler.batches:
             [count] = {m.delivery_count for m in batch}
             sizes[count].append(len(batch))
         assert sizes[max_deliveries] == [1, 1, 1, 1]
         assert all(sizes[n] == [4] for n in range(1, max_deliveries))
 
     async def test_one_permitted_delivery_is_executed_once(self, bench: Bench) -> None:
-        ledger = Ledger()
+        handler = RecordingHandler()
         ids = await bench.push({"mode": "fail"}, {})
-        await bench.drain(bench.consumer(ledger, max_deliveries=1, dlq_stream=bench.dlq))
-        assert set(ledger.runs.values()) == {1}
+        await bench.drain(bench.consumer(handler, max_deliveries=1, dlq_stream=bench.dlq))
+        assert set(handler.runs.values()) == {1}
         assert {letter["original_id"] for letter in await bench.letters()} == set(ids)
 
     async def test_used_up_entry_is_never_handed_out_again(self, bench: Bench) -> None:
         """Whoever delivered it so often."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         [entry_id] = await bench.push({"n": 1})
         await bench.deliver("gone")
         await bench.set_pending(entry_id, "gone", 10_000, 3)
 
-        await bench.consumer(ledger, dlq_stream=bench.dlq).run_once()
+        await bench.consumer(handler, dlq_stream=bench.dlq).run_once()
 
-        assert ledger.batches == []
+        assert handler.batches == []
         [letter] = await bench.letters()
         assert (letter["worker"], letter["delivery_count"]) == ("gone", "3")
 
     async def test_undecodable_is_dead_at_once_and_the_rest_is_handled(self, bench: Bench) -> None:
-        ledger = Ledger()
+        handler = RecordingHandler()
         [first] = await bench.push({"n": 1})
         bad = await bench.add_raw({"data": b"\xff\x00 not json", "trace": "t1"})
-        consumer = bench.consumer(ledger, dlq_stream=bench.dlq)
+        consumer = bench.consumer(handler, dlq_stream=bench.dlq)
 
         await consumer.run_once()
 
-        assert list(ledger.runs) == [first]
+        assert list(handler.runs) == [first]
         [letter] = await bench.letters()
         assert (letter["original_id"], letter["reason"]) == (bad, "decode_error")
         assert letter["trace"] == "t1"
@@ -172,7 +172,9 @@ class TestDeadLetters:
             order.append((len(await bench.letters()), len(await bench.pending())))
 
         await bench.add_raw({"data": b"not json"})
-        await bench.consumer(Ledger(), dlq_handler=on_dead, dlq_stream=bench.dlq).run_once()
+        await bench.consumer(
+            RecordingHandler(), dlq_handler=on_dead, dlq_stream=bench.dlq
+        ).run_once()
 
         assert order == [(0, 1)]
         assert len(await bench.letters()) == 1
@@ -186,7 +188,9 @@ class TestDeadLetters:
             raise ConnectionError("ticket system is down")
 
         await bench.add_raw({"data": b"not json"})
-        await bench.consumer(Ledger(), dlq_handler=broken, dlq_stream=bench.dlq).run_once()
+        await bench.consumer(
+            RecordingHandler(), dlq_handler=broken, dlq_stream=bench.dlq
+        ).run_once()
 
         assert len(await bench.letters()) == 1
         assert await bench.settled()
@@ -196,7 +200,7 @@ class TestDeadLetters:
         self, bench: Bench
     ) -> None:
         """At the next sweep, until it takes it; the handler does not get it any more."""
-        ledger, offers = Ledger(), 0
+        handler, offers = RecordingHandler(), 0
 
         async def broken_twice(message: StreamMessage, reason: str) -> None:
             nonlocal offers
@@ -206,12 +210,12 @@ class TestDeadLetters:
 
         [entry_id] = await bench.push({"mode": "fail"})
         consumer = bench.consumer(
-            ledger, dlq_handler=broken_twice, max_deliveries=2, retry_delay_ms=0
+            handler, dlq_handler=broken_twice, max_deliveries=2, retry_delay_ms=0
         )
         await bench.drain(consumer)
 
         assert offers == 3
-        assert ledger.runs == {entry_id: 2}
+        assert handler.runs == {entry_id: 2}
         assert consumer.metrics().total_dlq == 1
 
     @pytest.mark.parametrize("count", [10, 3 * 10**10 + 10])
@@ -233,7 +237,7 @@ class TestDeadLetters:
                 "XCLAIM", bench.stream, GROUP, "gone", 0, ids[-1],
                 "IDLE", 100_000, "RETRYCOUNT", count,
             )  # fmt: skip
-            await bench.consumer(Ledger(), dlq_handler=on_dead, **options).run_once()
+            await bench.consumer(RecordingHandler(), dlq_handler=on_dead, **options).run_once()
         assert told == (ids if count == 10 else ids[1:])
         assert [letter["original_id"] for letter in await bench.letters()] == ids[:1]
 
@@ -253,7 +257,7 @@ class TestDeadLetters:
         await bench.client.command(
             "XCLAIM", bench.stream, GROUP, "gone", 0, entry_id, "IDLE", 100_000, "RETRYCOUNT", count
         )
-        consumer = bench.consumer(Ledger(), dlq_handler=on_dead, dlq_stream=bench.dlq)
+        consumer = bench.consumer(RecordingHandler(), dlq_handler=on_dead, dlq_stream=bench.dlq)
         await consumer.run_once()
         assert told == [(entry_id, "max_deliveries")]
         assert [letter["original_id"] for letter in await bench.letters()] == [entry_id]
@@ -291,7 +295,7 @@ class TestDeadLetters:
         self, bench: Bench, warnings_logged: pytest.LogCaptureFixture
     ) -> None:
         [entry_id] = await bench.push({"mode": "fail"})
-        await bench.drain(bench.consumer(Ledger(), retry_delay_ms=0, max_deliveries=2))
+        await bench.drain(bench.consumer(RecordingHandler(), retry_delay_ms=0, max_deliveries=2))
         assert any(
             entry_id in record.getMessage() and record.levelno == logging.WARNING
             for record in warnings_logged.records
@@ -305,15 +309,15 @@ class TestDeadLetters:
         await bench.set_pending(dead, "gone", 10_000, 3)
         await bench.set_pending(alive, "gone", 10_000, 1)
         await bench.client.command("XDEL", bench.stream, dead, alive)
-        ledger, called = Ledger(), []
+        handler, called = RecordingHandler(), []
 
         async def on_dead(message: StreamMessage, reason: str) -> None:
             called.append(message)
 
-        await bench.consumer(ledger, dlq_handler=on_dead, dlq_stream=bench.dlq).run_once()
+        await bench.consumer(handler, dlq_handler=on_dead, dlq_stream=bench.dlq).run_once()
 
         assert await bench.settled()
-        assert (ledger.batches, called, await bench.letters()) == ([], [], [])
+        assert (handler.batches, called, await bench.letters()) == ([], [], [])
         assert dead in warnings_logged.text
         assert alive in warnings_logged.text
 
@@ -336,14 +340,14 @@ class TestDeadLetters:
         assert entry_id in warnings_logged.text
 
     async def test_dlq_group_is_made_on_the_dead_letter_stream(self, bench: Bench) -> None:
-        consumer = bench.consumer(Ledger(), dlq_stream=bench.dlq, dlq_group="undertakers")
+        consumer = bench.consumer(RecordingHandler(), dlq_stream=bench.dlq, dlq_group="undertakers")
         await consumer.run_once()
         assert [g["name"] for g in await bench.client.group_info(bench.dlq)] == ["undertakers"]
 
     async def test_dlq_group_is_made_where_the_group_was_known_before(self, bench: Bench) -> None:
         """Also in a process whose producer or another consumer has ensured the group already."""
         await StreamProducer(bench.client, bench.stream, GROUP).ensure_group()
-        consumer = bench.consumer(Ledger(), dlq_stream=bench.dlq, dlq_group="undertakers")
+        consumer = bench.consumer(RecordingHandler(), dlq_stream=bench.dlq, dlq_group="undertakers")
         await consumer.run_once()
         assert [g["name"] for g in await bench.client.group_info(bench.dlq)] == ["undertakers"]
 
@@ -352,7 +356,9 @@ class TestDeadLetters:
         bench = real_bench
         for _ in range(6):
             await asyncio.gather(*[bench.add_raw({"data": b"not json"}) for _ in range(100)])
-        consumer = bench.consumer(Ledger(), dlq_stream=bench.dlq, dlq_max_len=100, batch_size=600)
+        consumer = bench.consumer(
+            RecordingHandler(), dlq_stream=bench.dlq, dlq_max_len=100, batch_size=600
+        )
         await consumer.run_once()
         assert consumer.metrics().total_dlq == 600
         assert await bench.client.stream_len(bench.dlq) <= 200
@@ -368,7 +374,8 @@ class TestDeadLetters:
         bad = await bench.add_raw({"data": b"not json"})
         options = {"dlq_handler": slow, "dlq_stream": bench.dlq, "min_idle_claim_ms": 200}
         first, second = (
-            bench.consumer(Ledger(), max_deliveries=1, block_ms=50, **options) for _ in "12"
+            bench.consumer(RecordingHandler(), max_deliveries=1, block_ms=50, **options)
+            for _ in "12"
         )
         async with running(bench, first, second):
             await bench.until(bench.letters, "the letter has moved")

@@ -11,7 +11,7 @@ import pytest_asyncio
 from redis_stream_queue import DeadLetterQueue, DLQError, StreamClient
 from redis_stream_queue.connection.link import OUTAGES
 from redis_stream_queue.delivery.dead_letter import LETTER_FIELDS
-from tests.library.kit import GROUP, Bench, Ledger
+from tests.library.kit import GROUP, Bench, RecordingHandler
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server
 
@@ -34,9 +34,9 @@ async def bury(bench: Bench, *payloads: Any, **options: Any) -> list[str]:
 
 
 async def _bury_all(bench: Bench, **options: Any) -> None:
-    ledger = Ledger()
+    handler = RecordingHandler()
     settings = {"max_deliveries": 1, "retry_delay_ms": 0, "batch_size": 1, **options}
-    consumer = bench.consumer(ledger, dlq_stream=bench.dlq, **settings)
+    consumer = bench.consumer(handler, dlq_stream=bench.dlq, **settings)
     await bench.drain(consumer)
 
 
@@ -93,9 +93,9 @@ class TestRequeue:
         assert await bench.letters() == []
         *_, back = await fields_of(bench, bench.stream)
         assert back == [(b"data", b'{"mode":"fail"}'), (b"trace", b"abc"), (b"reason", b"mine")]
-        ledger = Ledger()
-        await bench.consumer(ledger).run_once()
-        assert [m.delivery_count for m in ledger.messages] == [1]
+        handler = RecordingHandler()
+        await bench.consumer(handler).run_once()
+        assert [m.delivery_count for m in handler.messages] == [1]
 
     async def test_some_or_all(self, bench: Bench) -> None:
         await bury(bench, *({**FAIL, "n": n} for n in range(4)))

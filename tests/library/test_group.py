@@ -15,7 +15,7 @@ from redis_stream_queue import (
     per_message,
 )
 from redis_stream_queue.delivery.pending import PendingList
-from tests.library.kit import GROUP, Bench, Ledger, running
+from tests.library.kit import GROUP, Bench, RecordingHandler, running
 
 
 def group_of(bench: Bench) -> ConsumerGroup:
@@ -148,7 +148,7 @@ class TestHealth:
 
     async def test_an_idle_consumer_is_no_issue(self, bench: Bench) -> None:
         """It holds nothing and waits for work."""
-        consumer = bench.consumer(Ledger(), worker_name="bored")
+        consumer = bench.consumer(RecordingHandler(), worker_name="bored")
         await consumer.run_once()
 
         async def silent() -> bool:
@@ -161,7 +161,7 @@ class TestHealth:
     async def test_waiting_retries_are_no_issue(self, bench: Bench) -> None:
         """What failed and waits for its next delivery is in nobody's hands."""
         await bench.push({"mode": "fail"})
-        await bench.consumer(Ledger(), retry_delay_ms=60_000).run_once()
+        await bench.consumer(RecordingHandler(), retry_delay_ms=60_000).run_once()
         [[holder, _]] = (await bench.pending()).values()
         assert ":retry:" in holder
 

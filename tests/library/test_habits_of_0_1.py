@@ -24,7 +24,7 @@ from redis_stream_queue import (
     StreamMessage,
     StreamStats,
 )
-from tests.library.kit import GROUP, WAIT_S, Bench, Ledger
+from tests.library.kit import GROUP, WAIT_S, Bench, RecordingHandler
 from tests.support.pool import plain_environment
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -112,7 +112,7 @@ class TestAHandlerThatCollects:
 
 class TestRunOnce:
     async def test_returns_how_many_were_acknowledged(self, bench: Bench) -> None:
-        consumer = bench.consumer(Ledger(), min_idle_claim_ms=60_000)
+        consumer = bench.consumer(RecordingHandler(), min_idle_claim_ms=60_000)
         await bench.push(1, {"mode": "skip"}, 3)
         assert await consumer.run_once() == 2
         assert await consumer.run_once() == 0
@@ -126,21 +126,21 @@ class TestRunOnce:
                 self.rounds += 1
                 return await super().run_once()
 
-        ledger = Ledger()
+        handler = RecordingHandler()
         consumer = Counting(
-            bench.client, bench.stream, ConsumerConfig(group=GROUP, block_ms=10), ledger
+            bench.client, bench.stream, ConsumerConfig(group=GROUP, block_ms=10), handler
         )
         running = asyncio.create_task(consumer.run())
         await bench.push("x")
-        await bench.until(lambda: bool(ledger.messages) and consumer.rounds > 3, "it goes round")
+        await bench.until(lambda: bool(handler.messages) and consumer.rounds > 3, "it goes round")
         consumer.stop()
         await asyncio.wait_for(running, WAIT_S)
 
     async def test_max_claim_passes_counts_pages_of_batch_size(self, bench: Bench) -> None:
         await bench.push(*range(20))
         await bench.deliver("gone", 20)
-        ledger = Ledger()
-        consumer = bench.consumer(ledger, batch_size=5, max_claim_passes=2, min_idle_claim_ms=0)
+        handler = RecordingHandler()
+        consumer = bench.consumer(handler, batch_size=5, max_claim_passes=2, min_idle_claim_ms=0)
         assert await consumer.run_once() == 10
         await consumer.close()
 
@@ -149,11 +149,11 @@ class TestRunOnce:
         bench = server_bench
         ids = await bench.push(*range(60))
         await bench.deliver("gone", 60)
-        ledger = Ledger()
-        consumer = bench.consumer(ledger, batch_size=5, max_claim_passes=1, block_ms=100)
+        handler = RecordingHandler()
+        consumer = bench.consumer(handler, batch_size=5, max_claim_passes=1, block_ms=100)
         bench.start(consumer)
-        await bench.until(lambda: len(ledger.runs) == len(ids), "all are handled", 20)
-        assert set(ledger.runs.values()) == {1}
+        await bench.until(lambda: len(handler.runs) == len(ids), "all are handled", 20)
+        assert set(handler.runs.values()) == {1}
         await bench.stop(consumer)
 
 
@@ -165,11 +165,11 @@ async def test_a_new_consumer_of_a_group_that_was_lost(
     """The process remembers the group, and this consumer has no name in it yet."""
     bench = server_bench
     key = bench.client.key(bench.stream)
-    await bench.consumer(Ledger()).run_once()
+    await bench.consumer(RecordingHandler()).run_once()
     args = {"DEL": [key], "FLUSHALL": []}.get(loss, [key, GROUP])
     await bench.client.link().call(key, *loss.split(), *args)
-    ledger = Ledger()
-    consumer = bench.consumer(ledger, block_ms=10)
+    handler = RecordingHandler()
+    consumer = bench.consumer(handler, block_ms=10)
     if way == "run_once":
         with pytest.raises(ResponseError):
             await consumer.run_once()
@@ -230,7 +230,7 @@ def test_a_serialization_error_is_a_type_error() -> None:
 
 class TestHealth:
     async def test_retries_are_no_consumers(self, bench: Bench) -> None:
-        consumer = bench.consumer(Ledger(), min_idle_claim_ms=60_000)
+        consumer = bench.consumer(RecordingHandler(), min_idle_claim_ms=60_000)
         await bench.push({"mode": "skip"}, {"mode": "skip"}, 3)
         await consumer.run_once()
         stats = await ConsumerGroup(bench.client, bench.stream, GROUP).stats()

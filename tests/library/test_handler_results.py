@@ -14,7 +14,7 @@ from redis_stream_queue import (
     StreamConsumer,
     StreamMessage,
 )
-from tests.library.kit import WAIT_S, Bench, Ledger
+from tests.library.kit import WAIT_S, Bench, RecordingHandler
 
 LONG_MS = 60_000  # an idle threshold that no test reaches
 
@@ -24,14 +24,14 @@ class TestHandlerResult:
 
     async def test_only_returned_ids_are_acknowledged(self, bench: Bench) -> None:
         _, skipped, _ = await bench.push({}, {"mode": "skip"}, {})
-        await bench.consumer(Ledger()).run_once()
+        await bench.consumer(RecordingHandler()).run_once()
         assert list(await bench.pending()) == [skipped]
 
     async def test_empty_list_acknowledges_nothing_and_is_no_error(
         self, bench: Bench, warnings_logged: pytest.LogCaptureFixture
     ) -> None:
         ids = await bench.push({"mode": "skip"}, {"mode": "skip"})
-        consumer = bench.consumer(Ledger())
+        consumer = bench.consumer(RecordingHandler())
 
         await consumer.run_once()
 
@@ -110,7 +110,7 @@ class TestHandlerResult:
         def hook(error: BaseException, messages: list[StreamMessage]) -> None:
             hooked.append((str(error), [m.id for m in messages]))
 
-        consumer = bench.consumer(Ledger(), error_hook=hook)
+        consumer = bench.consumer(RecordingHandler(), error_hook=hook)
         await consumer.run_once()
 
         assert hooked == [("this payload cannot be handled", ids)]
@@ -126,7 +126,7 @@ class TestHandlerResult:
         def hook(error: BaseException, messages: list[StreamMessage]) -> None:
             raise ValueError("broken hook")
 
-        consumer = bench.consumer(Ledger(), error_hook=hook)
+        consumer = bench.consumer(RecordingHandler(), error_hook=hook)
         await consumer.run_once()
         await consumer.run_once()
 

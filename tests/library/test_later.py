@@ -20,7 +20,7 @@ from redis_stream_queue import (
 from redis_stream_queue.exceptions import ClusterSlotError
 from redis_stream_queue.later.ids import due_ms, is_scheduled
 from redis_stream_queue.later.keys import companions
-from tests.library.kit import Bench, Ledger, running
+from tests.library.kit import Bench, RecordingHandler, running
 from tests.support.waiting import wait_until_async
 
 HOUR_MS = 3_600_000
@@ -167,33 +167,33 @@ async def test_listing_ends_before_a_date(server_bench: Bench) -> None:
 
 async def test_a_running_consumer_moves_what_is_due(real_bench: Bench) -> None:
     """In the order it is due; one that is due earlier than all others is on time, too."""
-    producer, ledger = StreamProducer(real_bench.client, real_bench.stream), Ledger()
-    consumer = real_bench.consumer(ledger, block_ms=1000)
+    producer, handler = StreamProducer(real_bench.client, real_bench.stream), RecordingHandler()
+    consumer = real_bench.consumer(handler, block_ms=1000)
     async with running(real_bench, consumer):
         far = await producer.push("far", delay_ms=HOUR_MS)
         late = await producer.push("late", delay_ms=400)
         early = await producer.push("early", delay_ms=100, headers={"a": "b"})
-        await real_bench.until(lambda: len(ledger.messages) == 2, "both are handled")
+        await real_bench.until(lambda: len(handler.messages) == 2, "both are handled")
 
-    assert [m.data for m in ledger.messages] == ["early", "late"]
-    assert [m.headers for m in ledger.messages] == [
+    assert [m.data for m in handler.messages] == ["early", "late"]
+    assert [m.headers for m in handler.messages] == [
         {"rsq:scheduled": early, "a": "b"},
         {"rsq:scheduled": late},
     ]
     late_ms = [int(m.id.partition("-")[0]) - due_ms(m.headers["rsq:scheduled"])
-               for m in ledger.messages]  # fmt: skip
+               for m in handler.messages]  # fmt: skip
     assert all(0 <= ms < 500 for ms in late_ms)  # not by the five seconds of a look
     assert [m.id for m in await waiting(producer)] == [far]
 
 
 async def test_run_once_moves_what_is_due(real_bench: Bench) -> None:
-    producer, ledger = StreamProducer(real_bench.client, real_bench.stream), Ledger()
+    producer, handler = StreamProducer(real_bench.client, real_bench.stream), RecordingHandler()
     await producer.push_many([1, 2, 3], delay_ms=1)
-    consumer = real_bench.consumer(ledger)
+    consumer = real_bench.consumer(handler)
 
     async def turn() -> bool:
         await consumer.run_once()
-        return len(ledger.messages) == 3
+        return len(handler.messages) == 3
 
     await real_bench.until(turn, "all are handled")
 
@@ -235,17 +235,19 @@ async def test_many_movers_move_each_message_once(server_bench: Bench) -> None:
 
 async def test_two_groups_get_each_message_once(server_bench: Bench) -> None:
     producer = StreamProducer(server_bench.client, server_bench.stream)
-    ledgers = [Ledger(), Ledger()]
+    handlers = [RecordingHandler(), RecordingHandler()]
     consumers = [
-        server_bench.consumer(ledger, group=f"g{n}", block_ms=1000)
-        for n, ledger in enumerate(ledgers)
+        server_bench.consumer(handler, group=f"g{n}", block_ms=1000)
+        for n, handler in enumerate(handlers)
     ]
     async with running(server_bench, *consumers):
         await producer.push_many(list(range(20)), delay_ms=50)
         await server_bench.until(
-            lambda: all(len(ledger.messages) >= 20 for ledger in ledgers), "both have them"
+            lambda: all(len(handler.messages) >= 20 for handler in handlers), "both have them"
         )
-    assert [sorted(m.data for m in ledger.messages) for ledger in ledgers] == [list(range(20))] * 2
+    assert [sorted(m.data for m in handler.messages) for handler in handlers] == [
+        list(range(20))
+    ] * 2
 
 
 async def test_what_others_put_among_them_stops_nothing(server_bench: Bench) -> None:
@@ -310,12 +312,12 @@ async def test_a_lost_bell_costs_one_look(
 
 async def test_a_stream_that_was_deleted_is_there_again(server_bench: Bench) -> None:
     """What was scheduled is data of its own: it is moved and handled all the same."""
-    ledger = Ledger()
-    consumer = server_bench.consumer(ledger, block_ms=100)
+    handler = RecordingHandler()
+    consumer = server_bench.consumer(handler, block_ms=100)
     producer = StreamProducer(server_bench.client, server_bench.stream)
     async with running(server_bench, consumer):
         await server_bench.push(1)
-        await server_bench.until(lambda: len(ledger.messages) == 1, "the first is handled")
+        await server_bench.until(lambda: len(handler.messages) == 1, "the first is handled")
         await producer.push(2, delay_ms=200)
         await server_bench.client.command("DEL", server_bench.stream)
-        await server_bench.until(lambda: len(ledger.messages) == 2, "the other one is handled")
+        await server_bench.until(lambda: len(handler.messages) == 2, "the other one is handled")

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from redis_stream_queue import StreamMessage, per_message
-from tests.library.kit import GROUP, WAIT_S, Bench, Ledger, running
+from tests.library.kit import GROUP, WAIT_S, Bench, RecordingHandler, running
 
 
 class TestLease:
@@ -63,12 +63,12 @@ class TestLease:
         """One that nobody renews is taken once it was idle for min_idle_claim_ms, not before."""
         [entry_id] = await bench.push(1)
         await bench.deliver("gone")
-        ledger = Ledger()
-        consumer = bench.consumer(ledger, min_idle_claim_ms=400)
+        handler = RecordingHandler()
+        consumer = bench.consumer(handler, min_idle_claim_ms=400)
         await consumer.run_once()
-        assert ledger.batches == []
+        assert handler.batches == []
         await bench.drain(consumer)
-        assert ledger.counts(entry_id) == [2]
+        assert handler.counts(entry_id) == [2]
 
     async def test_message_that_was_taken_away_is_not_started(self, server_bench: Bench) -> None:
         """Renewal notices that others hold it now, and the rest of the batch goes on."""

@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
 from redis_stream_queue import StreamClient, StreamMessage
-from tests.library.kit import Bench, Ledger, running
+from tests.library.kit import Bench, RecordingHandler, running
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import NAMES, Server
 
@@ -50,10 +50,10 @@ async def test_another_server_behind_the_address(
     servers: tuple[Server, Server], proxy: FaultProxy, stream: str, how: str
 ) -> None:
     """After a failover no stranger's connection is killed and no stranger's wait is ended."""
-    ledger, others = Ledger(), strangers(servers[1])
+    handler, others = RecordingHandler(), strangers(servers[1])
     async with Bench(StreamClient.from_url(servers[1].url), stream) as bench:
         consumer = bench.consumer(
-            ledger, client=StreamClient.from_url(proxy.url, socket_timeout=0.5), block_ms=300
+            handler, client=StreamClient.from_url(proxy.url, socket_timeout=0.5), block_ms=300
         )
         async with running(bench, consumer):
             await bench.until(lambda: consumer._session.reader.connected, "it reads")
@@ -67,7 +67,7 @@ async def test_another_server_behind_the_address(
                 proxy.reset_all()
             ids = await bench.push(1, 2)
             await bench.until(bench.settled, "it works with the other server", 8)
-    assert set(ledger.runs) == set(ids)
+    assert set(handler.runs) == set(ids)
     for number, other in enumerate(others):
         assert other.client_getname() in (f"stranger{number}", f"stranger{number}".encode())
         other.close()
@@ -173,7 +173,7 @@ async def test_a_batch_larger_than_the_server_sends_comes_in_parts(
     servers: tuple[Server, Server], proxy: FaultProxy, stream: str
 ) -> None:
     """client-output-buffer-limit: the connection is closed instead; one message at a time fits."""
-    ledger = Ledger()
+    handler = RecordingHandler()
     with servers[0].client() as redis:
         redis.config_set("client-output-buffer-limit", "normal 2mb 0 0")
         try:
@@ -181,9 +181,9 @@ async def test_a_batch_larger_than_the_server_sends_comes_in_parts(
                 ids = []
                 for _ in range(12):
                     ids += await bench.push("x" * 400_000)
-                consumer = bench.consumer(ledger, client=StreamClient.from_url(proxy.url))
+                consumer = bench.consumer(handler, client=StreamClient.from_url(proxy.url))
                 async with running(bench, consumer):
                     await bench.until(bench.settled, "all are done")
         finally:
             redis.config_set("client-output-buffer-limit", "normal 0 0 0")
-    assert ledger.runs == dict.fromkeys(ids, 1)
+    assert handler.runs == dict.fromkeys(ids, 1)

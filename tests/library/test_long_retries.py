@@ -11,7 +11,7 @@ from redis_stream_queue import Retry, StreamMessage, StreamProducer, per_message
 from redis_stream_queue.delivery import in_flight
 from redis_stream_queue.delivery.retention import Retention
 
-from .kit import GROUP, Bench, Ledger
+from .kit import GROUP, Bench, RecordingHandler
 
 DAY_MS = 86_400_000
 
@@ -112,15 +112,15 @@ async def test_where_another_group_reads_the_stream_it_stays(server_bench: Bench
 
 
 async def _trims(bench: Bench, retries: int, finished: int, limit: int) -> int:
-    failing, ledger = Failing(DAY_MS), Ledger()
+    failing, handler = Failing(DAY_MS), RecordingHandler()
     failer = bench.consumer(failing.handler, batch_size=500)
     await bench.push(*range(retries))
     while len(failing.seen) < retries:
         await failer.run_once()
-    worker = bench.consumer(ledger, batch_size=1000)
+    worker = bench.consumer(handler, batch_size=1000)
     for start in range(0, finished, 10_000):
         await bench.push(*range(min(10_000, finished - start)))
-        while len(ledger.messages) < min(start + 10_000, finished):
+        while len(handler.messages) < min(start + 10_000, finished):
             await worker.run_once()
     retention = Retention(worker._in_flight.pending, limit)
     await retention.trim()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.library.kit import GROUP, Bench, Ledger, running
+from tests.library.kit import GROUP, Bench, RecordingHandler, running
 
 
 class TestGroupLost:
@@ -12,21 +12,21 @@ class TestGroupLost:
 
     @pytest.mark.parametrize("loss", ["XGROUP DESTROY", "DEL", "FLUSHALL"])
     async def test_run_goes_on(self, bench: Bench, loss: str) -> None:
-        ledger = Ledger()
-        async with running(bench, bench.consumer(ledger, block_ms=300)):
+        handler = RecordingHandler()
+        async with running(bench, bench.consumer(handler, block_ms=300)):
             [first] = await bench.push(1)
-            await bench.until(lambda: first in ledger.runs, "the first message is handled")
+            await bench.until(lambda: first in handler.runs, "the first message is handled")
             await bench.until(bench.settled, "and acknowledged")
             await self.lose(bench, loss)
             [second] = await bench.push(2)
-            await bench.until(lambda: second in ledger.runs, "a message after the loss", 4)
-        assert ledger.runs[second] == 1
+            await bench.until(lambda: second in handler.runs, "a message after the loss", 4)
+        assert handler.runs[second] == 1
 
     @pytest.mark.parametrize("loss", ["XGROUP DESTROY", "DEL", "FLUSHALL"])
     async def test_run_once_goes_on(self, bench: Bench, loss: str) -> None:
         """At most one iteration raises; the next one makes the group again."""
-        ledger = Ledger()
-        consumer = bench.consumer(ledger)
+        handler = RecordingHandler()
+        consumer = bench.consumer(handler)
         await bench.push(1)
         await consumer.run_once()
         await self.lose(bench, loss)
@@ -36,7 +36,7 @@ class TestGroupLost:
         except Exception as error:
             assert "NOGROUP" in str(error)  # noqa: PT017 - it may raise, and then this
             await consumer.run_once()
-        assert second in ledger.runs
+        assert second in handler.runs
 
     async def test_finished_messages_do_not_run_again(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
@@ -44,41 +44,41 @@ class TestGroupLost:
         """The group is made again behind what the last trim tick saw finished."""
         monkeypatch.setattr("redis_stream_queue.consumer.TRIM_INTERVAL_S", 0.01)
         monkeypatch.setattr("redis_stream_queue.delivery.reclaiming.SWEEP_INTERVAL_MS", 10)
-        ledger = Ledger()
-        consumer = bench.consumer(ledger, block_ms=20)
+        handler = RecordingHandler()
+        consumer = bench.consumer(handler, block_ms=20)
         async with running(bench, consumer):
             ids = await bench.push(*range(20))
-            await bench.until(lambda: len(ledger.runs) == 20, "20 handled")
+            await bench.until(lambda: len(handler.runs) == 20, "20 handled")
             await bench.until(
                 lambda: consumer._retention.restart_id >= ids[-1], "a trim tick saw them finished"
             )
             await self.lose(bench, "XGROUP DESTROY")
             ids += await bench.push(*range(5))
-            await bench.until(lambda: len(ledger.runs) == 25, "5 more handled")
-        assert ledger.runs == dict.fromkeys(ids, 1)
+            await bench.until(lambda: len(handler.runs) == 25, "5 more handled")
+        assert handler.runs == dict.fromkeys(ids, 1)
 
     async def test_what_this_consumer_just_finished_does_not_run_again(self, bench: Bench) -> None:
         """As far as it knows since it looked last: at its start, and every few seconds."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         ids = await bench.push(*range(20))  # before it starts: its first look comes after them
-        async with running(bench, bench.consumer(ledger, block_ms=200)):
-            await bench.until(lambda: len(ledger.runs) == 20, "20 handled")
+        async with running(bench, bench.consumer(handler, block_ms=200)):
+            await bench.until(lambda: len(handler.runs) == 20, "20 handled")
             await bench.until(bench.settled, "and acknowledged")
             await self.lose(bench, "XGROUP DESTROY")
             ids += await bench.push(*range(5))
-            await bench.until(lambda: len(ledger.runs) == 25, "5 more handled")
-        assert ledger.runs == dict.fromkeys(ids, 1)
+            await bench.until(lambda: len(handler.runs) == 25, "5 more handled")
+        assert handler.runs == dict.fromkeys(ids, 1)
 
     async def test_unread_messages_survive_the_loss(self, bench: Bench) -> None:
-        ledger = Ledger()
+        handler = RecordingHandler()
         await bench.client.create_group(bench.stream, GROUP)
-        consumer = bench.consumer(ledger, batch_size=1)
+        consumer = bench.consumer(handler, batch_size=1)
         ids = await bench.push(*range(5))
         await consumer.run_once()
         await self.lose(bench, "XGROUP DESTROY")
         async with running(bench, consumer):
-            await bench.until(lambda: len(ledger.runs) == 5, "all five are handled")
-        assert set(ledger.runs) == set(ids)
+            await bench.until(lambda: len(handler.runs) == 5, "all five are handled")
+        assert set(handler.runs) == set(ids)
 
     @staticmethod
     async def lose(bench: Bench, how: str) -> None:

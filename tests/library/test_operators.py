@@ -10,7 +10,7 @@ import pytest
 from redis_stream_queue import Reject, StreamMessage, per_message
 from redis_stream_queue.client import StreamClient
 from redis_stream_queue.delivery.batch import DONE
-from tests.library.kit import GROUP, Bench, Ledger
+from tests.library.kit import GROUP, Bench, RecordingHandler
 
 LEASES = 2  # intervals that a renewal may take
 
@@ -171,7 +171,7 @@ async def test_a_namesake_s_messages_are_its_own(
 ) -> None:
     """A rolling deploy with a fixed worker_name: the one that stops, or whose reads break, neither
     gives back nor takes what the other one runs."""
-    gate, other = Gate(), Ledger()
+    gate, other = Gate(), RecordingHandler()
     busy = server_bench.consumer(per_message(gate), worker_name="orders-1")
     idle = server_bench.consumer(other, worker_name="orders-1", block_ms=50)
     [entry_id] = await server_bench.push(1)
@@ -195,7 +195,7 @@ async def test_a_namesake_s_messages_are_its_own(
 async def test_a_dead_consumer_s_name_may_be_any_bytes(real_bench: Bench, name: bytes) -> None:
     """Taken over, seen, and pruned."""
     client, stream = real_bench.client, real_bench.stream
-    notes = Ledger()
+    notes = RecordingHandler()
     consumer = real_bench.consumer(notes, min_idle_claim_ms=50)
     ids = await real_bench.push(1, 2)
     await client.create_group(stream, GROUP)

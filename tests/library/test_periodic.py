@@ -13,7 +13,7 @@ from redis_stream_queue.delivery.pending import Parked, PendingList
 from redis_stream_queue.later.keys import companions
 from redis_stream_queue.later.periodic import Periodic, schedules_of
 from redis_stream_queue.later.ticker import Ticker
-from tests.library.kit import GROUP, Bench, Ledger, running
+from tests.library.kit import GROUP, Bench, RecordingHandler, running
 
 HOUR_MS = 3_600_000
 
@@ -75,12 +75,12 @@ async def test_each_tick_is_pushed_once_by_many_hosts(hosts: Hosts) -> None:
 
 
 async def test_a_consumer_handles_what_it_declares(real_bench: Bench) -> None:
-    ledger = Ledger()
-    consumer = real_bench.consumer(ledger, block_ms=1000, periodic=[Every("beat", 0.1, {"n": 1})])
+    handler = RecordingHandler()
+    consumer = real_bench.consumer(handler, block_ms=1000, periodic=[Every("beat", 0.1, {"n": 1})])
     async with running(real_bench, consumer):
-        await real_bench.until(lambda: len(ledger.messages) >= 3, "three ticks")
-    assert all(m.data == {"n": 1} for m in ledger.messages)
-    assert max(ledger.runs.values()) == 1
+        await real_bench.until(lambda: len(handler.messages) >= 3, "three ticks")
+    assert all(m.data == {"n": 1} for m in handler.messages)
+    assert max(handler.runs.values()) == 1
 
 
 async def test_what_was_missed_is_caught_up_once(server_hosts: Hosts) -> None:

@@ -17,7 +17,7 @@ from redis_stream_queue import (
     StreamMessage,
     per_message,
 )
-from tests.library.kit import GROUP, Bench, Ledger, running
+from tests.library.kit import GROUP, Bench, RecordingHandler, running
 
 LONG_MS = 60_000  # an idle threshold that no test reaches
 
@@ -26,10 +26,10 @@ class TestRetry:
     """What failed is delivered again after its delay, counted truly."""
 
     async def test_delivery_count_is_the_true_one(self, bench: Bench) -> None:
-        ledger = Ledger()
+        handler = RecordingHandler()
         [entry_id] = await bench.push({"mode": "fail"})
-        await bench.drain(bench.consumer(ledger, retry_delay_ms=0, max_deliveries=4))
-        assert ledger.counts(entry_id) == [1, 2, 3, 4]
+        await bench.drain(bench.consumer(handler, retry_delay_ms=0, max_deliveries=4))
+        assert handler.counts(entry_id) == [1, 2, 3, 4]
 
     async def test_waits_for_its_delay(self, bench: Bench) -> None:
         """Not before the delay minus 25 % jitter, and by itself soon after it."""
@@ -134,7 +134,10 @@ class TestRetry:
         names = []
         for deliveries in (0, 1, 2, 3):
             consumer = bench.consumer(
-                Ledger(), max_deliveries=9, retry_delay_ms=32_000, retry_max_delay_ms=128_000
+                RecordingHandler(),
+                max_deliveries=9,
+                retry_delay_ms=32_000,
+                retry_max_delay_ms=128_000,
             )
             if deliveries:
                 await bench.set_pending(entry_id, "gone", LONG_MS, deliveries)

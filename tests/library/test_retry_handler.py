@@ -14,7 +14,7 @@ from redis_stream_queue import (
     StreamClient,
     StreamMessage,
 )
-from tests.library.kit import GROUP, Bench, Ledger
+from tests.library.kit import GROUP, Bench, RecordingHandler
 
 OLD_MS = 60_000
 
@@ -151,7 +151,7 @@ class TestPoisonPills:
 
     async def test_what_it_has_begun_no_handler_gets_any_more(self, bench: Bench) -> None:
         """Also where it ends in the middle, and consumers permit more deliveries."""
-        began, ledger = asyncio.Event(), Ledger()
+        began, handler = asyncio.Event(), RecordingHandler()
 
         async def hangs(message: StreamMessage, reason: str) -> None:
             began.set()
@@ -167,8 +167,8 @@ class TestPoisonPills:
         assert burying.cancelled()
         [(_, count)] = (await bench.pending()).values()
         await bench.set_pending(entry_id, f"{GROUP}:retry:1", OLD_MS, count)
-        await bench.consumer(ledger, max_deliveries=9, dlq_stream=bench.dlq).run_once()
-        assert ledger.batches == []
+        await bench.consumer(handler, max_deliveries=9, dlq_stream=bench.dlq).run_once()
+        assert handler.batches == []
         [letter] = await bench.letters()
         assert (letter["reason"], letter["delivery_count"]) == ("max_deliveries", "3")
 

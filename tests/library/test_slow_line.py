@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_stream_queue import DeadLetterQueue, StreamClient, StreamMessage, StreamProducer
 from redis_stream_queue.delivery.pending import PendingList, SeenEntry
-from tests.library.kit import GROUP, Bench, Ledger, running
+from tests.library.kit import GROUP, Bench, RecordingHandler, running
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server
 
@@ -51,30 +51,30 @@ def over(line: FaultProxy, **options: Any) -> StreamClient:
 async def test_messages_that_take_longer_than_the_timeout_are_handled_once(
     server_bench: Bench, line: FaultProxy, count: int, size: int
 ) -> None:
-    ledger = Ledger()
+    handler = RecordingHandler()
     ids = await server_bench.push(*("x" * size for _ in range(count)))
     consumer = server_bench.consumer(
-        ledger, client=over(line), block_ms=100, min_idle_claim_ms=60_000
+        handler, client=over(line), block_ms=100, min_idle_claim_ms=60_000
     )
     async with running(server_bench, consumer):
         await server_bench.until(server_bench.settled, "all are done", 15 + count * size / MB)
-    assert ledger.runs == dict.fromkeys(ids, 1)
+    assert handler.runs == dict.fromkeys(ids, 1)
 
 
 async def test_what_arrives_for_longer_than_an_idle_time_is_not_taken_by_others(
     server_bench: Bench, line: FaultProxy
 ) -> None:
     """It is leased while it comes."""
-    ledger = Ledger()
+    handler = RecordingHandler()
     [entry_id] = await server_bench.push("x" * 10 * MB)
     options = {"block_ms": 100, "min_idle_claim_ms": 1000}
-    slow = server_bench.consumer(ledger, client=over(line), **options)
-    other = server_bench.consumer(ledger, **options)
+    slow = server_bench.consumer(handler, client=over(line), **options)
+    other = server_bench.consumer(handler, **options)
     async with running(server_bench, slow):
         await server_bench.until(server_bench.pending, "the slow one is being sent it")
         async with running(server_bench, other):
             await server_bench.until(server_bench.settled, "it is done", 15)
-    assert ledger.counts(entry_id) == [1]
+    assert handler.counts(entry_id) == [1]
 
 
 async def test_taking_over_many_large_ones(server_bench: Bench, line: FaultProxy) -> None:
@@ -143,17 +143,17 @@ async def test_a_read_that_lasts_longer_than_it_was_asked_to_is_no_outage(
 ) -> None:
     """The server answers everything else: nothing is logged, and the next message is handled."""
     assert server.socket_path is not None
-    ledger = Ledger()
+    handler = RecordingHandler()
     async with HeldBack(server.socket_path) as proxy:
         consumer = server_bench.consumer(
-            ledger, client=over(proxy), block_ms=50, min_idle_claim_ms=60_000
+            handler, client=over(proxy), block_ms=50, min_idle_claim_ms=60_000
         )
         async with running(server_bench, consumer):
             await asyncio.sleep(2)  # it lasts so long
             ids = await server_bench.push(1, 2, 3)
             await server_bench.until(server_bench.settled, "all are done", 5)
         await StreamClient.close_all()
-    assert ledger.runs == dict.fromkeys(ids, 1)
+    assert handler.runs == dict.fromkeys(ids, 1)
     assert not warnings_logged.records
 
 

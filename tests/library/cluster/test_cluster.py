@@ -21,7 +21,7 @@ from redis_stream_queue import (
     StreamConsumer,
     StreamProducer,
 )
-from tests.library.kit import GROUP, WAIT_S, Bench, Ledger, running
+from tests.library.kit import GROUP, WAIT_S, Bench, RecordingHandler, running
 from tests.support.cluster import Cluster
 from tests.support.pool import PoolProcess
 from tests.support.waiting import wait_until
@@ -94,7 +94,7 @@ class TestProducer:
         producer = StreamProducer(bench.client, bench.stream, max_len=100)
         await producer.ensure_group(GROUP)
         await producer.push_many([0] * 500)
-        consumer = bench.consumer(Ledger(), batch_size=500)
+        consumer = bench.consumer(RecordingHandler(), batch_size=500)
         await consumer.run_once()
         await producer.push_many([0] * 1000)
         assert await bench.client.stream_len(bench.stream) < 1500
@@ -103,31 +103,31 @@ class TestProducer:
 class TestConsumer:
     async def test_dead_letters_in_the_same_slot(self, bench: Bench) -> None:
         """Handled, retried, buried in one step, and requeued."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         consumer = bench.consumer(
-            ledger, dlq_stream=bench.dlq, retry_delay_ms=0, max_deliveries=2, dlq_group="look"
+            handler, dlq_stream=bench.dlq, retry_delay_ms=0, max_deliveries=2, dlq_group="look"
         )
         good, bad = await bench.push({}, {"mode": "fail"})
         await bench.drain(consumer)
-        assert ledger.counts(bad) == [1, 2]
+        assert handler.counts(bad) == [1, 2]
         [letter] = await bench.letters()
         assert (letter["original_id"], letter["reason"]) == (bad, "max_deliveries")
         assert await DeadLetterQueue(bench.client, bench.dlq).requeue() == 1
         assert await bench.letters() == []
         assert len(await bench.entry_ids()) == 3
-        assert good in ledger.runs
+        assert good in handler.runs
 
     async def test_loop(self, bench: Bench) -> None:
         """Blocking reads, take-over from a dead consumer, and a group that is destroyed."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         [old] = await bench.push("old")
         await bench.deliver("gone")
         await bench.set_pending(old, "gone", 10_000, 1)
-        async with running(bench, bench.consumer(ledger, block_ms=5000, dlq_stream=bench.dlq)):
-            await bench.until(lambda: ledger.counts(old) == [2], "the old one is taken over")
+        async with running(bench, bench.consumer(handler, block_ms=5000, dlq_stream=bench.dlq)):
+            await bench.until(lambda: handler.counts(old) == [2], "the old one is taken over")
             await bench.client.command("XGROUP DESTROY", bench.stream, GROUP)
             [new] = await bench.push("new")
-            await bench.until(lambda: new in ledger.runs, "a message after the loss")
+            await bench.until(lambda: new in handler.runs, "a message after the loss")
 
     async def test_status(self, bench: Bench) -> None:
         await bench.push(1, 2, 3)
@@ -157,7 +157,7 @@ class TestSlots:
         config = ConsumerConfig(group=GROUP, block_ms=0, dlq_stream=dlq)
         with pytest.raises(ClusterSlotError) as caught:
             await asyncio.wait_for(
-                StreamConsumer(client, name, config, Ledger()).run_once(), WAIT_S
+                StreamConsumer(client, name, config, RecordingHandler()).run_once(), WAIT_S
             )
         assert repr(keys[0]) in str(caught.value)
         assert repr(keys[1]) in str(caught.value)

@@ -17,7 +17,7 @@ from redis_stream_queue import (
     StreamProducer,
 )
 from redis_stream_queue.connection.link import OUTAGES
-from tests.library.kit import Bench, Ledger, running
+from tests.library.kit import Bench, RecordingHandler, running
 from tests.support.cluster import Cluster
 from tests.support.servers import Server
 
@@ -92,20 +92,20 @@ class TestManyAtOnce:
 class TestMovedSlot:
     async def test_consumer_follows_its_stream(self, bench: Bench, real_cluster: Cluster) -> None:
         """A running consumer and its producer go on; nothing is lost, nothing runs twice."""
-        ledger = Ledger()
-        consumer = bench.consumer(ledger, block_ms=1000, dlq_stream=bench.dlq)
+        handler = RecordingHandler()
+        consumer = bench.consumer(handler, block_ms=1000, dlq_stream=bench.dlq)
         async with running(bench, consumer):
             ids = await bench.push(*range(10))
-            await bench.until(lambda: len(ledger.runs) == 10, "ten before the move")
+            await bench.until(lambda: len(handler.runs) == 10, "ten before the move")
             with moved(real_cluster, bench.stream):
                 ids += await bench.push(*range(10))
-                await bench.until(lambda: len(ledger.runs) == 20, "ten after the move", 5)
+                await bench.until(lambda: len(handler.runs) == 20, "ten after the move", 5)
                 ids += await bench.push({"mode": "fail"})
-                await bench.until(lambda: len(ledger.runs) == 21, "one that fails")
+                await bench.until(lambda: len(handler.runs) == 21, "one that fails")
             ids += await bench.push(*range(10))
-            await bench.until(lambda: len(ledger.runs) == 31, "ten after it moved back", 5)
-        assert set(ledger.runs) == set(ids)
-        assert {ledger.runs[i] for i in ids if i != ids[20]} == {1}
+            await bench.until(lambda: len(handler.runs) == 31, "ten after it moved back", 5)
+        assert set(handler.runs) == set(ids)
+        assert {handler.runs[i] for i in ids if i != ids[20]} == {1}
 
     async def test_sync_producer_follows_its_stream(
         self, bench: Bench, real_cluster: Cluster
@@ -123,13 +123,13 @@ class TestMovedSlot:
 
     async def test_half_moved_slot(self, bench: Bench, real_cluster: Cluster) -> None:
         """While keys are under way (ASK), pushes and reads find the stream."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         ids = await bench.push(*range(5))
         with moved(real_cluster, bench.stream, half=True):
             ids += await bench.push(*range(5))
-            async with running(bench, bench.consumer(ledger, block_ms=50)):
-                await bench.until(lambda: len(ledger.runs) == 10, "all ten are handled", 5)
-        assert ledger.runs == dict.fromkeys(ids, 1)
+            async with running(bench, bench.consumer(handler, block_ms=50)):
+                await bench.until(lambda: len(handler.runs) == 10, "all ten are handled", 5)
+        assert handler.runs == dict.fromkeys(ids, 1)
 
 
 # -- nodes that are gone ------------------------------------------------------------------------
@@ -205,18 +205,18 @@ class TestNodeDown:
         real_cluster.flush()
         node = real_cluster.nodes[2]
         name = name_on(real_cluster, node)
-        ledger = Ledger()
+        handler = RecordingHandler()
         client = StreamClient.from_url(real_cluster.url, socket_timeout=2.0)
         bench = Bench(client, name)
-        async with bench, running(bench, bench.consumer(ledger, block_ms=500)):
+        async with bench, running(bench, bench.consumer(handler, block_ms=500)):
             [first] = await bench.push(1)
-            await bench.until(lambda: first in ledger.runs, "one before the crash")
+            await bench.until(lambda: first in handler.runs, "one before the crash")
             node.kill()
             node.restart()
             await bench.until(lambda: _accepted(bench), "pushes are taken again", 20)
-            count = len(ledger.runs)
+            count = len(handler.runs)
             [last] = await bench.push("last")
-            await bench.until(lambda: last in ledger.runs, "one after the crash")
+            await bench.until(lambda: last in handler.runs, "one after the crash")
             assert count >= 1
         await client.close()
         real_cluster.flush()

@@ -11,7 +11,7 @@ from redis.crc import key_slot
 
 from redis_stream_queue import ClusterSlotError, Every, StreamClient, StreamProducer
 from redis_stream_queue.later.keys import companions
-from tests.library.kit import GROUP, Bench, Ledger, running
+from tests.library.kit import GROUP, Bench, RecordingHandler, running
 
 HOUR_MS = 3_600_000
 
@@ -37,7 +37,7 @@ def test_all_keys_are_in_the_slot_of_the_stream_or_refused(key: str) -> None:
 
 async def test_everything_works_there(bench: Bench) -> None:
     """Delays, once, pause, cancel, periodic; async and sync."""
-    client, stream, ledger = bench.client, bench.stream, Ledger()
+    client, stream, handler = bench.client, bench.stream, RecordingHandler()
     await client.create_group(stream, GROUP)
     producer = StreamProducer(client, stream, group=GROUP)
     far = await producer.push("far", delay_ms=HOUR_MS)
@@ -48,11 +48,11 @@ async def test_everything_works_there(bench: Bench) -> None:
     assert await client.cancel(stream, cancelled) == "waiting"
     await client.pause(stream, for_s=0.1)
 
-    consumer = bench.consumer(ledger, block_ms=500, periodic=[Every("beat", 0.2, "beat")])
+    consumer = bench.consumer(handler, block_ms=500, periodic=[Every("beat", 0.2, "beat")])
     async with running(bench, consumer):
-        await bench.until(lambda: len(ledger.messages) >= 5, "all are handled")
+        await bench.until(lambda: len(handler.messages) >= 5, "all are handled")
 
-    handled = [m.data for m in ledger.messages if m.data != "beat"]
+    handled = [m.data for m in handler.messages if m.data != "beat"]
     assert sorted(handled) == ["once", "once", "soon", "unique"]
     found = await client.find(stream, far)
     assert found is not None

@@ -15,7 +15,7 @@ from redis_stream_queue.delivery.burial_mark import read_count
 from redis_stream_queue.delivery.in_flight import InFlight
 from redis_stream_queue.delivery.pending import PendingList, SeenEntry
 from tests.library.faults.conftest import LONG_MS, through, until_blocked
-from tests.library.kit import GROUP, WAIT_S, Bench, Ledger, running
+from tests.library.kit import GROUP, WAIT_S, Bench, RecordingHandler, running
 from tests.support.faultproxy import FaultProxy
 
 
@@ -32,9 +32,9 @@ class TestLostReplies:
 
     async def test_of_a_read_strand_nothing(self, bench: Bench, proxy: FaultProxy) -> None:
         """No idle time passes: the owner takes what its name holds and it does not run."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         consumer = bench.consumer(
-            ledger, client=through(proxy), block_ms=5000, min_idle_claim_ms=LONG_MS
+            handler, client=through(proxy), block_ms=5000, min_idle_claim_ms=LONG_MS
         )
         async with running(bench, consumer):
             await until_blocked(bench)
@@ -43,12 +43,12 @@ class TestLostReplies:
             await bench.until(bench.pending, "the server delivered them")
             proxy.cut_after = None
             await bench.until(bench.settled, "all are done", 3)
-        assert ledger.runs == dict.fromkeys(ids, 1)
+        assert handler.runs == dict.fromkeys(ids, 1)
 
     async def test_cut_in_the_middle_of_a_reply(self, bench: Bench, proxy: FaultProxy) -> None:
-        ledger = Ledger()
+        handler = RecordingHandler()
         consumer = bench.consumer(
-            ledger, client=through(proxy), block_ms=5000, min_idle_claim_ms=LONG_MS
+            handler, client=through(proxy), block_ms=5000, min_idle_claim_ms=LONG_MS
         )
         ids: list[str] = []
         async with running(bench, consumer):
@@ -59,16 +59,16 @@ class TestLostReplies:
                 await bench.until(bench.pending, "the server delivered them")
                 proxy.cut_after = None
                 await bench.until(bench.settled, f"all are done after a cut at {cut_after}", 3)
-        assert ledger.runs == dict.fromkeys(ids, 1)
+        assert handler.runs == dict.fromkeys(ids, 1)
 
     @pytest.mark.parametrize("max_deliveries", [1, 2])
     async def test_at_the_last_permitted_delivery_is_handled_once_and_never_buried_unseen(
         self, bench: Bench, proxy: FaultProxy, max_deliveries: int
     ) -> None:
         """The delivery that reached nobody is not the one it is permitted."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         consumer = bench.consumer(
-            ledger, client=through(proxy), block_ms=5000, min_idle_claim_ms=LONG_MS,
+            handler, client=through(proxy), block_ms=5000, min_idle_claim_ms=LONG_MS,
             max_deliveries=max_deliveries, dlq_stream=bench.dlq,
         )  # fmt: skip
         async with running(bench, consumer):
@@ -78,12 +78,12 @@ class TestLostReplies:
             await bench.until(bench.pending, "the server delivered it")
             proxy.cut_after = None
             await bench.until(bench.settled, "it is done", 3)
-        assert ledger.runs == {entry_id: 1}
+        assert handler.runs == {entry_id: 1}
         assert await bench.letters() == []
 
     async def test_of_a_take_over_strand_nothing(self, bench: Bench, proxy: FaultProxy) -> None:
         """Also the last permitted delivery: it is handled once, and not buried unseen."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         ids = await bench.push("second of three", "last of three")
         await bench.deliver("gone")
         await bench.client.command(
@@ -91,10 +91,10 @@ class TestLostReplies:
         )
         client = through(proxy)
         consumer = bench.consumer(
-            ledger, client=client, min_idle_claim_ms=300, dlq_stream=bench.dlq, worker_name="me"
+            handler, client=client, min_idle_claim_ms=300, dlq_stream=bench.dlq, worker_name="me"
         )
         await consumer.run_once()
-        assert ledger.batches == []
+        assert handler.batches == []
         await bench.set_pending(ids[0], "gone", 10_000, 1)
         await bench.set_pending(ids[1], "gone", 10_000, 2)
         await consumer._in_flight.take(
@@ -105,19 +105,19 @@ class TestLostReplies:
         assert await bench.pending() == {ids[0]: ("me", 2), ids[1]: ("me", 3)}
         for _ in range(4):
             await consumer.run_once()
-        assert ledger.runs == dict.fromkeys(ids, 1)
-        assert ledger.counts(ids[1]) == [3]
+        assert handler.runs == dict.fromkeys(ids, 1)
+        assert handler.counts(ids[1]) == [3]
         assert await bench.letters() == []
         assert await bench.settled()
 
     async def test_of_taking_the_dead_runs_none_of_them(
         self, bench: Bench, proxy: FaultProxy
     ) -> None:
-        ledger = Ledger()
+        handler = RecordingHandler()
         [entry_id] = await bench.push("dead")
         await bench.deliver("gone")
         consumer = bench.consumer(
-            ledger, client=through(proxy), dlq_stream=bench.dlq, min_idle_claim_ms=60_000
+            handler, client=through(proxy), dlq_stream=bench.dlq, min_idle_claim_ms=60_000
         )
         await consumer.run_once()
         await consumer._in_flight.take(
@@ -128,7 +128,7 @@ class TestLostReplies:
             proxy, consumer._in_flight.bury([SeenEntry(entry_id, "gone", 3, 0, 3)], "rejected")
         )
         await consumer.run_once()
-        assert ledger.batches == []
+        assert handler.batches == []
         [letter] = await bench.letters()
         assert (letter["reason"], letter["delivery_count"]) == ("rejected", "3")
         assert await bench.settled()
@@ -170,13 +170,13 @@ class TestLostReplies:
         self, bench: Bench, proxy: FaultProxy
     ) -> None:
         """The acknowledgement is repeated, not the work."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         handled = asyncio.Event()
 
         async def handle(messages: list[StreamMessage]) -> list[str]:
             proxy.cut_after = 0
             handled.set()
-            return await ledger(messages)
+            return await handler(messages)
 
         consumer = bench.consumer(
             handle, client=through(proxy), block_ms=5000, min_idle_claim_ms=LONG_MS
@@ -188,13 +188,13 @@ class TestLostReplies:
             await asyncio.sleep(0)
             proxy.cut_after = None
             await bench.until(bench.settled, "acknowledged", 3)
-        assert ledger.runs == dict.fromkeys(ids, 1)
+        assert handler.runs == dict.fromkeys(ids, 1)
 
     async def test_cut_at_every_moment_for_a_while(self, bench: Bench, proxy: FaultProxy) -> None:
         """200 messages while all connections are reset again and again: each is handled once."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         options = {"block_ms": 50, "min_idle_claim_ms": LONG_MS, "batch_size": 5}
-        consumers = [bench.consumer(ledger, client=through(proxy), **options) for _ in range(2)]
+        consumers = [bench.consumer(handler, client=through(proxy), **options) for _ in range(2)]
         ids: list[str] = []
         async with running(bench, *consumers):
             for n in range(20):
@@ -204,5 +204,5 @@ class TestLostReplies:
                 proxy.reset_all()
                 proxy.cut_after = None
             await bench.until(bench.settled, "all are done")
-        assert set(ledger.runs) == set(ids)
-        assert max(ledger.runs.values()) == 1
+        assert set(handler.runs) == set(ids)
+        assert max(handler.runs.values()) == 1

@@ -12,7 +12,7 @@ from redis_stream_queue import (
     StreamMessage,
 )
 from tests.library.faults.conftest import LONG_MS, through, until_blocked
-from tests.library.kit import Bench, Ledger, running
+from tests.library.kit import Bench, RecordingHandler, running
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server
 
@@ -22,9 +22,9 @@ class TestOutage:
 
     async def test_stalled_connection(self, bench: Bench, proxy: FaultProxy) -> None:
         """Open, but nothing passes: noticed after block_ms and the margin, and left behind."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         consumer = bench.consumer(
-            ledger, client=through(proxy, socket_timeout=0.3), block_ms=200,
+            handler, client=through(proxy, socket_timeout=0.3), block_ms=200,
             min_idle_claim_ms=LONG_MS,
         )  # fmt: skip
         async with running(bench, consumer):
@@ -34,13 +34,13 @@ class TestOutage:
             await asyncio.sleep(0.7)  # the fault itself lasts so long
             proxy.resume()
             await bench.until(bench.settled, "all are done", 2)
-        assert ledger.runs == dict.fromkeys(ids, 1)
+        assert handler.runs == dict.fromkeys(ids, 1)
 
     async def test_half_open_connection(self, bench: Bench, proxy: FaultProxy) -> None:
         """The server forgot the connection and said nothing: a read does not wait for ever."""
-        ledger = Ledger()
+        handler = RecordingHandler()
         consumer = bench.consumer(
-            ledger, client=through(proxy, socket_timeout=0.3), block_ms=200,
+            handler, client=through(proxy, socket_timeout=0.3), block_ms=200,
             min_idle_claim_ms=LONG_MS,
         )  # fmt: skip
         task = bench.start(consumer)
@@ -54,23 +54,23 @@ class TestOutage:
         assert not task.done()
         await asyncio.sleep(0)
         proxy.resume()
-        await bench.until(lambda: entry_id in ledger.runs, "handled over a new connection", 3)
+        await bench.until(lambda: entry_id in handler.runs, "handled over a new connection", 3)
         await other.stop()
 
     async def test_killed_and_restarted_server(self, bench: Bench, own_server: Server) -> None:
         """kill -9 and a start on the same data: new and unfinished messages, within 2 s."""
-        ledger = Ledger()
-        consumer = bench.consumer(ledger, block_ms=5000)
+        handler = RecordingHandler()
+        consumer = bench.consumer(handler, block_ms=5000)
         async with running(bench, consumer):
             await bench.push(1)
-            await bench.until(lambda: len(ledger.runs) == 1, "handled before")
+            await bench.until(lambda: len(handler.runs) == 1, "handled before")
             await bench.until(bench.settled, "and acknowledged")
             await asyncio.to_thread(own_server.restart)
             own_server.kill()
             await asyncio.to_thread(own_server.restart)
             started = time.monotonic()
             [entry_id] = await bench.push(2)
-            await bench.until(lambda: entry_id in ledger.runs, "handled after the restart", 2)
+            await bench.until(lambda: entry_id in handler.runs, "handled after the restart", 2)
             assert time.monotonic() - started < 2
 
     async def test_outage_while_a_handler_runs_is_a_few_lines_in_the_log(
@@ -106,15 +106,15 @@ class TestOutage:
     async def test_outage_of_an_idle_consumer_is_a_few_lines_in_the_log(
         self, bench: Bench, proxy: FaultProxy, warnings_logged: pytest.LogCaptureFixture
     ) -> None:
-        ledger = Ledger()
-        async with running(bench, bench.consumer(ledger, client=through(proxy), block_ms=50)):
+        handler = RecordingHandler()
+        async with running(bench, bench.consumer(handler, client=through(proxy), block_ms=50)):
             await until_blocked(bench)
             proxy.refuse = True
             proxy.reset_all()
             await bench.until(lambda: len(warnings_logged.records) >= 3, "three lines", 20)
             proxy.refuse = False
             [entry_id] = await bench.push(1)
-            await bench.until(lambda: entry_id in ledger.runs, "handled after it", 2)
+            await bench.until(lambda: entry_id in handler.runs, "handled after it", 2)
         assert len(warnings_logged.records) <= 8
         assert "Traceback" not in warnings_logged.text
 

@@ -12,7 +12,7 @@ from redis_stream_queue import (
     StreamProducer,
     UnsupportedServer,
 )
-from tests.library.kit import WAIT_S, Bench, Ledger, running
+from tests.library.kit import WAIT_S, Bench, RecordingHandler, running
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_async
 
@@ -23,17 +23,17 @@ class TestFullServer:
     async def test_a_dead_letter_waits_and_nothing_is_lost(
         self, bench: Bench, own_server: Server, warnings_logged: pytest.LogCaptureFixture
     ) -> None:
-        ledger = Ledger()
+        handler = RecordingHandler()
         bad = await bench.add_raw({"data": b"not json"})
         [good] = await bench.push({"n": 1})
-        consumer = bench.consumer(ledger, dlq_stream=bench.dlq, block_ms=50)
+        consumer = bench.consumer(handler, dlq_stream=bench.dlq, block_ms=50)
         await consumer._ensure()  # XGROUP CREATE needs memory too
         with own_server.client() as admin:
             admin.config_set("maxmemory-policy", "noeviction")
             admin.config_set("maxmemory", 1)
         try:
             async with running(bench, consumer):
-                await bench.until(lambda: good in ledger.runs, "the good one is handled")
+                await bench.until(lambda: good in handler.runs, "the good one is handled")
                 await bench.until(
                     lambda: "could not be buried" in warnings_logged.text, "the refusal is logged"
                 )
@@ -47,7 +47,7 @@ class TestFullServer:
         [letter] = await bench.letters()
         assert (letter["original_id"], letter["reason"]) == (bad, "decode_error")
         assert await bench.settled()
-        assert ledger.runs == {good: 1}
+        assert handler.runs == {good: 1}
 
     async def test_push_says_so(self, bench: Bench, own_server: Server) -> None:
         """Each caller gets the server's error; nothing is half done."""
@@ -84,7 +84,7 @@ class TestPermissions:
     async def test_consumer_is_refused_with_the_line_that_is_missing(
         self, bench: Bench, limited: str
     ) -> None:
-        consumer = bench.consumer(Ledger(), client=StreamClient.from_url(limited))
+        consumer = bench.consumer(RecordingHandler(), client=StreamClient.from_url(limited))
         with pytest.raises(UnsupportedServer, match=r"ACL SETUSER .*\+eval") as caught:
             await asyncio.wait_for(consumer.run_once(), WAIT_S)
         assert "pw@" not in str(caught.value)
@@ -92,9 +92,9 @@ class TestPermissions:
     async def test_run_says_so_once_and_goes_on_when_it_is_permitted(
         self, bench: Bench, limited: str, own_server: Server, caplog: pytest.LogCaptureFixture
     ) -> None:
-        ledger = Ledger()
+        handler = RecordingHandler()
         await bench.push(1)
-        consumer = bench.consumer(ledger, client=StreamClient.from_url(limited))
+        consumer = bench.consumer(handler, client=StreamClient.from_url(limited))
         running = asyncio.create_task(consumer.run())
         await bench.until(lambda: len(caplog.records) > 0, "it says so")
         await asyncio.sleep(0.3)  # several more tries
@@ -102,7 +102,7 @@ class TestPermissions:
         assert caplog.text.count("ACL SETUSER") == 1
         with own_server.client() as admin:
             admin.execute_command("ACL", "SETUSER", "limited", "+@scripting")
-        await bench.until(lambda: bool(ledger.messages), "the message is handled")
+        await bench.until(lambda: bool(handler.messages), "the message is handled")
         consumer.stop()
         await asyncio.wait_for(running, WAIT_S)
 
@@ -123,10 +123,10 @@ class TestPermissions:
         with own_server.client() as admin:
             admin.execute_command("ACL SETUSER", "moody", "on", ">pw", "~*", "&*", "+@all")
         client = StreamClient.from_url(own_server.url.replace("unix://", "unix://moody:pw@"))
-        ledger = Ledger()
-        async with running(bench, bench.consumer(ledger, client=client, block_ms=50)):
+        handler = RecordingHandler()
+        async with running(bench, bench.consumer(handler, client=client, block_ms=50)):
             await bench.push(1)
-            await bench.until(lambda: ledger.batches, "handled")
+            await bench.until(lambda: handler.batches, "handled")
             with own_server.client() as admin:
                 admin.execute_command("ACL SETUSER", "moody", "-@all")
             await bench.until(
@@ -138,7 +138,7 @@ class TestPermissions:
             with own_server.client() as admin:
                 admin.execute_command("ACL SETUSER", "moody", "+@all")
             [entry_id] = await bench.push(2)
-            await wait_until_async(lambda: entry_id in ledger.runs, 3, "handled again")
+            await wait_until_async(lambda: entry_id in handler.runs, 3, "handled again")
         await client.close()
         with own_server.client() as admin:
             admin.execute_command("ACL DELUSER", "moody")
