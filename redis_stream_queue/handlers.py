@@ -97,7 +97,7 @@ class PerMessage:
         batch = Batch(messages)
         if not self.is_async:
             self.run(batch)
-            if batch.handed is None:
+            if batch.handed is None and not batch.waiting:
                 return _succeeded(batch)
         return self._finish_all(batch)
 
@@ -106,8 +106,11 @@ class PerMessage:
         if self.is_async:
             lanes = min(self.concurrency, batch.waiting)
             await asyncio.gather(*(self._lane(batch) for _ in range(lanes)))
-        while batch.handed is not None:
-            await self.finish(batch)
+        while batch.handed is not None or batch.waiting:
+            if batch.handed is not None:
+                await self.finish(batch)
+            else:
+                await apart(batch, self.run_async(batch))
             self.run(batch)
         return _succeeded(batch)
 
@@ -124,9 +127,10 @@ class PerMessage:
         return self.is_async
 
     def run(self, batch: Batch) -> None:
-        """Handle one message after the other; stops where one gave something to ``finish``."""
-        func = self.func
-        while (message := batch.next()) is not None:
+        """Handle one message after the other; stops where one gave something to ``finish``, and
+        before one that is handled in the loop."""
+        func, mixed = self.func, self.mixed
+        while not (mixed and self.awaits(batch)) and (message := batch.next()) is not None:
             context = copy_context()  # with what a hook has put in for this message
             try:
                 result = context.run(func, message)

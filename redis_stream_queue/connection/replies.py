@@ -10,7 +10,12 @@ from ..message import PendingEntry, StreamMessage
 
 def text(value: bytes | str | int) -> str:
     """Text of a reply; bytes that are no UTF-8 stay readable."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()  # half the time of the other way
+    except UnicodeDecodeError:
+        return value.decode(errors="replace")
 
 
 def name_text(value: bytes | str) -> str:
@@ -32,11 +37,16 @@ def mapping(flat: Any, decode: Callable[[bytes], str] = text) -> dict[str, Any]:
 def entry_messages(
     entries: Sequence[Any], payload_field: str | None, delivery_count: int
 ) -> list[StreamMessage]:
-    """``entry_message`` of many, most of which are expected to hold nothing but their payload."""
+    """``entry_message`` of many, most of which are expected to hold their payload, and one header
+    at most."""
     name = payload_field and payload_field.encode()
     return [
         StreamMessage(entry[0].decode(), fields[1], delivery_count)
         if (fields := entry[1]) and len(fields) == 2 and fields[0] == name
+        else StreamMessage(
+            entry[0].decode(), fields[1], delivery_count, {text(fields[2]): text(fields[3])}
+        )
+        if fields and len(fields) == 4 and fields[0] == name != fields[2]
         else entry_message(entry, payload_field, delivery_count)
         for entry in entries
     ]

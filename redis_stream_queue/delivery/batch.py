@@ -292,8 +292,11 @@ class Batch:
 
     @property
     def head(self) -> StreamMessage | None:
-        """The next message; not to be asked while a call runs that may block."""
-        return self._waiting[0] if self._waiting else None
+        """The next message; to be asked by whoever starts it."""
+        try:
+            return self._waiting[0]
+        except IndexError:  # the other side may withdraw it
+            return None
 
     @property
     def waiting(self) -> int:

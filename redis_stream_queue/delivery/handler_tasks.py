@@ -57,9 +57,11 @@ class HandlerTasks:
             self._batch.stirred.set()
 
     def cancel(self) -> None:
+        """What is awaited; a call that may block cannot be interrupted."""
         self._cancelled = True
         for call in self.running:
-            call.cancel()
+            if call is not self._batch.plain:
+                call.cancel()
 
     async def ended(self) -> None:
         if self.running:

@@ -106,14 +106,18 @@ def _forms(func: Callable[..., Any]) -> tuple[Any, Any]:
 # -- what it gave ----------------------------------------------------------------------------------
 
 
+VALUES = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict, set))
+
+
 def must_be_awaited(result: Any) -> bool:
     """Is what a call gave still to be waited for, in the loop?
 
     Raises TypeError for something that has run nothing and that nobody would run.
     """
-    if result is None:
+    kind = type(result)
+    if kind in VALUES:
         return False
-    if type(result) is types.CoroutineType:
+    if kind is types.CoroutineType:
         return True
     if inspect.isawaitable(result) or isinstance(result, concurrent.futures.Future):
         return True

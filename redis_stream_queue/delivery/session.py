@@ -22,11 +22,12 @@ from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES
 from ..connection.replies import entry_messages
 from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage, rules_of, runner_of
+from ..later.postponed import DELIVERIES
 from ..message import StreamMessage
 from ..serializers import JsonSerializer, Serializer, for_stream
 from .batch import Batch
 from .eager import start_now
-from .expiry import Expiry
+from .expiry import TTL, Expiry
 from .failures import Failures
 from .handler_tasks import HandlerTasks
 from .hooks import Hooks
@@ -203,7 +204,7 @@ class Session:
         self, batch: Batch, decoded: list[StreamMessage], *, beside: bool
     ) -> list[StreamMessage]:
         """Those that may run now, and until when each may start."""
-        if [True for message in decoded if message.headers]:
+        if [True for m in decoded if (h := m.headers) and (TTL in h or DELIVERIES in h)]:
             decoded = self.in_flight.unsettled.resumed(decoded)
             batch.deadlines |= await self._expiry.deadlines(decoded)
         return self.in_flight.unsettled.admitted(decoded, beside=beside)
@@ -342,7 +343,7 @@ class Session:
         self._collect(batch)
         with contextlib.suppress(asyncio.CancelledError):
             await self._try_to_settle()
-        if self._runner.is_async:
+        if self._runner.is_async or self._runner.mixed:
             tasks.cancel()
         elif self._finishing is not None:
             self._finishing.cancel()

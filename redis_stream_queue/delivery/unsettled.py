@@ -12,7 +12,7 @@ from ..config import ConsumerConfig
 from ..later.postponed import DELIVERIES, LAST_ERROR
 from ..message import StreamMessage
 from ..metrics import ConsumerMeter
-from .answers import Answer, answer_to, failure
+from .answers import RESULT, Answer, answer_to, failure
 from .batch import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
 from .burial_mark import EXPIRED, REJECTED, uncounted
 from .expiry import DEAD
@@ -92,8 +92,9 @@ class Unsettled:
         """How handling them ended; Redis hears of it with the next settling or read."""
         if verdict is DONE:
             if self._rules_of is not as_configured:
-                answers = {m.id: vars(m).get("answer") for m in messages}
-                self.answers |= {i: answer for i, answer in answers.items() if answer is not None}
+                for message in [message for message in messages if RESULT in message.headers]:
+                    if (answer := vars(message).get("answer")) is not None:
+                        self.answers[message.id] = answer
             self.to_ack.update(dict.fromkeys([message.id for message in messages]))
             return
         for message in messages:

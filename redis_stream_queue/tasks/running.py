@@ -23,12 +23,14 @@ AnyTask = Task[Any, Any, Any]
 
 
 class TaskRunner(PerMessage):
-    """Runs the tasks of a queue: plain ones alone, async ones side by side, each in its turn."""
+    """Runs the tasks of a queue: plain ones alone, async ones side by side, each in its turn.
+
+    Where all are async and as many of each may run, nothing has to be asked about any of them.
+    """
 
     def __init__(self, tasks: Tasks) -> None:
-        concurrency = tasks.concurrency
-        super().__init__(tasks.call, concurrency, is_async=False)
-        self.mixed = concurrency > 1
+        super().__init__(tasks.call, tasks.concurrency, is_async=tasks.alike)
+        self.mixed = not tasks.alike and any(task.is_async for task in tasks.values())
         self.rules_of = tasks.rules_of
         self.rules = [task.rules for task in tasks.values()]
         self._tasks = tasks
@@ -36,7 +38,9 @@ class TaskRunner(PerMessage):
     def lanes(self, batch: Batch) -> int:
         """What blocks waits until nothing runs, and what comes after it waits for its end; so does
         what comes behind a task of which as many run as may."""
-        if not self.mixed or batch.handed is not None or batch.blocks:
+        if not self.mixed:
+            return self.concurrency
+        if batch.handed is not None or batch.blocks:
             return 1
         task = self._tasks.of(batch.head)
         if task is None or not task.is_async:
@@ -45,18 +49,25 @@ class TaskRunner(PerMessage):
 
     def awaits(self, batch: Batch) -> bool:
         """Is the next message one of an async task that may start?"""
-        if not self.mixed or batch.handed is not None:
+        if not self.mixed:
+            return self.is_async
+        if batch.handed is not None:
             return False
         task = self._tasks.of(batch.head)
         return task is not None and task.is_async and task.running < task.concurrency
 
 
 class Tasks(Mapping[str, AnyTask]):
-    """The tasks of a queue, by name; how messages find them. encode: what they return."""
+    """The tasks of a queue, by name; how messages find them. encode: what they return.
+
+    alike: are all async, and may as many of each run side by side?
+    """
 
     def __init__(self, encode: Callable[[Any], bytes]) -> None:
         self._tasks: dict[str, AnyTask] = {}
+        self._rules: dict[str, Rules] = {}
         self._encode = encode
+        self.alike = False
 
     def __getitem__(self, name: str) -> AnyTask:
         return self._tasks[name]
@@ -70,6 +81,10 @@ class Tasks(Mapping[str, AnyTask]):
     def add(self, task: AnyTask) -> None:
         """The name must be new."""
         self._tasks[task.name] = task
+        self._rules[task.name] = task.rules
+        self.alike = {(True, task.concurrency)} == {
+            (one.is_async, one.concurrency) for one in self._tasks.values()
+        }
 
     @property
     def concurrency(self) -> int:
@@ -85,29 +100,49 @@ class Tasks(Mapping[str, AnyTask]):
 
     def rules_of(self, message: StreamMessage) -> Rules:
         """What holds for this message."""
-        task = self.of(message)
-        return _unknown(message.data) if task is None else task.rules
+        try:
+            return self._rules[message.data["task"]]
+        except (LookupError, TypeError):
+            return _unknown(message.data)
 
     def call(self, message: StreamMessage) -> Any:
         """Run it; what is async gives what is to be awaited.
 
         Raises TaskUnknown, and what the task raises.
         """
-        call = call_in(message.data)
+        try:
+            data = message.data
+            task, args, kwargs = self._tasks[data["task"]], data["args"], data["kwargs"]
+            usual = type(args) is list and type(kwargs) is dict
+        except (LookupError, TypeError):
+            usual = False
+        if not usual:
+            task, args, kwargs = self._found(message.data)
+        if not task.bound.plain:
+            args, kwargs = task.bound.unpacked(args, kwargs)
+        begin(message, task)
+        if message.headers.get(RESULT):
+            return self._with_result(task, message, args, kwargs)
+        if task.is_async and not self.alike:
+            return task.counted(args, kwargs)
+        return task.func(*args, **kwargs)
+
+    def _found(self, data: Any) -> tuple[AnyTask, Sequence[Any], Kwargs]:
+        """What a payload calls that others may have written. Raises TaskUnknown."""
+        call = call_in(data)
         if isinstance(call, str):
             raise TaskUnknown(call)
         task = self._tasks.get(call.task)
         if task is None:
             raise TaskUnknown(_not_here(call.task, self._tasks))
-        args, kwargs = task.bound.unpacked(call.args, call.kwargs)
-        begin(message, task)
+        return task, call.args, call.kwargs
+
+    def _with_result(
+        self, task: AnyTask, message: StreamMessage, args: Sequence[Any], kwargs: Kwargs
+    ) -> Any:
         if task.is_async:
-            run = self._async if message.headers.get(RESULT) else _counted
-            return run(task, message, args, kwargs)
-        result = task.func(*args, **kwargs)
-        if message.headers.get(RESULT):
-            return self._keep_when_there(task, message, result)
-        return result
+            return self._async(task, message, args, kwargs)
+        return self._keep_when_there(task, message, task.func(*args, **kwargs))
 
     async def _async(
         self, task: AnyTask, message: StreamMessage, args: Sequence[Any], kwargs: Kwargs
@@ -136,10 +171,6 @@ class Tasks(Mapping[str, AnyTask]):
                 f"cannot travel: {error}"
             ) from None
         vars(message)["answer"] = answer_to(message, VALUE + encoded)
-
-
-def _counted(task: AnyTask, _: StreamMessage, args: Sequence[Any], kwargs: Kwargs) -> Any:
-    return task.counted(args, kwargs)
 
 
 def _unknown(data: Any) -> Rules:

@@ -60,6 +60,7 @@ class ReportingHooks(Hooks):
         self._rules_of = rules_of
         self._limit_ms = round((time_limit_s or 0) * 1000)
         self._batches = 0
+        self._shown: Rules | None = None  # what the row says; None = nothing, or something older
         self._looked = False  # at the standard streams, since the last message
         self._running: dict[str, tuple[int, Rules]] = {}  # since when what runs, the oldest first
 
@@ -72,6 +73,7 @@ class ReportingHooks(Hooks):
         row.set_id(Field.LAST, messages[-1].id)
         if self._rules_of is not None:
             row.rule(0, 0, 0, alone=False)
+            self._shown = None
         row.starts_none()
         row[Field.HELD] = len(messages)
         row[Field.RENEWED_AT] = self._stopwatch.since_ms = mono_ms()
@@ -125,9 +127,10 @@ class ReportingHooks(Hooks):
         self._show_oldest()
 
     def _show(self, entry_id: str, since_ms: int, rules: Rules) -> None:
-        if rules is not AS_CONFIGURED:
+        if rules is not self._shown and rules is not AS_CONFIGURED:
             most = rules.max_deliveries or 0
             self.row.rule(self._limit_of(rules), most, rules.number, alone=rules.alone)
+            self._shown = rules
         self._start(entry_id, since_ms)
 
     def _limit_of(self, rules: Rules) -> int:
