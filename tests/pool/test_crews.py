@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import urllib.request
@@ -59,10 +60,15 @@ def test_each_crew_has_its_size_its_stream_and_its_recovery(
         wait_until(lambda: letters.xlen("orders_dlq") == 1, 20, "a letter of orders")
         assert mail.pid in pool.workers()
 
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-            metrics = answer.read().decode()
-        assert 'rsq_messages_acked_total{group="mails_workers",stream="mails"} 1.0' in metrics
-        assert 'rsq_messages_dead_total{group="orders_workers",stream="orders"} 1.0' in metrics
+        def shows(line: str) -> bool:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                return line in answer.read().decode()
+
+        for counted in (
+            'rsq_messages_acked_total{group="mails_workers",stream="mails"} 1.0',
+            'rsq_messages_dead_total{group="orders_workers",stream="orders"} 1.0',
+        ):
+            wait_until(functools.partial(shows, counted), 5, f"{counted} is shown")
 
         pool.send(signal.SIGHUP)
         pool.wait_log("all workers have been replaced")
