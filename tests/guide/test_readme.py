@@ -16,7 +16,6 @@ from tests.guide.conftest import ROOT, Shell
 
 README = (ROOT / "README.md").read_text()
 FILE_NAME = re.compile(r"# (\w+\.py)\n")
-LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
 
 
 @dataclass(frozen=True)
@@ -129,12 +128,7 @@ def test_no_example_is_left_out() -> None:
     assert {b.section for b in BLOCKS if b.language == "sh"} == run_above
 
 
-def test_what_it_points_to_is_there() -> None:
-    """Links of all pages lead to files; the two commands can be executed."""
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
-        for target in LINK.findall(page.read_text()):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+def test_its_commands_can_be_executed() -> None:
     for command in ("scripts/demo", "scripts/test"):
         assert command in README
         assert (ROOT / command).stat().st_mode & 0o111

@@ -18,7 +18,8 @@ from scripts import options_table
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("examples/*/*.md")]
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#([^)\s]*))?\)")
 OPTION = re.compile(r"^  (--[\w-]+)(.*?)(?=^  --|\Z)", re.MULTILINE | re.DOTALL)
 DEFAULT = re.compile(r"\[default: ((?:\([^)]*\)|[^\];])+)")
 
@@ -125,6 +126,33 @@ def test_signals_are_all_there(name: str) -> None:
     assert name in CliRunner().invoke(main, ["--help"]).output
     for page, heading in ((README, "signal to the master"), (DOCS / "signals.md", "signal")):
         assert any(name in row[0] for row in rows(page, heading)), page.name
+
+
+# -- links -----------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link into a page can name: its headings."""
+    headings = re.findall(r"^#+ (.+)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in headings}
+
+
+def test_every_link_leads_somewhere() -> None:
+    """To a file, and to a heading in it."""
+    dead = []
+    for page in PAGES:
+        for target, _, anchor in LINK.findall(page.read_text()):
+            found = page.parent / target if target else page
+            if not found.exists() or (anchor and anchor not in anchors(found)):
+                dead.append(f"{page.relative_to(ROOT)}: {target}#{anchor}")
+
+    assert dead == []
+
+
+def test_the_readme_lists_every_page() -> None:
+    listed = README.read_text().partition("## Documentation\n")[2].partition("\n## ")[0]
+
+    assert {p.name for p in DOCS.glob("*.md")} <= {Path(t).name for t, *_ in LINK.findall(listed)}
 
 
 # -- pictures --------------------------------------------------------------------------------------
