@@ -6,13 +6,11 @@ ConfigError: batch_size must be a whole number of 1 or more, got 0.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from math import inf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .exceptions import ConfigError
 
@@ -26,8 +24,7 @@ class Rule(Protocol):
         """Is it so?"""
 
 
-@dataclass(frozen=True)
-class Whole:
+class Whole(NamedTuple):
     """A whole number from ``least`` to ``most`` (None = however great)."""
 
     least: int
@@ -44,8 +41,7 @@ class Whole:
         return f"a whole number from {self.least} to {self.most:,}"
 
 
-@dataclass(frozen=True)
-class Number:
+class Number(NamedTuple):
     """A number of ``least`` (-inf = any) to ``most``. above: not ``least`` itself. unit: of what,
     where the name does not say it."""
 
@@ -69,8 +65,7 @@ class Number:
         return f"{what} {least}{most}"
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """Text. empty: it may be. secret: what came instead is not shown."""
 
     empty: bool = False
@@ -83,7 +78,6 @@ class Text:
         return "text" if self.empty else "a non-empty text"
 
 
-@dataclass(frozen=True)
 class Texts:
     """One non-empty text or several."""
 
@@ -95,8 +89,7 @@ class Texts:
         return "a non-empty text or a list of them"
 
 
-@dataclass(frozen=True)
-class Name:
+class Name(NamedTuple):
     """Text of 1 to ``most`` characters, which UTF-8 can carry. printable: without control
     characters and line ends."""
 
@@ -114,7 +107,6 @@ class Name:
         return f"a text of 1 to {self.most} characters, none of them half of a surrogate pair"
 
 
-@dataclass(frozen=True)
 class Moment:
     """A datetime that says which moment it is on every machine."""
 
@@ -125,8 +117,7 @@ class Moment:
         return "a datetime with a time zone (tzinfo=ZoneInfo('Europe/Berlin'), or datetime.UTC)"
 
 
-@dataclass(frozen=True)
-class Function:
+class Function(NamedTuple):
     """Something that can be called. what: it in words."""
 
     what: str = "callable"
@@ -138,8 +129,7 @@ class Function:
         return self.what
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """Text that this regular expression matches as a whole. what: it in words."""
 
     pattern: str
@@ -152,7 +142,6 @@ class Form:
         return self.what
 
 
-@dataclass(frozen=True)
 class Switch:
     """True or False."""
 
@@ -163,8 +152,7 @@ class Switch:
         return "True or False"
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """One of these texts. any_case: in capitals, too."""
 
     names: tuple[str, ...]
@@ -179,7 +167,6 @@ class Choice:
         return f"{', '.join(others)} or {last}"
 
 
-@dataclass(frozen=True)
 class Table:
     """Names with values."""
 
@@ -190,8 +177,7 @@ class Table:
         return "a table"
 
 
-@dataclass(frozen=True)
-class Maybe:
+class Maybe(NamedTuple):
     """What the rule says, or None. none: what that means, where it has to be said."""
 
     rule: Rule
@@ -229,5 +215,7 @@ def check_fields(settings: object, rules: Mapping[str, Rule]) -> None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'group'?``, or nothing where no known name is close."""
+    import difflib  # for an error only: whatever starts a pool is loaded before its first message
+
     close = difflib.get_close_matches(name, known, 1)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import click
 
 from .. import _exits
@@ -39,7 +37,7 @@ def doctor(redis: Redis, stream: str | None, dlq_stream: str | None, as_json: bo
     found = ask(redis, patients[0].stream, lambda: examine(redis.client, patients))
     where, keys = str(redis.client.endpoint), [redis.client.key(p.stream) for p in patients]
     if as_json:
-        findings = [asdict(finding) for finding in found]
+        findings = [finding._asdict() for finding in found]
         say(json_line({"server": where, "streams": keys, "findings": findings}))
     else:
         for finding in found:

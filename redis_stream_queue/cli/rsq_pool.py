@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+
+if gc.isenabled():  # a tenth of the time until the pool runs: what is imported here stays
+    gc.disable()
+
 from typing import Any
 
 import click
@@ -82,6 +87,9 @@ def main(print_config: bool, **options: Any) -> None:
         code = _exits.USAGE
     sys.exit(code)
 
+
+gc.freeze()
+gc.enable()
 
 if __name__ == "__main__":
     main(prog_name="rsq-pool")

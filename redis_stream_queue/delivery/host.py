@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..message import StreamMessage
 from .batch import Batch
@@ -29,8 +28,7 @@ async def run_in_thread(call: Callable[[], None]) -> None:
     thread.result()
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(NamedTuple):
     """Decides for a session; the defaults are those of a program of its own.
 
     run_plain: how a plain (not async) handler is run. between: see Batch.

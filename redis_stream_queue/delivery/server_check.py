@@ -4,8 +4,7 @@ it, others may show it in their way. Another finding is another function here.""
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from redis.exceptions import ResponseError
 
@@ -21,8 +20,7 @@ FULL = 0.9  # share of maxmemory from which on somebody should know
 BACKLOG_RIGHTS = "+eval +evalsha +xlen +xrange +xinfo|groups"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """Something about a server or a key that somebody should know; as text it is one or two
     sentences.
 

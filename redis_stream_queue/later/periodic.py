@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .._validate import Choice, Maybe, Name, Number, check
 from ..exceptions import ConfigError
@@ -168,6 +167,8 @@ class _CronTicks(Ticks):
             raise ConfigError(
                 "Cron needs the extra 'cron': pip install 'redis-stream-queue[cron]'."
             ) from None
+        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # a pool without Cron needs none
+
         try:
             self._zone = ZoneInfo(tz)
         except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):

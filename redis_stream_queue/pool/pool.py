@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import _exits
 from .._exits import Failure
 from .._log import logger
 from .._pool_config import PoolConfig
+from ..client import StreamClient
 from . import logs, standard_streams
+from .master.slots import Crew
 from .master.spawner import Spawner
+from .master.supervisor import Supervisor
 from .master.systemd import notify
 from .metrics import PoolMetrics
+from .protocol import WorkerSpec
 from .scoreboard import Scoreboard
+from .settings import COMMAND_TIMEOUT_S
 
 log = logger(__name__)
 
@@ -48,22 +54,38 @@ class Pool:
 
             server = start_or_join(config.url.removeprefix("embedded://") or None)
             config = replace(config, url=server.url)
+        client = StreamClient.from_url(
+            config.url, prefix=config.prefix, socket_timeout=COMMAND_TIMEOUT_S
+        )
         with contextlib.ExitStack() as stack:
             try:
-                crews = [(crew, Scoreboard()) for crew in config.crews()]
+                crews = [
+                    (each, Crew(_spec(each), Scoreboard(), each.workers)) for each in config.crews()
+                ]
                 spawner = stack.enter_context(contextlib.closing(Spawner()))
                 spawner.start_before_loop()
             except OSError as error:
                 log.error("cannot start: %s", error)
                 return _exits.FAILURE
-            from .master.master import Master  # now: workers need none of it, and start meanwhile
+            return self._run(self._serve(config, client, crews, spawner))
 
-            self._master = Master(config, crews, spawner)
-            return self._run(self._master)
+    async def _serve(
+        self,
+        config: PoolConfig,
+        client: StreamClient,
+        crews: list[tuple[PoolConfig, Crew]],
+        spawner: Spawner,
+    ) -> int:
+        supervisor = Supervisor([crew for _, crew in crews], spawner)
+        supervisor.start()
+        from .master.master import Master  # now: the workers load the app meanwhile
 
-    def _run(self, master: Master) -> int:
+        self._master = Master(config, client, crews, supervisor, spawner)
+        return await self._master.run()
+
+    def _run(self, serving: Coroutine[Any, Any, int]) -> int:
         try:
-            return asyncio.run(master.run())
+            return asyncio.run(serving)
         except Failure as failure:
             log.error("%s", failure)
             notify("STOPPING=1", f"STATUS={failure}")
@@ -80,3 +102,15 @@ class Pool:
     def metrics(self) -> PoolMetrics:
         """What the pool has done so far."""
         return self._master.metrics() if self._master is not None else PoolMetrics()
+
+
+def _spec(config: PoolConfig) -> WorkerSpec:
+    """What a worker is told at its fork."""
+    return WorkerSpec(
+        str(config.target),
+        config.serializer,
+        config.log_level,
+        config.log_format,
+        config.graceful_timeout_s,
+        preload=config.preload,
+    )

@@ -29,10 +29,7 @@ from ..protocol import (
     Message,
     Ready,
     Retire,
-    WorkerSpec,
 )
-from ..scoreboard import Scoreboard
-from ..settings import COMMAND_TIMEOUT_S
 from .alarm import every
 from .burst import Burst
 from .changes import watch_changes
@@ -61,17 +58,19 @@ CANCEL_AGAIN_S = 0.5
 
 
 class Master:
-    """Runs one pool; see the module's text."""
+    """Runs one pool; see the module's text. supervisor: has begun to start workers."""
 
     def __init__(
-        self, config: PoolConfig, crews: list[tuple[PoolConfig, Scoreboard]], spawner: Spawner
+        self,
+        config: PoolConfig,
+        client: StreamClient,
+        crews: list[tuple[PoolConfig, Crew]],
+        supervisor: Supervisor,
+        spawner: Spawner,
     ) -> None:
         self.config = config
-        self.client = StreamClient.from_url(
-            config.url, prefix=config.prefix, socket_timeout=COMMAND_TIMEOUT_S
-        )
-        made = [(each, Crew(_spec(each), board, each.workers)) for each, board in crews]
-        self.supervisor = Supervisor([crew for _, crew in made], spawner)
+        self.client = client
+        self.supervisor = supervisor
         self.succession = Succession(self.supervisor, spawner)
         self._connected = asyncio.Event()
         self.crews = {
@@ -87,7 +86,7 @@ class Master:
                 task=self._task,
                 fail=self._fail,
             )
-            for each, crew in made
+            for each, crew in crews
         }
         self.steering = Steering(
             self.supervisor,
@@ -122,7 +121,6 @@ class Master:
         self.supervisor.on_death = self._died
         self.supervisor.on_failure = self._fail
         look_at_host_name()
-        self.supervisor.start()
         self._take_snapshot()
         self._task(every(SNAPSHOT_S, "metrics", self._take_snapshot))
         if self.config.http:
@@ -334,15 +332,3 @@ class Master:
         await Burst(self.client, backlogs, self.metrics).until_done()
         log.info("burst: all done")
         self.drain(_exits.FAILURE if self.metrics().dead else _exits.OK)
-
-
-def _spec(config: PoolConfig) -> WorkerSpec:
-    """What a worker is told at its fork."""
-    return WorkerSpec(
-        str(config.target),
-        config.serializer,
-        config.log_level,
-        config.log_format,
-        config.graceful_timeout_s,
-        preload=config.preload,
-    )
