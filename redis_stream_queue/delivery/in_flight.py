@@ -148,8 +148,13 @@ class InFlight:
         return messages
 
     async def take(self, offers: Sequence[SeenEntry]) -> list[StreamMessage]:
-        """Take over entries that are still as they were seen."""
-        await self.settle()  # or what waits to be given back would be, while it runs here again
+        """Take over entries that are still as they were seen.
+
+        First Redis hears of what is done: no read follows that would carry it. And what waits to be
+        given back is, or it would be while it runs here again.
+        """
+        await self.flush_acks()
+        await self.settle()
         asked_ms = mono_ms()
         try:
             messages, gone = await self._take_over(sorted(offers, key=lambda o: id_key(o.id)))

@@ -142,8 +142,9 @@ class Session:
         """
         in_flight, reader = self.in_flight, self.reader
         await in_flight.settle()
-        # No more messages than can be acknowledged; and what is done does not wait for a connect.
-        if reader.acks_refused or not reader.connected:
+        # No more messages than can be acknowledged; and what is done does not wait for a connect,
+        # nor until what is stranded has been brought in and handled.
+        if reader.acks_refused or not reader.connected or in_flight.unsure:
             await in_flight.flush_acks()
             reader.acks_refused = False
         if in_flight.unsure and (stranded := await self._take_stranded(count)):
@@ -320,6 +321,7 @@ class Session:
     async def _mend(self) -> None:
         """After a read that broke: this batch may go on for hours, so others get what it left."""
         if self.in_flight.unsure:
+            await self.in_flight.flush_acks()
             await self.reader.end_broken_read()
             await self.in_flight.give_back_stranded()
 

@@ -58,6 +58,30 @@ async def test_what_is_done_is_not_run_again_before_redis_knows(bench: Bench) ->
     await session.close()
 
 
+async def test_what_is_done_does_not_wait_until_what_is_stranded_has_been_handled(
+    bench: Bench,
+) -> None:
+    session = await with_one_done(bench)
+    [stranded] = await bench.push("y")
+    await bench.client.read(bench.stream, GROUP, session.in_flight.name, 1, 0)
+    session.in_flight.unsure = True  # as after a read whose reply was lost
+    assert [message.id for message in await session.read(1, 0)] == [stranded]
+    assert [e.id for e in await bench.client.pending_range(bench.stream, GROUP, 10)] == [stranded]
+    await session.close()
+
+
+async def test_what_is_done_does_not_wait_until_what_was_taken_over_has_been_handled(
+    bench: Bench,
+) -> None:
+    session = await with_one_done(bench)
+    [other] = await bench.push("y")
+    await bench.client.read(bench.stream, GROUP, "other", 1, 0)
+    taken = await session.in_flight.take([SeenEntry(other, "other", 1, 0, 2)])
+    assert [message.id for message in taken] == [other]
+    assert [e.id for e in await bench.client.pending_range(bench.stream, GROUP, 10)] == [other]
+    await session.close()
+
+
 async def test_what_is_done_does_not_wait_until_the_reading_connection_is_open_again(
     server: Server, stream: str
 ) -> None:

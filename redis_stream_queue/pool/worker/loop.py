@@ -218,7 +218,6 @@ class Worker:
         return await self.orders.ask(beside)
 
     async def _carry_out(self, take: Take) -> None:
-        await self.session.in_flight.flush_acks()
         if take.bury is not None:
             await self.session.in_flight.bury(_offers(take), take.bury, take.error)
             return
