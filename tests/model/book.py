@@ -13,19 +13,11 @@ import redis
 from redis_stream_queue.later.keys import companions
 from redis_stream_queue.message import id_key
 
+from .ages import rewind
+
 STREAM, GROUP, SLOW, DLQ = "orders", "workers", "slow", "orders_dlq"
 BESIDE = companions(STREAM)
-
-# ARGV: group, ms. Lets every pending entry grow older, and changes nothing else.
-AGE = """
-local aged = redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000)
-if aged.err then return 0 end
-for _, p in ipairs(aged) do
-  redis.call('XCLAIM', KEYS[1], ARGV[1], p[2], 0, p[1],
-             'IDLE', p[3] + ARGV[2], 'RETRYCOUNT', p[4], 'JUSTID')
-end
-return #aged
-"""
+REWIND = rewind(STREAM, GROUP, SLOW)
 
 
 class Holder(Protocol):
@@ -66,14 +58,15 @@ class Facts:
 
 
 def look(server: redis.Redis) -> Facts:
-    with server.pipeline(transaction=False) as pipe:
+    with server.pipeline() as pipe:
+        pipe.execute_command(*REWIND)
         pipe.xrange(STREAM)
         pipe.xinfo_groups(STREAM)
         pipe.xpending_range(STREAM, GROUP, "-", "+", 10_000)
         pipe.xpending_range(STREAM, SLOW, "-", "+", 10_000)
         pipe.xrange(DLQ)
         pipe.zrange(BESIDE.later, 0, -1)
-        entries, groups, mine, slow, letters, later = pipe.execute(raise_on_error=False)
+        _, entries, groups, mine, slow, letters, later = pipe.execute(raise_on_error=False)
 
     def lines(reply: Any) -> dict[str, Pending]:
         if isinstance(reply, Exception):
@@ -181,11 +174,6 @@ class Book:
     def name_of(self, entry_id: str) -> str:
         entry = self.entries.get(entry_id)
         return f"message {entry.uid} ({entry_id})" if entry else entry_id
-
-    def now_pending(self) -> dict[str, str]:
-        """Who holds what, by id."""
-        lines = look(self.server).pending[GROUP]
-        return {entry_id: line.consumer for entry_id, line in lines.items()}
 
     # -- executions ------------------------------------------------------------------------------
 

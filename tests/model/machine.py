@@ -6,6 +6,7 @@ min_idle_claim_ms), slot 3 is a StreamConsumer of its own.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,8 @@ from redis_stream_queue.group import ConsumerGroup
 from redis_stream_queue.pool.scoreboard import Scoreboard
 
 from .actors import Pool, PoolWorker
-from .book import AGE, GROUP, SLOW, STREAM
+from .ages import AGE
+from .book import GROUP, REWIND, SLOW, STREAM
 from .process import At, Clock, Fault, patched_library
 from .world import SLOTS, World
 
@@ -145,8 +147,8 @@ class Messages(RuleBasedStateMachine):
         admin = self.w.admin
         if admin.stopped:
             admin.resume()
-        if admin.dead:
-            admin.dead = False  # a new one
+        if admin.dead:  # a new one, that waits for nothing of the old one
+            admin.dead, admin.turn = False, asyncio.Lock()
         admin.run(start, at)
 
     # -- workers ---------------------------------------------------------------------------------
@@ -289,8 +291,11 @@ class Messages(RuleBasedStateMachine):
         self.aged = ms > 1000  # else the leases need no renewal yet
 
     def _age(self, ms: int) -> None:
-        for group in (GROUP, SLOW):
-            self.server.eval(AGE, 1, STREAM, group, ms)
+        with self.server.pipeline() as pipe:
+            pipe.execute_command(*REWIND)
+            for group in (GROUP, SLOW):
+                pipe.eval(AGE, 1, STREAM, group, ms)
+            pipe.execute()
 
     @precondition(lambda self: self.w.late)
     @rule(index=st.integers(0, 3))
@@ -298,10 +303,13 @@ class Messages(RuleBasedStateMachine):
         world = self.w
         late = world.late.pop(index % len(world.late))
         connection = self.server.connection_pool.get_connection()
-        for command in self.clock.virtual(late.commands):
+        sent = self.clock.virtual(late.commands)
+        for command in sent:
             connection.send_command(*command)
-            with contextlib.suppress(redis.ResponseError):
-                world._executed(late.process, command, connection.read_response())
+        *_, (_, *replies) = [connection.read_response() for _ in sent]
+        for command, reply in zip(late.commands, replies, strict=True):
+            if not isinstance(reply, Exception):
+                world._executed(late.process, command, reply)
         self.server.connection_pool.release(connection)
         self.came_late = True
 

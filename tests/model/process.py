@@ -29,6 +29,8 @@ from redis_stream_queue.connection.scripts import BURY, Script
 from redis_stream_queue.later import control, cron_scripts, postponed
 from redis_stream_queue.later import scripts as later_scripts
 
+from .book import REWIND
+
 # Scripts that ask the server for its time, as they are with the time that is virtual: the last of
 # their arguments.
 VIRTUAL = {
@@ -42,6 +44,14 @@ VIRTUAL = {
     for script in vars(module).values()
     if isinstance(script, Script) and "redis.call('TIME')" in script.source
 }
+
+
+def scripts() -> set[Script]:
+    """All of the package. (A server that does not know one yet would cost one exchange more.)"""
+    modules = [m for name, m in sys.modules.items() if name.startswith("redis_stream_queue")]
+    return {s for module in modules for s in vars(module).values() if isinstance(s, Script)}
+
+
 STUCK_S = 10.0  # real seconds that one step may take
 
 
@@ -86,13 +96,14 @@ class Clock:
         return self.ms + self.server_ahead_ms
 
     def virtual(self, commands: Sequence[Any]) -> list[Any]:
-        """The same commands in virtual time."""
-        return [
+        """The same commands in virtual time. Their replies: the last one's, but for its first."""
+        sent = [
             ("EVALSHA", VIRTUAL[command[1]].sha, *command[2:], self.server_ms)
             if command[0] == "EVALSHA" and command[1] in VIRTUAL
             else command
             for command in commands
         ]
+        return [("MULTI",), REWIND, *sent, ("EXEC",)]
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -139,6 +150,7 @@ class Process:
         self._thaw: asyncio.Future[None] | None = None
         self._stirred = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.turn = asyncio.Lock()  # two connections would be served in whatever order
 
     @property
     def stopped(self) -> bool:
@@ -229,7 +241,9 @@ class Process:
 
         async def really(note: Callable[[int, Any], None] | None = on_reply) -> list[Any]:
             sent = self.clock.virtual(commands)
-            replies = await _exchange(connection, sent, timeout_s, note, last_s, on_late)
+            *_, (_, *replies) = await _exchange(connection, sent, timeout_s, None, last_s, on_late)
+            for index, reply in enumerate(replies if note else ()):
+                note(index, reply)
             for command, reply in zip(commands, replies, strict=True):
                 self.on_executed(self, command, reply)
             if ("TIME",) in commands:
@@ -350,7 +364,8 @@ def _counted(run: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
         process = current()
         process.enter()
         try:
-            return await run(*args, **kwargs)
+            async with process.turn:
+                return await run(*args, **kwargs)
         finally:
             process.leave()
 

@@ -7,20 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.errors import FlakyStrategyDefinition
 from hypothesis.stateful import run_state_machine_as_test
 
-from redis_stream_queue import dlq
-from redis_stream_queue.connection import scripts
 from redis_stream_queue.delivery import in_flight
-from redis_stream_queue.later.scripts import CANCEL_LATER, REQUEUE_UNIQUE
-from redis_stream_queue.later.state import CANCEL
 from redis_stream_queue.pool.scoreboard import Scoreboard
 from redis_stream_queue.pool.worker import loop as pool_worker
 from tests.support.servers import Server
 
 from .machine import LONG_MS, Messages
-from .process import VIRTUAL
+from .process import VIRTUAL, scripts
 
 # Trimming is approximate: it removes whole nodes of so many entries.
 SMALL_NODES = ["--stream-node-max-entries", "2"]
@@ -31,10 +26,8 @@ def model_server(_no_process_left: None) -> Iterator[Server]:
     """A valkey-9.1 of the model alone, with every script loaded."""
     with Server.start("valkey-9.1", extra_args=[*SMALL_NODES, "--appendonly", "no"]) as server:
         with server.client() as client:
-            others = (dlq.REQUEUE, REQUEUE_UNIQUE, CANCEL, CANCEL_LATER, *VIRTUAL.values())
-            for script in (*vars(scripts).values(), *others):
-                if isinstance(script, scripts.Script):
-                    client.script_load(script.source)
+            for script in {*scripts(), *VIRTUAL.values()}:
+                client.script_load(script.source)
         yield server
 
 
@@ -70,15 +63,7 @@ def _run(machine: type[Messages], examples: int) -> None:
 
 
 def test_model(machine: type[Messages]) -> None:
-    """A real server and real sockets take part: on a busy machine the same steps may leave other
-    rules open than before, which says nothing about messages; then other steps are tried."""
-    for tries_left in (2, 1, 0):
-        try:
-            _run(machine, 40)
-            return
-        except FlakyStrategyDefinition:
-            if not tries_left:
-                raise
+    _run(machine, 40)
 
 
 @pytest.mark.soak
