@@ -1,4 +1,4 @@
-"""Consumer-group upkeep: make sure it is there, say how it is, remove what is left over."""
+"""A consumer group: make sure it is there, say how it is, remove what is left over."""
 
 from __future__ import annotations
 

@@ -254,11 +254,11 @@ def _wait_until_ready(
             return pid
         if dead and answer is Answer.NONE:
             return None
-        patience_s = LOADING_TIMEOUT_S if answer is Answer.LOADING else START_TIMEOUT_S
-        if time.monotonic() - started > patience_s:
+        most_s = LOADING_TIMEOUT_S if answer is Answer.LOADING else START_TIMEOUT_S
+        if time.monotonic() - started > most_s:
             raise RedisStreamError(
                 f"the private server in {directory} runs but gives no answer on {socket_path} "
-                f"within {patience_s:g} s (it is {answer.value}). End its process "
+                f"within {most_s:g} s (it is {answer.value}). End its process "
                 f"(fuser {directory / ALIVE}), then try again. {log_tail(directory)}"
             )
         time.sleep(POLL_S)

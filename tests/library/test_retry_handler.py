@@ -19,7 +19,7 @@ from tests.library.kit import GROUP, Bench, RecordingHandler
 OLD_MS = 60_000
 
 
-class Undertaker:
+class RecordingDLQHandler:
     """A dlq_handler that notes what it is told, and can fail."""
 
     def __init__(self) -> None:
@@ -32,8 +32,8 @@ class Undertaker:
         self.told.append((message.id, message.data, reason))
 
 
-def handler_of(bench: Bench, undertaker: Any = None, **options: Any) -> RetryHandler:
-    return RetryHandler(bench.client, bench.stream, GROUP, dlq_handler=undertaker, **options)
+def handler_of(bench: Bench, dlq_handler: Any = None, **options: Any) -> RetryHandler:
+    return RetryHandler(bench.client, bench.stream, GROUP, dlq_handler=dlq_handler, **options)
 
 
 async def used_up(bench: Bench, *payloads: Any, count: int = 3) -> list[str]:
@@ -47,58 +47,64 @@ async def used_up(bench: Bench, *payloads: Any, count: int = 3) -> list[str]:
 
 class TestPoisonPills:
     async def test_are_told_and_acknowledged(self, bench: Bench) -> None:
-        undertaker = Undertaker()
+        dlq_handler = RecordingDLQHandler()
         ids = await used_up(bench, {"n": 1}, {"n": 2})
-        assert await handler_of(bench, undertaker).handle_poison_pills() == 2
-        assert undertaker.told == [
+        assert await handler_of(bench, dlq_handler).handle_poison_pills() == 2
+        assert dlq_handler.told == [
             (entry_id, {"n": n}, "max_deliveries") for n, entry_id in enumerate(ids, 1)
         ]
         assert await bench.pending() == {}
-        assert await handler_of(bench, undertaker).handle_poison_pills() == 0
+        assert await handler_of(bench, dlq_handler).handle_poison_pills() == 0
 
     async def test_others_are_left_alone(self, bench: Bench) -> None:
         """Deliveries left, in somebody's hands, or waiting for a retry."""
-        undertaker = Undertaker()
+        dlq_handler = RecordingDLQHandler()
         young, busy, parked = await used_up(bench, "young", "busy", "parked")
         await bench.set_pending(young, "gone", OLD_MS, 2)
         await bench.set_pending(busy, "busy", 0, 3)
         await bench.set_pending(parked, f"{GROUP}:retry:65536", 100, 3)
         before = await bench.pending()
-        assert await handler_of(bench, undertaker).handle_poison_pills() == 0
-        assert (undertaker.told, await bench.pending()) == ([], before)
+        assert await handler_of(bench, dlq_handler).handle_poison_pills() == 0
+        assert (dlq_handler.told, await bench.pending()) == ([], before)
 
     async def test_more_than_a_batch(self, bench: Bench) -> None:
         """Also behind pages on which nothing is due."""
-        undertaker = Undertaker()
+        dlq_handler = RecordingDLQHandler()
         ids = await used_up(bench, *range(25))
         for entry_id in ids[:7]:
             await bench.set_pending(entry_id, "busy", 0, 3)
-        assert await handler_of(bench, undertaker, batch_size=3).handle_poison_pills() == 18
-        assert [told[0] for told in undertaker.told] == ids[7:]
+        assert await handler_of(bench, dlq_handler, batch_size=3).handle_poison_pills() == 18
+        assert [told[0] for told in dlq_handler.told] == ids[7:]
 
     async def test_max_deliveries(self, bench: Bench) -> None:
         await used_up(bench, 1, count=5)
-        assert await handler_of(bench, Undertaker(), max_deliveries=6).handle_poison_pills() == 0
-        assert await handler_of(bench, Undertaker(), max_deliveries=5).handle_poison_pills() == 1
+        assert (
+            await handler_of(bench, RecordingDLQHandler(), max_deliveries=6).handle_poison_pills()
+            == 0
+        )
+        assert (
+            await handler_of(bench, RecordingDLQHandler(), max_deliveries=5).handle_poison_pills()
+            == 1
+        )
 
     async def test_handler_that_fails_is_asked_again(
         self, bench: Bench, warnings_logged: pytest.LogCaptureFixture
     ) -> None:
         """The message stays pending and is offered again at the next sweep, with its reason."""
-        undertaker = Undertaker()
+        dlq_handler = RecordingDLQHandler()
         [entry_id] = await used_up(bench, {"n": 1})
-        handler = handler_of(bench, undertaker)
-        undertaker.fails = True
+        handler = handler_of(bench, dlq_handler)
+        dlq_handler.fails = True
         assert await handler.handle_poison_pills() == 0
         assert "the disk is full" in warnings_logged.text
         assert set(await bench.pending()) == {entry_id}
-        undertaker.fails = False
+        dlq_handler.fails = False
 
         async def buried() -> bool:
             return await handler.handle_poison_pills() == 1
 
         await bench.until(buried, "it is offered again")
-        assert undertaker.told == [(entry_id, {"n": 1}, "max_deliveries")]
+        assert dlq_handler.told == [(entry_id, {"n": 1}, "max_deliveries")]
         assert await bench.pending() == {}
 
     async def test_without_a_handler(
@@ -114,40 +120,40 @@ class TestPoisonPills:
         self, bench: Bench, warnings_logged: pytest.LogCaptureFixture
     ) -> None:
         """A warning that names it, acknowledged, and nobody is told."""
-        undertaker = Undertaker()
+        dlq_handler = RecordingDLQHandler()
         gone, there = await used_up(bench, 1, 2)
         await bench.client.command("XDEL", bench.stream, gone)
-        await handler_of(bench, undertaker).handle_poison_pills()
-        assert [told[0] for told in undertaker.told] == [there]
+        await handler_of(bench, dlq_handler).handle_poison_pills()
+        assert [told[0] for told in dlq_handler.told] == [there]
         assert gone in warnings_logged.text
         assert await bench.pending() == {}
 
     async def test_payload_that_does_not_decode(self, bench: Bench) -> None:
         """The handler gets the raw bytes."""
-        undertaker = Undertaker()
+        dlq_handler = RecordingDLQHandler()
         await bench.add_raw({"data": b"{no json"})
         [entry_id] = await bench.deliver("gone")
         await bench.set_pending(entry_id, "gone", OLD_MS, 3)
-        assert await handler_of(bench, undertaker).handle_poison_pills() == 1
-        assert undertaker.told == [(entry_id, b"{no json", "max_deliveries")]
+        assert await handler_of(bench, dlq_handler).handle_poison_pills() == 1
+        assert dlq_handler.told == [(entry_id, b"{no json", "max_deliveries")]
 
     async def test_serializer(self, bench: Bench) -> None:
-        undertaker = Undertaker()
+        dlq_handler = RecordingDLQHandler()
         await bench.add_raw({"data": MsgpackSerializer().encode({"n": 1})})
         [entry_id] = await bench.deliver("gone")
         await bench.set_pending(entry_id, "gone", OLD_MS, 3)
-        handler = handler_of(bench, undertaker, serializer=MsgpackSerializer())
+        handler = handler_of(bench, dlq_handler, serializer=MsgpackSerializer())
         await handler.handle_poison_pills()
-        assert undertaker.told == [(entry_id, {"n": 1}, "max_deliveries")]
+        assert dlq_handler.told == [(entry_id, {"n": 1}, "max_deliveries")]
 
     async def test_two_at_once(self, bench: Bench) -> None:
         """Each message is told once."""
-        undertaker = Undertaker()
+        dlq_handler = RecordingDLQHandler()
         ids = await used_up(bench, *range(30))
-        handlers = [handler_of(bench, undertaker, batch_size=4) for _ in range(3)]
+        handlers = [handler_of(bench, dlq_handler, batch_size=4) for _ in range(3)]
         counts = await asyncio.gather(*(h.handle_poison_pills() for h in handlers))
         assert sum(counts) == 30
-        assert sorted(told[0] for told in undertaker.told) == sorted(ids)
+        assert sorted(told[0] for told in dlq_handler.told) == sorted(ids)
 
     async def test_what_it_has_begun_no_handler_gets_any_more(self, bench: Bench) -> None:
         """Also where it ends in the middle, and consumers permit more deliveries."""
@@ -192,23 +198,23 @@ class TestPoisonPills:
         await used_up(bench, 1)
         before = set(await bench.consumers())
         for _ in range(3):
-            await handler_of(bench, Undertaker()).handle_poison_pills()
+            await handler_of(bench, RecordingDLQHandler()).handle_poison_pills()
         assert set(await bench.consumers()) == before
 
 
 class TestSendToDlq:
     async def test_calls_the_handler(self, bench: Bench) -> None:
-        undertaker = Undertaker()
+        dlq_handler = RecordingDLQHandler()
         message = StreamMessage("1-1", {"n": 1})
-        await handler_of(bench, undertaker).send_to_dlq(message, "rejected")
-        assert undertaker.told == [("1-1", {"n": 1}, "rejected")]
+        await handler_of(bench, dlq_handler).send_to_dlq(message, "rejected")
+        assert dlq_handler.told == [("1-1", {"n": 1}, "rejected")]
 
     async def test_never_raises(
         self, bench: Bench, warnings_logged: pytest.LogCaptureFixture
     ) -> None:
-        undertaker = Undertaker()
-        undertaker.fails = True
-        await handler_of(bench, undertaker).send_to_dlq(StreamMessage("1-1", b"x"), "rejected")
+        dlq_handler = RecordingDLQHandler()
+        dlq_handler.fails = True
+        await handler_of(bench, dlq_handler).send_to_dlq(StreamMessage("1-1", b"x"), "rejected")
         await handler_of(bench).send_to_dlq(StreamMessage("1-2", b"x"), "rejected")
         assert "1-1" in warnings_logged.text
         assert "the disk is full" in warnings_logged.text

@@ -9,7 +9,7 @@ import pytest
 from redis_stream_queue.delivery.fate import Fate
 from redis_stream_queue.delivery.pending import SeenEntry
 from redis_stream_queue.pool.master import offers as module
-from redis_stream_queue.pool.master.offers import MOST_LASTS, PATIENCE_MS, Due, Offers
+from redis_stream_queue.pool.master.offers import MOST_ALONE_WAIT_MS, MOST_LASTS, Due, Offers
 from redis_stream_queue.pool.master.slots import WorkerRecord
 from redis_stream_queue.pool.master.states import WorkerState
 from redis_stream_queue.pool.protocol import NoWork, Take
@@ -167,7 +167,7 @@ def test_a_worker_with_free_lanes_gets_nothing_that_may_be_deadly(
     assert scene._sent(scene.workers[0])[-1].alone
 
 
-def test_patience_ends(scene: Scene) -> None:
+def test_it_waits_for_so_long_only(scene: Scene) -> None:
     """A job of hours on its last delivery holds up the others for a minute, not for hours."""
     scene.add("1-0", last=True, suspect=True)
     scene.add("2-0", last=True, suspect=True)
@@ -176,7 +176,7 @@ def test_patience_ends(scene: Scene) -> None:
     row.set_id(Field.FIRST, "1-0")
     row.set_id(Field.LAST, "1-0")
     row[Field.BUSY_SINCE] = scene.now_ms
-    scene.now_ms += PATIENCE_MS - 1
+    scene.now_ms += MOST_ALONE_WAIT_MS - 1
     scene.offers.dispatch()
     assert scene.taken() == [["1-0"], []]
     scene.now_ms += 2

@@ -20,7 +20,7 @@ from ..scoreboard import Field, Scoreboard
 from .slots import WorkerRecord
 
 LATE_MS = 3000  # so late a worker may still carry out what it was offered
-PATIENCE_MS = 60_000  # a last delivery waits no longer for others to end
+MOST_ALONE_WAIT_MS = 60_000  # a last delivery waits no longer for others to end
 MOST_LASTS = 50
 OFFER_MS = 250  # how long a worker has to take what it was offered
 
@@ -193,13 +193,13 @@ class Offers:
         exclusive_runs = any(due.exclusive for dues in self._risky.values() for due in dues)
         for index, due in enumerate(self._waiting):
             in_the_way = bool(self._risky) if due.exclusive else exclusive_runs
-            if not due.risky or not in_the_way or now_ms - due.since_ms > PATIENCE_MS:
+            if not due.risky or not in_the_way or now_ms - due.since_ms > MOST_ALONE_WAIT_MS:
                 return index
         return None
 
 
 def _may_run(worker: WorkerRecord, dues: list[Due], now_ms: int) -> bool:
     """Does this worker have them in hand, or may it still take them?"""
-    patience_ms = LATE_MS if worker.passive else 0
-    on_its_way = now_ms < worker.offered_until_ms + patience_ms
+    late_ms = LATE_MS if worker.passive else 0
+    on_its_way = now_ms < worker.offered_until_ms + late_ms
     return on_its_way or any(worker.holds(due.offer.id) for due in dues)

@@ -2,7 +2,7 @@
 
 There, timer signals arrive at once, and libraries that insist on the main thread work. A short call
 costs no change of threads, and a long one that handles many short messages lets the loop have a
-turn between two of them. One that does not, for ``PATIENCE_S``, does not stop the loop either: a
+turn between two of them. One that does not, for ``LONG_CALL_S``, does not stop the loop either: a
 second thread takes it over.
 
 That thread, its locks and the selector are the interpreter's own, taken before an app can patch
@@ -28,7 +28,7 @@ from ...delivery.invocation import end_forked_child, forks
 
 log = logger(__name__)
 
-PATIENCE_S = 0.025  # a call is taken for a long one after once or twice as much
+LONG_CALL_S = 0.025  # a call is taken for a long one after once or twice as much
 TURN_STEPS = 4  # a turn: the task that a timer or a reply wakes comes to its next wait
 
 
@@ -182,7 +182,7 @@ class MainThread:
         """Body of the stand-in's thread. It looks now and then: to be told would cost more."""
         known = 0
         while self._serving:
-            sleep(PATIENCE_S)
+            sleep(LONG_CALL_S)
             if self._calls != known:
                 known = self._calls
             elif self._calling:
