@@ -412,7 +412,7 @@ def test_what_a_push_asks_for_holds_in_a_pool(
         }
 
     notes = noted(pool)
-    assert [words[1] for words in notes if words[0] == "takes"][0] == "held"
+    assert next(words[1] for words in notes if words[0] == "takes") == "held"
     assert sorted(words[1:] for words in notes if words[0] == "takes") == [
         ["after", "None"],
         ["delayed", delayed.id],
