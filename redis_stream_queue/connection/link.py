@@ -29,7 +29,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from .endpoint import Endpoint
 from .replies import text
 from .scripts import Script
-from .timeout import StallTolerantTimeout
 from .wire import Wire, wire_of
 
 Command = tuple[Any, ...]
@@ -69,42 +68,41 @@ async def exchange(
     """
     replies: list[Any] = []
     wire = wire_of(connection)
-    timeout = StallTolerantTimeout(wire, timeout_s and timeout_s + wire.rtt_s, on_late)
-    demoted = spoiled = False
+    silence, demoted, spoiled = wire.silence, False, False
     began_s = wire.now()
+    silence.begin(timeout_s and timeout_s + wire.rtt_s, began_s, on_late)
     try:
-        async with timeout.limit:
-            for packed in _packets(commands):
-                wire.sending(len(packed))
-                try:
-                    await connection.send_packed_command(packed, check_health=False)
-                except _BROKEN as error:
-                    raise _broken(error) from error
-            for _ in commands:
-                if last_s is not None and len(replies) == len(commands) - 1:
-                    timeout.start(last_s + wire.rtt_s)
-                try:
-                    replies.append(await connection.read_response(disable_decoding=True))
-                except ResponseError as error:
-                    replies.append(error)
-                    demoted |= says_demoted(error)
-                    spoiled |= str(error).startswith("Protocol error")
-                except _BROKEN as error:
-                    raise _broken(error) from error
-                if on_reply is not None:
-                    on_reply(len(replies) - 1, replies[-1])
-    except TimeoutError:
+        for packed in _packets(commands):
+            wire.sending(len(packed))
+            try:
+                await connection.send_packed_command(packed, check_health=False)
+            except _BROKEN as error:
+                raise _broken(error) from error
+        for _ in commands:
+            if last_s is not None and len(replies) == len(commands) - 1:
+                silence.begin(last_s + wire.rtt_s, wire.now(), on_late)
+            try:
+                replies.append(await connection.read_response(disable_decoding=True))
+            except ResponseError as error:
+                replies.append(error)
+                demoted |= says_demoted(error)
+                spoiled |= str(error).startswith("Protocol error")
+            except _BROKEN as error:
+                raise _broken(error) from error
+            if on_reply is not None:
+                on_reply(len(replies) - 1, replies[-1])
+    except BaseException as error:  # a cancellation, too: its reply would be the next one's
+        limit_s = silence.limit_s
         await cut(connection)
-        raise RedisTimeoutError(f"Redis did not answer within {timeout.limit_s} s") from None
-    except BaseException:  # a cancellation, too: its reply would be the next one's
-        await cut(connection)
+        if silence.ended and isinstance(error, OUTAGES):
+            raise RedisTimeoutError(f"Redis did not answer within {limit_s} s") from None
         raise
     finally:
-        timeout.end()
+        silence.end()
     wire.exchanged(began_s)
     if demoted:
         wire.on_demoted()
-    if demoted or spoiled:
+    if demoted or spoiled or silence.ended:
         await cut(connection)
     return replies
 
@@ -238,6 +236,9 @@ class DedicatedConnection(ABC):
             return None
         return wire_of(self.connection)
 
+    async def broke(self) -> None:  # noqa: B027
+        """Its connection has just broken: what that says about others."""
+
     @abstractmethod
     async def _open(self) -> AbstractConnection: ...
 
@@ -250,7 +251,11 @@ class DedicatedConnection(ABC):
     ) -> list[Any]:
         """Exchange commands; error replies are returned in place. Times: see exchange()."""
         connection = await self.connect()
-        return await exchange(connection, commands, timeout_s, on_reply, last_s, self.on_late)
+        try:
+            return await exchange(connection, commands, timeout_s, on_reply, last_s, self.on_late)
+        finally:
+            if not connection.is_connected:
+                await self.broke()
 
     async def connect(self) -> AbstractConnection:
         """The connection, opened if it is not open or does not lead anywhere any more."""

@@ -36,18 +36,8 @@ class _SingleDedicated(DedicatedConnection):
     async def _open(self) -> AbstractConnection:
         return await opened(self._single.make_connection())
 
-    async def run(
-        self,
-        commands: Sequence[Command],
-        timeout_s: float | None,
-        on_reply: Callable[[int, Any], None] | None = None,
-        last_s: float | None = None,
-    ) -> list[Any]:
-        try:
-            return await super().run(commands, timeout_s, on_reply, last_s)
-        finally:
-            if self.connection is not None and not self.connection.is_connected:
-                await self._single.drop_idle()
+    async def broke(self) -> None:
+        await self._single.drop_idle()
 
 
 class SingleLink(Link):

@@ -1,69 +1,79 @@
-"""A timeout for an exchange with Redis: it means silence, not the length of a transfer."""
+"""A timeout for exchanges with Redis: it means silence, not the length of a transfer."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
-from .wire import Wire
+from .._lazy_timer import LazyTimer
 
 LOOK_S = 0.5
 
 
-class StallTolerantTimeout:
-    """Ends an exchange in which nothing has moved for so long.
+class Silence:
+    """Ends an exchange on its connection in which nothing has moved for so long.
 
     It looks now and then whether bytes have passed, and counts the looks that saw none. So a loop
     that stood still (a handler that held the GIL, a stop of the process) counts as one look, and
     what waited in the socket meanwhile is seen before the next.
 
-    limit: the context manager that raises TimeoutError. limit_s: seconds, None = for ever.
-    on_late: called once when the silence has lasted for all but the last look.
+    now: the loop's clock, in s. progress: a number that grows with what passes. on_progress: called
+    at each look after which it has grown. abort: ends the exchange.
+    limit_s: seconds, of the exchange under way; None = there is none, or it has none.
+    ended: was it aborted?
     """
 
     def __init__(
-        self, wire: Wire, limit_s: float | None, on_late: Callable[[], None] | None = None
+        self,
+        now: Callable[[], float],
+        progress: Callable[[], int],
+        on_progress: Callable[[], None],
+        abort: Callable[[], None],
     ) -> None:
-        self.limit = asyncio.timeout(None)
         self.limit_s: float | None = None
-        self._wire = wire
-        self._on_late = on_late
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self.ended = False
+        self._now = now
+        self._progress = progress
+        self._on_progress = on_progress
+        self._abort = abort
+        self._on_late: Callable[[], None] | None = None
+        self._timer = LazyTimer(self._look)
+
+    def begin(
+        self, limit_s: float | None, now_s: float, on_late: Callable[[], None] | None = None
+    ) -> None:
+        """From now on so many seconds of silence.
+
+        on_late: called once when the silence has lasted for all but the last look.
+        """
+        self.limit_s, self._on_late = limit_s, on_late
         if limit_s is not None:
-            self.start(limit_s)
+            self._left_s = limit_s
+            self._seen = self._progress()
+            self._look_after(now_s)
 
-    def start(self, limit_s: float) -> None:
-        """From now on so many seconds of silence."""
-        self.end()
-        if self.limit.when() is not None:
-            self.limit.reschedule(None)
-        self.limit_s = self._left_s = limit_s
-        self._seen = self._wire.progress()
-        self._wait()
+    def end(self) -> None:
+        """The exchange is over."""
+        self.limit_s = self._on_late = None
+        self._timer.clear()
 
-    def _wait(self) -> None:
+    def _look_after(self, now_s: float) -> None:
         assert self.limit_s is not None
-        step_s = min(LOOK_S, self.limit_s / 2, self._left_s)
-        self._timer = self._loop.call_later(step_s, self._look, step_s)
+        self._step_s = min(LOOK_S, self.limit_s / 2, self._left_s)
+        self._timer.set(now_s + self._step_s)
 
-    def _look(self, step_s: float) -> None:
-        assert self.limit_s is not None
-        progress = self._wire.progress()
+    def _look(self) -> None:
+        progress = self._progress()
         if progress > self._seen:
+            assert self.limit_s is not None
             self._seen, self._left_s = progress, self.limit_s
-            if self._wire.on_progress is not None:
-                self._wire.on_progress()
+            self._on_progress()
         else:
-            self._left_s -= step_s
+            self._left_s -= self._step_s
         if self._left_s <= 0.001:
-            self.limit.reschedule(self._loop.time())
+            self.ended = True
+            self._abort()
             return
         if self._left_s <= LOOK_S and self._on_late is not None:
             on_late, self._on_late = self._on_late, None
             on_late()
-        self._wait()
-
-    def end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._look_after(self._now())

@@ -12,6 +12,8 @@ from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection
 
+from .timeout import Silence
+
 LARGE_BYTES = 65_536  # what is larger is seen going out; the rest is gone at once
 
 
@@ -22,7 +24,7 @@ class Wire:
     took: no answer is sooner than that. used_s: when it was used last, by the loop's clock.
     life: which life of which server is at the other end, None = not asked yet, "" = unknown.
     generation: see Link. on_progress: called now and then while a long answer arrives; on_demoted:
-    called when the server says that it is no master any more.
+    called when the server says that it is no master any more. silence: ends an exchange.
     """
 
     def __init__(self, connection: AbstractConnection, connecting_s: float) -> None:
@@ -40,6 +42,7 @@ class Wire:
         self._feed: Any = getattr(self._reader, "feed_data", None)
         if self._feed is not None:  # (fakeredis has none)
             self._reader.feed_data = self._count
+        self.silence = Silence(self.now, self.progress, self._progressed, self._abort)
         if (protocol := getattr(connection._writer, "_protocol", None)) is not None:
             protocol._get_close_waiter(None).add_done_callback(_ended)
 
@@ -66,6 +69,14 @@ class Wire:
     def progress(self) -> int:
         """Grows with every byte that arrives, and with those of a large command that get out."""
         return self.received + (self._sent - self._unsent() if self._sent else 0)
+
+    def _progressed(self) -> None:
+        if self.on_progress is not None:
+            self.on_progress()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     def _unsent(self) -> int:
         if self._transport is None:

@@ -165,11 +165,11 @@ class Batch:
         self.kept_done: list[str] = []  # ids of earlier batches that are done now
         self._loop = asyncio.get_running_loop() if verify else None
 
-    def fill(self, messages: list[StreamMessage]) -> None:
+    def fill(self, messages: list[StreamMessage], now_ms: int) -> None:
         """The messages, if it was made without."""
         self.messages = messages
         self._waiting.extend(messages)
-        self.look_up_ms = mono_ms() + LOOK_UP_MS
+        self.look_up_ms = now_ms + LOOK_UP_MS
 
     # -- the handler's side ----------------------------------------------------------------------
 

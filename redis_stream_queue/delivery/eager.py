@@ -10,15 +10,18 @@ from contextvars import copy_context
 from typing import Any
 
 
-def start_now(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def start_now(coroutine: Coroutine[Any, Any, None]) -> tuple[asyncio.Task[None], bool]:
     """Run it in a task of its own, before this returns up to where it waits for something.
 
+    Returns the task, and whether the coroutine has come to its end without an error (the task
+    itself ends with the loop's next turn).
     No task factory of the app's is asked: one may begin tasks at once, too.
 
     Source: https://docs.python.org/3/library/asyncio-extending.html
     """
     loop, outer, context = asyncio.get_running_loop(), asyncio.current_task(), copy_context()
-    begun = _begun(coroutine)
+    ended: list[bool] = []
+    begun = _begun(coroutine, ended)
     task = asyncio.Task(begun, loop=loop, context=context)
     if outer is not None:  # else a callback asks
         _leave_task(loop, outer)
@@ -29,19 +32,22 @@ def start_now(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         _leave_task(loop, task)
         if outer is not None:
             _enter_task(loop, outer)
-    return task
+    return task, bool(ended)
 
 
-async def _begun(coroutine: Coroutine[Any, Any, None]) -> None:
-    await _in_two_parts(coroutine)
+async def _begun(coroutine: Coroutine[Any, Any, None], ended: list[bool]) -> None:
+    await _in_two_parts(coroutine, ended)
 
 
 @types.coroutine
-def _in_two_parts(coroutine: Coroutine[Any, Any, None]) -> Generator[Any, None, None]:
+def _in_two_parts(
+    coroutine: Coroutine[Any, Any, None], ended: list[bool]
+) -> Generator[Any, None, None]:
     """A first step, then a bare yield; all others are the task's own."""
     try:
         waits_for = coroutine.send(None)
     except StopIteration:
+        ended.append(True)
         yield
         return
     except BaseException:  # whatever the coroutine raises is its task's

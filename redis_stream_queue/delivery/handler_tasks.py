@@ -12,14 +12,14 @@ class HandlerTasks:
     """The calls of the handler for one batch.
 
     most: at a time, as things stand. begin: starts one, which ends when the handler has returned or
-    has had to wait: what is left then is for another. running: under way. error: what the first of
-    them raised that failed; not a verdict.
+    has had to wait: what is left then is for another; returns None if it has ended already.
+    running: under way. error: what the first of them raised that failed; not a verdict.
     """
 
     def __init__(
         self,
         batch: Batch,
-        begin: Callable[[Batch], asyncio.Future[None]],
+        begin: Callable[[Batch], asyncio.Future[None] | None],
         most: Callable[[Batch], int],
     ) -> None:
         self.running: dict[asyncio.Future[None], None] = {}  # in the order of their starts
@@ -36,11 +36,11 @@ class HandlerTasks:
     def start(self) -> None:
         """As many as there is work for; each begins now."""
         batch, running = self._batch, self.running
-        while self._more and len(running) < self._most(batch):
-            call = self._begin(batch)
-            running[call] = None
-            batch.lanes = len(running)
-            call.add_done_callback(self._ended)
+        while len(running) < self._most(batch) and self._more:
+            if (call := self._begin(batch)) is not None:
+                running[call] = None
+                batch.lanes = len(running)
+                call.add_done_callback(self._ended)
 
     def _ended(self, call: asyncio.Future[None]) -> None:
         del self.running[call]
@@ -51,9 +51,10 @@ class HandlerTasks:
         elif self._cancelled:  # else the app has cancelled its own call, at its very end
             error = asyncio.CancelledError()
         self.error = self.error or error
-        if self.error is None and self._more:
+        others = len(self.running)
+        if self.error is None:
             self.start()
-        else:
+        if len(self.running) <= others:
             self._batch.stirred.set()
 
     def cancel(self) -> None:

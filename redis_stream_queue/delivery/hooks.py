@@ -15,9 +15,9 @@ class Hooks:
     def receiving(self) -> None:
         """A long answer is arriving."""
 
-    def batch_started(self, messages: Sequence[StreamMessage]) -> None:
-        """A batch, in the order of the ids, is about to be decoded and handled (in the loop's
-        thread)."""
+    def batch_started(self, messages: Sequence[StreamMessage], now_ms: int) -> None:
+        """A batch, in the order of the ids, was read and is about to be decoded and handled (in
+        the loop's thread)."""
 
     def batch_decoded(self) -> None:
         """Its payloads are decoded; handling begins."""

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from ..message import StreamMessage
 from .batch import Batch
 from .payloads import Decode
 
-RunPlain = Callable[[Callable[[], None]], Coroutine[Any, Any, None] | asyncio.Future[None]]
+RunPlain = Callable[[Callable[[], None]], asyncio.Future[None]]
 
 
-async def run_in_thread(call: Callable[[], None]) -> None:
+def run_in_thread(call: Callable[[], None]) -> asyncio.Future[None]:
     """Run a plain handler beside the loop, so that the loop stays alive.
 
     A thread cannot be interrupted, so neither is the wait for it.
     """
+    return asyncio.ensure_future(_in_thread(call))
+
+
+async def _in_thread(call: Callable[[], None]) -> None:
     context, loop = contextvars.copy_context(), asyncio.get_running_loop()
     thread = loop.run_in_executor(None, context.run, call)
     while not thread.done():

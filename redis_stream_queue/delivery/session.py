@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from redis.exceptions import ResponseError
 
 from .._clock import mono_ms
+from .._lazy_timer import LazyTimer
 from .._log import logger
 from ..client import StreamClient
 from ..config import ConsumerConfig
@@ -22,12 +23,11 @@ from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES
 from ..connection.replies import entry_messages
 from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage, rules_of, runner_of
-from ..later.postponed import DELIVERIES
 from ..message import StreamMessage
 from ..serializers import JsonSerializer, Serializer, for_stream
 from .batch import Batch
 from .eager import start_now
-from .expiry import TTL, Expiry
+from .expiry import Expiry
 from .failures import Failures
 from .handler_tasks import HandlerTasks
 from .hooks import Hooks
@@ -37,6 +37,7 @@ from .payloads import Payloads
 from .reader import Reader
 from .stranded import Stranded
 from .told import ToldBatch
+from .unsettled import may_all_run
 
 log = logger(__name__)
 
@@ -109,6 +110,7 @@ class Session:
         self._decoded_slowly = False
         self._prepared: Batch | None = None  # for the next batch: made while nothing waits for it
         self._settling = Backoff()
+        self._ticks = LazyTimer(self._tick)
 
     @property
     def handler(self) -> Handler:
@@ -185,16 +187,20 @@ class Session:
         Returns how many messages were handled: fewer where some were given back, more where
         others were read meanwhile.
         """
-        self.hooks.batch_started(messages)  # first: what kills us may be the decoding
         began_ms = mono_ms()
+        self.hooks.batch_started(messages, began_ms)  # first: what kills us may be the decoding
         decoded = self._payloads.decode(messages)
-        self._decoded_slowly = mono_ms() - began_ms >= SLOW_DECODING_MS
         self.hooks.batch_decoded()
+        now_ms = mono_ms()
+        self._decoded_slowly = now_ms - began_ms >= SLOW_DECODING_MS
         batch, self._prepared = self._prepared or self._new_batch(), None
-        batch.fill(await self._admitted(batch, decoded, beside=False))
+        if not may_all_run(decoded):
+            decoded = await self._admitted(batch, decoded, beside=False)
+            now_ms = mono_ms()
+        batch.fill(decoded, now_ms)
         batch.owner = asyncio.current_task()
-        if batch.messages:
-            await self._run(batch, grows=grows and self._one_by_one)
+        if decoded:
+            await self._run(batch, now_ms, grows=grows and self._one_by_one)
         else:
             self.hooks.batch_finished()
         await self.failures.told()
@@ -205,9 +211,8 @@ class Session:
         self, batch: Batch, decoded: list[StreamMessage], *, beside: bool
     ) -> list[StreamMessage]:
         """Those that may run now, and until when each may start."""
-        if [True for m in decoded if (h := m.headers) and (TTL in h or DELIVERIES in h)]:
-            decoded = self.in_flight.unsettled.resumed(decoded)
-            batch.deadlines |= await self._expiry.deadlines(decoded)
+        decoded = self.in_flight.unsettled.resumed(decoded)
+        batch.deadlines |= await self._expiry.deadlines(decoded)
         return self.in_flight.unsettled.admitted(decoded, beside=beside)
 
     def _new_batch(self) -> Batch:
@@ -224,11 +229,11 @@ class Session:
             self._rules_of,
         )
 
-    async def _run(self, batch: Batch, *, grows: bool) -> None:
+    async def _run(self, batch: Batch, now_ms: int, *, grows: bool) -> None:
         self._batch = batch
         tasks = HandlerTasks(batch, self._begin, self._runner.lanes)
         try:
-            if self.in_flight.leases.is_old(mono_ms()):
+            if self.in_flight.leases.is_old(now_ms):
                 await self._verify()
             tasks.start()
             try:
@@ -244,16 +249,17 @@ class Session:
             self._collect(batch)
             self.in_flight.unsettled.release(batch.unfinished())
 
-    def _begin(self, batch: Batch) -> asyncio.Future[None]:
-        """A call of the handler, which begins now; what is awaited has a task of its own, which
-        the app may cancel."""
+    def _begin(self, batch: Batch) -> asyncio.Future[None] | None:
+        """A call of the handler, which begins now; None if it has ended, too. What is awaited has
+        a task of its own, which the app may cancel."""
         runner = self._runner
         if runner.awaits(batch):
-            return start_now(runner.run_async(batch))
+            task, ended = start_now(runner.run_async(batch))
+            return None if ended else task
         if batch.handed is not None:
-            self._finishing = start_now(runner.finish(batch))
-            return self._finishing
-        batch.plain = asyncio.ensure_future(self._host.run_plain(lambda: runner.run(batch)))
+            self._finishing, ended = start_now(runner.finish(batch))
+            return None if ended else self._finishing
+        batch.plain = self._host.run_plain(functools.partial(runner.run, batch))
         return batch.plain
 
     async def _verify(self) -> None:
@@ -267,16 +273,14 @@ class Session:
 
     async def _tend(self, tasks: HandlerTasks, batch: Batch, *, grows: bool) -> None:
         """Until all is handled: settle what is done, give back on request, read more in time."""
-        await asyncio.sleep(0)  # a plain call begins first
         clock = asyncio.get_running_loop().time
         tick_s, starved = clock() + TEND_S, False
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(tick_s):
-                    await batch.stirred.wait()
+        while tasks.running:
+            self._ticks.set(tick_s)
+            await batch.stirred.wait()
             batch.stirred.clear()
             if not tasks.running:
-                return
+                break
             ticked = clock() >= tick_s
             if ticked:
                 self.hooks.tending(batch)
@@ -293,6 +297,10 @@ class Session:
                 await self._try_to_settle()
             if ticked:
                 tick_s = clock() + TEND_S + self._settling.pause_s
+
+    def _tick(self) -> None:
+        if self._batch is not None:
+            self._batch.stirred.set()
 
     async def _read_more(self, tasks: HandlerTasks, batch: Batch, wanted: int) -> bool:
         """Is it worth while to ask again at once?"""

@@ -15,7 +15,7 @@ from ..metrics import ConsumerMeter
 from .answers import RESULT, Answer, answer_to, failure
 from .batch import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
 from .burial_mark import EXPIRED, REJECTED, uncounted
-from .expiry import DEAD
+from .expiry import DEAD, TTL
 from .hooks import Hooks
 from .pending import Parked, SeenEntry
 from .retry_delay import retry_delay_ms
@@ -228,6 +228,16 @@ class Unsettled:
             admitted.append(last.pop(0))
         self.release(last, alone=True)
         return admitted
+
+
+def may_all_run(messages: Sequence[StreamMessage]) -> bool:
+    """Is each delivered for the first time, and nothing said about when it may start?"""
+    return not [
+        True
+        for message in messages
+        if message.delivery_count > 1
+        or ((headers := message.headers) and (TTL in headers or DELIVERIES in headers))
+    ]
 
 
 def _deliveries_before(message: StreamMessage) -> int:

@@ -31,10 +31,11 @@ MOMENT_MS = 5  # longer than it takes from one batch to the next
 
 
 class Field(IntEnum):
+    # written together at the start of a batch:
     BUSY_SINCE = 0  # 0 = no handler is running
-    HELD = 1  # how many messages are held
-    READ_AT = 2  # last finished read
-    RENEWED_AT = 3  # last renewal of the leases
+    READ_AT = 1  # last finished read
+    RENEWED_AT = 2  # last renewal of the leases
+    HELD = 3  # how many messages are held
     BATCH = 4  # messages that the worker would take at once
     READ = 5  # counters of this life
     ACKED = 6
@@ -68,6 +69,8 @@ COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES, Fi
 ID_BYTES = ID_WORDS * WORD
 _write_id = Struct(f"{ID_BYTES}s").pack_into
 _write_start = Struct(f"@Q{ID_BYTES}s").pack_into
+_write_held = Struct("@4Q").pack_into
+_write_batch = Struct(f"@Q{ID_BYTES}x{ID_BYTES}s{ID_BYTES}s").pack_into
 
 
 _NOTHING = memoryview(bytes(max(ROW_WORDS, TIMES_WORDS) * WORD)).cast("Q")
@@ -76,14 +79,14 @@ _NOTHING = memoryview(bytes(max(ROW_WORDS, TIMES_WORDS) * WORD)).cast("Q")
 class Row:
     """The row of one life."""
 
-    __slots__ = ("_base", "_bytes", "_current", "_since", "_times", "_words")
+    __slots__ = ("_base", "_bytes", "_since", "_start", "_times", "_words")
 
     def __init__(self, shared: mmap.mmap, words: memoryview, number: int) -> None:
         self._bytes = shared
         self._words = words
         self._base = (number + 1) * ROW_WORDS
         self._since = (self._base + Field.MESSAGE_SINCE) * WORD
-        self._current = (self._base + Field.CURRENT) * WORD
+        self._start = self._base * WORD
         self._times = ALL_ROWS_WORDS + number * TIMES_WORDS
 
     def __getitem__(self, field: Field) -> int:
@@ -107,9 +110,12 @@ class Row:
         of a call."""
         _write_start(self._bytes, self._since, since_ms, entry_id.encode())
 
-    def starts_none(self) -> None:
-        """A new batch: nothing of it runs yet."""
-        self._bytes[self._current] = 0
+    def begin(self, first_id: str, last_id: str, held: int, now_ms: int) -> None:
+        """Write what a batch holds that was read just now; nothing of it runs yet, but decoding
+        it counts for the time limit."""
+        shared = self._bytes
+        _write_batch(shared, self._since, now_ms, first_id.encode(), last_id.encode())
+        _write_held(shared, self._start, now_ms, now_ms, now_ms, held)
 
     def rule(self, limit_ms: int, most: int, task: int, *, alone: bool) -> None:
         """Write what holds for the message that is started next."""

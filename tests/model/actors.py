@@ -173,9 +173,9 @@ class Actor(ABC):
     def watch_batches(self, hooks: Any) -> None:
         started = hooks.batch_started
 
-        def batch_started(messages: list[StreamMessage]) -> None:
+        def batch_started(messages: list[StreamMessage], now_ms: int) -> None:
             self.world.book.batch(self, {m.id: m.delivery_count for m in messages})
-            started(messages)
+            started(messages, now_ms)
 
         grows = hooks.batch_grows
 

@@ -18,6 +18,10 @@ LONG_S = 30.0
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 
 
+def begun(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return start_now(coroutine)[0]
+
+
 async def ends_at_once(start: Start, seen: list[Any]) -> None:
     async def call() -> None:
         seen.append(asyncio.current_task() in asyncio.all_tasks())
@@ -94,7 +98,7 @@ async def is_cancelled_while_a_task_runs_that_it_waits_for(start: Start, seen: l
             seen.append(("outer", inner.cancelled()))
 
     task = start(call())
-    await asyncio.sleep(0) if start is not start_now else None
+    await asyncio.sleep(0) if start is not begun else None
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     seen.append(task.cancelled())
@@ -181,7 +185,7 @@ def test_it_does_what_a_plain_task_does(program: Program) -> None:
     plain: list[Any] = []
     now: list[Any] = []
     asyncio.run(asyncio.wait_for(program(asyncio.create_task, plain), LONG_S / 3))
-    asyncio.run(asyncio.wait_for(program(start_now, now), LONG_S / 3))
+    asyncio.run(asyncio.wait_for(program(begun, now), LONG_S / 3))
     assert plain == now != []
 
 
@@ -193,10 +197,27 @@ async def test_it_has_begun_when_it_is_there() -> None:
         await asyncio.sleep(0)
         seen.append("gone on")
 
-    task = start_now(call())
+    task, ended = start_now(call())
     assert seen == ["begun"]
+    assert not ended
     await task
     assert seen == ["begun", "gone on"]
+
+
+async def test_it_says_what_has_ended_already() -> None:
+    async def ends() -> None:
+        pass
+
+    async def fails() -> None:
+        raise KeyError("x")
+
+    task, ended = start_now(ends())
+    assert ended
+    await task
+    task, ended = start_now(fails())
+    assert not ended
+    with pytest.raises(KeyError):
+        await task
 
 
 async def test_it_is_not_asked_of_a_task_factory() -> None:
@@ -204,7 +225,7 @@ async def test_it_is_not_asked_of_a_task_factory() -> None:
     loop = asyncio.get_running_loop()
     loop.set_task_factory(lambda *_, **__: pytest.fail("asked"))
     try:
-        task = start_now(asyncio.sleep(0))
+        task = begun(asyncio.sleep(0))
     finally:
         loop.set_task_factory(None)
     await task

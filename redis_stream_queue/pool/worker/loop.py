@@ -178,11 +178,11 @@ class Worker:
         self._row[Field.ONLY_NEW] = only_new  # never while a read blocks
         block_ms = 0 if only_new else BLOCK_MS
         messages = await self.session.read(min(self._batch.size, room), block_ms)
-        self._row[Field.READ_AT] = mono_ms()
         if messages:
             # What was read before, and is stranded, may have to be alone.
             await self._handle(messages, grows=not [m for m in messages if m.delivery_count != 1])
         else:
+            self._row[Field.READ_AT] = mono_ms()
             self._new_ones_until_s = 0.0
         return True
 

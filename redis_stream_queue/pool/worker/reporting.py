@@ -67,21 +67,15 @@ class ReportingHooks(Hooks):
     def receiving(self) -> None:
         self.row[Field.READ_AT] = mono_ms()
 
-    def batch_started(self, messages: Sequence[StreamMessage]) -> None:
-        row = self.row
-        row.set_id(Field.FIRST, messages[0].id)
-        row.set_id(Field.LAST, messages[-1].id)
+    def batch_started(self, messages: Sequence[StreamMessage], now_ms: int) -> None:
+        first, last = messages[0].id, messages[-1].id
         if self._rules_of is not None:
-            row.rule(0, 0, 0, alone=False)
+            self.row.rule(0, 0, 0, alone=False)
             self._shown = None
-        row.starts_none()
-        row[Field.HELD] = len(messages)
-        row[Field.RENEWED_AT] = self._stopwatch.since_ms = mono_ms()
-        row[Field.MESSAGE_SINCE] = row[Field.RENEWED_AT]  # decoding counts for the time limit
-        row[Field.BUSY_SINCE] = row[Field.RENEWED_AT]
+        self.row.begin(first, last, len(messages), now_ms)
+        self._stopwatch.since_ms = now_ms
         if self._whole_batch:
-            ids = messages[0].id, messages[-1].id
-            self._batch_ids = ids[0] if ids[0] == ids[1] else "..".join(ids)
+            self._batch_ids = first if first == last else f"{first}..{last}"
             self._stopwatch.batch = messages
 
     def batch_decoded(self) -> None:

@@ -1,0 +1,47 @@
+"""A timer whose time is moved far more often than it is reached."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+CLOCK_STEP_S = 0.001  # a timer may fire so much before its time
+
+
+class LazyTimer:
+    """Calls back once at a time, in the loop that this time was set in.
+
+    The loop's own timer stays where the time is moved later or given up, and looks again when it
+    fires: setting one for each short piece of work costs more than the work.
+    """
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+        self._due_s: float | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._handle: asyncio.TimerHandle | None = None
+
+    def set(self, due_s: float) -> None:
+        """Call back then, by the clock of the loop that runs; no other time counts any more."""
+        self._due_s, loop = due_s, asyncio.get_running_loop()
+        if self._handle is not None and self._loop is loop:
+            if self._handle.when() <= due_s:
+                return
+            self._handle.cancel()
+        self._loop, self._handle = loop, loop.call_at(due_s, self._fire, loop)
+
+    def clear(self) -> None:
+        """Do not call back."""
+        self._due_s = None
+
+    def _fire(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not loop:
+            return
+        self._handle, due_s = None, self._due_s
+        if due_s is None:
+            return
+        if loop.time() < due_s - CLOCK_STEP_S:
+            self.set(due_s)
+            return
+        self._due_s = None
+        self._callback()
