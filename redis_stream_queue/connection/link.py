@@ -27,7 +27,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .endpoint import Endpoint
-from .replies import text
+from .replies import info_lines
 from .scripts import Script
 from .wire import Wire, wire_of
 
@@ -206,12 +206,7 @@ async def life_of(connection: AbstractConnection) -> str:
 
 def run_id(info: Any) -> str:
     """The run id in a reply of ``INFO server``; "" if there is none (an ACL may forbid INFO)."""
-    if isinstance(info, bytes | str):
-        for line in text(info).splitlines():
-            name, _, value = line.partition(":")
-            if name == "run_id":
-                return value
-    return ""
+    return info_lines(info).get("run_id", "")
 
 
 class DedicatedConnection(ABC):

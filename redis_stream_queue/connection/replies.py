@@ -28,6 +28,13 @@ def pending_entries(lines: Sequence[Any]) -> list[PendingEntry]:
     return [PendingEntry(text(i), name_text(name), ms, n) for i, name, ms, n in lines]
 
 
+def info_lines(reply: Any) -> dict[str, str]:
+    """Lines ``name:value`` of INFO; empty for an error (an ACL may forbid it)."""
+    if not isinstance(reply, bytes | str):
+        return {}
+    return dict(line.split(":", 1) for line in text(reply).splitlines() if ":" in line)
+
+
 def mapping(flat: Any, decode: Callable[[bytes], str] = text) -> dict[str, Any]:
     """``[k1, v1, k2, v2]`` as a dict with text keys and text or integer values."""
     pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=False)

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from ..client import StreamClient
 from ..connection.link import Command
 from ..connection.refusals import is_forbidden
-from ..connection.replies import mapping, text
+from ..connection.replies import info_lines, mapping
 from ..connection.scripts import RENEW
 from ..exceptions import ConfigError, UnsupportedServer
 
@@ -153,8 +153,8 @@ async def worries(client: StreamClient, stream: str) -> list[Finding]:
     )
     where = str(client.endpoint)
     found = (
-        _evicts(where, _info(memory)) or _nearly_full(where, _info(memory)),
-        _forgets(where, _info(persistence), _config(save)),
+        _evicts(where, info_lines(memory)) or _nearly_full(where, info_lines(memory)),
+        _forgets(where, info_lines(persistence), _config(save)),
     )
     return [finding for finding in found if finding is not None]
 
@@ -197,13 +197,6 @@ def _forgets(where: str, persistence: dict[str, str], saves: str | None) -> Find
     )
 
 
-def _info(reply: Any) -> dict[str, str]:
-    """Lines ``name:value`` of INFO; empty where an ACL forbids it."""
-    if not isinstance(reply, bytes | str):
-        return {}
-    return dict(line.split(":", 1) for line in text(reply).splitlines() if ":" in line)
-
-
 def _config(reply: Any) -> str | None:
     """The one value of CONFIG GET; None where it cannot be asked for (managed servers)."""
     if isinstance(reply, Exception) or not reply:
@@ -231,7 +224,6 @@ def missing_right(error: Exception, otherwise: str = "+eval +evalsha") -> str:
     return otherwise
 
 
-def _version(info: bytes | str) -> tuple[int, ...] | None:
-    text = info.decode(errors="replace") if isinstance(info, bytes) else str(info)
-    found = re.search(r"redis_version:(\d+)\.(\d+)", text)
+def _version(info: Any) -> tuple[int, ...] | None:
+    found = re.match(r"(\d+)\.(\d+)", info_lines(info).get("redis_version", ""))
     return (int(found[1]), int(found[2])) if found else None

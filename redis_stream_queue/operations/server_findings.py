@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from .._clock import wall_ms
 from ..client import StreamClient
 from ..connection.link import Command
-from ..connection.replies import mapping, text
+from ..connection.replies import info_lines, mapping
 from ..delivery.server_check import Finding
 
 SMALL_BYTES = 32 * 1024 * 1024  # an empty server takes some MB itself
@@ -37,9 +37,8 @@ async def ask_server(client: StreamClient, key: str) -> ServerFacts:
     ]
     replies = await client.link().run(key, commands, client.endpoint.socket_timeout)
     for command, reply in zip(commands, replies, strict=True):
-        if not isinstance(reply, Exception) and command[0] == "INFO":
-            lines = text(reply).splitlines()
-            facts.info |= dict(line.split(":", 1) for line in lines if ":" in line)
+        if command[0] == "INFO":
+            facts.info |= info_lines(reply)
         elif not isinstance(reply, Exception):
             facts.config |= {name: str(value) for name, value in mapping(reply).items()}
     before_ms = wall_ms()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ..later.lateness import LatenessMetrics, of_all
 from .failures import Failure, merged
 from .histogram import BUCKETS, Histogram, together
+from .totals import NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +115,7 @@ def added(crews: list[PoolMetrics]) -> PoolMetrics:
     """The metrics of a whole pool from those of its crews."""
     if len(crews) == 1:
         return crews[0]
-    summed = (
-        *("read", "acked", "errors", "dead", "batches", "replaced", "snapshots", "expired"),
-        *("acked_per_s", "configured"),
-    )
+    summed = *NAMES, "replaced", "snapshots", "acked_per_s", "configured"
     return PoolMetrics(
         **{name: sum(getattr(crew, name) for crew in crews) for name in summed},
         uptime_s=max(crew.uptime_s for crew in crews),

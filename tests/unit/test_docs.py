@@ -86,6 +86,20 @@ def test_recovery_page_explains_every_fate() -> None:
     assert sorted(explained) == sorted(f.name for f in fate.Fate)
 
 
+# -- docs/operations.md ----------------------------------------------------------------------------
+
+
+def test_operations_page_has_every_finding() -> None:
+    """Of rsq doctor, by its name."""
+    sources = "".join(path.read_text() for path in (ROOT / "redis_stream_queue").rglob("*.py"))
+    names = re.findall(r'\bFinding\(\s*"(\w+)"', sources)
+    listed = [
+        name for cell, _ in rows(DOCS / "operations.md", "finding") for name in cell.split(", ")
+    ]
+
+    assert sorted(listed) == sorted(names)
+
+
 # -- options ---------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..._clock import mono_ms
 from ...later.lateness import LatenessMetrics
@@ -253,31 +254,28 @@ def snapshot(
     last time."""
     totals = [slot.totals() for slot in crew.slots]
     workers = [_line(*pair, mono_ms()) for pair in zip(crew.slots, totals, strict=True)]
-    times = added(*totals)
-    acked.record(sum(w.acked for w in workers) - acked.total)
+    counted = added(*totals)
+    acked.record(counted["acked"] - acked.total)
+    counts: dict[str, Any] = {name: counted[name] for name in NAMES}
+    counts["dead"] += buried
     return PoolMetrics(
         crew=crew.name,
         uptime_s=(mono_ms() - crew.began_ms) / 1000,
         configured=crew.configured,
-        read=sum(w.read for w in workers),
-        acked=acked.total,
-        errors=sum(w.errors for w in workers),
-        dead=sum(w.dead for w in workers) + buried,
-        batches=sum(w.batches for w in workers),
-        expired=sum(w.expired for w in workers),
         replaced=crew.replaced,
         paused=paused,
         snapshots=sum(w.snapshots for w in workers),
         scheduled=scheduled,
         acked_per_s=acked.rate(),
-        handling=histogram(times, HANDLING),
-        waiting=histogram(times, WAITING),
+        handling=histogram(counted, HANDLING),
+        waiting=histogram(counted, WAITING),
         failures=failures,
         workers=[
             line
             for slot, line in zip(crew.slots, workers, strict=True)
             if slot.wanted or slot.lives
         ],
+        **counts,
     )
 
 
