@@ -26,7 +26,15 @@ from redis_stream_queue.message import StreamMessage
 from redis_stream_queue.pool.master.recovery import Death, Recovery
 from redis_stream_queue.pool.master.slots import WorkerRecord, nobody
 from redis_stream_queue.pool.master.states import WorkerState
-from redis_stream_queue.pool.protocol import AskForWork, Declined, Retrying, Start, Take
+from redis_stream_queue.pool.protocol import (
+    AskForWork,
+    Declined,
+    Pause,
+    Resume,
+    Retrying,
+    Start,
+    Take,
+)
 from redis_stream_queue.pool.settings import Settings
 from redis_stream_queue.pool.worker import loop as pool_worker
 
@@ -97,6 +105,11 @@ class Actor(ABC):
         """Does a message of its master wait?"""
         return False
 
+    @property
+    def paused(self) -> bool:
+        """Has it heard that nothing is to be started?"""
+        return False
+
     def held(self) -> set[str]:
         return set(self.in_flight.held)
 
@@ -137,6 +150,8 @@ class Actor(ABC):
         if self.process.dead:
             raise Failed
         book = self.world.book
+        if self.paused:
+            book.complain(f"{self.label} started {[m.id for m in messages]} while paused")
         executions = [
             book.begin(self, m.id, m.delivery_count, stale=self._stale(m.id)) for m in messages
         ]
@@ -263,6 +278,8 @@ class PoolWorker(Actor):
         self.record.state = WorkerState.READY
         row[pool_worker.Field.BATCH] = world.batch_size or 1
         pool.records.append(self.record)
+        if pool.paused:
+            self.record.channel.send(Pause())
         self._named = False
 
     @property
@@ -274,6 +291,10 @@ class PoolWorker(Actor):
     @property
     def told(self) -> bool:
         return bool(self.inbox)
+
+    @property
+    def paused(self) -> bool:
+        return bool(self.worker.orders.paused)
 
     def send(self, message: Any) -> None:
         """The worker's end of the pipe."""
@@ -331,7 +352,7 @@ class _Pipe:
         self._inbox = inbox
 
     def send(self, message: Any) -> None:
-        if isinstance(message, Take):
+        if isinstance(message, Take | Pause | Resume):
             self._inbox.append(message)
 
 
@@ -386,6 +407,7 @@ class Pool:
         self.retention = Retention(self.recovery.pending, world.max_stream_size)
         self.group = ConsumerGroup(client, STREAM, GROUP)
         self.mover = Mover(client, STREAM)
+        self.paused = False
         beat = schedules_of([Every("beat", BEAT_S, 0)], lambda data: str(data).encode())
         self.ticker: Any = Ticker(client, STREAM, GROUP, beat)
 
@@ -406,6 +428,17 @@ class Pool:
 
     async def move(self) -> None:
         await self.mover.move()
+
+    async def learn(self) -> None:
+        """What is paused; its workers are told."""
+        before = self.paused
+        await self.mover.learn()
+        self.paused = self.mover.paused(GROUP) is not None
+        if self.paused != before:
+            self.recovery.offers.paused = self.paused
+            for record in self.records:
+                if record.channel is not None:
+                    record.channel.send(Pause() if self.paused else Resume())
 
     async def tick(self) -> None:
         """What its loop does, without the waiting: what it knows may be old."""

@@ -143,6 +143,32 @@ class Messages(RuleBasedStateMachine):
         book.may_vanish.add(entry.uid if entry else book.facts.scheduled[cancelled])
         self._admin(lambda: world.producer.client.cancel(STREAM, cancelled), at)
 
+    @rule(on=st.booleans(), heard=st.booleans(), at=faults)
+    def pause(self, on: bool, heard: bool, at: At | None) -> None:
+        """Or resume; heard: everybody who can knows at once."""
+        client = self.w.producer.client
+        self._admin(lambda: client.pause(STREAM) if on else client.resume(STREAM), at)
+        for pool in (0, 1) if heard else ():
+            self._master(pool, "learn")
+        for actor in self.w.living() if heard else ():
+            if actor.told and actor.process.runs:
+                actor.process.run(actor._deliver)
+
+    @precondition(lambda self: self.w.amid_a_batch())
+    @rule()
+    def pause_amid_a_batch(self) -> None:
+        """What has not started does not, though what runs has ended."""
+        self.pause(True, True, None)
+        self.each_message_is_in_one_place()
+        for hand in self.w.hands():
+            if hand.actor in self.w.amid_a_batch():
+                self.verdict(self.w.hands().index(hand), "ok", None)
+                self.each_message_is_in_one_place()
+
+    @rule(pool=pools, at=faults)
+    def hear_of_pauses(self, pool: int, at: At | None) -> None:
+        self._master(pool, "learn", at)
+
     def _admin(self, start: Callable[[], Any], at: At | None) -> None:
         admin = self.w.admin
         if admin.stopped:
@@ -392,7 +418,10 @@ class Messages(RuleBasedStateMachine):
             if process.stopped and not process.dead:
                 process.resume()
         self.each_message_is_in_one_place()
+        self.pause(False, True, None)
         for _ in range(LAST_ROUNDS):
+            for pool in (0, 1):
+                self._master(pool, "learn")
             if GROUP not in world.book.facts.delivered:
                 self.restore_group(0)
                 self.each_message_is_in_one_place()

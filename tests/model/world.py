@@ -98,6 +98,11 @@ class World:
     def hands(self) -> list[Hand]:
         return [h for actor in self.living() if actor.process.runs for h in actor.hands]
 
+    def amid_a_batch(self) -> list[Actor]:
+        """Who holds more than what runs."""
+        some = dict.fromkeys(hand.actor for hand in self.hands())
+        return [actor for actor in some if actor.held() > {e.entry.id for e in actor.running()}]
+
     def living(self) -> list[Actor]:
         return [a for slot in SLOTS if (a := self.actors.get(slot)) and a.alive]
 
