@@ -121,6 +121,7 @@ class Batch:
     plain: the call that may block, if one has been made.
     deadlines: until when a message may start, by its id, of those for which that matters.
     look_up_ms: when to look next whether somebody may have taken the batch.
+    closed: nothing more is to be started.
 
     Times are ms of mono_ms().
     """
@@ -148,7 +149,7 @@ class Batch:
         self.handed: Handed | None = None
         self.plain: asyncio.Future[None] | None = None
         self.forks = forks()
-        self._closed = False
+        self.closed = False
         self.errors: list[tuple[BaseException, list[StreamMessage]]] = []
         self._waiting = deque(self.messages)
         self._done: deque[StreamMessage] = deque()
@@ -319,7 +320,7 @@ class Batch:
 
     def extend(self, messages: Sequence[StreamMessage]) -> bool:
         """More to handle; False if it was closed meanwhile."""
-        if self._closed:
+        if self.closed:
             return False
         left = [m for m in self.messages if m.id not in self._collected]
         here = {message.id for message in left} - self.lost
@@ -335,7 +336,7 @@ class Batch:
 
     def close(self, but: int = 0) -> list[StreamMessage]:
         """Start nothing more, ``but`` so many; returns what has not started."""
-        self._closed = True
+        self.closed = True
         return self.withdraw(but)
 
     def withdraw(self, but: int = 0) -> list[StreamMessage]:

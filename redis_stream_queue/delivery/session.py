@@ -195,13 +195,18 @@ class Session:
         self._decoded_slowly = now_ms - began_ms >= SLOW_DECODING_MS
         batch, self._prepared = self._prepared or self._new_batch(), None
         if not may_all_run(decoded):
+            self._batch = batch  # it may be closed meanwhile
             decoded = await self._admitted(batch, decoded, beside=False)
             now_ms = mono_ms()
+            if batch.closed:
+                self.in_flight.unsettled.release(decoded)
+                decoded = []
         batch.fill(decoded, now_ms)
         batch.owner = asyncio.current_task()
         if decoded:
             await self._run(batch, now_ms, grows=grows and self._one_by_one)
         else:
+            self._batch = None
             self.hooks.batch_finished()
         await self.failures.told()
         await self.in_flight.settle()
@@ -213,6 +218,8 @@ class Session:
         """Those that may run now, and until when each may start."""
         decoded = self.in_flight.unsettled.resumed(decoded)
         batch.deadlines |= await self._expiry.deadlines(decoded)
+        held = self.in_flight.held  # else it was taken back, or over, meanwhile
+        decoded = [message for message in decoded if message.id in held]
         return self.in_flight.unsettled.admitted(decoded, beside=beside)
 
     def _new_batch(self) -> Batch:

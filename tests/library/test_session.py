@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from redis_stream_queue import ConsumerConfig, StreamClient
+from redis_stream_queue import ConsumerConfig, StreamClient, StreamProducer
 from redis_stream_queue.connection.link import OUTAGES
 from redis_stream_queue.delivery.pending import SeenEntry
 from redis_stream_queue.delivery.session import Session
@@ -130,3 +130,31 @@ async def test_a_dead_connection_is_noticed_by_the_acknowledgement_not_by_the_en
         await session.leave()
         assert await client.pending_range(stream, GROUP, 10) == []
         await client.close()
+
+
+@pytest.mark.parametrize("what", ["stop", "cancel"])
+async def test_what_is_said_while_a_batch_is_made_ready_counts(
+    bench: Bench, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is asked for its time where messages expire: then a pause or a cancellation may
+    come in between."""
+    session, started = await session_of(bench), list[str]()
+    session.handler = lambda messages: started.extend(m.id for m in messages) or started
+    producer = StreamProducer(bench.client, bench.stream)
+    first, second = await producer.push_many([1, 2], ttl_ms=60_000)
+    ask = session.in_flight.pending.server_ms
+
+    async def ask_and_hear() -> int | None:
+        if what == "stop":
+            session.stop_starting()
+        else:
+            assert await bench.client.cancel(bench.stream, first) == "running"
+            session.cancel(first)
+        return await ask()
+
+    monkeypatch.setattr(session.in_flight.pending, "server_ms", ask_and_hear)
+    await session.handle(await session.read(2, 0))
+    await session.in_flight.flush_acks()
+    assert started == ([] if what == "stop" else [second])
+    assert sorted(await bench.pending()) == ([first, second] if what == "stop" else [])
+    await session.close()
