@@ -20,15 +20,17 @@ class LazyTimer:
         self._due_s: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.TimerHandle | None = None
+        self._fires_s = 0.0
 
     def set(self, due_s: float) -> None:
         """Call back then, by the clock of the loop that runs; no other time counts any more."""
         self._due_s, loop = due_s, asyncio.get_running_loop()
         if self._handle is not None and self._loop is loop:
-            if self._handle.when() <= due_s:
+            if self._fires_s <= due_s:
                 return
             self._handle.cancel()
-        self._loop, self._handle = loop, loop.call_at(due_s, self._fire, loop)
+        self._loop, self._fires_s = loop, due_s
+        self._handle = loop.call_at(due_s, self._fire, loop)
 
     def clear(self) -> None:
         """Do not call back."""

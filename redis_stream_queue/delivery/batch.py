@@ -144,7 +144,6 @@ class Batch:
         self._cancelled: set[str] = set()
         self.lanes = 0  # calls under way
         self.handled = 0  # messages whose verdict is known
-        self.stirred = asyncio.Event()  # a call ended, and no other took its place
         self.owner: asyncio.Task[Any] | None = None
         self.handed: Handed | None = None
         self.plain: asyncio.Future[None] | None = None
@@ -298,6 +297,11 @@ class Batch:
             return self._waiting[0]
         except IndexError:  # the other side may withdraw it
             return None
+
+    @property
+    def has_work(self) -> bool:
+        """Is there something that a call of the handler could go on with?"""
+        return bool(self._waiting) or self.handed is not None
 
     @property
     def waiting(self) -> int:

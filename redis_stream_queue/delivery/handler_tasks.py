@@ -28,15 +28,13 @@ class HandlerTasks:
         self._most = most
         self.error: BaseException | None = None
         self._cancelled = False  # by us
-
-    @property
-    def _more(self) -> bool:
-        return self._batch.waiting > 0 or self._batch.handed is not None
+        self._stirred = False
+        self._waiter: asyncio.Future[None] | None = None
 
     def start(self) -> None:
         """As many as there is work for; each begins now."""
         batch, running = self._batch, self.running
-        while len(running) < self._most(batch) and self._more:
+        while len(running) < self._most(batch) and batch.has_work:
             if (call := self._begin(batch)) is not None:
                 running[call] = None
                 batch.lanes = len(running)
@@ -55,7 +53,21 @@ class HandlerTasks:
         if self.error is None:
             self.start()
         if len(self.running) <= others:
-            self._batch.stirred.set()
+            self.stir()
+
+    def stir(self) -> None:
+        """Wake who waits in ``stirred``."""
+        self._stirred = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def stirred(self) -> None:
+        """Until a call has ended and no other taken its place, or ``stir`` is called. One may
+        wait at a time."""
+        if not self._stirred:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        self._stirred = False
 
     def cancel(self) -> None:
         """What is awaited; a call that may block cannot be interrupted."""

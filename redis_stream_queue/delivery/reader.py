@@ -86,7 +86,7 @@ class Reader:
             if acks and index == 0 and not isinstance(reply, Exception):
                 on_acked(acks)
 
-        wire = dedicated.wire
+        connection, wire = dedicated.connection, dedicated.wire
         received = 0 if wire is None else wire.received
         self._reading, self._server_answers, self.lost_reply = True, False, False
         try:
@@ -112,7 +112,7 @@ class Reader:
         if isinstance(replies[-1], Exception):
             raise replies[-1]
         entries = read_entries(replies[-1])
-        if dedicated.wire is wire and wire is not None:
+        if wire is not None and dedicated.connection is connection:
             self.portion.arrived(len(entries), wire.received - received)
         self.acks_refused = isinstance(replies[0], Exception)
         if not entries:

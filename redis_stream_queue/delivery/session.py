@@ -107,6 +107,7 @@ class Session:
         self._one_by_one = isinstance(handler, PerMessage)
         self._side_by_side = self._runner.concurrency > 1
         self._batch: Batch | None = None
+        self._tasks: HandlerTasks | None = None  # of that batch
         self._decoded_slowly = False
         self._prepared: Batch | None = None  # for the next batch: made while nothing waits for it
         self._settling = Backoff()
@@ -238,7 +239,7 @@ class Session:
 
     async def _run(self, batch: Batch, now_ms: int, *, grows: bool) -> None:
         self._batch = batch
-        tasks = HandlerTasks(batch, self._begin, self._runner.lanes)
+        tasks = self._tasks = HandlerTasks(batch, self._begin, self._runner.lanes)
         try:
             if self.in_flight.leases.is_old(now_ms):
                 await self._verify()
@@ -251,7 +252,7 @@ class Session:
             if tasks.error is not None:
                 raise tasks.error
         finally:
-            self._batch = None
+            self._batch = self._tasks = None
             self.hooks.batch_finished()
             self._collect(batch)
             self.in_flight.unsettled.release(batch.unfinished())
@@ -284,8 +285,7 @@ class Session:
         tick_s, starved = clock() + TEND_S, False
         while tasks.running:
             self._ticks.set(tick_s)
-            await batch.stirred.wait()
-            batch.stirred.clear()
+            await tasks.stirred()
             if not tasks.running:
                 break
             ticked = clock() >= tick_s
@@ -306,8 +306,8 @@ class Session:
                 tick_s = clock() + TEND_S + self._settling.pause_s
 
     def _tick(self) -> None:
-        if self._batch is not None:
-            self._batch.stirred.set()
+        if self._tasks is not None:
+            self._tasks.stir()
 
     async def _read_more(self, tasks: HandlerTasks, batch: Batch, wanted: int) -> bool:
         """Is it worth while to ask again at once?"""
