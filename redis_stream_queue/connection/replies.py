@@ -10,12 +10,7 @@ from ..message import PendingEntry, StreamMessage
 
 def text(value: bytes | str | int) -> str:
     """Text of a reply; bytes that are no UTF-8 stay readable."""
-    if not isinstance(value, bytes):
-        return str(value)
-    try:
-        return value.decode()  # half the time of the other way
-    except UnicodeDecodeError:
-        return value.decode(errors="replace")
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def name_text(value: bytes | str) -> str:
@@ -47,16 +42,22 @@ def entry_messages(
     """``entry_message`` of many, most of which are expected to hold their payload, and one header
     at most."""
     name = payload_field and payload_field.encode()
-    return [
-        StreamMessage(entry[0].decode(), fields[1], delivery_count)
-        if (fields := entry[1]) and len(fields) == 2 and fields[0] == name
-        else StreamMessage(
-            entry[0].decode(), fields[1], delivery_count, {text(fields[2]): text(fields[3])}
-        )
-        if fields and len(fields) == 4 and fields[0] == name != fields[2]
-        else entry_message(entry, payload_field, delivery_count)
-        for entry in entries
-    ]
+    try:
+        return [
+            StreamMessage(entry[0].decode(), fields[1], delivery_count)
+            if (fields := entry[1]) and len(fields) == 2 and fields[0] == name
+            else StreamMessage(
+                entry[0].decode(),
+                fields[1],
+                delivery_count,
+                {fields[2].decode(): fields[3].decode()},
+            )
+            if fields and len(fields) == 4 and fields[0] == name != fields[2]
+            else entry_message(entry, payload_field, delivery_count)
+            for entry in entries
+        ]
+    except UnicodeDecodeError:  # of somebody's header
+        return [entry_message(entry, payload_field, delivery_count) for entry in entries]
 
 
 class Missing(bytes):

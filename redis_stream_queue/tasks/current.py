@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
-from .._clock import mono_ms
 from ..exceptions import ConfigError
 from ..message import StreamMessage
 
@@ -19,7 +19,8 @@ class Running:
     """The message that a task runs for.
 
     task: its name. id: of the message. delivery: how often it was handed out, this time included.
-    headers: what was pushed beside the arguments. started_ms: when it was started, by mono_ms().
+    headers: what was pushed beside the arguments. started_s: when it was started, by
+        time.monotonic().
     limit_s: seconds that it may run; None = any number.
     """
 
@@ -27,7 +28,7 @@ class Running:
     id: str
     delivery: int
     headers: dict[str, str]
-    started_ms: int
+    started_s: float
     limit_s: float | None
 
     @property
@@ -35,7 +36,7 @@ class Running:
         """Seconds until its time limit, the soft one if it has one; None = it has none."""
         if self.limit_s is None:
             return None
-        return self.limit_s - (mono_ms() - self.started_ms) / 1000
+        return self.limit_s - (monotonic() - self.started_s)
 
     @property
     def deadline(self) -> datetime | None:
@@ -44,7 +45,7 @@ class Running:
         return None if left_s is None else datetime.now(UTC) + timedelta(seconds=left_s)
 
 
-_running: ContextVar[tuple[StreamMessage, Any, int] | None] = ContextVar(
+_running: ContextVar[tuple[StreamMessage, Any, float] | None] = ContextVar(
     "rsq_running", default=None
 )
 
@@ -61,7 +62,7 @@ def apart() -> Iterator[None]:
 
 def begin(message: StreamMessage, task: Any) -> None:
     """In the context of a call: this is what it runs for, from now on."""
-    _running.set((message, task, mono_ms()))
+    _running.set((message, task, monotonic()))
 
 
 def running_in(stream: Any) -> str:
@@ -81,9 +82,9 @@ def current() -> Running:
             "current() is for code that a task runs: no task is running here. (A task that is "
             "called as a function has no message.)"
         )
-    message, task, started_ms = found
+    message, task, started_s = found
     rules = task.rules
     limit_s = rules.soft_time_limit_s or rules.time_limit_s
     return Running(
-        rules.name, message.id, message.delivery_count, dict(message.headers), started_ms, limit_s
+        rules.name, message.id, message.delivery_count, dict(message.headers), started_s, limit_s
     )

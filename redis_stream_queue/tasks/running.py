@@ -20,6 +20,8 @@ from .task import Task
 from .wire import call_in
 
 AnyTask = Task[Any, Any, Any]
+NO_ARGS: list[Any] = []
+NO_KWARGS: dict[str, Any] = {}
 
 
 class TaskRunner(PerMessage):
@@ -110,14 +112,15 @@ class Tasks(Mapping[str, AnyTask]):
 
         Raises TaskUnknown, and what the task raises.
         """
+        data = message.data
         try:
-            data = message.data
-            task, args, kwargs = self._tasks[data["task"]], data["args"], data["kwargs"]
+            task = self._tasks[data["task"]]
+            args, kwargs = data.get("args", NO_ARGS), data.get("kwargs", NO_KWARGS)
             usual = type(args) is list and type(kwargs) is dict
-        except (LookupError, TypeError):
+        except (LookupError, TypeError, AttributeError):
             usual = False
         if not usual:
-            task, args, kwargs = self._found(message.data)
+            task, args, kwargs = self._found(data)
         if not task.bound.plain:
             args, kwargs = task.bound.unpacked(args, kwargs)
         begin(message, task)

@@ -17,8 +17,13 @@ class Call(NamedTuple):
     kwargs: Mapping[str, Any]
 
     def payload(self) -> dict[str, Any]:
-        """What the serializer gets."""
-        return {"task": self.task, "args": self.args, "kwargs": self.kwargs}
+        """What the serializer gets; what is empty is left out."""
+        payload: dict[str, Any] = {"task": self.task}
+        if self.args:
+            payload["args"] = self.args
+        if self.kwargs:
+            payload["kwargs"] = self.kwargs
+        return payload
 
 
 def call_in(data: Any) -> Call | str:

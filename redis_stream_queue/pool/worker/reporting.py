@@ -112,6 +112,8 @@ class ReportingHooks(Hooks):
         if self._side_by_side:
             self._running[message.id] = now_ms, rules
             self._show_oldest()
+        elif rules is self._shown:
+            self._start(message.id, now_ms)
         else:
             self._show(message.id, now_ms, rules)
 
@@ -121,7 +123,7 @@ class ReportingHooks(Hooks):
         self._show_oldest()
 
     def _show(self, entry_id: str, since_ms: int, rules: Rules) -> None:
-        if rules is not self._shown and rules is not AS_CONFIGURED:
+        if rules is not AS_CONFIGURED and rules is not self._shown:
             most = rules.max_deliveries or 0
             self.row.rule(self._limit_of(rules), most, rules.number, alone=rules.alone)
             self._shown = rules
