@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast, overload, runtime_c
 
 from ._clock import mono_ms
 from ._log import logger
-from ._validate import Function, Maybe, Whole, check
+from ._validate import Function, Maybe, Whole, check, did_you_mean
 from .config import ConsumerConfig
 from .delivery.batch import DONE, Batch, Handed
 from .delivery.invocation import (
@@ -35,7 +35,7 @@ from .later.periodic import Periodic, checked
 from .message import StreamMessage
 from .middleware import Middleware, Source, chained, check_fits
 from .middleware import checked as checked_middleware
-from .serializers import Serializer
+from .serializers import Serializer, checked_serializer
 
 log = logger(__name__)
 
@@ -345,7 +345,7 @@ def stream_handler(
     declaration = Declaration(
         stream,
         settings,
-        serializer,
+        checked_serializer(serializer),
         dlq_handler,
         error_hook,
         checked(periodic),
@@ -374,8 +374,9 @@ def _declared(func: F, declaration: Declaration) -> F:
 def _check_known(settings: dict[str, Any]) -> None:
     known = {f.name for f in fields(ConsumerConfig)}
     if unknown := sorted(set(settings) - known):
+        near = did_you_mean(unknown[0], known)
         raise ConfigError(
-            f"@stream_handler does not know {', '.join(unknown)}. "
+            f"a handler or a Queue does not know {', '.join(unknown)}.{near} "
             f"Known: {', '.join(sorted(known))}, {', '.join(BESIDE_SETTINGS)}."
         )
 

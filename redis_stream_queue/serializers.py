@@ -209,11 +209,26 @@ class SignedSerializer:
         return self._inner.decode(payload)
 
 
+def checked_serializer(serializer: Serializer | None) -> Serializer | None:
+    """Raises ConfigError for what is none: its name, or its class."""
+    if serializer is None:
+        return None
+    methods = [getattr(serializer, name, None) for name in ("encode", "decode")]
+    if isinstance(serializer, str | type) or not all(map(callable, methods)):
+        raise ConfigError(
+            "serializer must be an object with encode() and decode(), as in "
+            f"serializer=MsgpackSerializer(), got {serializer!r:.80}."
+        )
+    return serializer
+
+
 def for_stream(serializer: Serializer, key: str) -> Serializer:
     """The serializer as it is to be used with one stream, which its key names.
 
-    Only one with a method ``for_stream(key)`` makes a difference.
+    Only one with a method ``for_stream(key)`` makes a difference. Raises ConfigError for what is
+    none.
     """
+    checked_serializer(serializer)
     bind = getattr(serializer, "for_stream", None)
     bound: Serializer = bind(key) if callable(bind) else serializer
     return bound

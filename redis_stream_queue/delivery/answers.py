@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
+from .._log import logger
+from ..connection.carrying import NotCarriedError, carry, size_text
+from ..connection.link import Link
 from ..connection.scripts import Script
 from ..later.keys import Companions
 from ..message import StreamMessage
+from .burial_mark import TOO_LARGE
+
+log = logger(__name__)
 
 RESULT = "rsq:result"  # ms that the answer is kept
 FIRST, SCHEDULED = "rsq:first", "rsq:scheduled"
 VALUE, FAILED = b"V", b"E"  # how an answer begins
 MOST_TTL_MS = 366 * 24 * 3600 * 1000
 AT_ONCE = 50
+LARGE_BYTES = 1 << 20  # what is larger is written alone: the server may not take it
 
 # KEYS: stream, then the key of each answer. ARGV: group, then for each: id, ms to keep it, answer
 # Acknowledges each entry, and writes its answer unless somebody else has acknowledged it.
@@ -62,7 +70,33 @@ def failure(reason: str, error: str) -> bytes:
     return FAILED + json.dumps([reason, error]).encode()
 
 
-def script_args(
+async def write_answers(
+    link: Link, group: str, beside: Companions, answers: Mapping[str, Answer]
+) -> int:
+    """Acknowledge entries and write their answers; returns how many could not be written.
+
+    answers: by the ids of their entries. One that is too large for the server is told as a failure.
+    """
+
+    async def write(some: Mapping[str, Answer]) -> int:
+        keys, args = _script_args(group, beside, some)
+        return int(await link.script(ANSWER, keys, *args))
+
+    large = {i: answer for i, answer in answers.items() if len(answer.value) > LARGE_BYTES}
+    small = {i: answer for i, answer in answers.items() if i not in large}
+    refused = await write(small) if small else 0
+    for entry_id, answer in large.items():
+        size = len(answer.value)
+        try:
+            refused += await carry(link, beside.stream, size, partial(write, {entry_id: answer}))
+        except NotCarriedError as error:
+            why = f"it is done, but its result of {size_text(size)} is more than the server takes"
+            log.error("message %s: %s (%s)", entry_id, why, error.__cause__)
+            refused += await write({entry_id: answer._replace(value=failure(TOO_LARGE, why))})
+    return refused
+
+
+def _script_args(
     group: str, beside: Companions, answers: Mapping[str, Answer]
 ) -> tuple[list[str], list[Any]]:
     """KEYS and ARGV of ANSWER. answers: by the ids of their entries."""

@@ -24,7 +24,7 @@ from ..later.keys import companions
 from ..later.postponed import Postponed, postpone
 from ..later.state import cancelled
 from ..message import GREATEST_ID, PendingEntry, StreamMessage
-from .answers import ANSWER, Answer, script_args
+from .answers import Answer, write_answers
 
 RENEW_CHUNK = 500  # entries per script: two ms of Redis's time
 HELD_PAGE = 1000  # entries per XPENDING
@@ -330,8 +330,8 @@ class PendingList:
 
     async def answer(self, answers: Mapping[str, Answer]) -> int:
         """Acknowledge entries and write their answers; returns how many could not be written."""
-        keys, args = script_args(self.group, companions(self.client.key(self.stream)), answers)
-        return int(await self.client.link().script(ANSWER, keys, *args))
+        beside = companions(self.client.key(self.stream))
+        return await write_answers(self.client.link(), self.group, beside, answers)
 
     async def ack(self, ids: Sequence[str]) -> int:
         """Acknowledge, whoever holds them: done is done."""

@@ -180,6 +180,8 @@ class _CronTicks(Ticks):
         self._sim = CronSim
         try:
             CronSim(expression, datetime.now(self._zone))
+            if len(expression.split()) != 5:  # a sixth may be seconds, before or behind the others
+                raise CronSimError("Wrong number of fields")
         except (CronSimError, AttributeError, TypeError) as error:
             raise ConfigError(
                 f"{expression!r:.80} is no cron expression ({error}): five fields are wanted, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ class Arguments:
 
     def __init__(self, task: str, func: Callable[..., Any]) -> None:
         self._task = task
-        signature = inspect.signature(func)
+        signature = _signature(task, func)
         self.shown = str(signature)
         self._hints = _hints(task, func)
         self.check = _checker(task, signature)
@@ -89,10 +90,11 @@ class Arguments:
             try:
                 encode(value)
             except Exception as error:  # a serializer may raise anything
-                return (
-                    f"parameter {name!r} of task {self._task!r} got a {type(value).__name__}, "
-                    f"which cannot travel: {error}"
-                )
+                kind = type(value).__name__
+                what = f"parameter {name!r} of task {self._task!r} got a {kind}"
+                if name not in self._hints and _has_conversion(type(value)):
+                    return f"{what}, which travels where it is annotated so: {name}: {kind}."
+                return f"{what}, which cannot travel: {error}"
         return ""
 
 
@@ -104,9 +106,29 @@ def _unpack(how: Conversion, value: Any) -> Any:
     return how.unpack(value)
 
 
-def _hints(task: str, func: Callable[..., Any]) -> dict[str, Any]:
+def _signature(task: str, func: Callable[..., Any]) -> inspect.Signature:
     try:
-        return typing.get_type_hints(func)
+        return inspect.signature(func)
+    except ValueError:  # some of those that are written in C
+        raise ConfigError(
+            f"task {task!r} does not say which arguments it takes ({func!r:.80}): call it in a "
+            "function of your own."
+        ) from None
+
+
+def _has_conversion(kind: type) -> bool:
+    try:
+        return conversion_of(kind, "") is not None
+    except ConfigError:
+        return False
+
+
+def _hints(task: str, func: Callable[..., Any]) -> dict[str, Any]:
+    while isinstance(func, functools.partial):
+        func = func.func
+    of_class = not (inspect.isroutine(func) or hasattr(func, "__wrapped__"))
+    try:
+        return typing.get_type_hints(type(func).__call__ if of_class else func)
     except Exception as error:  # of an annotation, which is any expression
         raise ConfigError(
             f"task {task!r} has an annotation that cannot be read ({error}). A type that is "

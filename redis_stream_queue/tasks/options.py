@@ -9,8 +9,10 @@ from typing import Any, TypedDict
 from .._validate import Form, Maybe, Number, Rule, Whole, check, did_you_mean
 from ..delivery.rules import Errors
 from ..exceptions import ConfigError
+from ..later.extras import OneExtras
 from .wire import MOST_NAME
 
+MOST_RESULT_S = 366 * 86_400  # what delivery/answers.py takes
 NAME = Form(rf"[^\s:]{{1,{MOST_NAME}}}", f"a text of 1 to {MOST_NAME} characters without spaces")
 
 
@@ -39,6 +41,13 @@ class TaskOptions(TypedDict, total=False):
     concurrency: int
 
 
+class PushOptions(OneExtras, total=False):
+    """Options of one push, see ``StreamProducer.push``."""
+
+    headers: Mapping[str, str]
+    timeout_s: float
+
+
 CHECKED: Mapping[str, Rule] = {
     "name": Maybe(NAME),
     "max_deliveries": Maybe(Whole(1)),
@@ -46,7 +55,7 @@ CHECKED: Mapping[str, Rule] = {
     "retry_max_delay_ms": Maybe(Whole(0)),
     "time_limit_s": Maybe(Number(0, above=True)),
     "soft_time_limit_s": Maybe(Number(0, above=True)),
-    "result_ttl_s": Maybe(Number(0, above=True)),
+    "result_ttl_s": Maybe(Number(0, above=True, most=MOST_RESULT_S)),
     "concurrency": Whole(1),
 }
 
@@ -70,8 +79,7 @@ class Options:
 def checked(given: Mapping[str, Any]) -> Options:
     """Raises ConfigError naming what is wrong."""
     if unknown := sorted(given.keys() - TaskOptions.__annotations__.keys()):
-        near = did_you_mean(unknown[0], TaskOptions.__annotations__)
-        raise ConfigError(f"@queue.task has no option {unknown[0]!r}.{near}")
+        raise no_option("@queue.task", unknown[0], TaskOptions, PushOptions)
     values = dict(given)
     for name, value in given.items():
         if name in CHECKED:
@@ -91,6 +99,17 @@ def checked(given: Mapping[str, Any]) -> Options:
             f"retry_max_delay_ms ({longest}) must not be below retry_delay_ms ({first})."
         )
     return made
+
+
+def no_option(place: str, name: str, own: type, others: type) -> ConfigError:
+    """place: has no option of this name, but its own; others are had elsewhere."""
+    known = own.__annotations__
+    if name in others.__annotations__:
+        where = "@queue.task(...)" if others is TaskOptions else "one push: task.options(...)"
+        hint = f" It is an option of {where}."
+    else:
+        hint = did_you_mean(name, known) or f" Known: {', '.join(sorted(known))}."
+    return ConfigError(f"{place} has no option {name!r}.{hint}")
 
 
 def _errors(name: str, value: Any) -> Errors:

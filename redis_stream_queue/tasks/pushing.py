@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 
-from .._validate import did_you_mean
 from ..delivery.answers import RESULT
 from ..exceptions import ConfigError, SerializationError
 from ..later.extras import OneExtras, expiry_parts, terms_of
@@ -13,6 +12,7 @@ from ..pushing.headers import OwnHeaders, header_parts
 from ..pushing.time_limit import limit_s
 from .arguments import Arguments
 from .job import Job, Kept
+from .options import PushOptions, TaskOptions, no_option
 from .stream import TaskStream
 from .wire import TASK, Call
 
@@ -21,13 +21,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 ONE_ONLY = ("dedup_id", "unique")
-
-
-class PushOptions(OneExtras, total=False):
-    """Options of one push, see ``StreamProducer.push``."""
-
-    headers: Mapping[str, str]
-    timeout_s: float
 
 
 class Pushing(Generic[P, R]):
@@ -59,8 +52,7 @@ class Pushing(Generic[P, R]):
         parts = () if kept is None else (RESULT, str(kept.ttl_ms))
         self._headers = OwnHeaders((TASK, name, *parts, *own))
         if unknown := sorted(given.keys() - OneExtras.__annotations__.keys()):
-            near = did_you_mean(unknown[0], PushOptions.__annotations__)
-            raise ConfigError(f"{name}.options() has no {unknown[0]!r}.{near}")
+            raise no_option(f"{name}.options()", unknown[0], PushOptions, TaskOptions)
         self._extras = given
         terms_of(given, stream.group)
         expiry_parts(given)
@@ -74,7 +66,7 @@ class Pushing(Generic[P, R]):
         both: Any = {**self._options, **options}
         return Pushing(self._stream, self.name, self.arguments, self._kept, both)
 
-    def push(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Job[R]]:
+    def push(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Job[R]]:
         """Push a call, to be awaited.
 
         args, kwargs: of the function. Raises TypeError for arguments that it does not take, and
@@ -94,10 +86,10 @@ class Pushing(Generic[P, R]):
                 call.payload(), headers=self._headers, timeout_s=self._timeout_s, **self._extras
             )
         except SerializationError as error:
-            raise self._refused(call, error) from None
+            raise self._refused([call], error) from None
         return self._job(pushed)
 
-    def push_sync(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+    def push_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """``push`` for code without an event loop; safe in threads and after a fork."""
         call, trial = self._call(args, kwargs), self._stream.trial
         try:
@@ -107,7 +99,7 @@ class Pushing(Generic[P, R]):
                 call.payload(), headers=self._headers, timeout_s=self._timeout_s, **self._extras
             )
         except SerializationError as error:
-            raise self._refused(call, error) from None
+            raise self._refused([call], error) from None
         return self._job(pushed)
 
     def push_many(self, calls: Iterable[tuple[Any, ...]]) -> Coroutine[Any, Any, list[Job[R]]]:
@@ -120,26 +112,31 @@ class Pushing(Generic[P, R]):
     async def _push_many(self, calls: list[Call]) -> list[Job[R]]:
         if self._stream.trial is not None:
             return [await self._push(call) for call in calls]
-        pushed = await self._stream.producer.push_many(
-            [call.payload() for call in calls],
-            headers=self._headers,
-            timeout_s=self._timeout_s,
-            **self._extras,
-        )
+        try:
+            pushed = await self._stream.producer.push_many(
+                [call.payload() for call in calls],
+                headers=self._headers,
+                timeout_s=self._timeout_s,
+                **self._extras,
+            )
+        except SerializationError as error:
+            raise self._refused(calls, error) from None
         return [self._job(one) for one in pushed]
 
     def push_many_sync(self, calls: Iterable[tuple[Any, ...]]) -> list[Job[R]]:
         """``push_many`` for code without an event loop."""
-        trial = self._stream.trial
-        if trial is not None:
-            made = self._calls(calls)
-            return [self._job(trial.push_sync(one, self._headers, self._given)) for one in made]
-        pushed = self._stream.producer.push_many_sync(
-            [call.payload() for call in self._calls(calls)],
-            headers=self._headers,
-            timeout_s=self._timeout_s,
-            **self._extras,
-        )
+        made, trial = self._calls(calls), self._stream.trial
+        try:
+            if trial is not None:
+                return [self._job(trial.push_sync(one, self._headers, self._given)) for one in made]
+            pushed = self._stream.producer.push_many_sync(
+                [call.payload() for call in made],
+                headers=self._headers,
+                timeout_s=self._timeout_s,
+                **self._extras,
+            )
+        except SerializationError as error:
+            raise self._refused(made, error) from None
         return [self._job(one) for one in pushed]
 
     def _job(self, pushed: str) -> Job[R]:
@@ -164,8 +161,8 @@ class Pushing(Generic[P, R]):
     def _calls(self, calls: Iterable[tuple[Any, ...]]) -> list[Call]:
         if asked := [name for name in ONE_ONLY if self._extras.get(name)]:
             raise ConfigError(f"{asked[0]} is for one push, not for {self.name}.push_many().")
-        made = []
-        for args in calls:
+        made: list[Call] = []
+        for args in calls if isinstance(calls, Iterable) else [calls]:
             if not isinstance(args, tuple | list):
                 raise TypeError(
                     f"{self.name}.push_many() wants the arguments of each call as a tuple, as in "
@@ -174,12 +171,13 @@ class Pushing(Generic[P, R]):
             made.append(self._call(tuple(args), {}))
         return made
 
-    def _refused(self, call: Call, error: SerializationError) -> SerializationError:
+    def _refused(self, calls: Iterable[Call], error: SerializationError) -> SerializationError:
         """Which argument it was."""
         if self.arguments is None:
             return error
         encode = self._stream.serializer.encode
-        why = self.arguments.why_not(encode, call.args, call.kwargs)
+        whys = (self.arguments.why_not(encode, call.args, call.kwargs) for call in calls)
+        why = next(filter(None, whys), "")
         return SerializationError(why) if why else error
 
 

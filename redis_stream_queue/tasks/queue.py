@@ -8,14 +8,15 @@ from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from .._validate import Text, check
 from ..client import StreamClient
+from ..config import ConsumerConfig
 from ..exceptions import ConfigError
 from ..handlers import DLQHandler, ErrorHook, PerMessage, stream_handler
 from ..later.periodic import CatchUp, Cron, Periodic
 from ..producer import MAX_LEN, StreamProducer
 from ..serializers import JsonSerializer, Serializer, for_stream
 from .job import Job, Kept
-from .options import TaskOptions, checked
-from .pushing import Pushing, PushOptions
+from .options import NAME, PushOptions, TaskOptions, checked
+from .pushing import Pushing
 from .running import TaskRunner, Tasks
 from .stream import TaskStream
 from .task import Task
@@ -27,6 +28,14 @@ R = TypeVar("R")
 
 
 DEFAULT_TTL_MS = 3_600_000  # where a task's own is not known
+ELSEWHERE = {
+    "periodic": "@queue.cron makes a task of a function that is pushed at certain times",
+    "payload_field": "the calls of tasks are in a field of their own",
+    **dict.fromkeys(
+        TaskOptions.__annotations__.keys() - ConsumerConfig.__annotations__.keys(),
+        "it is an option of @queue.task(...)",
+    ),
+}
 
 
 class TaskMaker(Protocol):
@@ -74,6 +83,7 @@ class Queue:
         **settings: Any,
     ) -> None:
         check("stream", stream, Text())
+        _check_not_elsewhere(settings)
         self.stream = stream
         self.group = group or f"{stream}_workers"
         self.tasks = Tasks(lambda result: self._stream.serializer.encode(result))
@@ -170,6 +180,8 @@ class Queue:
         expression: five fields, as in ``"0 3 * * *"``. tz, catch_up, late_s, overlap: see Cron.
         options: as for ``task``. Needs the extra ``cron``. Raises ConfigError for what cannot be.
         """
+        if callable(expression):
+            raise ConfigError('@queue.cron wants an expression, as in @queue.cron("0 3 * * *").')
         make: Any = self.task(**options)
 
         def decorate(func: Any) -> Any:
@@ -232,6 +244,11 @@ class _ByName:
         self._options = options
 
     def _pushing(self, task: str) -> Pushing[..., Any]:
+        if not NAME.fits(task):
+            raise ConfigError(
+                f"queue.push() wants the name of a task, {NAME}, got {task!r:.80}. (A task that is "
+                "at hand has a push() of its own.)"
+            )
         return Pushing(self._stream, task, None, options=self._options)
 
     async def push(self, task: str, /, *args: Any, **kwargs: Any) -> Job[Any]:
@@ -239,6 +256,11 @@ class _ByName:
 
     def push_sync(self, task: str, /, *args: Any, **kwargs: Any) -> Job[Any]:
         return self._pushing(task).push_sync(*args, **kwargs)
+
+
+def _check_not_elsewhere(settings: dict[str, Any]) -> None:
+    if found := sorted(settings.keys() & ELSEWHERE):
+        raise ConfigError(f"a Queue has no setting {found[0]!r}: {ELSEWHERE[found[0]]}.")
 
 
 def _place(func: Any) -> str:

@@ -183,6 +183,7 @@ def _unknown(data: Any) -> Rules:
 
 def _not_here(name: str, known: Iterable[str]) -> str:
     return (
-        f"there is no task {name!r:.200} in this code.{did_you_mean(name, known)} If it was "
-        "renamed, @queue.task(name=...) keeps the old name alive until its last call is done."
+        f"there is no task {name!r:.200} in this code.{did_you_mean(name, known)} Its module must "
+        "be imported by the one that the pool loads, and use the same Queue. If it was renamed, "
+        "@queue.task(name=...) keeps the old name alive until its last call is done."
     )

@@ -74,7 +74,7 @@ class Task(Pushing[P, R], Generic[P, R, V]):
         finally:
             self.running -= 1
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> V:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> V:
         """Call the function, here and now."""
         return self.func(*args, **kwargs)
 

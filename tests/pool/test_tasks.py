@@ -242,7 +242,12 @@ def brief() -> int:
 @queue.task(result_ttl_s=60)
 def odd() -> object:
     return object()
+
+@queue.task(result_ttl_s=60)
+def large(size: int) -> str:
+    return "x" * size
 """
+MOST_BYTES = 1 << 20  # of a value, the least that servers can be told
 
 
 def test_results_are_read_by_all_who_wait_while_workers_die(
@@ -306,6 +311,17 @@ def test_results_are_read_by_all_who_wait_while_workers_die(
         assert {server.llen(key) for key in kept} == {1}
         assert all(0 < server.pttl(key) <= 60_000 for key in kept)
         assert app.double.push_sync(Decimal("1.10")).result_sync(10) == Decimal("2.20")
+        usual = server.config_get("proto-max-bulk-len")
+        server.config_set("proto-max-bulk-len", MOST_BYTES)
+        try:
+            with pytest.raises(
+                TaskFailed, match=r"2\.1 MB is more than the server takes"
+            ) as failed:
+                app.large.push_sync(2 * MOST_BYTES).result_sync(10)
+        finally:
+            server.config_set("proto-max-bulk-len", usual["proto-max-bulk-len"])
+        assert failed.value.reason == "too_large"
+        assert app.large.push_sync(2 * MOST_BYTES).result_sync(10) == "x" * 2 * MOST_BYTES
         reminder = app.later.options(delay_ms=60_000).push_sync(1)
         assert reminder.status_sync() == "scheduled"
         assert reminder.cancel_sync()

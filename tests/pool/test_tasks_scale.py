@@ -33,7 +33,7 @@ Note = Callable[[str, object], None]
 JOBS = 100_000
 WAVE = 100  # jobs that are waited for at a time
 TTL_S = 60
-KILL_EVERY_S = 1.0
+KILL_EVERY_S = 2.0
 SPARE_BYTES = 1 << 18
 
 DOUBLES = f"""

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NewType
 
@@ -127,6 +128,10 @@ class Owner:
     def method(self) -> None: ...
 
 
+class Called:
+    def __call__(self, when: datetime) -> None: ...
+
+
 def no_arguments() -> None: ...
 
 
@@ -144,6 +149,12 @@ def fine(when: datetime) -> None: ...
         (lambda q: (q.task(fine), q.task(fine)), "has a task 'fine' already"),
         (lambda q: q.task(locked), "parameter 'lock' of task 'locked' is annotated Connection"),
         (lambda q: q.task(later_named), "has an annotation that cannot be read"),
+        (lambda q: q.task(partial(fine)), "has no name to travel under: @queue.task(name=...)"),
+        (lambda q: q.task(Called()), "has no name to travel under: @queue.task(name=...)"),
+        (lambda q: q.task(max), "does not say which arguments it takes"),
+        (lambda q: q.task(bind=True), "no option 'bind'. Known: concurrency, max_deliveries"),
+        (lambda q: q.task(delay_ms=5), "It is an option of one push: task.options(...)"),
+        (lambda q: q.task(result_ttl_s=1e9), "above 0, 31,622,400 at most, got 1000000000.0"),
         (lambda q: q.task(max_delivery=3), "Did you mean 'max_deliveries'?"),
         (lambda q: q.task(max_deliveries=0), "max_deliveries must be a whole number of 1"),
         (lambda q: q.task(retry_on="OSError"), "retry_on must be exception classes"),
@@ -151,14 +162,22 @@ def fine(when: datetime) -> None: ...
         (lambda q: q.task(concurrency=5)(fine), "concurrency=5 needs an 'async def'"),
         (lambda q: q.cron("0 3 * * *")(fine), "calls its task without arguments: fine() missing 1"),
         (lambda q: q.cron("0 25 * * *")(no_arguments), "0 25 * * *"),
+        (lambda q: q.cron("0 0 3 * * *")(no_arguments), "five fields are wanted"),
+        (lambda q: q.cron(no_arguments), 'as in @queue.cron("0 3 * * *")'),
         (lambda q: current(), "no task is running here"),
         (lambda q: q.task(name="two words")(fine), "without spaces, got 'two words'"),
         (lambda q: q.stream_handler(), "has no tasks"),
         (lambda q: resize.stream_handler(), "name the queue, as in rsq-pool app:queue"),
         (lambda q: resize.options(delay=5), "Did you mean 'delay_ms'?"),
+        (lambda q: resize.options(max_deliveries=5), "It is an option of @queue.task(...)"),
+        (lambda q: q.push_sync(resize, 42), "wants the name of a task"),
         (lambda q: resize.options(unique="x").push_many([(1,)]), "unique is for one push"),
         (lambda q: Queue("work", url="redis://x", client=object()), "must be a StreamClient"),
-        (lambda q: Queue("work", max_delivreies=3), "does not know max_delivreies"),
+        (lambda q: Queue("work", max_delivreies=3), "Did you mean 'max_deliveries'?"),
+        (lambda q: Queue("work", time_limit_s=3), "it is an option of @queue.task(...)"),
+        (lambda q: Queue("work", periodic=[]), "@queue.cron makes a task"),
+        (lambda q: Queue("work", serializer="json"), "as in serializer=MsgpackSerializer(), got"),
+        (lambda q: Queue("work", serializer=JsonSerializer), "with encode() and decode()"),  # type: ignore[arg-type]
     ],
 )
 def test_a_wrong_declaration_says_what_to_do(wrong: Callable[[Queue], Any], words: str) -> None:
@@ -175,6 +194,7 @@ def test_a_wrong_declaration_says_what_to_do(wrong: Callable[[Queue], Any], word
         (lambda: resize.push(), "resize() missing 1 required positional argument: 'photo'"),
         (lambda: resize.push(1, wide=2), "got an unexpected keyword argument 'wide'"),
         (lambda: resize.push_many([1, 2]), "the arguments of each call as a tuple"),  # type: ignore[list-item]
+        (lambda: resize.push_many(7), "as in [(1,), (2,)], got 7"),  # type: ignore[arg-type]
         (lambda: queue_of(fine).push("tomorrow"), "parameter 'when' of task 'fine': Invalid"),
     ],
 )
@@ -185,14 +205,42 @@ def test_wrong_arguments_fail_in_the_caller(wrong: Callable[[], Any], words: str
     assert words in str(refused.value)
 
 
-def queue_of(func: Callable[..., Any]) -> Any:
-    return Queue("other").task(func)
+def queue_of(func: Callable[..., Any], **options: Any) -> Any:
+    return Queue("other").task(**options)(func)
+
+
+def bare(what, *more) -> None: ...  # type: ignore[no-untyped-def]
 
 
 def test_what_the_serializer_does_not_take_is_named() -> None:
-    """A model where the annotation does not say so."""
+    """A model where the annotation does not say so; also one of many calls."""
     with pytest.raises(SerializationError, match="parameter 'photo' of task 'resize' got a User"):
         resize.push_sync(User(name="Ann", born=date(2000, 1, 1)))  # type: ignore[arg-type]
+    unsaid = queue_of(bare)
+    for what in (b"", date(2000, 1, 1), Colour.RED, {1}, Point(1, datetime(2026, 1, 1))):
+        kind = type(what).__name__
+        with pytest.raises(SerializationError, match=f"where it is annotated so: what: {kind}"):
+            unsaid.push_many_sync([(1,), (what,)])
+    with pytest.raises(SerializationError, match=r"'what' of task 'bare' got a Owner, .* no JSON"):
+        unsaid.push_sync(Owner())
+
+
+def test_what_is_called_like_a_function_is_a_task() -> None:
+    """Once it has a name; and its parameters may be called as they like."""
+    for func in (partial(fine), Called()):
+        task = queue_of(func, name="named")
+        with pytest.raises(TypeError, match="parameter 'when' of task 'named': Invalid"):
+            task.push("tomorrow")
+
+    def any_names(**what: int) -> int:
+        return sum(what.values())
+
+    other = Queue("other")
+    task = other.task(name="any", result_ttl_s=1)(any_names)
+    with other.testing():
+        assert task.push_sync(self=1, task=2, args=3, kwargs=4).result_sync() == 10
+        assert other.push_sync("any", self=1, task=2).task == "any"
+    assert task(self=7) == 7
 
 
 def test_a_push_that_nobody_awaits_says_so() -> None:
