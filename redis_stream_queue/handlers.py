@@ -21,6 +21,7 @@ from .config import ConsumerConfig
 from .delivery.batch import DONE, Batch, Handed
 from .delivery.invocation import (
     Calls,
+    Forks,
     check_runs,
     end_forked_child,
     itself,
@@ -139,7 +140,8 @@ class PerMessage:
                 end_forked_child(batch.forks, error)
                 batch.fail(message, error)
                 continue
-            end_forked_child(batch.forks)
+            if Forks.count != batch.forks:
+                end_forked_child(batch.forks)
             if waits:
                 batch.handed = Handed([message], result, context)
                 return

@@ -204,7 +204,9 @@ class Batch:
                 message = self._waiting.popleft()
             except IndexError:
                 return None
-            if message.id in self.lost or (self.deadlines and self._is_late(message, now_ms)):
+            if self.lost and message.id in self.lost:
+                continue
+            if self.deadlines and self._is_late(message, now_ms):
                 continue
             self._on_start(message, now_ms)
             return message

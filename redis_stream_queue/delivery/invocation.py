@@ -27,14 +27,14 @@ from ..exceptions import ConfigError
 log = logger(__name__)
 
 
-class _Forks:
-    """How many forks lie between the first process and this one."""
+class Forks:
+    """How many forks lie between the first process and this one: see end_forked_child()."""
 
     count = 0
 
 
 def _count_fork() -> None:
-    _Forks.count += 1
+    Forks.count += 1
 
 
 os.register_at_fork(after_in_child=_count_fork)
@@ -42,7 +42,7 @@ os.register_at_fork(after_in_child=_count_fork)
 
 def forks() -> int:
     """To be kept, and given to end_forked_child() later."""
-    return _Forks.count
+    return Forks.count
 
 
 def end_forked_child(forks_then: int, error: BaseException | None = None) -> None:
@@ -51,7 +51,7 @@ def end_forked_child(forks_then: int, error: BaseException | None = None) -> Non
     error: what the child's call ended with; the exit code is the one that it would have in a plain
     Python program.
     """
-    if _Forks.count != forks_then:
+    if Forks.count != forks_then:
         _end_child(error)
 
 
