@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar, cast, overload, runtime_checkable
 
 from ._clock import mono_ms
@@ -282,10 +283,11 @@ def per_message(
 
 
 class Declaration(NamedTuple):
-    """What ``stream_handler`` notes on a handler: its stream and the settings that were given."""
+    """What ``stream_handler`` notes on a handler: its stream ("" = none is noted) and the settings
+    that were given."""
 
-    stream: str
-    settings: dict[str, Any]
+    stream: str = ""
+    settings: Mapping[str, Any] = MappingProxyType({})
     serializer: Serializer | None = None
     dlq_handler: DLQHandler | None = None
     error_hook: ErrorHook | None = None
@@ -391,7 +393,7 @@ def _checked_hook(name: str, hook: WorkerHook | None) -> WorkerHook | None:
     return hook
 
 
-def declaration_of(handler: Any) -> Declaration | None:
-    """What ``stream_handler`` noted, if anything."""
+def declaration_of(handler: Any) -> Declaration:
+    """What ``stream_handler`` noted; nothing on a handler that it was not used for."""
     declared = getattr(handler, DECLARATION, None)
-    return declared if isinstance(declared, Declaration) else None
+    return declared if isinstance(declared, Declaration) else Declaration()

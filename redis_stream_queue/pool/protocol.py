@@ -23,9 +23,8 @@ class Loaded(NamedTuple):
     """The app is imported; this is what its handler declares (see handlers.stream_handler)."""
 
     pid: int
-    stream: str | None
+    stream: str  # "" = it does not say
     settings: dict[str, Any]
-    serializer: bool
     dlq_handler: bool
     one_at_a_time: bool  # a plain @per_message handler: the row names the message that runs
     memory_mb: int = 0  # what the app takes by itself; 0 = not known
@@ -63,8 +62,6 @@ class Failed(NamedTuple):
 
 class Released(NamedTuple):
     """Messages were given back unstarted: somebody else could have them now."""
-
-    messages: int
 
 
 class AskForWork(NamedTuple):

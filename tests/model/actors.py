@@ -20,6 +20,7 @@ from redis_stream_queue import (
 from redis_stream_queue.connection.scripts import RENEW, TAKE
 from redis_stream_queue.delivery.retention import Retention
 from redis_stream_queue.group import ConsumerGroup
+from redis_stream_queue.handlers import Declaration
 from redis_stream_queue.later.periodic import schedules_of
 from redis_stream_queue.later.ticker import Ticker
 from redis_stream_queue.message import StreamMessage
@@ -262,9 +263,8 @@ class PoolWorker(Actor):
             self.handler(world.style),
             SimpleNamespace(run=None, between=None),  # type: ignore[arg-type]  # for plain handlers
             SimpleNamespace(next_ms=1 << 62, look=lambda _: None, open_again=lambda: None),  # type: ignore[arg-type]
-            dlq_handler=None,
+            Declaration(),
             serializer=None,
-            error_hook=None,
             interrupt=lambda _: None,
             limit_decoding=lambda decode: decode,
         )

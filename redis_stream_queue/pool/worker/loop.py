@@ -19,7 +19,7 @@ from ...delivery.pending import SeenEntry
 from ...delivery.session import Session
 from ...exceptions import RedisStreamError
 from ...group import group_is_lost
-from ...handlers import DLQHandler, ErrorHook, Handler, PerMessage, runner_of
+from ...handlers import Declaration, Handler, PerMessage, runner_of
 from ...message import StreamMessage
 from ...serializers import Serializer
 from ..pipe import Channel
@@ -63,9 +63,8 @@ class Worker:
         handler: Handler,
         main_thread: MainThread,
         streams: StandardStreams,
+        declared: Declaration,
         *,
-        dlq_handler: DLQHandler | None,
-        error_hook: ErrorHook | None,
         serializer: Serializer | None,
         interrupt: Callable[[str], None],
         limit_decoding: Callable[[Decode], Decode],
@@ -84,8 +83,8 @@ class Worker:
             start.stream,
             start.consumer,
             handler,
-            dlq_handler=dlq_handler,
-            error_hook=error_hook,
+            dlq_handler=declared.dlq_handler,
+            error_hook=declared.error_hook,
             serializer=serializer,
             hooks=self._hooks,
             host=Host(

@@ -97,7 +97,7 @@ def worker_main(
         _end_as_an_interpreter_does(spec.graceful_timeout_s)
         return _exits.OK  # drained before it began, or the master is gone
     try:
-        own = serializer or (declared.serializer if declared else None)
+        own = serializer or declared.serializer
         schedules = _schedules(declared, own, start)
     except RedisStreamError as error:
         return _refuse(sock, spec.target, error)
@@ -113,8 +113,7 @@ def worker_main(
         _as_called(handler, declared, start, soft_limit),
         main_thread,
         streams,
-        dlq_handler=declared.dlq_handler if declared else None,
-        error_hook=declared.error_hook if declared else None,
+        declared,
         serializer=own,
         interrupt=cancellation.interrupt,
         limit_decoding=soft_limit.decoding,
@@ -160,14 +159,10 @@ def _soft_limit(start: Start, handler: Handler) -> SoftLimit:
     return limit
 
 
-def _as_called(
-    handler: Any, declared: Declaration | None, start: Start, soft_limit: SoftLimit
-) -> Any:
+def _as_called(handler: Any, declared: Declaration, start: Start, soft_limit: SoftLimit) -> Any:
     """The handler with the app's middleware around it, and with the limit around both."""
-    if declared is not None:
-        source = Source(start.stream, start.consumer.group, start.consumer.max_deliveries)
-        handler = with_middleware(handler, declared.middleware, source)
-    return soft_limit.limited(handler)
+    source = Source(start.stream, start.consumer.group, start.consumer.max_deliveries)
+    return soft_limit.limited(with_middleware(handler, declared.middleware, source))
 
 
 def _rules(handler: Handler) -> Sequence[Rules]:
@@ -187,7 +182,7 @@ def _end_as_an_interpreter_does(timeout_s: float) -> None:
     atexit._run_exitfuncs()
 
 
-async def _run(worker: Worker, reporter: Reporter, declared: Declaration | None) -> None:
+async def _run(worker: Worker, reporter: Reporter, declared: Declaration) -> None:
     reporter.start()
     try:
         await worker.run()
@@ -196,14 +191,14 @@ async def _run(worker: Worker, reporter: Reporter, declared: Declaration | None)
         await _ended(declared)
 
 
-async def _begun(declared: Declaration | None) -> None:
+async def _begun(declared: Declaration) -> None:
     """Be as nice as the app wants, and call its on_worker_start. Raises LoadError."""
-    if declared is not None and declared.nice:
+    if declared.nice:
         try:
             os.nice(declared.nice)
         except OSError as error:  # only root may be less nice
             log.warning("nice=%d of @stream_handler: %s", declared.nice, error.strerror)
-    if declared is None or declared.on_worker_start is None:
+    if declared.on_worker_start is None:
         return
     try:
         await call_hook(declared.on_worker_start)
@@ -211,9 +206,9 @@ async def _begun(declared: Declaration | None) -> None:
         raise LoadError(last_lines("on_worker_start failed:", error)) from None
 
 
-async def _ended(declared: Declaration | None) -> None:
+async def _ended(declared: Declaration) -> None:
     """Call the app's on_worker_stop; the worker ends whatever that raises."""
-    if declared is None or declared.on_worker_stop is None:
+    if declared.on_worker_stop is None:
         return
     try:
         await call_hook(declared.on_worker_stop)
@@ -239,27 +234,24 @@ def _answer_stack_dumps(row: Row) -> None:
 
 
 def _schedules(
-    declared: Declaration | None, serializer: Serializer | None, start: Start
+    declared: Declaration, serializer: Serializer | None, start: Start
 ) -> list[list[Any]]:
     """What the handler wants to be pushed, encoded. Raises what is wrong with it."""
-    if declared is None:
-        return []
     key = prefixed(start.prefix, start.stream)
     encode = for_stream(serializer or JsonSerializer(), key).encode
     return [list(schedule) for schedule in schedules_of(declared.periodic, encode)]
 
 
-def _loaded(handler: Handler, declared: Declaration | None) -> Loaded:
+def _loaded(handler: Handler, declared: Declaration) -> Loaded:
     return Loaded(
         pid=os.getpid(),
-        stream=declared.stream if declared else None,
-        settings=declared.settings if declared else {},
-        serializer=bool(declared and declared.serializer),
-        dlq_handler=bool(declared and declared.dlq_handler),
+        stream=declared.stream,
+        settings=dict(declared.settings),
+        dlq_handler=declared.dlq_handler is not None,
         one_at_a_time=isinstance(handler, PerMessage) and handler.concurrency == 1,
         memory_mb=round(_linux.memory_mb() or 0),
         tasks=[rules.name for rules in _rules(handler)],
         most_deliveries=max((rules.max_deliveries or 0 for rules in _rules(handler)), default=0),
         limited=any(rules.time_limit_s is not None for rules in _rules(handler)),
-        workers=declared.workers if declared else None,
+        workers=declared.workers,
     )

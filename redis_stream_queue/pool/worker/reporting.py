@@ -212,5 +212,5 @@ class ReportingHooks(Hooks):
     def retrying(self, message: StreamMessage, verdict: Verdict, delay_ms: int) -> None:
         self._send(Retrying(message.id, verdict.error[:MAX_ERROR], delay_ms))
 
-    def released(self, count: int) -> None:
-        self._send(Released(count))
+    def released(self) -> None:
+        self._send(Released())
