@@ -30,9 +30,7 @@ from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from .handlers import DLQHandler, Handler, PerMessage, with_middleware
 from .later.attending import Attendance, mover_of
 from .later.keys import companions
-from .later.mover import Listener
 from .later.periodic import Periodic, checked, schedules_of
-from .later.ticker import Ticker
 from .message import StreamMessage
 from .metrics import ConsumerMetrics
 from .middleware import Middleware, Source
@@ -117,7 +115,6 @@ class StreamConsumer:
         self._schedules = schedules_of(checked(periodic), self._session.serializer.encode)
         if self._schedules:
             companions(client.key(stream))  # raises where there is no room for them
-        self._changed = asyncio.Event()
         self._retention = Retention(self._in_flight.pending, config.max_stream_size)
         self._instances.add(self)
 
@@ -209,21 +206,20 @@ class StreamConsumer:
         turn = self._way_to_turn()
         backoff, refusal = Backoff(), Refusal()
         log.info("a consumer of %s in group %s starts", self.stream, self.config.group)
-        self._changed = asyncio.Event()
-        attendance = Attendance(
-            self.client, self.stream, Listener(self._control_changed, self._cancelled)
+        self._attendance = attendance = Attendance(
+            self.client,
+            self.stream,
+            self.config.group,
+            self._schedules,
+            on_pause=self._interrupt,
+            on_cancelled=self._session.cancel,
         )
-        self._attendance = attendance
-        ticking = None
-        if self._schedules:
-            ticker = Ticker(self.client, self.stream, self.config.group, self._schedules)
-            ticking = asyncio.create_task(ticker.run())
         try:
             while not self._stopping:
                 try:
                     await attendance.learn()
-                    if attendance.paused(self.config.group):
-                        await self._stand_still()
+                    if attendance.paused:
+                        await self._stand_still(attendance.changed)
                     else:
                         await turn()
                     backoff.reset()
@@ -247,9 +243,6 @@ class StreamConsumer:
                 done.total_errors,
             )
             self._attendance = None
-            if ticking is not None:
-                ticking.cancel()
-                await asyncio.wait([ticking])
             await attendance.end()
 
     def run_sync(self) -> None:
@@ -275,7 +268,11 @@ class StreamConsumer:
 
     def _wake(self) -> None:
         self._stopped.set()
-        self._changed.set()
+        if self._attendance is not None:
+            self._attendance.changed.set()
+        self._interrupt()
+
+    def _interrupt(self) -> None:
         self._session.stop_starting()
         self._session.reader.interrupt()
 
@@ -283,29 +280,19 @@ class StreamConsumer:
 
     @property
     def _paused(self) -> bool:
-        return self._attendance is not None and bool(self._attendance.paused(self.config.group))
+        return self._attendance is not None and self._attendance.paused
 
     def _may_go_on(self) -> bool:
         return not self._stopping and not self._paused
 
-    def _control_changed(self) -> None:
-        self._changed.set()
-        if self._paused:
-            self._session.stop_starting()
-            self._session.reader.interrupt()
-
-    def _cancelled(self, entry_id: str) -> None:
-        """A message was taken back that may be held here."""
-        self._session.cancel(entry_id)
-
-    async def _stand_still(self) -> None:
+    async def _stand_still(self, changed: asyncio.Event) -> None:
         """Paused: settle what is done, and wait for news."""
-        self._changed.clear()
+        changed.clear()
         await self._in_flight.flush_acks()
         await self._in_flight.settle()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STAND_STILL_S):
-                await self._changed.wait()
+                await changed.wait()
 
     def _way_to_turn(self) -> Callable[[], Awaitable[Any]]:
         """What ``run()`` calls again and again."""

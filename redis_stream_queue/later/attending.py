@@ -1,15 +1,18 @@
-"""One mover for all consumers of a stream in an event loop, as long as any of them runs."""
+"""What a running consumer does and hears beside its stream; one mover for all consumers of a stream
+in an event loop, as long as any of them runs."""
 
 from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import Callable, Sequence
 
 from ..client import StreamClient
 from ..connection.link import Link
 from ..exceptions import ClusterSlotError
-from .control import Pause
 from .mover import Listener, Mover
+from .periodic import Schedule
+from .ticker import Ticker
 
 ENDS_WITHIN_S = 1.0
 
@@ -41,13 +44,34 @@ _shared: weakref.WeakKeyDictionary[Link, dict[str, _Shared]] = weakref.WeakKeyDi
 
 
 class Attendance:
-    """A running consumer's part in moving what is scheduled for its stream."""
+    """A running consumer's part in what stands beside its stream: what is scheduled is moved, what
+    is periodic is pushed, and it hears of pauses and cancellations.
 
-    def __init__(self, client: StreamClient, stream: str, listener: Listener) -> None:
-        self._listener = listener
+    on_pause: called when its group may start nothing any more. on_cancelled: called with the id of
+    a message that was taken back while somebody had it. changed: is set when there is news.
+    """
+
+    def __init__(
+        self,
+        client: StreamClient,
+        stream: str,
+        group: str,
+        schedules: Sequence[Schedule],
+        *,
+        on_pause: Callable[[], None],
+        on_cancelled: Callable[[str], None],
+    ) -> None:
+        self.changed = asyncio.Event()
+        self._group = group
+        self._on_pause = on_pause
+        self._listener = listener = Listener(self._control_changed, on_cancelled)
         self._of_link = _shared.setdefault(client.link(), {})
         self._key = client.key(stream)
         self._mine: _Shared | None = None
+        self._ticking: asyncio.Task[None] | None = None
+        if schedules:
+            ticker = Ticker(client, stream, group, schedules)
+            self._ticking = asyncio.create_task(ticker.run())
         here = self._of_link.get(self._key)
         if here is None or here.task.done() or here.task.cancelling():
             if (mover := mover_of(client.twin(), stream)) is None:
@@ -64,12 +88,21 @@ class Attendance:
             await self._mine.mover.learn()
             self._learned = True
 
-    def paused(self, group: str) -> Pause | None:
-        """What keeps this group from starting anything now."""
-        return None if self._mine is None else self._mine.mover.paused(group)
+    @property
+    def paused(self) -> bool:
+        """May its group start nothing now?"""
+        return self._mine is not None and self._mine.mover.paused(self._group) is not None
+
+    def _control_changed(self) -> None:
+        self.changed.set()
+        if self.paused:
+            self._on_pause()
 
     async def end(self) -> None:
         """The last one ends the mover."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.wait([self._ticking])
         mine, self._mine = self._mine, None
         if mine is None:
             return
