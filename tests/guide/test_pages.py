@@ -112,9 +112,9 @@ def test_web(shell: Shell) -> None:
 
 
 def test_testing(shell: Shell) -> None:
-    """All three kinds of tests pass."""
+    """All kinds of tests pass: of handlers and of tasks, without and with a server."""
     said = shell.run(commands(copied(shell, "testing.md")))
-    assert "4 passed" in said
+    assert "10 passed" in said
 
 
 def test_tasks(shell: Shell, pool_url: str) -> None:
@@ -128,6 +128,7 @@ def test_tasks(shell: Shell, pool_url: str) -> None:
         "shell 2026-02-03",
     ]
     assert re.search(r"fetch +async +5 +30 s +\(url", said)
+    assert "welcome ada@example.com" in said
     assert "2 passed" in said
 
 
