@@ -145,8 +145,10 @@ class StreamProducer:
                 asked = self._asked.push(Asked(payload, parts, terms))
                 pushed: str = await within(within_s, self.stream, asked)
                 return pushed
-        result = await within(within_s, self.stream, self._outbox.push((payload, parts)))
-        return text(result)
+        sending = self._outbox.push((payload, parts))
+        if within_s is not None:
+            sending = within(within_s, self.stream, sending)
+        return text(await sending)
 
     async def push_many(
         self,

@@ -43,13 +43,13 @@ class Outbox(Generic[T]):
             raise result
         return result
 
-    async def _with_others(self, one: T, loop: asyncio.AbstractEventLoop) -> Any:
+    def _with_others(self, one: T, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = loop.create_future()
         waiting = self._waiting.setdefault(loop, [])
         waiting.append((one, future))
         if len(waiting) == 1:
             loop.call_soon(self._send_waiting, loop)
-        return await future
+        return future
 
     def _send_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         # Whose caller has given up meanwhile is not sent.

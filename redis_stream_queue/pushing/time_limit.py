@@ -18,8 +18,10 @@ def limit_s(timeout_s: float | None) -> float | None:
 
     Raises ConfigError for what is no number: NaN would upset the order of the loop's timers.
     """
+    if timeout_s is None:
+        return None
     check("timeout_s", timeout_s, _SECONDS)
-    return None if timeout_s is None else min(timeout_s, LONGEST_S)
+    return min(timeout_s, LONGEST_S)
 
 
 async def within(timeout_s: float | None, stream: str, send: Coroutine[Any, Any, Any]) -> Any:

@@ -14,7 +14,7 @@ from .arguments import Arguments
 from .job import Job, Kept
 from .options import PushOptions, TaskOptions, no_option
 from .stream import TaskStream
-from .wire import TASK, Call
+from .wire import TASK, Payload, payload_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,13 +77,13 @@ class Pushing(Generic[P, R]):
         awaited: Coroutine[Any, Any, Job[R]] = pushing
         return awaited
 
-    async def _push(self, call: Call) -> Job[R]:
+    async def _push(self, call: Payload) -> Job[R]:
         trial = self._stream.trial
         try:
             if trial is not None:
                 return self._job(await trial.push(call, self._headers, self._given))
             pushed = await self._stream.producer.push(
-                call.payload(), headers=self._headers, timeout_s=self._timeout_s, **self._extras
+                call, headers=self._headers, timeout_s=self._timeout_s, **self._extras
             )
         except SerializationError as error:
             raise self._refused([call], error) from None
@@ -96,7 +96,7 @@ class Pushing(Generic[P, R]):
             if trial is not None:
                 return self._job(trial.push_sync(call, self._headers, self._given))
             pushed = self._stream.producer.push_sync(
-                call.payload(), headers=self._headers, timeout_s=self._timeout_s, **self._extras
+                call, headers=self._headers, timeout_s=self._timeout_s, **self._extras
             )
         except SerializationError as error:
             raise self._refused([call], error) from None
@@ -109,12 +109,12 @@ class Pushing(Generic[P, R]):
         """
         return _named(self._push_many(self._calls(calls)), f"{self.name}.push_many() [await it]")
 
-    async def _push_many(self, calls: list[Call]) -> list[Job[R]]:
+    async def _push_many(self, calls: list[Payload]) -> list[Job[R]]:
         if self._stream.trial is not None:
             return [await self._push(call) for call in calls]
         try:
             pushed = await self._stream.producer.push_many(
-                [call.payload() for call in calls],
+                calls,
                 headers=self._headers,
                 timeout_s=self._timeout_s,
                 **self._extras,
@@ -130,7 +130,7 @@ class Pushing(Generic[P, R]):
             if trial is not None:
                 return [self._job(trial.push_sync(one, self._headers, self._given)) for one in made]
             pushed = self._stream.producer.push_many_sync(
-                [call.payload() for call in made],
+                made,
                 headers=self._headers,
                 timeout_s=self._timeout_s,
                 **self._extras,
@@ -151,17 +151,17 @@ class Pushing(Generic[P, R]):
         if self.arguments is not None:
             self.arguments.check(*args, **kwargs)
             self.arguments.unpacked(args, kwargs)  # raises what is wrong with them
-        return self._push(Call(self.name, args, kwargs))
+        return self._push(payload_of(self.name, args, kwargs))
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
         if self.arguments is None:
-            return Call(self.name, list(args), kwargs)
-        return Call(self.name, *self.arguments.packed(args, kwargs))
+            return payload_of(self.name, args, kwargs)
+        return payload_of(self.name, *self.arguments.packed(args, kwargs))
 
-    def _calls(self, calls: Iterable[tuple[Any, ...]]) -> list[Call]:
+    def _calls(self, calls: Iterable[tuple[Any, ...]]) -> list[Payload]:
         if asked := [name for name in ONE_ONLY if self._extras.get(name)]:
             raise ConfigError(f"{asked[0]} is for one push, not for {self.name}.push_many().")
-        made: list[Call] = []
+        made: list[Payload] = []
         for args in calls if isinstance(calls, Iterable) else [calls]:
             if not isinstance(args, tuple | list):
                 raise TypeError(
@@ -171,12 +171,15 @@ class Pushing(Generic[P, R]):
             made.append(self._call(tuple(args), {}))
         return made
 
-    def _refused(self, calls: Iterable[Call], error: SerializationError) -> SerializationError:
+    def _refused(self, calls: Iterable[Payload], error: SerializationError) -> SerializationError:
         """Which argument it was."""
         if self.arguments is None:
             return error
         encode = self._stream.serializer.encode
-        whys = (self.arguments.why_not(encode, call.args, call.kwargs) for call in calls)
+        whys = (
+            self.arguments.why_not(encode, call.get("args", ()), call.get("kwargs", {}))
+            for call in calls
+        )
         why = next(filter(None, whys), "")
         return SerializationError(why) if why else error
 

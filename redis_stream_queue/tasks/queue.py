@@ -21,7 +21,7 @@ from .running import TaskRunner, Tasks
 from .stream import TaskStream
 from .task import Task
 from .trial import PushedCall, Trial, taking
-from .wire import Call
+from .wire import payload_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -192,7 +192,7 @@ class Queue:
                 raise ConfigError(
                     f"@queue.cron calls its task without arguments: {error}."
                 ) from None
-            payload = Call(made.name, [], {}).payload()
+            payload = payload_of(made.name)
             self._periodic.append(
                 Cron(made.name, expression, payload, tz, catch_up, late_s, overlap)
             )

@@ -16,7 +16,7 @@ from ..later.extras import PushedId
 from ..message import StreamMessage
 from ..serializers import Serializer
 from .current import apart
-from .wire import Call, call_in
+from .wire import Call, Payload, call_in
 
 
 @dataclass
@@ -54,9 +54,9 @@ class Trial:
         self._numbers = itertools.count(1)
 
     def _recorded(
-        self, call: Call, headers: dict[str, str], options: dict[str, Any]
+        self, call: Payload, headers: dict[str, str], options: dict[str, Any]
     ) -> tuple[PushedCall, StreamMessage]:
-        data = self.serializer.decode(self.serializer.encode(call.payload()))
+        data = self.serializer.decode(self.serializer.encode(call))
         sent = call_in(data)
         assert isinstance(sent, Call)
         made = PushedCall(
@@ -75,7 +75,9 @@ class Trial:
         call.ran = self._run and not _is_later(call)
         return call.ran
 
-    async def push(self, call: Call, headers: dict[str, str], options: dict[str, Any]) -> PushedId:
+    async def push(
+        self, call: Payload, headers: dict[str, str], options: dict[str, Any]
+    ) -> PushedId:
         """Record it, and run it. Raises what the task raises."""
         made, message = self._recorded(call, headers, options)
         if self._runs(made):
@@ -84,7 +86,9 @@ class Trial:
             made.answer = vars(message).get("answer")
         return PushedId(made.id)
 
-    def push_sync(self, call: Call, headers: dict[str, str], options: dict[str, Any]) -> PushedId:
+    def push_sync(
+        self, call: Payload, headers: dict[str, str], options: dict[str, Any]
+    ) -> PushedId:
         """The same where nothing can be awaited."""
         made, message = self._recorded(call, headers, options)
         if self._runs(made):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 TASK = "rsq:task"  # header: the name once more, for whoever cannot decode the payload
 MOST_NAME = 200
+EMPTY: Mapping[str, Any] = {}
 
 
 class Call(NamedTuple):
@@ -16,14 +17,18 @@ class Call(NamedTuple):
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
 
-    def payload(self) -> dict[str, Any]:
-        """What the serializer gets; what is empty is left out."""
-        payload: dict[str, Any] = {"task": self.task}
-        if self.args:
-            payload["args"] = self.args
-        if self.kwargs:
-            payload["kwargs"] = self.kwargs
-        return payload
+
+Payload = dict[str, Any]  # of a call, as the serializer gets it
+
+
+def payload_of(task: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = EMPTY) -> Payload:
+    """The payload of a call, its arguments packed; what is empty is left out."""
+    payload: Payload = {"task": task}
+    if args:
+        payload["args"] = args
+    if kwargs:
+        payload["kwargs"] = kwargs
+    return payload
 
 
 def call_in(data: Any) -> Call | str:
