@@ -79,17 +79,19 @@ def pool(
     cwd: Path,
     notes: Path | None = None,
     wait: bool = True,
+    app: str = "app",
 ) -> Iterator[PoolProcess]:
     """A pool whose workers wait for messages.
 
-    wait: False = only that it is ready, for a stream that holds messages already.
+    handler: of the module ``app``. wait: False = only that it is ready, for a stream that holds
+    messages already.
     """
     process = PoolProcess(
         None,
         *("--workers", str(workers), "--stream", KEY, "--group", GROUP, *options),
         url=server.url,
         cwd=cwd,
-        target=f"scripts.benchmarks.app:{handler}",
+        target=f"scripts.benchmarks.{app}:{handler}",
         env={NOTES_ENV: str(notes)} if notes is not None else None,
     )
     with process:

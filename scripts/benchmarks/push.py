@@ -9,7 +9,7 @@ from typing import Any
 
 import redis.asyncio as redis
 
-from redis_stream_queue import JsonSerializer, Queue, StreamClient, StreamProducer
+from redis_stream_queue import JsonSerializer, StreamClient, StreamProducer
 
 from . import original
 from .bench import Bench
@@ -21,10 +21,6 @@ CHUNK = 1000  # messages per round trip of push_many, of the pipeline, and per g
 PIPELINE = "redis.asyncio pipeline"
 
 Push = Callable[[Sequence[Any]], Awaitable[Any]]
-
-
-def _noted(number: int, text: str, ok: bool) -> None:
-    """What a task would do."""
 
 
 def run(bench: Bench) -> list[Figure]:
@@ -42,8 +38,6 @@ class _Pushes:
         self._producer = StreamProducer(self._ours, KEY, group=GROUP)
         package = original.load()
         self._original = package.StreamProducer(package.StreamClient.from_url(server.url), KEY)
-        self._queue = Queue(KEY, client=self._ours, group=GROUP)
-        self._task = self._queue.task(name="noted")(_noted)
         self._encode = JsonSerializer().encode
         self._rates: dict[str, list[float]] = {}
 
@@ -56,7 +50,6 @@ class _Pushes:
             await self._measure("one", self._one_by_one, few)
             await self._measure("original one", self._original_one_by_one, few)
             await self._measure("gather", self._gather, few)
-            await self._measure("tasks", self._gather_tasks, few)
             await self._measure("raw json", self._pipeline_json, many)
             await self._measure("json", self._producer.push_many, many)
             await self._measure("raw bytes", self._pipeline, ready)
@@ -85,14 +78,6 @@ class _Pushes:
                 rates["one"],
                 "push, one by one",
                 ratio_at_least(5),
-            ),
-            Figure(
-                f"calls of a task, {CHUNK} in a gather",
-                "msg/s",
-                rates["tasks"],
-                rates["gather"],
-                f"push, {CHUNK} in a gather",
-                ratio_at_least(0.8),
             ),
             Figure(
                 "push_many, JSON",
@@ -136,11 +121,6 @@ class _Pushes:
     async def _gather(self, items: Sequence[Any]) -> None:
         for start in range(0, len(items), CHUNK):
             await asyncio.gather(*map(self._producer.push, items[start : start + CHUNK]))
-
-    async def _gather_tasks(self, items: Sequence[Any]) -> None:
-        for start in range(0, len(items), CHUNK):
-            calls = [self._task.push(**item) for item in items[start : start + CHUNK]]
-            await asyncio.gather(*calls)
 
     async def _push_bytes(self, items: Sequence[bytes]) -> None:
         await self._ours.push_many(KEY, items)

@@ -18,7 +18,7 @@ import click
 import hiredis
 import redis
 
-from . import backlog, boot_memory, compare, cpu, drain, latency, later, push, recovery
+from . import backlog, boot_memory, compare, cpu, drain, latency, later, push, recovery, tasks
 from .bench import Bench
 from .figures import Figure
 from .server import BenchServer
@@ -29,6 +29,7 @@ Measure = Callable[[Bench], list[Figure]]
 GROUPS: dict[str, Measure] = {
     "push": push.run,
     "drain": drain.run,
+    "tasks": tasks.run,
     "cpu": cpu.run,
     "latency": latency.run,
     "later": later.run,

@@ -23,12 +23,13 @@ SCRIPT_TIMEOUT_S = 120.0
 MOST_AT_ONCE = 200_000  # entries per script: longer than a second, and consumers see an outage
 SMALL = '{"number": 123456, "text": "a small message", "ok": true}'
 
-# ARGV: how many, payload, payload of the long ones, index of each long one
+# ARGV: how many, payload, payload of the long ones, how many parts of headers, these, index of each
+#       long one
 _FILL = """
-local long = {}
-for i = 4, #ARGV do long[tonumber(ARGV[i])] = true end
+local long, parts = {}, 4 + tonumber(ARGV[4])
+for i = parts + 1, #ARGV do long[tonumber(ARGV[i])] = true end
 for i = 1, tonumber(ARGV[1]) do
-  redis.call('XADD', KEYS[1], '*', 'data', long[i] and ARGV[3] or ARGV[2])
+  redis.call('XADD', KEYS[1], '*', 'data', long[i] and ARGV[3] or ARGV[2], unpack(ARGV, 5, parts))
 end
 """
 
@@ -94,12 +95,14 @@ class BenchServer:
         payload: str = SMALL,
         long_payload: str = "",
         long: Sequence[int] = (),
+        headers: Sequence[str] = (),
     ) -> int:
         """Add messages in one step; returns when it was done (monotonic clock, ns).
 
-        long: which of them (from 1) have the long payload.
+        long: which of them (from 1) have the long payload. headers: of each, name, value, ...
         """
-        self._fill(keys=[KEY], args=[count, payload, long_payload, *long])
+        args: list[Any] = [count, payload, long_payload, len(headers), *headers, *long]
+        self._fill(keys=[KEY], args=args)
         return time.monotonic_ns()
 
     def fill_many(self, count: int) -> None:
