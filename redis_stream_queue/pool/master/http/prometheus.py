@@ -28,21 +28,21 @@ from ..observation import Observation
 from .snapshot import Snapshot
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+KINDS = {True: choose_encoder(OPENMETRICS)[1], False: choose_encoder("")[1]}
 LABELS = "stream", "group"
 STATES = "starting", "ready", "busy", "draining", "gone"
 BOUNDS = [*map(str, BOUNDS_S), "+Inf"]
 
 
-def kind_for(accept: str) -> str:
-    """The content type of what a scraper with this ``Accept`` gets: one of two."""
-    _, kind = choose_encoder(OPENMETRICS if "application/openmetrics-text" in accept else "")
-    return kind
+def wants_openmetrics(accept: str) -> bool:
+    """Does a scraper with this ``Accept`` read OpenMetrics, or Prometheus' own text?"""
+    return "application/openmetrics-text" in accept
 
 
-def render(snapshot: Snapshot, kind: str) -> bytes:
-    """The text of this content type."""
+def render(snapshot: Snapshot, *, openmetrics: bool) -> bytes:
+    """The text in one of the two; KINDS are their content types."""
     # To look for what is to be escaped in our names would take a third of the time.
-    encoder, _ = choose_encoder(f"{OPENMETRICS}; escaping=allow-utf-8" if "open" in kind else "")
+    encoder, _ = choose_encoder(f"{OPENMETRICS}; escaping=allow-utf-8" if openmetrics else "")
     return encoder(_Pool(snapshot))
 
 

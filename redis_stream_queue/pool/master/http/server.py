@@ -11,7 +11,7 @@ from .... import _exits
 from ...._exits import Failure
 from .access import Access
 from .connection import Connection, Request, Response, sentence
-from .prometheus import kind_for, render
+from .prometheus import KINDS, render, wants_openmetrics
 from .snapshot import Renderings, Snapshot
 from .status import Status
 
@@ -100,8 +100,9 @@ class HttpServer:
         return sentence("ready") if self._is_ready() else sentence("not ready", 503)
 
     def _metrics(self, request: Request) -> Response:
-        kind = kind_for(request.headers.get("accept", ""))
-        body = self._rendered.get(kind, lambda snapshot: render(snapshot, kind))
+        openmetrics = wants_openmetrics(request.headers.get("accept", ""))
+        kind = KINDS[openmetrics]
+        body = self._rendered.get(kind, lambda snapshot: render(snapshot, openmetrics=openmetrics))
         return Response(body, kind=kind, headers={"Cache-Control": "no-store"})
 
     def _status_json(self, _: Request) -> Response:
