@@ -47,6 +47,9 @@ class Hooks:
     def burying(self, entry_id: str, total: int) -> None:
         """This message is about to be moved to the dead letters, the ``total``-th one."""
 
+    def buried(self, reason: str) -> None:
+        """One was moved to the dead letters, or dropped where there are none."""
+
     def failed(self, errors: Sequence[tuple[BaseException, list[StreamMessage]]]) -> None:
         """Calls of the handler have raised; each error and what was called for, which is about to
         be told."""

@@ -330,6 +330,8 @@ class InFlight:
             return
         self.meter.dlq += buried
         self._hooks.counted(self.meter)
+        if buried:
+            self._hooks.buried(reason)
 
     async def _marked(self, dead: Dead) -> Dead | None:
         """It, with its raw payload; None if somebody else has it, or it is gone."""

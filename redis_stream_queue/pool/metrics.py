@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..later.lateness import LatenessMetrics, of_all
@@ -56,9 +58,11 @@ class PoolMetrics:
     | `acked` | messages | acknowledgements that reached Redis |
     | `errors` | handler calls | that raised |
     | `dead` | messages | moved to the dead letters |
+    | `dead_for` | messages | the same by reason, without what a killed worker could not tell |
     | `batches` | handler calls | that ended |
     | `expired` | messages | acknowledged unstarted, as their `ttl_ms` was over |
     | `replaced` | workers | that ended and nobody had told to |
+    | `replaced_for` | workers | the same by how: time_limit, stuck, signal, exit |
     | `snapshots` | reports | that have come through the workers' metrics pipes |
     | `scheduled` | LatenessMetrics | of scheduled messages that this pool has moved |
     | `paused` | | is the stream paused for this group? |
@@ -92,6 +96,8 @@ class PoolMetrics:
     configured: int = 0
     crew: str = ""
     quiet: bool = False
+    dead_for: dict[str, int] = field(default_factory=dict)
+    replaced_for: dict[str, int] = field(default_factory=dict)
 
     @property
     def busy(self) -> int:
@@ -111,12 +117,21 @@ class PoolMetrics:
         )
 
 
+def _summed(several: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for counts in several:
+        total.update(counts)
+    return dict(total)
+
+
 def added(crews: list[PoolMetrics]) -> PoolMetrics:
     """The metrics of a whole pool from those of its crews."""
     if len(crews) == 1:
         return crews[0]
     summed = *NAMES, "replaced", "snapshots", "acked_per_s", "configured"
     return PoolMetrics(
+        dead_for=_summed(crew.dead_for for crew in crews),
+        replaced_for=_summed(crew.replaced_for for crew in crews),
         **{name: sum(getattr(crew, name) for crew in crews) for name in summed},
         uptime_s=max(crew.uptime_s for crew in crews),
         paused=any(crew.paused for crew in crews),

@@ -60,6 +60,12 @@ class Failed(NamedTuple):
     errors: list[list[Any]]
 
 
+class Buried(NamedTuple):
+    """A message was moved to the dead letters."""
+
+    reason: str
+
+
 class Released(NamedTuple):
     """Messages were given back unstarted: somebody else could have them now."""
 
@@ -241,6 +247,7 @@ Message = (
     | Cancel
     | Periodic
     | Failed
+    | Buried
 )
 
 _TYPES: list[type[Message]] = list(Message.__args__)

@@ -103,7 +103,10 @@ def test_counters_equal_the_ledger_though_workers_die(
     assert 61 - 3 <= handled <= len(ledger.started())
     assert total(port, "rsq_handler_duration_seconds_sum") > 0.009 * (handled - 3)
     assert total(port, "rsq_worker_cpu_seconds_total", ("slot", "0")) > 0.03  # all lives
-    assert total(port, "rsq_worker_restarts_total") == 3
+    assert total(port, "rsq_worker_restarts_total", ("reason", "signal")) == 3
+    by_reason = "rsq_messages_dead_by_reason_total"
+    assert total(port, by_reason, ("reason", "rejected")) == 1
+    assert samples(port)["rsq_reloads_total", (("result", "failed"),)] == 0
     wait_until(lambda: total(port, "rsq_dead_letters") == 1, 15, "Redis was asked")
     [letter] = status(port)["letters"]
     assert (letter["reason"], letter["original_id"]) == ("rejected", ids[-1])

@@ -6,7 +6,7 @@ from redis_stream_queue.pool.master.http.snapshot import Renderings, Snapshot
 
 
 def test_each_is_made_once_of_a_snapshot() -> None:
-    newest = Snapshot(1.0, "starting", [])
+    newest = Snapshot(1.0, "starting", [], {})
     made: list[str] = []
 
     def make(snapshot: Snapshot) -> bytes:
@@ -15,7 +15,7 @@ def test_each_is_made_once_of_a_snapshot() -> None:
 
     renderings = Renderings(lambda: newest)
     seen = [renderings.get(name, make) for name in ("a", "a", "b", "a")]
-    newest = Snapshot(2.0, "running", [])
+    newest = Snapshot(2.0, "running", [], {})
     seen += [renderings.get("a", make) for _ in range(2)]
 
     assert made == ["starting", "starting", "running"]

@@ -259,7 +259,7 @@ class Master:
     def _take_snapshot(self) -> None:
         self.supervisor.note_background()
         parts = [Part(crew.observation, crew.metrics()) for crew in self.crews.values()]
-        self._snapshot = Snapshot(time.time(), self._state(), parts)
+        self._snapshot = Snapshot(time.time(), self._state(), parts, dict(self.steering.reloads))
 
     def _status_tick(self) -> None:
         for crew in self.crews.values():

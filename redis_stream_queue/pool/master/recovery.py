@@ -29,6 +29,7 @@ from ..scoreboard import Field, Scoreboard
 from ..settings import Settings
 from ..totals import Unconfirmed
 from .alarm import Alarm
+from .letters import LetterCounts
 from .offers import Due, Offers
 from .slots import WorkerRecord
 
@@ -92,7 +93,10 @@ class Recovery:
         self.pending = PendingList(
             client, settings.stream, settings.consumer.group, settings.consumer.payload_field
         )
-        self.dead_letter_writer = InFlight(client, settings.stream, settings.consumer)
+        self.letters = LetterCounts()
+        self.dead_letter_writer = InFlight(
+            client, settings.stream, settings.consumer, hooks=self.letters
+        )
         self.offers = Offers(scoreboard, workers, self.dead_letter_writer.letters.known_error)
         self._workers = workers
         self._sweep = Sweep(self.pending, self.policy, self._owner)

@@ -27,6 +27,7 @@ from ...later.ticker import Ticker
 from ..failures import DEATH, Failures
 from ..protocol import (
     AskForWork,
+    Buried,
     Cancel,
     Declined,
     Failed,
@@ -94,6 +95,7 @@ class RunningCrew:
                 message.id, message.error, message.due_in_ms
             ),
             Failed: lambda worker, message: self.failures.note_all(message.errors),
+            Buried: lambda worker, message: recovery.letters.buried(message.reason),
             Released: lambda worker, message: recovery.sweeping.soon(),
         }
 

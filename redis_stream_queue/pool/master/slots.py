@@ -22,6 +22,7 @@ from ..scoreboard import MAX_ROWS, NO_ID, Field, Row, Scoreboard
 from ..totals import NAMES, Totals, added, latest, of_row
 from .states import WorkerState, move
 
+TIME_LIMIT, STUCK, SIGNAL, EXIT = ENDS = "time_limit", "stuck", "signal", "exit"
 MOST_LIVES = 4  # of one slot: old ones that finish long jobs, and a new one
 
 
@@ -80,6 +81,12 @@ class WorkerRecord:
 
     def go(self, state: WorkerState) -> None:
         self.state = move(self.state, state)
+
+    def ended_by(self, exit_code: int) -> str:
+        """Which of ENDS it was. exit_code: below 0 it was a signal."""
+        if self.killed:
+            return TIME_LIMIT if self.overran else STUCK
+        return SIGNAL if exit_code < 0 else EXIT
 
     @property
     def busy(self) -> bool:
@@ -225,7 +232,7 @@ class Crew:
         self.free_rows = deque(range(MAX_ROWS))
         self.began_ms = mono_ms()
         self.ever_ready = False
-        self.replaced = 0  # workers that ended and nobody had told to
+        self.replaced = dict.fromkeys(ENDS, 0)  # workers that ended and nobody had told to
 
     @property
     def wanted(self) -> list[Slot]:
@@ -245,13 +252,14 @@ def snapshot(
     *,
     paused: bool,
     buried: int,
+    dead_for: dict[str, int],
     scheduled: LatenessMetrics,
     acked: RateWindow,
     failures: list[Failure],
 ) -> PoolMetrics:
     """PoolMetrics from what the workers report. buried: dead letters that the master made itself.
-    scheduled: what it has moved. acked: is told of the messages that were acknowledged since the
-    last time."""
+    dead_for: all, by reason. scheduled: what it has moved. acked: is told of the messages that were
+    acknowledged since the last time."""
     totals = [slot.totals() for slot in crew.slots]
     workers = [_line(*pair, mono_ms()) for pair in zip(crew.slots, totals, strict=True)]
     counted = added(*totals)
@@ -262,7 +270,9 @@ def snapshot(
         crew=crew.name,
         uptime_s=(mono_ms() - crew.began_ms) / 1000,
         configured=crew.configured,
-        replaced=crew.replaced,
+        dead_for=dict(dead_for),
+        replaced=sum(crew.replaced.values()),
+        replaced_for=dict(crew.replaced),
         paused=paused,
         snapshots=sum(w.snapshots for w in workers),
         scheduled=scheduled,

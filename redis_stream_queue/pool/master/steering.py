@@ -36,6 +36,7 @@ class Steering:
         task: Callable[[Awaitable[Any]], None],
     ) -> None:
         self.quiet = False
+        self.reloads = {"ok": 0, "failed": 0}
         self._supervisor = supervisor
         self._succession = succession
         self._crews = crews
@@ -88,6 +89,7 @@ class Steering:
         try:
             await self._succession.reload()
         except ReloadFailed as error:
+            self.reloads["failed"] += 1
             self._reload_failed = _in_a_line(str(error))
             log.error(
                 "reload failed: %s workers stay as they are. Mend it, and send SIGHUP again. Why: "
@@ -96,6 +98,7 @@ class Steering:
                 self._reload_failed,
             )
         else:
+            self.reloads["ok"] += 1
             self._reload_failed = ""
             log.info("all workers have been replaced")
         notify("READY=1", self.status_line())

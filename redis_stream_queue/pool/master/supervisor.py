@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 
 from ... import _exits
@@ -200,7 +201,8 @@ class Supervisor:
         if status == 0 and not worker.told_to_go and not self.ending:
             log.info("slot=%d pid=%d has left", worker.slot, pid)
         elif not worker.told_to_go and not self.ending:
-            self.slot_of(worker).crew.replaced += 1
+            by = worker.ended_by(os.waitstatus_to_exitcode(status))
+            self.slot_of(worker).crew.replaced[by] += 1
             log.warning("slot=%d pid=%d ended: %s", worker.slot, pid, why.partition("\n")[0])
         slot = self._remove(worker, why)
         self._spawner.orphans.worker_died()

@@ -15,7 +15,7 @@ from ...metrics import ConsumerMeter
 from .. import current
 from .._linux import memory_mb
 from ..failures import MOST_KIND, MOST_KINDS
-from ..protocol import MAX_ERROR, Failed, Message, Released, Retrying
+from ..protocol import MAX_ERROR, Buried, Failed, Message, Released, Retrying
 from ..scoreboard import NO_ID, Field, Row
 from ..standard_streams import StandardStreams
 from .stopwatch import Stopwatch
@@ -189,6 +189,9 @@ class ReportingHooks(Hooks):
     def burying(self, entry_id: str, total: int) -> None:
         self.row.set_id(Field.BURYING, entry_id)
         self.row[Field.BURYING_TOTAL] = total
+
+    def buried(self, reason: str) -> None:
+        self._send(Buried(reason))
 
     def failed(self, errors: Sequence[tuple[BaseException, list[StreamMessage]]]) -> None:
         self._streams.open_again()  # what failed may have closed where it is told

@@ -53,6 +53,12 @@ class _Pool(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families."""
         yield InfoMetricFamily("rsq_build", "The version that runs.", {"version": version()})
+        reloads = CounterMetricFamily(
+            "rsq_reloads", "Fresh code asked for, by what came of it.", labels=["result"]
+        )
+        for result, count in self._snapshot.reloads.items():
+            reloads.add_metric([result], count)
+        yield reloads
         families = _Families()
         for seen, metrics in self._snapshot.parts:
             if seen.stream:  # before, nothing is counted
@@ -103,9 +109,14 @@ def _totals(families: _Families, metrics: PoolMetrics) -> None:
         ("rsq_messages_expired", "Messages not started as their time was over.", metrics.expired),
         ("rsq_handler_calls", "Batches that a handler has ended with.", metrics.batches),
         ("rsq_handler_errors", "Handler calls that raised.", metrics.errors),
-        ("rsq_worker_restarts", "Workers that ended untold and were replaced.", metrics.replaced),
     ):
         families.counter(name, text, value)
+    for reason, count in metrics.dead_for.items():
+        text = "The same by the reason that their letters give."
+        families.counter("rsq_messages_dead_by_reason", text, count, reason=reason)
+    for reason, count in metrics.replaced_for.items():
+        text = "Workers that ended untold and were replaced."
+        families.counter("rsq_worker_restarts", text, count, reason=reason)
     text = "Handler calls that raised or ended their worker, by error."
     for failure in metrics.failures:
         families.counter("rsq_handler_errors_by_kind", text, failure.count, error=failure.kind)
@@ -123,9 +134,9 @@ def _totals(families: _Families, metrics: PoolMetrics) -> None:
         metrics.scheduled,
     )
     families.gauge("rsq_uptime_seconds", "Since the pool started.", metrics.uptime_s)
-    count = Counter("busy" if w.busy_ms else w.state for w in metrics.workers)
+    states = Counter("busy" if w.busy_ms else w.state for w in metrics.workers)
     for state in STATES:
-        families.gauge("rsq_workers", "Workers by state.", count[state], state=state)
+        families.gauge("rsq_workers", "Workers by state.", states[state], state=state)
 
 
 def _worker(families: _Families, worker: WorkerMetrics) -> None:

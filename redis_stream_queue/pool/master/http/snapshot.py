@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ...metrics import PoolMetrics
@@ -17,11 +17,13 @@ class Part(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """at_s: seconds since the epoch. state: of the pool, in one word. parts: one a target."""
+    """at_s: seconds since the epoch. state: of the pool, in one word. parts: one a target.
+    reloads: how many there were, by how they ended."""
 
     at_s: float
     state: str
     parts: Sequence[Part]
+    reloads: Mapping[str, int]
 
 
 class Renderings:
