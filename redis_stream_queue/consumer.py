@@ -15,17 +15,15 @@ from ._log import logger
 from ._validate import Function, Text, check
 from .client import StreamClient, check_client
 from .config import ConsumerConfig, check_config
-from .connection.backoff import Backoff
 from .connection.link import OUTAGES
 from .delivery.batch import Batch
 from .delivery.host import Host
 from .delivery.invocation import check_runs, heed_cancellation
 from .delivery.reclaiming import Reclaiming
-from .delivery.refused import Refusal
 from .delivery.retention import TRIM_INTERVAL_S, Retention
 from .delivery.server_check import check_server
 from .delivery.session import Session
-from .exceptions import RedisStreamError
+from .delivery.setbacks import GROUP_PAUSE_S, Setbacks
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from .handlers import DLQHandler, Handler, PerMessage, with_middleware
 from .later.attending import Attendance, mover_of
@@ -204,7 +202,7 @@ class StreamConsumer:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         turn = self._way_to_turn()
-        backoff, refusal = Backoff(), Refusal()
+        setbacks = Setbacks()
         log.info("a consumer of %s in group %s starts", self.stream, self.config.group)
         self._attendance = attendance = Attendance(
             self.client,
@@ -222,13 +220,10 @@ class StreamConsumer:
                         await self._stand_still(attendance.changed)
                     else:
                         await turn()
-                    backoff.reset()
-                    refusal = Refusal()
+                    setbacks.over()
                     heed_cancellation()
-                except RedisStreamError as error:
-                    await self._pause(refusal.pause_s(error, self.config.group))
                 except Exception as error:  # Redis, the network, a bug: the loop must go on
-                    await self._survive(error, backoff)
+                    await self._survive(error, setbacks)
         finally:
             self._loop = None
             self._stopping = False
@@ -326,31 +321,18 @@ class StreamConsumer:
             return 0
         return self.config.batch_size - batch.waiting - batch.lanes
 
-    async def _survive(self, error: Exception, backoff: Backoff) -> None:
-        pause_s = backoff.next_s()
+    async def _survive(self, error: Exception, setbacks: Setbacks) -> None:
         if group_is_lost(error):
             log.warning("group %s of %s is gone: %s", self.config.group, self.stream, error)
-            await asyncio.sleep(min(pause_s, 0.1))
+            await asyncio.sleep(GROUP_PAUSE_S)
             try:
                 await self._restore_group()
             except OUTAGES as again:
                 log.warning("cannot create it yet: %s", again)
             return
-        known = isinstance(error, OUTAGES)
-        if backoff.worth_a_line():
-            log.error(
-                "consumer %s: %s; trying again in %.1f s",
-                self._in_flight.name or self.config.group,
-                str(error).rstrip(".") or type(error).__name__,
-                pause_s,
-                exc_info=None if known else error,
-            )
-        await self._pause(pause_s)
-
-    async def _pause(self, seconds: float) -> None:
-        """Or until stop()."""
+        name = self._in_flight.name or f"of group {self.config.group}"
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(setbacks.pause_s(error, f"consumer {name}: ")):
                 await self._stopped.wait()
 
     async def _restore_group(self) -> None:

@@ -17,6 +17,7 @@ from ...delivery.host import Host
 from ...delivery.payloads import Decode
 from ...delivery.pending import SeenEntry
 from ...delivery.session import Session
+from ...delivery.setbacks import GROUP_PAUSE_S, Setbacks
 from ...exceptions import RedisStreamError
 from ...group import group_is_lost
 from ...handlers import Declaration, Handler, PerMessage, runner_of
@@ -46,7 +47,6 @@ log = logger(__name__)
 BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within two seconds
 LEAVE_S = 5.0  # how long a leaving worker tries to settle through an outage
 RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor
-GROUP_PAUSE_S = 0.05
 NEW_ONES_SHARE = 12  # times as long as a take-over took
 MOST_NEW_ONES_S = 1.0  # also after a take-over that an outage held up
 
@@ -138,7 +138,7 @@ class Worker:
         """Until drained, or until the master is gone."""
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(self._sock, self.orders.heard, self.orders.drain)
-        backoff = Backoff()
+        setbacks = Setbacks()
         ready = False
         while not self.orders.draining:
             try:
@@ -148,12 +148,12 @@ class Worker:
                     self._row[Field.READ_AT] = mono_ms()
                     self._send(Ready())
                 if await self._turn():
-                    backoff.reset()
+                    setbacks.over()
             except RedisStreamError as error:
                 self._send(Fatal(str(error)))
                 break
             except Exception as error:  # Redis, the network, a bug: the loop must go on
-                await self._survive(error, backoff)
+                await self._survive(error, setbacks)
         await self._leave()
 
     async def _turn(self) -> bool:
@@ -287,20 +287,12 @@ class Worker:
             self._observed_ms, self._observed = now_ms, handled
         return newly_handled
 
-    async def _survive(self, error: Exception, backoff: Backoff) -> None:
+    async def _survive(self, error: Exception, setbacks: Setbacks) -> None:
         self._row[Field.ONLY_NEW] = 0
-        pause_s = backoff.next_s()
+        pause_s = setbacks.pause_s(error)
         if group_is_lost(error):
             self._send(GroupLost())
             pause_s = GROUP_PAUSE_S
-        if backoff.worth_a_line():
-            known = isinstance(error, OUTAGES)
-            log.error(
-                "%s; trying again in %.1f s",
-                str(error).rstrip(".") or type(error).__name__,
-                pause_s,
-                exc_info=None if known else error,
-            )
         await self.orders.wait(pause_s)
 
     async def _try_to_leave(self) -> None:
