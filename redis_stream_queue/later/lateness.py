@@ -39,15 +39,13 @@ class Lateness:
         self._moved = self._total = self._max = 0
         self._at_most = dict.fromkeys(BOUNDS_MS, 0)
 
-    def record(self, late_ms: Sequence[int]) -> None:
-        """Messages that have just been moved, and how late each was."""
-        if not late_ms:
-            return
-        self._moved += len(late_ms)
-        self._total += sum(late_ms)
-        self._max = max(self._max, *late_ms)
+    def record(self, late_ms: int, count: int) -> None:
+        """So many messages have just been moved, each so late."""
+        self._moved += count
+        self._total += late_ms * count
+        self._max = max(self._max, late_ms)
         for bound in BOUNDS_MS:
-            self._at_most[bound] += sum(late <= bound for late in late_ms)
+            self._at_most[bound] += count * (late_ms <= bound)
 
     def metrics(self) -> LatenessMetrics:
         """As of now."""

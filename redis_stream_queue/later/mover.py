@@ -25,7 +25,7 @@ from .lateness import Lateness
 from .scripts import MOVE
 from .timer import Timer
 
-AT_ONCE, AT_ONCE_BYTES = 100, 1 << 20  # of one call: half a ms of Redis' time
+AT_ONCE, AT_ONCE_BYTES = 200, 1 << 20  # of one call: a ms of Redis' time
 SYNC_MS = 60_000.0  # so long a difference between two clocks is believed
 RIGHTS = "+time +xread +xrevrange +zcount +zrange +zremrangebyrank +hget +hset +hgetall"
 CALL_EVERY_MS = 50.0
@@ -88,7 +88,7 @@ class Mover:
         raise AssertionError
 
     async def move(self) -> int:
-        """One call: move what is due, a hundred at most; returns how many.
+        """One call: move what is due, so many at most; returns how many.
 
         Raises what Redis raises. Source: https://redis.io/docs/latest/commands/zrange/
         """
@@ -98,9 +98,12 @@ class Mover:
         now_ms, wait_ms, late = int(reply[0]), int(reply[1]), reply[2]
         self._sync(now_ms)
         self._learned(reply[3])
-        self._timer.answered(now_ms, len(late), None if wait_ms < 0 else now_ms + wait_ms)
-        self.lateness.record(late)
-        return len(late)
+        moved = 0
+        for late_ms, count in zip(late[::2], late[1::2], strict=True):
+            self.lateness.record(late_ms, count)
+            moved += count
+        self._timer.answered(now_ms, moved, None if wait_ms < 0 else now_ms + wait_ms)
+        return moved
 
     async def learn(self) -> None:
         """Know what is paused; what is refused is said once."""

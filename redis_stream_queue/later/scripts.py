@@ -41,9 +41,7 @@ end
 # fields(member): what its entry holds beside the payload, and the payload. What is no member of
 # ours is a payload as a whole.
 FIELDS = """
-local none = {}
 local function fields(member)
-  if string.sub(member, 27, 29) == ':0:' then return none, string.sub(member, 30) end
   local _, last, size = string.find(member, '^%d+-%d+:(%d+):')
   if not size or last ~= 28 + #size or last + size > #member then return {}, member end
   size = tonumber(size)
@@ -153,44 +151,50 @@ return out
 
 # KEYS: stream, later, unique, control. ARGV: most messages, most bytes
 # Moves what is due into the stream, the oldest first.
-# Returns the time, ms until the next one is due (0 = now, -1 = nothing is scheduled), how late each
-# was, in ms, and what is paused. An error only if nothing was moved for it.
+# Returns the time, ms until the next one is due (0 = now, -1 = nothing is scheduled), how late they
+# were, as a flat list of ms and how many, and what is paused. An error only if nothing was moved
+# for it. (Most have no headers, and a million may be due at once: little is done for each.)
 MOVE = Script(
     NOW
     + FIELDS
     + """
 local most = math.min(redis.call('ZCOUNT', KEYS[2], '-inf', int(now)), tonumber(ARGV[1]))
-local late, bytes, page, failed = {}, 0, 1, nil
-local add, sub, stream, most_bytes = redis.pcall, string.sub, KEYS[1], tonumber(ARGV[2])
-while #late < most and bytes < most_bytes and not failed do
-  local last = math.min(#late + page, most) - 1
-  for _, member in ipairs(redis.call('ZRANGE', KEYS[2], #late, last)) do
-    local parts, payload = fields(member)
-    local number = sub(member, 1, 26)
-    local id
-    if parts == none then  -- most have none, and a million may be due at once
-      id = add('XADD', stream, '*', 'data', payload, 'rsq:scheduled', '@' .. number)
+local add, sub, byte = redis.pcall, string.sub, string.byte
+local stream, most_bytes = KEYS[1], tonumber(ARGV[2])
+local late, moved, bytes, page, failed, due = {}, 0, 0, 1, nil, nil
+while moved < most and bytes < most_bytes and not failed do
+  local members = redis.call('ZRANGE', KEYS[2], moved, math.min(moved + page, most) - 1)
+  for m = 1, #members do
+    local member, id = members[m], nil
+    local scheduled = '@' .. sub(member, 1, 26)
+    local colon, zero, last = byte(member, 27, 29)
+    if colon == 58 and zero == 48 and last == 58 then
+      id = add('XADD', stream, '*', 'data', sub(member, 30), 'rsq:scheduled', scheduled)
     else
-      id = add('XADD', stream, '*', 'data', payload, 'rsq:scheduled', '@' .. number, unpack(parts))
+      local parts, payload = fields(member)
+      id = add('XADD', stream, '*', 'data', payload, 'rsq:scheduled', scheduled, unpack(parts))
+      for i = 1, type(id) == 'string' and #parts - 1 or 0, 2 do
+        if parts[i] == 'rsq:unique' and redis.call('HGET', KEYS[3], parts[i + 1]) == scheduled then
+          redis.call('HSET', KEYS[3], parts[i + 1], id)
+        end
+      end
     end
     if type(id) == 'table' then
       failed = id
       break
     end
-    local lateness = now - (tonumber(sub(number, 1, 13)) or now)
-    late[#late + 1] = lateness > 0 and lateness or 0
-    bytes = bytes + #member
-    for i = 1, #parts - 1, 2 do
-      if parts[i] == 'rsq:unique'
-         and redis.call('HGET', KEYS[3], parts[i + 1]) == '@' .. number then
-        redis.call('HSET', KEYS[3], parts[i + 1], id)
-      end
+    moved, bytes = moved + 1, bytes + #member
+    local at = sub(member, 1, 13)
+    if at ~= due then
+      due = at
+      late[#late + 1], late[#late + 2] = math.max(now - (tonumber(at) or now), 0), 0
     end
+    late[#late] = late[#late] + 1
   end
   page = page * 2
 end
-if failed and #late == 0 then return failed end
-if #late > 0 then redis.call('ZREMRANGEBYRANK', KEYS[2], 0, #late - 1) end
+if failed and moved == 0 then return failed end
+if moved > 0 then redis.call('ZREMRANGEBYRANK', KEYS[2], 0, moved - 1) end
 local following, wait = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2], -1
 if following then wait = math.max(tonumber(following) - now, 0) end
 return {now, wait, late, redis.call('HGETALL', KEYS[4])}
