@@ -27,6 +27,7 @@ class Sweep:
     owner_of: what is known of an entry's holder.
     next_due_ms: after a full walk, milliseconds until the next waiting entry is due (None = no
         entry waits).
+    found_none: the last walk has met no entry at all.
     unwatched: this walk has found what would be due, had it been watched long enough.
     """
 
@@ -36,6 +37,7 @@ class Sweep:
         self.owner_of = owner_of
         self.at_start = True
         self.next_due_ms: int | None = None
+        self.found_none = False
         self.unwatched = False
         self.sightings = Sightings()
         self._cursor: str | None = None
@@ -54,12 +56,13 @@ class Sweep:
 
         ``at_start`` is True afterwards if the walk is complete.
         """
-        if self.at_start:
+        if begins := self.at_start:
             self.unwatched = False
         asked_ms = mono_ms()
         entries, server_ms = await self.pending.look(self._cursor, count, end=self._end)
         now_ms = mono_ms()
         self.sightings.answered(asked_ms, now_ms, server_ms)
+        self.found_none = begins and not entries
         due: list[tuple[PendingEntry, Fate]] = []
         for entry in entries:
             try:

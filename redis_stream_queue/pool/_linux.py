@@ -40,8 +40,8 @@ def children() -> list[int]:
     """Pids of this process's living children, adopted orphans included."""
     pids: list[str] = []
     with contextlib.suppress(OSError):  # the kernel has no such list, or a thread has just ended
-        for path in Path("/proc/self/task").glob("*/children"):
-            pids += path.read_text().split()
+        for task in os.listdir("/proc/self/task"):
+            pids += Path(f"/proc/self/task/{task}/children").read_text().split()
     found = pids or [name for name in os.listdir("/proc") if name.isdecimal()]
     return [int(pid) for pid in found if _state_and_parent(pid) == (True, os.getpid())]
 
@@ -49,7 +49,7 @@ def children() -> list[int]:
 def _state_and_parent(pid: str) -> tuple[bool, int]:
     """Does it live, and whose child is it?"""
     try:
-        state, parent = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:2]
+        state, parent = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:2]
     except (OSError, ValueError):
         return False, 0
     return state not in (b"Z", b"X"), int(parent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from ..._log import logger
 log = logger(__name__)
 
 JITTER = 0.1
+LONGEST_MS = 3_600_000.0  # of one wait
 
 
 class Alarm:
@@ -25,7 +25,7 @@ class Alarm:
 
     def __init__(self, interval_s: float | None = None) -> None:
         self._interval_s = interval_s
-        self._changed = asyncio.Event()
+        self._waiting: asyncio.Future[None] | None = None
         self._set()
 
     def _set(self) -> None:
@@ -39,16 +39,27 @@ class Alarm:
         at_ms = mono_ms() + in_ms
         if at_ms < self._at_ms:
             self._at_ms = at_ms
-            self._changed.set()
+            if self._waiting is not None:
+                _look_again(self._waiting)
 
     async def wait(self) -> None:
         """Until it goes off; then it is set again."""
+        loop = asyncio.get_running_loop()
         while (wait_ms := self._at_ms - mono_ms()) > 0:
-            self._changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_ms / 1000 if wait_ms < math.inf else None):
-                    await self._changed.wait()  # wait_for may lose a cancellation
+            self._waiting = loop.create_future()
+            longest_s = min(wait_ms, LONGEST_MS) / 1000
+            timer = loop.call_later(longest_s, _look_again, self._waiting)
+            try:  # half as dear as a timeout around it
+                await self._waiting
+            finally:
+                timer.cancel()
+                self._waiting = None
         self._set()
+
+
+def _look_again(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 async def every(interval_s: float, what: str, work: Callable[[], object]) -> NoReturn:

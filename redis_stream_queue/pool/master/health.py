@@ -19,11 +19,11 @@ from .states import WorkerState
 log = logger(__name__)
 
 LIMITED_S = 0.1  # between two looks where a time limit is set
-UNLIMITED_S = 0.5
-MEMORY_EVERY_MS = 1000
+UNLIMITED_S = 1.0
+MEMORY_EVERY_MS = 900  # at each look of those, early or late
 DUMP_WAIT_S = 0.2
 MOST_DUMP = 1500  # characters
-LOADING_LOOK_S = 1.0
+LOADING_LOOK_S, NONE_LOADING_LOOK_S = 1.0, 5.0
 SLOW_LOADING_MS = 10_000
 MOST_FRAMES = 8  # the innermost; then come those of the import system, and ours
 
@@ -159,9 +159,9 @@ def weighed(before: Weighed | None, used_mb: float | None, own_mb: int, since: i
 
 async def watch_loading(living: Callable[[], list[WorkerRecord]], target: str) -> NoReturn:
     """Say which workers take long to load the app, and where they are: it may hang."""
-    say_at_ms = SLOW_LOADING_MS
+    say_at_ms, loading = SLOW_LOADING_MS, living()
     while True:
-        await asyncio.sleep(LOADING_LOOK_S)
+        await asyncio.sleep(LOADING_LOOK_S if loading else NONE_LOADING_LOOK_S)
         loading = [w for w in living() if not w.loaded and not w.told_to_go]
         slow_ms = max((mono_ms() - w.began_ms for w in loading), default=0)
         if not loading:

@@ -89,17 +89,17 @@ class HeartbeatWriter:
         await asyncio.sleep(TIDY_MS / 1000)
 
     async def _look(self, now_ms: int) -> None:
-        lines = [self._line(worker, now_ms) for worker in self._living() if worker.pid]
-        moment_ms = now_ms + self._ahead_ms - MOMENT_MS
-        running = frozenset((w.pid, w.message_id) for w in lines if 0 < w.since_ms < moment_ms)
+        living = [worker for worker in self._living() if worker.pid]
+        messages = [(worker.pid, *worker.running()) for worker in living]
+        moment_ms = now_ms - MOMENT_MS
+        running = frozenset((pid, entry_id) for pid, entry_id, at in messages if 0 < at < moment_ms)
         what = self._state(), running
         if what == self._written and now_ms - self._beat_at_ms < BEAT_MS:
             return
         tidy = now_ms - self._tidy_at_ms >= TIDY_MS
         if tidy:
             self._ahead_ms = await server_ms(self._client, heartbeat.INDEX) - mono_ms()
-            lines = [self._line(worker, now_ms) for worker in self._living() if worker.pid]
-        beat = self._heartbeat(now_ms, lines)
+        beat = self._heartbeat(now_ms, [self._line(worker) for worker in living])
         await heartbeat.write(self._client, self._name, beat, tidy=tidy)
         self._written, self._beat_at_ms = what, now_ms
         if tidy:
@@ -128,7 +128,7 @@ class HeartbeatWriter:
             workers=tuple(lines),
         )
 
-    def _line(self, worker: WorkerRecord, now_ms: int) -> WorkerLine:
+    def _line(self, worker: WorkerRecord) -> WorkerLine:
         row, busy = worker.row, worker.busy
         message_id, since_ms = worker.running()
         return WorkerLine(

@@ -39,8 +39,8 @@ PAGES_PER_TICK = 4
 REST = 4  # times as long as looking at them took
 MOST_OFFERS = 2000  # enough to keep all workers busy; the rest stays in Redis until then
 LARGE_BYTES = 1 << 20  # a worker may run out of memory while it reads in a message above this
-SWEEP_S = 0.17  # what another host gives back goes on here within 200 ms
-LONE_SWEEP_S = 0.3  # a pool of one worker asks less often
+SWEEP_S = 0.3
+PENDING_SWEEP_MS = 170  # while others hold something: what they give back goes on within 200 ms
 DEATHS_MS = 100
 NAME_LINGERS_MS = 1000  # a dead worker's last read may still arrive at Redis
 
@@ -85,7 +85,8 @@ class Recovery:
         *,
         lone: bool = False,
     ) -> None:
-        self.sweeping = Alarm(LONE_SWEEP_S if lone else SWEEP_S)
+        self.sweeping = Alarm(SWEEP_S)
+        self._lone = lone
         self.sweeping.soon()
         self.looking = Alarm()
         self.settings = settings
@@ -268,6 +269,8 @@ class Recovery:
             next_ms = await self._sweep_pages()
         if next_ms is not None:
             self.sweeping.soon(next_ms)
+        if not (self._lone or self._sweep.found_none):
+            self.sweeping.soon(PENDING_SWEEP_MS)
         async with self._burying:
             await self.dead_letter_writer.settle()  # a burial that an outage interrupted
 
