@@ -63,7 +63,8 @@ class Spawner:
     """Starts and reaps processes.
 
     on_forked(slot, life, pid), on_fork_failed(slot, life, error), on_exit(pid, status, cpu_ms),
-    on_template_death() are called in the loop.
+    on_template_death(how) are called in the loop. trial_ended: how the template on trial has; "" =
+    it lives.
     """
 
     def __init__(self) -> None:
@@ -73,7 +74,8 @@ class Spawner:
         self.on_forked: Callable[[int, int, int], None] = lambda *_: None
         self.on_fork_failed: Callable[[int, int, str], None] = lambda *_: None
         self.on_exit: Callable[[int, int, int], None] = lambda *_: None
-        self.on_template_death: Callable[[], None] = lambda: None
+        self.on_template_death: Callable[[str], None] = lambda _: None
+        self.trial_ended = ""
         self._template: Template | None = None
         self._watcher: Template | None = None
         self._trial: Template | None = None  # its code has not been seen to start yet
@@ -156,7 +158,7 @@ class Spawner:
 
     def try_template(self) -> None:
         """Start a new one beside the one there is, for workers on trial. Raises OSError."""
-        self._trial = self._exec(TEMPLATE)
+        self._trial, self.trial_ended = self._exec(TEMPLATE), ""
         self._listen(self._trial)
 
     def keep_trial(self) -> bool:
@@ -249,10 +251,10 @@ class Spawner:
             if self._template is not None and pid == self._template.pid:
                 self._template_ended(self._template, status)
                 self._template = None
-                self.on_template_death()
+                self.on_template_death(how_it_ended(status))
             elif self._trial is not None and pid == self._trial.pid:
                 self._template_ended(self._trial, status)
-                self._trial = None
+                self._trial, self.trial_ended = None, how_it_ended(status)
             else:
                 self._ended(pid, status, cpu_ms)
 

@@ -10,12 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from ... import _exits
+from ..._exits import Failure
 from ..._log import logger
 from ...connection.backoff import Backoff
 from .slots import Crew, WorkerRecord
 from .spawner import Spawner
 from .states import WorkerState
-from .supervisor import RESTART_FIRST_S, RESTART_LONGEST_S, Supervisor
+from .supervisor import (
+    MOST_FAILED_STARTS,
+    RESTART_FIRST_S,
+    RESTART_LONGEST_S,
+    Supervisor,
+)
 
 log = logger(__name__)
 
@@ -40,6 +47,7 @@ class Succession:
         self._retiring: asyncio.Task[None] | None = None
         self._refused = ""  # why a worker with fresh code could not load it, after others could
         self._again = Backoff(RESTART_FIRST_S, RESTART_LONGEST_S)
+        self._early_deaths = 0  # of templates, before every crew has had a worker
         spawner.on_template_death = self._template_died
 
     def stop(self) -> None:
@@ -106,7 +114,7 @@ class Succession:
                 supervisor.send_away(canary)
             raise
         if not self._spawner.keep_trial():
-            raise ReloadFailed("the new template process has ended")
+            raise ReloadFailed(self._how_the_trial_ended)
         supervisor.code = code = supervisor.newest_code
         for worker in supervisor.living():
             if worker.code < code and not worker.told_to_go:
@@ -130,23 +138,39 @@ class Succession:
                 if canary.told_to_go and not canary.refused:  # its slot is not wanted any more
                     canaries[number] = self._canary(self._supervisor.slot_of(canary).crew)
                 elif canary.state in (WorkerState.GONE, WorkerState.DRAINING):
-                    raise ReloadFailed(canary.refused or canary.ended)
+                    raise ReloadFailed(self._why(canary))
             await self._supervisor.change()
         for canary in canaries:
             if canary.state is not WorkerState.READY and (canary.refused or not canary.told_to_go):
-                raise ReloadFailed(canary.refused or canary.ended)
+                raise ReloadFailed(self._why(canary))
+
+    def _why(self, canary: WorkerRecord) -> str:
+        """It did not get ready."""
+        unborn = canary.pid == 0 and self._spawner.trial_ended
+        return self._how_the_trial_ended if unborn else canary.refused or canary.ended
+
+    @property
+    def _how_the_trial_ended(self) -> str:
+        return f"the new template process has ended: {self._spawner.trial_ended}"
 
     # -- the template --------------------------------------------------------------------------
 
-    def _template_died(self) -> None:
+    def _template_died(self, how: str) -> None:
         """Its workers live on; they finish what they run and are replaced one by one."""
-        self._supervisor.template_died()
-        if self._supervisor.ending:
+        supervisor = self._supervisor
+        supervisor.template_died()
+        if supervisor.ending:
             return
+        if not supervisor.ever_ready:
+            self._early_deaths += 1
+            if self._early_deaths >= MOST_FAILED_STARTS:
+                supervisor.on_failure(self._never_starts(how))
+                return
         pause_s = self._again.next_s()
         if self._again.worth_a_line():
             log.warning(
-                "the template process has ended; starting a new one and replacing its workers"
+                "the template process has ended (%s); starting a new one and replacing its workers",
+                how,
             )
         asyncio.get_running_loop().call_later(pause_s, self._restart_template)
 
@@ -167,6 +191,17 @@ class Succession:
             if worker.pid:
                 self.retire(worker)
 
+    def _never_starts(self, how: str) -> Failure:
+        waiting = [crew for crew in self._supervisor.crews if not crew.ever_ready]
+        names = " or ".join(repr(crew.name) for crew in waiting)
+        what = f"imports {names} (--preload)" if waiting[0].spec.preload else "starts"
+        return Failure(
+            _exits.LOAD_FAILED,
+            f"the template process ends while it {what}: {how}, {self._early_deaths} times in a "
+            "row.",
+        )
+
     def worked(self) -> None:
-        """A worker has got ready: the template is all right."""
-        self._again.reset()
+        """A worker has got ready: if it was the last one, the template is all right."""
+        if self._supervisor.all_ready:
+            self._again.reset()
