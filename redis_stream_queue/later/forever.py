@@ -46,10 +46,12 @@ class Forever:
         return REFUSED_S if refused and is_forbidden(error) else pause_s
 
     def say(self, error: Exception) -> None:
-        """Once, while it stays the same."""
-        if str(error) == self._said:
+        """Once, while it stays the same. All rights that lack are named at once, so the first
+        command that is refused speaks for all."""
+        trouble = "forbidden" if is_forbidden(error) else str(error)
+        if trouble == self._said:
             return
-        self._said = str(error)
+        self._said = trouble
         allow = f". Allow it: ACL SETUSER name {self._rights}" if self._rights else ""
         log.warning(
             "%s: %s%s",

@@ -120,7 +120,7 @@ class TestRedis:
         self, start_pool: StartPool, guarded_server: Server
     ) -> None:
         """The rights that docs/security.md asks for are enough to handle, to retry and to bury;
-        what more is wanted for scheduled messages is said, and costs nothing else."""
+        what more is wanted for scheduled messages is said once, and costs nothing else."""
         rights = documented("pool, StreamConsumer")
         url = limited_user(guarded_server, *rights, "~orders", "~orders_dlq")
         with guarded_server.client() as client:
@@ -132,8 +132,8 @@ class TestRedis:
 
         assert pool.wait() == _exits.FAILURE  # because there are dead letters
         assert "NOPERM" not in pool.stderr
-        refused = [line for line in pool.stderr.splitlines() if "permission" in line]
-        assert all("scheduled messages of orders are not moved here" in line for line in refused)
+        [refused] = [line for line in pool.stderr.splitlines() if "permission" in line]
+        assert "scheduled messages of orders are not moved here" in refused
         with guarded_server.client() as client:
             assert [group["pending"] for group in client.xinfo_groups("orders")] == [0]
             assert client.xlen("orders_dlq") == 1
