@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._validate import Rule, Switch, Text, Texts
 
@@ -18,8 +18,7 @@ DEFAULT_URL = "redis://localhost:6379/0"
 CREDENTIAL = "redis-url"  # of systemd: LoadCredential=redis-url:/path
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Option:
+class Option(NamedTuple):
     """One setting; texts may hold `code`.
 
     name: of the attribute that holds it. A unit at its end (``_s``, ``_mb``) is not in the flag.
@@ -68,7 +67,7 @@ def options_of(settings: type) -> Iterator[Option]:
         if Option in field.metadata:
             made = field.default_factory
             default = field.default if made is dataclasses.MISSING else made
-            yield dataclasses.replace(field.metadata[Option], name=field.name, default=default)
+            yield field.metadata[Option]._replace(name=field.name, default=default)
 
 
 URL_FILE = Option(

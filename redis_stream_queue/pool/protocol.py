@@ -6,6 +6,7 @@ upgrade an old master may speak to new workers: a new field comes last and has a
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from types import UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -254,7 +255,9 @@ _TYPES: list[type[Message]] = list(Message.__args__)
 _TAGS = {kind: tag for tag, kind in enumerate(_TYPES)}
 
 
-_FIELD_TYPES = {kind: list(get_type_hints(kind).values()) for kind in _TYPES}
+@functools.cache
+def _field_types(kind: Any) -> list[Any]:
+    return list(get_type_hints(kind).values())
 
 
 def _made(value: Any, hint: Any) -> Any:
@@ -263,7 +266,7 @@ def _made(value: Any, hint: Any) -> Any:
         return ConsumerConfig(**value)
     if hint is WorkerSpec:
         made = WorkerSpec(*value)
-        return made if all(map(_fits, made, get_type_hints(WorkerSpec).values())) else None
+        return made if all(map(_fits, made, _field_types(WorkerSpec))) else None
     return value
 
 
@@ -295,7 +298,8 @@ def decode(raw: bytes) -> Message | None:
         tag, *values = msgpack.unpackb(raw, unicode_errors="surrogateescape")
         if type(tag) is not int:
             return None
-        kind, hints = _TYPES[tag], _FIELD_TYPES[_TYPES[tag]]
+        kind: Any = _TYPES[tag]
+        hints = _field_types(kind)
         made = [_made(value, hint) for value, hint in zip(values, hints, strict=False)]
         message: Message = kind(*made, *values[len(hints) :])
         if not all(map(_fits, message, hints)):

@@ -161,6 +161,9 @@ def test_a_preloaded_app_is_imported_once_and_anew_by_a_reload(
         (tmp_path / "app.py").write_text("this is no Python\n")
         pool.send(signal.SIGHUP)
         pool.wait_log("reload failed")
+        (tmp_path / "app.py").write_text("import os\nos._exit(7)\n")
+        pool.send(signal.SIGHUP)
+        pool.wait_log("Why: the new template process has ended: exit code 7")
         ledger.push({"do": "die_first"})
         ledger.wait_ended(1)
         (tmp_path / "app.py").write_text(PRELOADED.replace("VERSION", "22"))
@@ -172,35 +175,72 @@ def test_a_preloaded_app_is_imported_once_and_anew_by_a_reload(
         assert pool.drain() == 0
 
 
+def test_an_app_that_ends_its_process_while_it_is_preloaded_ends_the_pool(
+    pool_url: str, tmp_path: Path
+) -> None:
+    """Not a start after the other for ever."""
+    app = "import os\nos._exit(7)\n"
+    with PoolProcess(app, "--preload", url=pool_url, cwd=tmp_path) as pool:
+        assert pool.wait(30) == 3
+        assert "the template process ends while it imports 'app:handler' (--preload)" in pool.stderr
+        assert "exit code 7, 5 times in a row" in pool.stderr
+
+
+SLOW = """
+from pathlib import Path
+Path("loading").touch()
+while not Path("go").exists():
+    time.sleep(0.01)
+"""
+
+
+def test_fresh_code_goes_on_without_its_first_worker_and_may_want_more_of_them(
+    pool_url: str, ledger: Ledger, tmp_path: Path
+) -> None:
+    """TTOU takes the worker that is on trial, as all others are busy; the code is tried in another
+    one. Its decorator asks for three; another reload of it leaves it at two, after one was taken
+    away."""
+    app = SOURCE.replace('group="crew")', 'group="crew", workers=2)')
+    with PoolProcess(app, url=pool_url, cwd=tmp_path) as pool:
+        pool.wait_ready()
+        ledger.push({"s": 3.0}, {"s": 3.0})
+        ledger.wait_started(2)
+        (tmp_path / "app.py").write_text(app.replace("workers=2", "workers=3") + SLOW)
+        pool.send(signal.SIGHUP)
+        wait_until((tmp_path / "loading").exists, 10, "a worker loads the fresh code")
+        pool.send(signal.SIGTTOU)
+        pool.wait_log("SIGTTOU: app:handler has 1 worker")
+        (tmp_path / "go").touch()
+        pool.wait_log(REPLACED)
+        pool.send(signal.SIGTTOU)
+        pool.wait_log(r"SIGTTOU: app:handler has 2 worker\(s\), configured 3")
+        pool.send(signal.SIGHUP)
+        pool.wait_log(f"(?s)({REPLACED}.*){{2}}")
+        wait_until(lambda: len(pool.workers()) == 2, 15, "two workers, and no old ones")
+        assert "reload failed" not in pool.stderr
+        assert [*ledger.executions().values()] == [1, 1]
+        assert pool.drain() == 0
+
+
 def test_a_changed_file_is_reloaded_and_one_that_does_not_start_waits_for_the_next(
     pool_url: str, ledger: Ledger, tmp_path: Path
 ) -> None:
-    """--reload; files that are no Python change nothing."""
-    with PoolProcess(SOURCE, "--workers", "1", "--reload", url=pool_url, cwd=tmp_path) as pool:
-        pool.wait_ready()
-        pool.wait_log("--reload: watching")
-        wait_until(lambda: len(pool.processes()) == 4, 10, "the watcher has started")
-        (tmp_path / "notes.txt").write_text("no code")
-        text = SOURCE.replace('note("ended"', 'note("over"')
-
-        def save_until(text: str, said: str) -> None:
-            """The watcher may not have begun to look."""
-            count = pool.stderr.count(said)
-            for _ in range(20):
-                (tmp_path / "app.py").write_text(text)
-                try:
-                    wait_until(lambda: pool.stderr.count(said) > count, 2, said)
-                    return
-                except AssertionError:
-                    continue
-            raise AssertionError(f"not said: {said}")
-
-        save_until(text, REPLACED)
+    """--reload, from the first moment on; files that are no Python change nothing."""
+    text = SOURCE.replace('note("ended"', 'note("over"')
+    with PoolProcess(
+        SOURCE + SLOW, "--workers", "1", "--reload", url=pool_url, cwd=tmp_path
+    ) as pool:
+        wait_until((tmp_path / "loading").exists, 15, "the app is being loaded")
+        (tmp_path / "app.py").write_text(text)
+        (tmp_path / "go").touch()
+        pool.wait_log(REPLACED)
         ledger.push({})
         wait_until(lambda: ledger.notes.of("over"), 10, "the new code runs")
+        (tmp_path / "notes.txt").write_text("no code")
         (tmp_path / "app.py").write_text("this is no Python")
         pool.wait_log("reload failed: .*invalid syntax")
-        save_until(text, REPLACED)
+        (tmp_path / "app.py").write_text(SOURCE)
+        pool.wait_log(f"(?s)({REPLACED}.*){{2}}")
         assert "notes.txt changed" not in pool.stderr
         assert pool.stderr.count("reload failed") == 1
         assert pool.drain() == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import _exits
 from ..._exits import Failure
@@ -14,11 +14,11 @@ from ...client import StreamClient
 from ...exceptions import ConfigError
 from ...later.lateness import LatenessMetrics
 from ...metrics import RateWindow
+from .._linux import usable_cores
 from ..metrics import PoolMetrics
 from ..protocol import Loaded, Message
 from ..settings import resolve
 from .health import HealthCheck
-from .heartbeat import HeartbeatWriter
 from .limits import Limits
 from .loading import Loading
 from .maintenance import Maintenance
@@ -31,6 +31,11 @@ from .succession import Succession
 from .supervisor import Supervisor
 
 log = logger(__name__)
+
+CLOCKS_AFTER_S = 0.05  # what workers need for their first read comes first
+
+if TYPE_CHECKING:
+    from .heartbeat import HeartbeatWriter
 
 
 class CrewLife:
@@ -70,6 +75,7 @@ class CrewLife:
         self._fail = fail
         self._heartbeat: HeartbeatWriter | None = None
         self._setting_up = self._started = False
+        self._declared: int | None = None  # how many workers its code has asked for
         self._acked = RateWindow()
 
     # -- start ---------------------------------------------------------------------------------
@@ -89,7 +95,8 @@ class CrewLife:
             settings = resolve(self.config, loaded, cluster=self._client.endpoint.cluster)
         except ConfigError as error:
             raise Failure(_exits.USAGE, str(error)) from None
-        self._adopt_size(loaded.workers)
+        if wrong := self._adopt_size(loaded.workers):
+            raise Failure(_exits.USAGE, wrong)
         await self._connected.wait()
         group = await prepare(self._client, settings, self.config.connect_timeout_s)
         recovery = Recovery(
@@ -113,16 +120,23 @@ class CrewLife:
         self.running = running
         self._on_set_up()
 
-    def _adopt_size(self, declared: int | None) -> None:
-        """The decorator's, if nobody else has said how many there are to be."""
-        if declared is None or self.config.workers is not None:
-            return
-        if declared > MAX_WORKERS:
-            raise Failure(
-                _exits.USAGE,
-                f"{self.crew.name} wants workers={declared}, but a crew has {MAX_WORKERS} at most.",
+    def _adopt_size(self, declared: int | None) -> str:
+        """The decorator's, if it is another one than before, and nobody else has said how many
+        there are to be; returns what is wrong with it."""
+        if declared == self._declared or self.config.workers is not None:
+            return ""
+        if declared is not None and declared > MAX_WORKERS:
+            return (
+                f"{self.crew.name} wants workers={declared}, but a crew has {MAX_WORKERS} at most."
             )
-        self.crew.configured = self._supervisor.resize(self.crew, declared)
+        self._declared = declared
+        self.crew.configured = self._supervisor.resize(self.crew, declared or usable_cores())
+        return ""
+
+    def reloaded(self, canary: WorkerRecord) -> None:
+        """Fresh code has started, and is kept: it may want more workers, or fewer."""
+        if wrong := self._adopt_size(canary.declared):
+            log.error("%s It keeps those it has.", wrong)
 
     @property
     def serves(self) -> tuple[str, str]:
@@ -149,9 +163,10 @@ class CrewLife:
         for worker in self.crew.living():
             if worker.loaded:
                 self._task(running.let_start(worker))
-        self._start_clocks(running)
+        self._task(self._start_clocks(running))
 
-    def _start_clocks(self, running: RunningCrew) -> None:
+    async def _start_clocks(self, running: RunningCrew) -> None:
+        await asyncio.sleep(CLOCKS_AFTER_S)
         config, settings, maintenance = self.config, running.settings, running.maintenance
         for clock in maintenance.clocks():
             self._task(clock)
@@ -172,6 +187,8 @@ class CrewLife:
         if config.http:
             self._task(self.observation.watch(self._client, settings))
         if config.heartbeat:
+            from .heartbeat import HeartbeatWriter  # now: the workers read meanwhile
+
             self._heartbeat = HeartbeatWriter(
                 self._client,
                 self.crew.name,

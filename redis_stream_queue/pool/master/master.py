@@ -120,6 +120,7 @@ class Master:
         self.supervisor.on_message = self._heard
         self.supervisor.on_death = self._died
         self.supervisor.on_failure = self._fail
+        self.succession.on_fresh_code = lambda canary: self.crews[canary.crew].reloaded(canary)
         look_at_host_name()
         self._take_snapshot()
         self._task(every(SNAPSHOT_S, "metrics", self._take_snapshot))
@@ -237,6 +238,7 @@ class Master:
             self._announced = True
             log.info("ready after %.2f s", (mono_ms() - self._started_ms) / 1000)
             notify("READY=1", f"STATUS={self.metrics()}")
+            self.steering.started()
 
     def _died(self, worker: WorkerRecord, why: str) -> None:
         self.crews[worker.crew].died(worker, why, interrupted=self._draining)

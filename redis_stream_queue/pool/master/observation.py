@@ -6,13 +6,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ..._log import logger
 from ..._plain import plain_cut
 from ...client import StreamClient
 from ...connection.link import OUTAGES
-from ...dlq import DeadLetter, DeadLetterQueue
 from ...operations.readings import Reading, read
 from ..settings import Settings
 
@@ -21,6 +20,9 @@ LETTERS = 10
 MOST_TEXT = 300  # characters
 
 log = logger(__name__)
+
+if TYPE_CHECKING:
+    from ...dlq import DeadLetter, DeadLetterQueue
 
 
 class Observation:
@@ -45,6 +47,8 @@ class Observation:
         consumer = settings.consumer
         self.stream, self.group = client.key(settings.stream), consumer.group
         self.dlq_stream = client.key(consumer.dlq_stream) if consumer.dlq_stream else ""
+        from ...dlq import DeadLetterQueue  # now: without --http nobody needs it
+
         while True:
             try:
                 self.reading = await read(

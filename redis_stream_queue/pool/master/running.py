@@ -23,7 +23,6 @@ from ...exceptions import RedisStreamError
 from ...later.attending import mover_of
 from ...later.mover import Listener
 from ...later.periodic import Schedule
-from ...later.ticker import Ticker
 from ..failures import DEATH, Failures
 from ..protocol import (
     AskForWork,
@@ -152,6 +151,10 @@ class RunningCrew:
 
     def _tick(self, worker: WorkerRecord, message: Periodic) -> None:
         """A worker has said what its code wants to be pushed; the newest one counts."""
+        if not (message.schedules or self._schedules):
+            return
+        from ...later.ticker import Ticker  # now: most pools need none
+
         wanted = tuple(Schedule(*fields) for fields in message.schedules)
         if wanted == self._schedules:
             return

@@ -49,6 +49,7 @@ class WorkerRecord:
     told_to_go: bool = False
     own_mb: int = 0  # memory of the app by itself; 0 = not known
     tasks: Sequence[str] = ()  # that its row may name
+    declared: int | None = None  # how many workers its code wants there to be
     overran: bool = False  # it was killed for how long its message ran
     began_ms: int = field(default_factory=mono_ms)
     code: int = 0  # how often fresh code had been asked for when it was started

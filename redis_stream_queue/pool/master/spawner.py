@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -43,7 +44,7 @@ exec_main(int(sock), ignored)
 WATCHER = f"""
 {OURS_FIRST}
 from redis_stream_queue.pool.watcher import watch_main
-watch_main(int(sock), here)
+watch_main(int(sock), here, since)
 """
 
 
@@ -81,6 +82,7 @@ class Spawner:
         self._trial: Template | None = None  # its code has not been seen to start yet
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_in = os.getcwd()
+        self._began_s = time.time()
         self._path = list(sys.path)
         self._ignored = signals.ignored()
 
@@ -109,7 +111,7 @@ class Spawner:
     def start_watcher(self) -> socket.socket:
         """Start the process that tells which files change; returns where it does. Raises
         OSError."""
-        self._watcher = self._exec(WATCHER)
+        self._watcher = self._exec(f"since = {self._began_s!r}\n{WATCHER}")
         return self._watcher.sock
 
     def _exec(self, program: str) -> Template:

@@ -44,6 +44,7 @@ class Steering:
         self._task = task
         self._reloading: asyncio.Task[None] | None = None
         self._reload_failed = ""
+        self._asked_early = ""  # why to reload once the pool runs
         self._over = False
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -71,10 +72,20 @@ class Steering:
             return False
         return True
 
+    def started(self) -> None:
+        """The pool runs: do what was asked for before."""
+        if self._asked_early:
+            self.reload(self._asked_early)
+            self._asked_early = ""
+
     # -- fresh code ----------------------------------------------------------------------------
 
     def reload(self, why: str) -> None:
         """Replace all workers, if the fresh code starts; a reload that is under way is given up."""
+        if not self._over and not self._supervisor.ever_ready:
+            log.info("%s: the workers are replaced with fresh code as soon as the pool runs", why)
+            self._asked_early = why  # some may have loaded what was there before
+            return
         if not self._is_heard(why):
             return
         self._go_on()

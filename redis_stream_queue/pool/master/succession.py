@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from ... import _exits
 from ..._exits import Failure
@@ -38,7 +39,10 @@ class ReloadFailed(Exception):
 
 
 class Succession:
-    """One queue of workers to replace, and one reload at a time."""
+    """One queue of workers to replace, and one reload at a time.
+
+    on_fresh_code(canary): called with the first worker of each crew whose code is kept.
+    """
 
     def __init__(self, supervisor: Supervisor, spawner: Spawner) -> None:
         self._supervisor = supervisor
@@ -48,6 +52,7 @@ class Succession:
         self._refused = ""  # why a worker with fresh code could not load it, after others could
         self._again = Backoff(RESTART_FIRST_S, RESTART_LONGEST_S)
         self._early_deaths = 0  # of templates, before every crew has had a worker
+        self.on_fresh_code: Callable[[WorkerRecord], None] = lambda _: None
         spawner.on_template_death = self._template_died
 
     def stop(self) -> None:
@@ -116,6 +121,8 @@ class Succession:
         if not self._spawner.keep_trial():
             raise ReloadFailed(self._how_the_trial_ended)
         supervisor.code = code = supervisor.newest_code
+        for canary in canaries:
+            self.on_fresh_code(canary)
         for worker in supervisor.living():
             if worker.code < code and not worker.told_to_go:
                 self.retire(worker)
@@ -133,16 +140,13 @@ class Succession:
         return canary
 
     async def _until_ready(self, canaries: list[WorkerRecord]) -> None:
-        while any(canary.state is WorkerState.STARTING for canary in canaries):
+        while any(canary.state is not WorkerState.READY for canary in canaries):
             for number, canary in enumerate(canaries):
                 if canary.told_to_go and not canary.refused:  # its slot is not wanted any more
                     canaries[number] = self._canary(self._supervisor.slot_of(canary).crew)
                 elif canary.state in (WorkerState.GONE, WorkerState.DRAINING):
                     raise ReloadFailed(self._why(canary))
             await self._supervisor.change()
-        for canary in canaries:
-            if canary.state is not WorkerState.READY and (canary.refused or not canary.told_to_go):
-                raise ReloadFailed(self._why(canary))
 
     def _why(self, canary: WorkerRecord) -> str:
         """It did not get ready."""
