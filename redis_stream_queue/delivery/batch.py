@@ -19,7 +19,7 @@ from .._clock import mono_ms
 from .._plain import cut, plain, plain_cut
 from ..exceptions import Reject, Retry, whole_ms
 from ..message import StreamMessage
-from .invocation import discard, forks
+from .invocation import discard, forks, leave_out_ours
 from .rules import RulesOf, as_configured
 
 ERROR_TEXT = 2000  # characters of an error that travel and are kept
@@ -256,6 +256,7 @@ class Batch:
                 self._on_finish(message)
             self._finished.append(((message,), CANCELLED))
             return
+        leave_out_ours(error)
         verdict = verdict_of(error)
         if not isinstance(error, Retry | Reject):
             self.errors.append((error, [message]))
@@ -269,6 +270,7 @@ class Batch:
         """The call for a batch ended with it. Retry and Reject, meant for one message, are errors
         like others here.
         """
+        leave_out_ours(error)
         self.errors.append((error, messages))
         self.finish_batch(messages, [], Verdict(Outcome.RETRY, describe(error)))
 

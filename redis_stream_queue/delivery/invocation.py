@@ -25,6 +25,7 @@ from .._log import logger
 from ..exceptions import ConfigError
 
 log = logger(__name__)
+OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")  # the package's directory
 
 
 class Forks:
@@ -241,6 +242,16 @@ class Rest:
 def itself(given: Any) -> Any:
     """Stands for a call that was made before: this is what it gave."""
     return given
+
+
+def leave_out_ours(error: BaseException) -> None:
+    """Its traceback begins with the app's code: whoever reads it looks for his own mistake."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(OURS):
+        trace = trace.tb_next
+    if trace is not None:
+        with contextlib.suppress(Exception):  # an error of the app's own may take no attributes
+            error.__traceback__ = trace
 
 
 async def call_hook(hook: Callable[..., Any], *args: Any) -> None:

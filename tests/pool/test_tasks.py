@@ -289,6 +289,7 @@ def test_results_are_read_by_all_who_wait_while_workers_die(
             await (await app.fails.push()).result(10)
         assert (failed.value.type, failed.value.text) == ("ValueError", "no such photo")
         assert "raise ValueError" in failed.value.traceback
+        assert failed.value.traceback.count("File ") == 1  # what ran it is not shown
         with pytest.raises(TaskFailed, match=r"returned \(object\) cannot travel"):
             await (await app.odd.push()).result(10)
         cancelled = await app.later.options(delay_ms=60_000).push(1)
