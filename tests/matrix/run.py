@@ -1,7 +1,8 @@
 """The library's tests, faults included, against other servers and redis-pys: scripts/test --matrix.
 
 One row after the other: each server, once as it is and once with ``?protocol=3``, with the newest
-redis-py; then each redis-py with one server.
+redis-py; then each redis-py with one server, and the oldest version of everything that
+pyproject.toml allows.
 """
 
 from __future__ import annotations
@@ -12,49 +13,61 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.binaries import ServerMissing, server_binary
 
-SERVERS = ("redis-6.2", "redis-7.0", "redis-7.4", "redis-8.2", "valkey-9.1")
+SERVERS = ("redis-6.2", "redis-7.0", "redis-7.4", "redis-8.2", "valkey-8.1", "valkey-9.1")
 REDIS_PYS = ("6.4.0", "7.0.1", "7.1.1", "7.2.2", "7.3.1", "7.4.1", "8.0.1")
 TESTS = "tests/library"
 # redis-py 7.2 to 7.4 warns of what its own RedisCluster passes to its connections
 IGNORED = "ignore:Call to '__init__' function with deprecated usage:DeprecationWarning"
+LOWEST = "lowest"
 COUNTS = re.compile(r"(\d+) (passed|failed|errors?)")
 
 
 @dataclass(frozen=True)
 class Row:
-    """redis_py: "" is the one that is installed. protocol: of RESP, as in a URL."""
+    """client: a version of redis-py, or LOWEST, of all that the package needs; "" is what is
+    installed. protocol: of RESP, as in a URL."""
 
     server: str
     protocol: int = 2
-    redis_py: str = ""
+    client: str = ""
 
     @property
     def name(self) -> str:
-        client = f" redis-py-{self.redis_py}" if self.redis_py else ""
+        client = self.client and f" redis-py-{self.client}".replace(f"redis-py-{LOWEST}", LOWEST)
         return f"{self.server} resp{self.protocol}{client}"
+
+    @property
+    def packages(self) -> list[str]:
+        """What to install before what the environment has."""
+        if self.client != LOWEST:
+            return [f"redis=={self.client}"] if self.client else []
+        project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+        bounds = [re.match(r"([\w-]+)(?:\[.*\])?>=([\d.]+)", d) for d in project["dependencies"]]
+        return [f"{bound[1]}=={bound[2]}" for bound in bounds if bound]
 
 
 ROWS = [
     *(Row(server, protocol) for server in SERVERS for protocol in (2, 3)),
-    *(Row("valkey-9.1", redis_py=version) for version in REDIS_PYS),
+    *(Row("valkey-9.1", client=version) for version in (*REDIS_PYS, LOWEST)),
 ]
 
 
 def environment(row: Row) -> dict[str, str]:
-    """With another redis-py before the one of the environment, which stays as it is."""
+    """With other packages before those of the environment, which stays as it is."""
     env = {**os.environ, "RSQ_TEST_SERVERS": row.server}
     if row.protocol != 2:
         env["RSQ_TEST_URL_QUERY"] = f"?protocol={row.protocol}"
-    if row.redis_py:
-        place = Path(sys.prefix, f"redis-py-{row.redis_py}")
+    if row.packages:
+        place = Path(sys.prefix, "matrix", "_".join(row.packages))
         if not (place / "redis").is_dir():
             command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
-            command += ["--no-deps", "--target", str(place), f"redis=={row.redis_py}"]
+            command += ["--no-deps", "--target", str(place), *row.packages]
             subprocess.run(command, check=True)
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(place), env.get("PYTHONPATH")]))
     return env

@@ -17,8 +17,9 @@ from tests.support.servers import Server
 from tests.support.waiting import wait_until
 
 AWAY_S = 2.2  # longer than min_idle_claim_ms and a look of any master
-TIMES = 2
-OPTIONS = ("--min-idle-claim-ms", "1500", "--max-deliveries", "1")
+OPTIONS = ("--max-deliveries", "1", "--min-idle-claim-ms")
+# How many pools, their min_idle_claim_ms, how often Redis is away, and how long.
+OUTAGES = [(2, "1500", 2, AWAY_S), pytest.param(3, "2000", 3, 4.0, marks=pytest.mark.soak)]
 
 
 @pytest.fixture
@@ -27,34 +28,40 @@ def scene(tmp_path: Path, record_property: Callable[[str, object], None]) -> Ite
         yield Scene(stack, tmp_path, record_property)
 
 
-def stopped(server: Server) -> None:
+def stopped(server: Server, away_s: float) -> None:
     """It hangs: connections stay open."""
     server.pause()
-    last(AWAY_S)
+    last(away_s)
     server.resume()
 
 
-def killed(server: Server) -> None:
+def killed(server: Server, away_s: float) -> None:
     server.kill()
-    last(AWAY_S)
+    last(away_s)
     server.restart()
 
 
 @pytest.mark.parametrize("outage", [stopped, killed])
+@pytest.mark.parametrize(("pools", "min_idle_ms", "times", "away_s"), OUTAGES)
 def test_what_runs_through_an_outage_is_neither_buried_nor_run_twice(
-    scene: Scene, outage: Callable[[Server], None]
+    scene: Scene,
+    outage: Callable[[Server, float], None],
+    pools: int,
+    min_idle_ms: str,
+    times: int,
+    away_s: float,
 ) -> None:
-    """Two pools, and this delivery is the last permitted one of each message."""
+    """This delivery is the last permitted one of each message."""
     server = scene.server()
-    _, trial = scene.pool(server, *OPTIONS)
-    scene.pool(server, *OPTIONS)
-    ids = [trial.push(s=2 * TIMES * AWAY_S) for _ in range(4)]
-    wait_until(lambda: len(trial.runs("started")) == 4, 10, "all are running")
-    for _ in range(TIMES):
-        outage(server)
+    *_, (_, trial) = [scene.pool(server, *OPTIONS, min_idle_ms) for _ in range(pools)]
+    everybody = 2 * pools
+    ids = [trial.push(s=2 * times * away_s) for _ in range(everybody)]
+    wait_until(lambda: len(trial.runs("started")) == everybody, 10, "all are running")
+    for _ in range(times):
+        outage(server, away_s)
         with server.client() as client:
             wait_until(lambda: _all_renewed(client, trial.runs("started")), 5, "leases are fresh")
-    wait_until(lambda: len(trial.runs("ended")) == 4, 30, "all have ended")
+    wait_until(lambda: len(trial.runs("ended")) == everybody, 30, "all have ended")
     assert Counter(run.id for run in trial.runs("started")) == dict.fromkeys(ids, 1)
     with server.client() as client:
         assert client.xlen("work_dlq") == 0
@@ -82,8 +89,8 @@ def test_a_server_that_refuses_every_renewal_is_no_flood(scene: Scene) -> None:
 def test_what_a_stopped_pool_runs_is_not_taken_by_one_that_slept_as_long(scene: Scene) -> None:
     """The whole machine slept, but Redis did not: nobody has seen anybody not renew."""
     server = scene.server()
-    one, trial = scene.pool(server, *OPTIONS)
-    other, _ = scene.pool(server, *OPTIONS)
+    one, trial = scene.pool(server, *OPTIONS, "1500")
+    other, _ = scene.pool(server, *OPTIONS, "1500")
     everybody = [*one.processes(), *other.processes()]
     ids = [trial.push(s=2 * AWAY_S) for _ in range(4)]
     wait_until(lambda: len(trial.runs("started")) == 4, 10, "all are running")

