@@ -73,7 +73,7 @@ def test_health_without_a_group_or_a_stream(redis_url: str, real_server: Server)
 
     assert rsq("health", "orders", url=redis_url).exit_code == _exits.FAILURE
     assert "nobody reads it" in rsq("health", "orders", url=redis_url).output
-    assert "there is no stream 'other'" in rsq("health", "other", url=redis_url).stderr
+    assert "there is no stream 'other'" in rsq("health", "other", url=redis_url).output
     assert rsq("health", "orders").exit_code == _exits.REDIS
 
 

@@ -63,7 +63,9 @@ def listening_ports() -> set[int]:
     ports = set()
     for process in [me, *me.children(recursive=True)]:
         try:
-            connections = process.net_connections(kind="tcp")
+            # psutil before 6.0 calls it otherwise
+            list_them = getattr(process, "net_connections", None) or process.connections
+            connections = list_them(kind="tcp")
         except psutil.Error:
             continue
         ports |= {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}

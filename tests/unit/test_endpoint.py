@@ -132,7 +132,7 @@ def test_errors_about_a_url_never_show_its_secrets(url: str) -> None:
         Endpoint(password=SECRET),
         Endpoint(options=(("ssl_password", SECRET),)),
         endpoint_from_url(f"redis://u:{SECRET}@h:1/0"),
-        endpoint_from_url("rediss://h", ssl_password=SECRET),
+        endpoint_from_url("rediss://h", ssl_ca_data=SECRET),
     ],
 )
 def test_neither_str_nor_repr_shows_secrets(made: Endpoint) -> None:
@@ -142,7 +142,7 @@ def test_neither_str_nor_repr_shows_secrets(made: Endpoint) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"ssl_password": [SECRET]},
+        {"ssl_ca_data": [SECRET]},
         {"password": [SECRET]},
         {"username": "u", "password": SECRET, "db": -1},
         {"ssl": f"{SECRET}x", "password": "other"},
