@@ -9,7 +9,6 @@ import pytest
 
 from redis_stream_queue import ConfigError, NotDurable, StreamClient, StreamProducer
 from tests.support.servers import NAMES, Server
-from tests.support.waiting import wait_until_async
 
 
 @pytest.fixture
@@ -29,19 +28,12 @@ def replicated(_no_process_left: None) -> Iterator[tuple[Server, Server]]:
 async def test_confirmed_and_not(replicated: tuple[Server, Server], stream: str) -> None:
     master, replica = replicated
     client = StreamClient.from_url(master.url)
-    producer = StreamProducer(client, stream, min_replicas=1, replica_timeout_ms=300)
-
-    async def is_confirmed() -> bool:
-        try:
-            await producer.push(0)
-        except NotDurable:
-            return False
-        return True
-
-    await wait_until_async(is_confirmed, 10, "the replica is in step")
-    confirmed = [
-        *await producer.push_many([1, 2, 3]),
-        await asyncio.to_thread(producer.push_sync, 4),
+    patient = StreamProducer(client, stream, min_replicas=1, replica_timeout_ms=10_000)
+    producer = StreamProducer(client, stream, min_replicas=1, replica_timeout_ms=100)
+    confirmed = [  # the first as soon as the replica is in step
+        await patient.push(0),
+        *await patient.push_many([1, 2, 3]),
+        await asyncio.to_thread(patient.push_sync, 4),
     ]
     replica.pause()
     with pytest.raises(NotDurable) as one:
@@ -59,6 +51,7 @@ async def test_confirmed_and_not(replicated: tuple[Server, Server], stream: str)
     assert there == {*confirmed, *named}
     assert (one.value.confirmed, one.value.wanted) == (0, 1)
     await producer.close()
+    await patient.close()
 
 
 async def test_on_a_cluster(cluster_url: str, stream: str) -> None:

@@ -112,7 +112,7 @@ def _shares() -> list[tuple[int, int]]:
 
 def _has_a_replica(node: Server) -> bool:
     with node.client() as client:
-        return client.info("replication").get("slave0", {}).get("state") == "online"
+        return bool(client.info("replication").get("slave0", {}).get("state") == "online")
 
 
 def _serves_everything(node: Server, known: int) -> bool:
