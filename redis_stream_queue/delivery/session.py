@@ -153,6 +153,8 @@ class Session:
         if in_flight.unsure and (stranded := await self._take_stranded(count)):
             return stranded
         await in_flight.look_before_reading()
+        if self._batch is not None:  # beside it: what has ended meanwhile is done, too
+            self._collect(self._batch)
         acks = in_flight.unacknowledged()
         asked_ms = mono_ms()
         most = reader.portion.of(count)

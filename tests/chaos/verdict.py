@@ -18,6 +18,7 @@ SLOW_MOMENT_S = 0.5  # the same through a slow network: up to 80 ms each way
 MIN_IDLE_S = 1.0  # the pools' min_idle_claim_ms
 RENEWAL_S = 0.4  # a lease may be that old when a fault begins
 SEVERED_S = MIN_IDLE_S - RENEWAL_S  # long enough for others to take over what runs
+SIDE_BY_SIDE = "B"  # the host whose handler is async
 CLAIM_BACK_S = 2.0  # a worker that lives so long has noticed that its name was deleted
 CHAIN_GAP_S = RENEWAL_S  # faults in such short succession leave no time to renew a lease
 
@@ -144,7 +145,7 @@ def _judge_losses(
 
 
 def is_dropped(entry_id: str, runs: list[Execution], faults: Faults) -> bool:
-    """Was it deleted with its consumer, and did nobody live who had it in memory?"""
+    """Was it deleted with its consumer, and did nobody live who had it in memory and noticed?"""
     for fault in faults.dropped(entry_id):
         last = runs[-1] if runs else None
         if last is None:
@@ -152,6 +153,10 @@ def is_dropped(entry_id: str, runs: list[Execution], faults: Faults) -> bool:
         died_s = _death_s(last, faults) or faults.killed_at(last.pid, last.pool)
         if died_s is not None and died_s < fault.end_s + CLAIM_BACK_S:
             return True
+        # Side by side: the next read makes the name again, and nobody looks at it before each.
+        until_s = (last.end_s or last.begin_s) + MOMENT_S
+        if last.host == SIDE_BY_SIDE and last.how != "ended":
+            return fault.overlaps(last.begin_s - MOMENT_S, until_s)
     return False
 
 

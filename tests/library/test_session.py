@@ -7,8 +7,15 @@ import asyncio
 import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from redis_stream_queue import ConsumerConfig, StreamClient, StreamProducer
+from redis_stream_queue import (
+    ConsumerConfig,
+    StreamClient,
+    StreamMessage,
+    StreamProducer,
+    per_message,
+)
 from redis_stream_queue.connection.link import OUTAGES
+from redis_stream_queue.delivery.host import Host
 from redis_stream_queue.delivery.pending import SeenEntry
 from redis_stream_queue.delivery.session import Session
 from tests.library.kit import GROUP, WAIT_S, Bench
@@ -80,6 +87,37 @@ async def test_what_is_done_does_not_wait_until_what_was_taken_over_has_been_han
     assert [message.id for message in taken] == [other]
     assert [e.id for e in await bench.client.pending_range(bench.stream, GROUP, 10)] == [other]
     await session.close()
+
+
+async def test_what_ends_before_a_read_beside_it_begins_is_acknowledged_with_that_read(
+    bench: Bench,
+) -> None:
+    """Not with the next one: each may take long."""
+    ends = {"first": asyncio.Event(), "last": asyncio.Event()}
+    ended, pending = asyncio.Event(), []
+
+    @per_message(concurrency=2)
+    async def handler(message: StreamMessage) -> None:
+        await ends[message.data].wait()
+        ended.set()
+
+    await bench.client.create_group(bench.stream, GROUP)
+    host = Host(wanted=lambda _: 1)
+    session = Session(bench.client, bench.stream, ConsumerConfig(GROUP), handler, host=host)
+    await session.in_flight.reserve_name()
+
+    async def look() -> None:
+        pending.append([e.id for e in await bench.client.pending_range(bench.stream, GROUP, 10)])
+        ends["first" if len(pending) == 1 else "last"].set()
+        await ended.wait()
+
+    first, last = await bench.push("first", "last")
+    messages = await session.read(2, 0)
+    session.in_flight.look_before_reading = look  # type: ignore[method-assign]
+    async with asyncio.timeout(WAIT_S):
+        await session.handle(messages, grows=True)
+    assert pending[:2] == [[first, last], [last]]
+    await session.leave()
 
 
 async def test_what_is_done_does_not_wait_until_the_reading_connection_is_open_again(
