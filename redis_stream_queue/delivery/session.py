@@ -145,16 +145,17 @@ class Session:
         """
         in_flight, reader = self.in_flight, self.reader
         await in_flight.settle()
-        # No more messages than can be acknowledged; and what is done does not wait for a connect,
-        # nor until what is stranded has been brought in and handled.
+        # No more messages than can be acknowledged; and what is done waits for nothing but a read.
         if reader.acks_refused or not reader.connected or in_flight.unsure:
             await in_flight.flush_acks()
             reader.acks_refused = False
-        if in_flight.unsure and (stranded := await self._take_stranded(count)):
-            return stranded
+        if in_flight.unsure:
+            await reader.end_broken_read()
+            if stranded := await self._stranded.batch(count):
+                return stranded
         await in_flight.look_before_reading()
-        if self._batch is not None:  # beside it: what has ended meanwhile is done, too
-            self._collect(self._batch)
+        if self._batch is not None:
+            self._collect(self._batch)  # what has ended meanwhile is done, too
         acks = in_flight.unacknowledged()
         asked_ms = mono_ms()
         most = reader.portion.of(count)
@@ -176,10 +177,6 @@ class Session:
             in_flight.leases.expect_no_more(link)
         in_flight.unsure |= reader.lost_reply
         return in_flight.hold(entry_messages(entries, self.config.payload_field, 1), asked_ms)
-
-    async def _take_stranded(self, count: int) -> list[StreamMessage]:
-        await self.reader.end_broken_read()
-        return await self._stranded.batch(count)
 
     # -- handling ------------------------------------------------------------------------------
 
