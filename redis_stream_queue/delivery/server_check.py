@@ -176,13 +176,21 @@ def _nearly_full(where: str, memory: dict[str, str]) -> Finding | None:
     used, most = int(memory.get("used_memory", "0")), int(memory.get("maxmemory", "0"))
     if not most or used <= FULL * most:
         return None
+    what = f"uses {used / most:.0%} of its maxmemory ({size(most)})"
+    if used > 2 * most:  # a share would be a strange number
+        what = f"uses {size(used)} of memory, and may use {size(most)} (maxmemory)"
     return Finding(
         "memory",
         "serious",
-        f"{where} uses {used / most:.0%} of its maxmemory ({most / 1e6:.0f} MB)",
+        f"{where} {what}",
         "when it is full, nothing can be pushed and no dead letter written",
         "Trim streams or raise maxmemory.",
     )
+
+
+def size(count: int) -> str:
+    """So many bytes, in words."""
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count} byte{'s'[: count != 1]}"
 
 
 def _forgets(where: str, persistence: dict[str, str], saves: str | None) -> Finding | None:

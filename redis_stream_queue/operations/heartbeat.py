@@ -55,7 +55,7 @@ class WorkerLine:
 class Heartbeat:
     """One pool. Times are the server's, in ms since the epoch.
 
-    stream, dlq_stream: keys, with their prefix.
+    stream, dlq_stream: keys, with their prefix. memory_limit_mb: of a worker, 0 = there is none.
     """
 
     host: str
@@ -76,6 +76,7 @@ class Heartbeat:
     replaced: int
     acked_per_s: float
     workers: tuple[WorkerLine, ...]
+    memory_limit_mb: float = 0.0
 
 
 def new_name(host: str, pid: int) -> str:
@@ -96,7 +97,7 @@ def decode(raw: Any) -> Heartbeat | None:
         if known.pop("v") != VERSION:
             return None
         lines = tuple(_checked(WorkerLine, line_fields(line)) for line in known.pop("workers"))
-        return _checked(Heartbeat, {**known, "workers": lines})
+        return _checked(Heartbeat, {"memory_limit_mb": 0, **known, "workers": lines})
     except Exception:  # msgpack and what is in it may fail in many ways
         return None
 

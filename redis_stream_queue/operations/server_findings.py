@@ -9,12 +9,15 @@ from .._clock import wall_ms
 from ..client import StreamClient
 from ..connection.link import Command
 from ..connection.replies import info_lines, mapping
-from ..delivery.server_check import Finding
+from ..delivery.server_check import Finding, size
 
 SMALL_BYTES = 32 * 1024 * 1024  # an empty server takes some MB itself
+ASKED = "memory", "persistence", "clients", "replication", "cluster"
 OFF_MS = 2000
 LOOPBACK = {"127.0.0.1", "-::1", "::1", "localhost"}
-SETTINGS = "protected-mode", "bind", "requirepass"
+FULL = 0.9  # share of the connections from which on somebody should know
+SHORT_S = 60
+SETTINGS = "protected-mode", "bind", "requirepass", "maxclients", "timeout"
 
 
 @dataclass
@@ -32,7 +35,7 @@ async def ask_server(client: StreamClient, key: str) -> ServerFacts:
     """Ask the server that has this key."""
     facts = ServerFacts(str(client.endpoint), client.endpoint.cluster)
     commands: list[Command] = [
-        *(("INFO", part) for part in ("memory", "replication", "cluster")),
+        *(("INFO", part) for part in ASKED),
         *(("CONFIG", "GET", name) for name in SETTINGS),
     ]
     replies = await client.link().run(key, commands, client.endpoint.socket_timeout)
@@ -59,6 +62,9 @@ def server_findings(facts: ServerFacts) -> list[Finding]:
     """What there is to say about it."""
     found = (
         _little_memory(facts),
+        _cannot_save(facts),
+        _few_connections(facts),
+        _hangs_up(facts),
         _open_to_all(facts),
         _is_a_cluster(facts),
         _is_a_replica(facts),
@@ -75,9 +81,53 @@ def _little_memory(facts: ServerFacts) -> Finding | None:
     return Finding(
         "little_memory",
         "serious",
-        f"{facts.where} may use {most / 1e6:.0f} MB of memory (maxmemory)",
+        f"{facts.where} may use {size(most)} of memory (maxmemory)",
         "an empty server takes about as much: soon nothing can be pushed, or keys are evicted",
         "Raise maxmemory to what the longest backlog takes, and watch used_memory.",
+    )
+
+
+def _cannot_save(facts: ServerFacts) -> Finding | None:
+    failed = {
+        "rdb_last_bgsave_status": "a snapshot (RDB)",
+        "aof_last_write_status": "its append-only file",
+        "aof_last_bgrewrite_status": "its append-only file anew",
+    }
+    cannot = [what for name, what in failed.items() if facts.info.get(name) == "err"]
+    if not cannot:
+        return None
+    return Finding(
+        "cannot_save",
+        "serious",
+        f"{facts.where} could not write {' and '.join(cannot)} when it last tried",
+        "it refuses pushes until it can, or forgets at a restart what came since",
+        "See its log: most often the disk is full, or the directory may not be written to.",
+    )
+
+
+def _few_connections(facts: ServerFacts) -> Finding | None:
+    used, most = int(facts.info.get("connected_clients", "0")), facts.config.get("maxclients", "")
+    if not most.isdecimal() or used < FULL * int(most):
+        return None
+    return Finding(
+        "connections",
+        "serious",
+        f"{facts.where} has {used} of at most {most} connections (maxclients)",
+        "further pools and producers are turned away; a worker keeps two or three",
+        "Raise maxclients (and the limit of open files), or start fewer workers.",
+    )
+
+
+def _hangs_up(facts: ServerFacts) -> Finding | None:
+    after_s = facts.config.get("timeout", "")
+    if not after_s.isdecimal() or not 0 < int(after_s) < SHORT_S:
+        return None
+    return Finding(
+        "timeout",
+        "hint",
+        f"{facts.where} hangs up when a client is quiet for {after_s} s (timeout)",
+        "producers that push now and then connect anew each time, which takes longer",
+        "Set timeout 0: it finds clients that are gone by tcp-keepalive.",
     )
 
 

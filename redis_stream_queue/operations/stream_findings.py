@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from redis.exceptions import NoPermissionError
 
 from .._clock import wall_ms
 from .._names import check_same_slot, parking_due_ms
 from ..client import StreamClient
 from ..delivery.server_check import Finding
 from ..exceptions import ClusterSlotError
+from ..later.control import Pause, field_of, pause_of, paused
 from ..message import PendingEntry, id_key
 from .heartbeat import Heartbeat
 
@@ -22,13 +26,16 @@ OLD_MS = 3_600_000
 @dataclass
 class StreamFacts:
     """What Redis says about a stream. groups: XINFO GROUPS, and of each XINFO CONSUMERS and its
-    oldest pending entry."""
+    oldest pending entry.
+    pauses: which groups are paused.
+    """
 
     key: str
     length: int
     dlq_key: str
     letters: int
     groups: list[tuple[dict[str, Any], list[dict[str, Any]], PendingEntry | None]]
+    pauses: dict[str, Pause] = field(default_factory=dict)
 
 
 async def ask_stream(client: StreamClient, stream: str, dlq_stream: str) -> StreamFacts:
@@ -41,7 +48,11 @@ async def ask_stream(client: StreamClient, stream: str, dlq_stream: str) -> Stre
         consumers = await client.consumer_info(stream, name)
         groups.append((info, consumers, oldest[0] if oldest else None))
     length, letters = await client.stream_len(stream), await client.stream_len(dlq_stream)
-    return StreamFacts(client.key(stream), length, client.key(dlq_stream), letters, groups)
+    pauses: dict[str, Pause] = {}
+    with contextlib.suppress(NoPermissionError, ClusterSlotError):
+        pauses = await paused(client.link(), client.key(stream))
+    key, dlq_key = client.key(stream), client.key(dlq_stream)
+    return StreamFacts(key, length, dlq_key, letters, groups, pauses)
 
 
 def other_slot(client: StreamClient, stream: str, dlq_stream: str) -> Finding | None:
@@ -70,6 +81,8 @@ def stream_findings(facts: StreamFacts, pools: list[Heartbeat]) -> Iterator[Find
             _lag_unknown(facts, info),
             _odd_name(facts, name),
             _mixed(facts, name, mine),
+            _small_limit(facts, name, mine),
+            _is_paused(facts, name),
         )
         yield from (finding for finding in found if finding is not None)
     if facts.letters:
@@ -164,6 +177,40 @@ def _mixed(facts: StreamFacts, group: str, pools: list[Heartbeat]) -> Finding | 
         f"min_idle_claim_ms ({shown})",
         "whoever looks first decides when a message is dead or abandoned",
         "Start them all with the same settings.",
+    )
+
+
+def _small_limit(facts: StreamFacts, group: str, pools: list[Heartbeat]) -> Finding | None:
+    for pool in pools:
+        least_mb = min((w.memory_mb for w in pool.workers if w.memory_mb), default=0)
+        if 0 < pool.memory_limit_mb < least_mb:
+            return Finding(
+                "memory_limit",
+                "serious",
+                f"no worker of {pool.target} on {pool.host} (group {group!r} of stream "
+                f"{facts.key!r}) takes less than {least_mb} MB, and one may take "
+                f"{pool.memory_limit_mb:g} MB (--max-memory-per-child)",
+                "the app takes more by itself, so the limit cannot be kept, and workers may be "
+                "replaced again and again",
+                f"Set it well above: --max-memory-per-child {2 * least_mb}, say.",
+            )
+    return None
+
+
+def _is_paused(facts: StreamFacts, group: str) -> Finding | None:
+    if pause_of(facts.pauses, group, wall_ms()) is None:
+        return None
+    resume = [
+        f"rsq resume {facts.key}{option}"
+        for option, only in (("", None), (f" --group {group}", group))
+        if field_of(only) in facts.pauses
+    ]
+    return Finding(
+        "paused",
+        "hint",
+        f"stream {facts.key!r} is paused for group {group!r}",
+        "nothing of it is started, and what is pushed waits",
+        f"Let it go on: {'; '.join(resume)}",
     )
 
 

@@ -23,6 +23,7 @@ FAULTS = (
     *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"),
 )
 
+WORKER = heartbeat.WorkerLine(0, 2, "ready", "", 0, 0, 0, 60)
 RIGHTS = "on", ">pw", "~*", "+@all", "-eval", "-evalsha"
 
 
@@ -74,6 +75,36 @@ def test_six_faults_are_named_with_their_remedies(sick: Server) -> None:
     assert "pw" not in shown.output.replace("--", "")
 
 
+def test_what_a_server_cannot_do_much_longer() -> None:
+    """It cannot save, has hardly a connection left, hangs up early, may use a byte of memory; and a
+    group is paused by hand."""
+    args = ("--enable-protected-configs", "yes")
+    with (
+        Server.start("valkey-9.1", tcp=True, extra_args=args) as server,
+        server.client() as client,
+    ):
+        client.xgroup_create("orders", "g", "0", mkstream=True)
+        for group in ((), ("--group", "g")):
+            CliRunner().invoke(main, ["pause", "orders", *group], env={"REDIS_URL": server.url})
+        client.config_set("dir", "/proc/self")  # nothing can be written there
+        client.bgsave()
+        saved = "rdb_last_bgsave_status"
+        wait_until(lambda: client.info("persistence")[saved] == "err", 10, "it has failed")
+        client.config_set("timeout", 5)
+        client.config_set("maxclients", 2)
+        client.config_set("maxmemory", 1)
+        found = findings("orders", url=server.url)
+    remedies = {
+        "cannot_save": "See its log",
+        "connections": "Raise maxclients",
+        "timeout": "Set timeout 0",
+        "memory": "raise maxmemory",
+        "paused": "rsq resume orders; rsq resume orders --group g",
+    }
+    assert [name for name, remedy in remedies.items() if remedy not in found[name]["remedy"]] == []
+    assert found["memory"]["what"].endswith("of memory, and may use 1 byte (maxmemory)")
+
+
 def test_a_plain_url_of_a_cluster_is_named(sick: Server) -> None:
     assert "redis+cluster://" in findings("orders", url=sick.url)["cluster_url"]["remedy"]
 
@@ -123,7 +154,7 @@ def test_streams_of_pools_that_run(pool_url: str, pool_server: Server) -> None:
         for most in (3, 5):
             beat = heartbeat.Heartbeat(
                 *("web", 1, "1", "app:handler", "shop_orders", "g", "shop_lost", most, 10_000),
-                *("running", 0, seconds * 1000, 0, 0, 0, 0, 0.0, ()),
+                *("running", 0, seconds * 1000, 0, 0, 0, 0, 0.0, (WORKER,), 50.0),
             )
             client.set(f"shop_{heartbeat.POOL}{most}", heartbeat.encode(beat))
             client.zadd(
@@ -133,5 +164,6 @@ def test_streams_of_pools_that_run(pool_url: str, pool_server: Server) -> None:
         client.xadd("shop_lost", {"data": "1"})
     found = findings("--prefix", "shop", url=pool_url)
 
-    assert found.keys() == {"mixed_settings", "unread_group", "dead_letters"}
+    assert found.keys() == {"mixed_settings", "unread_group", "dead_letters", "memory_limit"}
+    assert "--max-memory-per-child 120" in found["memory_limit"]["remedy"]
     assert "3 deliveries, 10000 ms and 5 deliveries, 10000 ms" in found["mixed_settings"]["what"]

@@ -196,6 +196,7 @@ class CrewLife:
                 self.crew.living,
                 self.metrics,
                 self._state,
+                config.max_memory_per_child_mb,
             )
             self._task(self._heartbeat.beat())
 

@@ -38,7 +38,7 @@ Running = frozenset[tuple[int, str]]  # pid and message
 class HeartbeatWriter:
     """The heartbeat of one pool. What cannot be written harms nothing, and is said once.
 
-    living, metrics, state: asked for what to write.
+    living, metrics, state: asked for what to write. memory_limit_mb: of a worker, None = none.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class HeartbeatWriter:
         living: Callable[[], list[WorkerRecord]],
         metrics: Callable[[], PoolMetrics],
         state: Callable[[], str],
+        memory_limit_mb: float | None,
     ) -> None:
         self._client = client
         self._target = target
@@ -56,6 +57,7 @@ class HeartbeatWriter:
         self._living = living
         self._metrics = metrics
         self._state = state
+        self._memory_limit_mb = memory_limit_mb
         self._host = socket.gethostname().encode(errors="replace").decode()
         self._name = heartbeat.new_name(self._host, os.getpid())
         self._ahead_ms = 0  # of our own clock, the server's
@@ -126,6 +128,7 @@ class HeartbeatWriter:
             replaced=metrics.replaced,
             acked_per_s=metrics.acked_per_s,
             workers=tuple(lines),
+            memory_limit_mb=self._memory_limit_mb or 0,
         )
 
     def _line(self, worker: WorkerRecord) -> WorkerLine:
