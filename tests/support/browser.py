@@ -101,4 +101,5 @@ class Page:
 
     async def __aexit__(self, *_: object) -> None:
         self._reader.cancel()
+        await self._socket.close()
         await self._session.close()
