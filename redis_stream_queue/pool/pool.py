@@ -13,7 +13,7 @@ from .._exits import Failure
 from .._log import logger
 from .._pool_config import PoolConfig
 from ..client import StreamClient
-from . import logs, standard_streams
+from . import logs, signals, standard_streams
 from .master.slots import Crew
 from .master.spawner import Spawner
 from .master.supervisor import Supervisor
@@ -77,10 +77,12 @@ class Pool:
         spawner: Spawner,
     ) -> int:
         supervisor = Supervisor([crew for _, crew in crews], spawner)
-        supervisor.start()
-        from .master.master import Master  # now: the workers load the app meanwhile
+        with signals.held():  # there are workers to be ended from now on
+            supervisor.start()
+            from .master.master import Master  # now: the workers load the app meanwhile
 
-        self._master = Master(config, client, crews, supervisor, spawner)
+            self._master = Master(config, client, crews, supervisor, spawner)
+            self._master.listen()
         return await self._master.run()
 
     def _run(self, serving: Coroutine[Any, Any, int]) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 PACKAGE = __package__.partition(".")[0]
 NOT_FOR_WORKERS = (  # the master decides; a terminal or a process group may send them to all
@@ -34,6 +36,16 @@ def do_nothing(*numbers: signal.Signals) -> None:
 
 def _nothing(*_: object) -> None:
     pass
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """What is sent to this process meanwhile comes at the end."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def keep_from_children() -> None:

@@ -108,8 +108,8 @@ class Master:
 
     # -- life ----------------------------------------------------------------------------------
 
-    async def run(self) -> int:
-        """Until drained; returns the exit code. Raises Failure."""
+    def listen(self) -> None:
+        """Take the signals; what they ask for is done once it runs."""
         loop = asyncio.get_running_loop()
         self._over = loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -117,6 +117,9 @@ class Master:
         loop.add_signal_handler(signal.SIGQUIT, self._quit)
         loop.add_signal_handler(signal.SIGUSR1, self._say_status)
         self.steering.listen(loop)
+
+    async def run(self) -> int:
+        """Until drained; returns the exit code. Raises Failure."""
         self.supervisor.on_message = self._heard
         self.supervisor.on_death = self._died
         self.supervisor.on_failure = self._fail

@@ -89,7 +89,7 @@ class TestTheApp:
                 "retry_delay_ms must be a whole number of 0 or more, got -1.",
             ),
             (", group=''", "group must be a non-empty text, got ''."),
-            (", max_deliverys=3", "@stream_handler does not know max_deliverys."),
+            (", max_deliverys=3", "does not know max_deliverys. Did you mean 'max_deliveries'?"),
         ],
     )
     def test_bad_setting_of_the_decorator(
