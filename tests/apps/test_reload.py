@@ -149,7 +149,7 @@ def test_where_there_is_no_room_it_is_said_and_tried_again(
     pool = scene.start(APP.format(version=1), workers=2)
     whose = pool.pid if "master" in limit else pool.template() or 0
     soft, hard = resource.prlimit(whose, resource.RLIMIT_NOFILE)
-    used = psutil.Process(whose).num_fds()
+    used = _open_at_rest(whose)
     resource.prlimit(whose, resource.RLIMIT_NOFILE, (used - 1, hard))
     old = pool.workers()
     os.kill(old[0] if act == "a worker dies" else pool.template() or 0, signal.SIGKILL)
@@ -167,3 +167,16 @@ def test_where_there_is_no_room_it_is_said_and_tried_again(
         "both slots have a worker again",
     )
     assert pool.drain() == 0
+
+
+def _open_at_rest(pid: int) -> int:
+    """How many files it has open, once that does not change any more: a master goes on to connect
+    for a while after its pool is ready."""
+    seen: list[int] = []
+
+    def rests() -> bool:
+        seen.append(psutil.Process(pid).num_fds())
+        return len(seen) > 100 and len(set(seen[-100:])) == 1
+
+    wait_until(rests, 20, "it opens nothing more")
+    return seen[-1]
