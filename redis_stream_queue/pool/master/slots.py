@@ -113,16 +113,18 @@ class WorkerRecord:
         """Which messages may be the cause of its death; stays true when the row is cleared.
 
         one_at_a_time: of the batch, what was started: the row names the message that runs, and
-        those before it may have ended without Redis knowing; else it is the whole batch. Between
-        two batches it is the last one, which Redis may not know of yet either. Before the first
-        message is started all are being decoded. (One that kills while a batch grows goes free
-        once: it comes again at the start of a batch.)
+        those before it may have ended without Redis knowing; else it is the whole batch. A task
+        that runs alone is to blame alone: what else is held has deliveries of its own, and need
+        not have begun though its id is lower. Between two batches it is the last one, which Redis
+        may not know of yet either. Before the first message is started all are being decoded. (One
+        that kills while a batch grows goes free once: it comes again at the start of a batch.)
         """
         first, last = self._bounds()
         current = id_key(self.row.id(Field.CURRENT))
-        if self.overran and current > (0, 0):  # else it was still being decoded
+        alone = self.busy and self.row[Field.ALONE]
+        if (self.overran or alone) and current > (0, 0):  # else it was still being decoded
             return lambda entry_id: id_key(entry_id) == current
-        if (one_at_a_time or self.row[Field.ALONE]) and self.busy and current > (0, 0):
+        if one_at_a_time and self.busy and current > (0, 0):
             last = current
         return lambda entry_id: first <= id_key(entry_id) <= last
 
