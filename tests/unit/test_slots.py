@@ -32,3 +32,19 @@ def test_what_a_worker_holds(
     for entry_id in ("4-9", "7-1"):
         assert not worker.holds(entry_id)
         assert not worker.may_hold(entry_id)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_runs_alone_is_to_blame_alone(alone: bool) -> None:
+    """Others of its batch have deliveries of their own, and some with lower ids may not have
+    begun."""
+    worker = WorkerRecord(0, 1, 0, Scoreboard().row(0))
+    row = worker.row
+    row.begin("5-0", "9-0", 3, 1)
+    row.rule(0, 1, 1, alone=alone)
+    row.start("7-0", 1)
+    suspects = worker.suspects(one_at_a_time=True)
+
+    assert [i for i in ("5-0", "7-0", "9-0") if suspects(i)] == (
+        ["7-0"] if alone else ["5-0", "7-0"]
+    )
