@@ -8,6 +8,7 @@ import contextlib
 import hmac
 import ipaddress
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +75,7 @@ def _without_port(host: str) -> str:
     return host.rpartition(":")[0] if host.count(":") == 1 else host
 
 
+@lru_cache(16)  # scrapers ask under the same name
 def is_loopback(host: str) -> bool:
     """Does this name or address mean this machine alone?"""
     with contextlib.suppress(ValueError):

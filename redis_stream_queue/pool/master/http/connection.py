@@ -7,66 +7,44 @@ does not read its answers nothing more is read of it. Bodies of requests are not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import time
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import h11
 
+from .repeated import Exchange, Repeated, Request, Response, sentence
+
 MOST_HEAD = 16 * 1024  # bytes
 CONNECTION_S = 5.0  # so long one lives, whether it asks for something or is silent
-TEXT = "text/plain; charset=utf-8"
-
-
-class Request(NamedTuple):
-    """path: without what stands behind a "?". headers: their names are in lower case."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-
-
-class Response(NamedTuple):
-    """kind: its content type."""
-
-    body: bytes
-    status: int = 200
-    kind: str = TEXT
-    headers: Mapping[str, str] = {}
-
-
-def sentence(text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer for people."""
-    return Response(f"{text}\n".encode(), status, headers=headers or {})
 
 
 class Connection(asyncio.Protocol):
-    """answer: called for each request. open_: the others; most: so many there may be at a time."""
+    """repeated: has the answers. open_: the others; most: so many there may be at a time."""
 
-    def __init__(
-        self, answer: Callable[[Request], Response], open_: set[Connection], most: int
-    ) -> None:
-        self._answer = answer
+    def __init__(self, repeated: Repeated, open_: set[Connection], most: int) -> None:
+        self._repeated = repeated
         self._open = open_
         self._most = most
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEAD)
+        self._http: h11.Connection | None = None  # None = nothing is under way
         self._blocked = False  # the client does not read
         self._ended = False  # the last answer was given
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._timer = asyncio.get_running_loop().call_later(CONNECTION_S, self.abort)
         if len(self._open) >= self._most:
             self.abort()
             return
         self._open.add(self)
-        asyncio.get_running_loop().call_later(CONNECTION_S, self.abort)
 
     def abort(self) -> None:
         """Leave at once."""
         self._transport.abort()
 
     def connection_lost(self, _: Exception | None) -> None:
+        self._timer.cancel()
         self._open.discard(self)
 
     def pause_writing(self) -> None:
@@ -79,13 +57,22 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def data_received(self, data: bytes) -> None:
-        if not self._ended:
-            self._http.receive_data(data)
-            self._go_on()
+        if self._ended:
+            return
+        asked = b""
+        if self._http is None:
+            if (exchange := self._repeated.find(data)) is not None:
+                self._write(exchange.sent, closes=exchange.closes)
+                return
+            asked = data
+            self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEAD)
+        self._http.receive_data(data)
+        self._go_on(asked)
 
-    def _go_on(self) -> None:
-        """Answer what was asked, as long as the answers are read."""
-        while not (self._blocked or self._ended):
+    def _go_on(self, asked: bytes = b"") -> None:
+        """Answer what was asked, as long as the answers are read. asked: all that has come, if
+        nothing of it was looked at yet."""
+        while self._http is not None and not (self._blocked or self._ended):
             try:
                 event = self._http.next_event()
                 if not isinstance(event, h11.Request):
@@ -93,39 +80,63 @@ class Connection(asyncio.Protocol):
                 whole = isinstance(self._http.next_event(), h11.EndOfMessage)
             except h11.RemoteProtocolError as error:
                 status = HTTPStatus(error.error_status_hint)
-                self._send(sentence(status.phrase.lower(), status), ends=True)
+                if status == 431 and b"\n" not in self._http.trailing_data[0][:MOST_HEAD]:
+                    status = HTTPStatus.REQUEST_URI_TOO_LONG
+                self._give_up(self._http, sentence(status.phrase.lower(), status))
+                return
+            request = _request(event)
+            response = self._repeated.answer(request)
+            is_head = request.method == "HEAD"
+            if not whole:
+                self._give_up(self._http, response, is_head=is_head)
+                return
+            at_s = int(time.time())
+            sent = _as_bytes(self._http, response, at_s, is_head=is_head)
+            closes = self._http.our_state is not h11.DONE  # the client wants no more
+            more = bool(self._http.trailing_data[0])
+            if asked and not more:
+                self._repeated.note(asked, Exchange(request, response, sent, at_s, closes))
+            asked = b""
+            if closes or not more:
+                self._http = None
             else:
-                request = _request(event)
-                self._send(self._answer(request), ends=not whole, head=request.method == "HEAD")
+                self._http.start_next_cycle()
+            self._write(sent, closes=closes)
 
-    def _send(self, response: Response, *, ends: bool, head: bool = False) -> None:
-        headers = {
-            "Date": formatdate(usegmt=True),
-            "Content-Type": response.kind,
-            "Content-Length": str(len(response.body)),
-            **({"Connection": "close"} if ends else {}),
-            **response.headers,
-        }
-        events: list[Any] = [
-            h11.Response(
-                status_code=response.status,
-                reason=HTTPStatus(response.status).phrase,
-                headers=list(headers.items()),
-            ),
-            *([] if head else [h11.Data(response.body)]),
-            h11.EndOfMessage(),
-        ]
-        self._transport.write(b"".join(self._http.send(event) or b"" for event in events))
-        if ends:  # what is still under way is not read: to close now would take the answer back
-            self._ended = True
-            self._transport.write_eof()
-        elif self._http.our_state is h11.DONE:
-            self._http.start_next_cycle()
-        else:  # the client wants no more
+    def _write(self, sent: bytes, *, closes: bool) -> None:
+        self._transport.write(sent)
+        if closes:
             self._ended = True
             self._transport.close()
+
+    def _give_up(self, http: h11.Connection, response: Response, *, is_head: bool = False) -> None:
+        """The last answer, while more is under way: that is not read, and to close now would take
+        the answer back."""
+        self._ended = True
+        response = response._replace(headers={**response.headers, "Connection": "close"})
+        self._transport.write(_as_bytes(http, response, time.time(), is_head=is_head))
+        self._transport.write_eof()
 
 
 def _request(event: h11.Request) -> Request:
     headers = {name.decode(): value.decode(errors="replace") for name, value in event.headers}
     return Request(event.method.decode(), event.target.decode().partition("?")[0], headers)
+
+
+def _as_bytes(http: h11.Connection, response: Response, at_s: float, *, is_head: bool) -> bytes:
+    headers = {
+        "Date": formatdate(at_s, usegmt=True),
+        "Content-Type": response.kind,
+        "Content-Length": str(len(response.body)),
+        **response.headers,
+    }
+    events: list[Any] = [
+        h11.Response(
+            status_code=response.status,
+            reason=HTTPStatus(response.status).phrase,
+            headers=list(headers.items()),
+        ),
+        *([] if is_head else [h11.Data(response.body)]),
+        h11.EndOfMessage(),
+    ]
+    return b"".join(http.send(event) or b"" for event in events)

@@ -10,8 +10,9 @@ from typing import NoReturn
 from .... import _exits
 from ...._exits import Failure
 from .access import Access
-from .connection import Connection, Request, Response, sentence
+from .connection import Connection
 from .prometheus import KINDS, render, wants_openmetrics
+from .repeated import Repeated, Request, Response, sentence
 from .snapshot import Renderings, Snapshot
 from .status import Status
 
@@ -30,6 +31,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+ALIVE, READY = sentence("the master's loop runs"), sentence("ready")
+NOT_READY = sentence("not ready", 503)
 
 
 class HttpServer:
@@ -53,7 +56,7 @@ class HttpServer:
         self._rendered = Renderings(newest)
         self._is_ready = is_ready
         self._routes: dict[str, Callable[[Request], Response]] = {
-            "/livez": lambda _: sentence("the master's loop runs"),
+            "/livez": lambda _: ALIVE,
             "/readyz": self._readyz,
             "/metrics": self._metrics,
             "/status": self._status_json,
@@ -64,9 +67,10 @@ class HttpServer:
 
     async def serve(self) -> NoReturn:
         """Listen, and keep what the page shows. Raises Failure where that cannot be."""
+        repeated = Repeated(self._answer)
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(self._answer, self._open, MOST_CONNECTIONS),
+                lambda: Connection(repeated, self._open, MOST_CONNECTIONS),
                 self._host,
                 self._port,
                 backlog=BACKLOG,
@@ -97,17 +101,27 @@ class HttpServer:
         return route(request)
 
     def _readyz(self, _: Request) -> Response:
-        return sentence("ready") if self._is_ready() else sentence("not ready", 503)
+        return READY if self._is_ready() else NOT_READY
 
     def _metrics(self, request: Request) -> Response:
         openmetrics = wants_openmetrics(request.headers.get("accept", ""))
         kind = KINDS[openmetrics]
-        body = self._rendered.get(kind, lambda snapshot: render(snapshot, openmetrics=openmetrics))
-        return Response(body, kind=kind, headers={"Cache-Control": "no-store"})
+        return self._rendered.get(
+            kind,
+            lambda newest: Response(
+                render(newest, openmetrics=openmetrics),
+                kind=kind,
+                headers={"Cache-Control": "no-store"},
+            ),
+        )
 
     def _status_json(self, _: Request) -> Response:
-        body = self._rendered.get("status", self._status.json)
-        return Response(body, kind="application/json", headers=HEADERS)
+        return self._rendered.get(
+            "status",
+            lambda newest: Response(
+                self._status.json(newest), kind="application/json", headers=HEADERS
+            ),
+        )
 
 
 def _file(path: Path, kind: str) -> Callable[[Request], Response]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...metrics import PoolMetrics
 from ..observation import Observation
+
+if TYPE_CHECKING:
+    from .repeated import Response
 
 
 class Part(NamedTuple):
@@ -27,14 +30,14 @@ class Snapshot(NamedTuple):
 
 
 class Renderings:
-    """What was made of the newest snapshot, however many ask for it. newest: tells which it is."""
+    """Answers made of the newest snapshot, however many ask for it. newest: tells which it is."""
 
     def __init__(self, newest: Callable[[], Snapshot]) -> None:
         self._newest = newest
         self._of: Snapshot | None = None
-        self._made: dict[str, bytes] = {}
+        self._made: dict[str, Response] = {}
 
-    def get(self, name: str, make: Callable[[Snapshot], bytes]) -> bytes:
+    def get(self, name: str, make: Callable[[Snapshot], Response]) -> Response:
         """What is called so."""
         newest = self._newest()
         if newest is not self._of:
