@@ -29,6 +29,15 @@ class Bell:
         self._last = ""
         self._dedicated: DedicatedConnection | None = None
 
+    @property
+    def newest(self) -> Command:
+        """Asks for the newest ring; see ``begin``."""
+        return ("XREVRANGE", self._key, "+", "-", "COUNT", 1)
+
+    def begin(self, found: Any) -> None:
+        """Wait for what rings behind this reply to ``newest``; it has begun where it had."""
+        self._last = self._last or (text(found[0][0]) if found else "0-0")
+
     async def wait(
         self, looks: Sequence[Command], on_look: Callable[[int, Any], None]
     ) -> list[dict[str, Any]]:
@@ -38,11 +47,10 @@ class Bell:
         """
         dedicated = self._own()
         if not self._last:
-            newest = ("XREVRANGE", self._key, "+", "-", "COUNT", 1)
             [found] = first_error(
-                await dedicated.run([newest], self._client.endpoint.socket_timeout)
+                await dedicated.run([self.newest], self._client.endpoint.socket_timeout)
             )
-            self._last = text(found[0][0]) if found else "0-0"
+            self.begin(found)
         read = ("XREAD", "COUNT", 100, "BLOCK", WAIT_MS, "STREAMS", self._key, self._last)
 
         def on_reply(index: int, reply: Any) -> None:

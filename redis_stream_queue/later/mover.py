@@ -106,12 +106,15 @@ class Mover:
         return moved
 
     async def learn(self) -> None:
-        """Know what is paused; what is refused is said once."""
-        control = self._beside.control
-        try:
-            self._learned(await self.client.link().call(control, "HGETALL", control))
-        except ResponseError as error:
-            self._trouble.say(error)
+        """Know what is paused, and miss no ring from now on; what is refused is said once."""
+        control, limit_s = self._beside.control, self.client.endpoint.socket_timeout
+        looks: list[Command] = [("HGETALL", control), self._bell.newest]
+        replies = await self.client.link().run(control, looks, limit_s)
+        for reply, take in zip(replies, (self._learned, self._bell.begin), strict=True):
+            if isinstance(reply, ResponseError):
+                self._trouble.say(reply)
+            else:
+                take(reply)
 
     async def move_some(self) -> int:
         """The same for those who call it again and again; what the server refuses is said once."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from redis_stream_queue import ConfigError, StreamMessage, StreamProducer, per_message
-from redis_stream_queue.later.mover import Mover
+from redis_stream_queue.later.mover import Listener, Mover
 from tests.library.kit import GROUP, Bench, RecordingHandler, running
 
 HOUR_MS = 3_600_000
@@ -210,6 +210,24 @@ async def test_a_renewal_tells_of_a_cancellation_too(real_bench: Bench) -> None:
     assert sorted(ended) == [(0, "cancelled"), (1, "done"), (2, "done")]
     assert await real_bench.entry_ids() == ids[1:]
     assert consumer.metrics().total_errors == 0
+
+
+async def test_what_rings_before_anybody_listens_is_heard(server_bench: Bench) -> None:
+    """What a pool starts at once may be cancelled while its master is still about to listen."""
+    client, stream = server_bench.client, server_bench.stream
+    earlier, later = await server_bench.push(1, 2)
+    await server_bench.deliver("c")
+    heard: list[str] = []
+    assert await client.cancel(stream, earlier) == "running"
+    mover = Mover(client, stream)
+    mover.listeners.append(Listener(lambda: None, heard.append))
+    await mover.learn()
+    assert await client.cancel(stream, later) == "running"
+    listening = asyncio.create_task(mover.run())
+    await server_bench.until(lambda: heard, "it is heard")
+    listening.cancel()
+    await asyncio.wait([listening])
+    assert heard == [later]
 
 
 SOME = 300
