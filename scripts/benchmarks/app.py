@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from .busywork import WORKS
 from .notes import note
 
 HELD_S = 60.0
+SHORT_S = 0.005
 
 
 def batch(messages: list[Any]) -> list[str]:
@@ -70,3 +72,35 @@ def hold(message: Any) -> None:
     note(time.monotonic_ns(), message.delivery_count)
     if message.delivery_count == 1:
         time.sleep(HELD_S)
+
+
+@per_message
+def short(message: Any) -> None:
+    """Note the start, and take 5 ms."""
+    note(time.monotonic_ns(), 0)
+    time.sleep(SHORT_S)
+
+
+@per_message(concurrency=4)
+async def short_async(message: Any) -> None:
+    note(time.monotonic_ns(), 0)
+    await asyncio.sleep(SHORT_S)
+
+
+@per_message
+def held(message: Any) -> None:
+    """Hang until it is cancelled; note both."""
+    note(time.monotonic_ns(), 0)
+    try:
+        time.sleep(HELD_S)
+    finally:
+        note(time.monotonic_ns(), 1)
+
+
+@per_message(concurrency=4)
+async def held_async(message: Any) -> None:
+    note(time.monotonic_ns(), 0)
+    try:
+        await asyncio.sleep(HELD_S)
+    finally:
+        note(time.monotonic_ns(), 1)

@@ -18,7 +18,19 @@ import click
 import hiredis
 import redis
 
-from . import backlog, boot_memory, compare, cpu, drain, latency, later, push, recovery, tasks
+from . import (
+    backlog,
+    boot_memory,
+    compare,
+    control,
+    cpu,
+    drain,
+    latency,
+    later,
+    push,
+    recovery,
+    tasks,
+)
 from .bench import Bench
 from .figures import Figure
 from .server import BenchServer
@@ -33,6 +45,7 @@ GROUPS: dict[str, Measure] = {
     "cpu": cpu.run,
     "latency": latency.run,
     "later": later.run,
+    "control": control.run,
     "recovery": recovery.run,
     "boot-memory": boot_memory.run,
     "backlog": backlog.run,

@@ -372,6 +372,6 @@ ACTIONS = [
     Action("clock jumps", 1, clock_jumps, _redis),
     Action("delete consumer", 1, delete_consumer, _redis),
     Action("cancel", 3, cancel, _operator),
-    Action("pause", 3, pause, _operator),
+    Action("pause", 6, pause, _operator),
     Action("long outage", 0.5, long_outage, _redis),
 ]
