@@ -13,6 +13,15 @@ def read_command(key: str, group: str, consumer: str, count: int, block_ms: int)
     return ("XREADGROUP", "GROUP", group, consumer, "COUNT", count, *block, "STREAMS", key, ">")
 
 
+Made = int | Exception | None
+
+
+def make_name_command(key: str, group: str, consumer: str) -> tuple[Any, ...]:
+    """Just before a read, which makes a consumer's name if it is not there: 1 tells that it was
+    not, 0 that it was."""
+    return ("XGROUP", "CREATECONSUMER", key, group, consumer)
+
+
 def read_timeout_s(socket_timeout: float | None, block_ms: int) -> float | None:
     """How long to wait for the reply of a blocking read before the connection counts as dead."""
     if socket_timeout is None:

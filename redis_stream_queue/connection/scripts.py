@@ -29,7 +29,22 @@ local function below(a, b)
 end
 """
 
-# ARGV: group, consumer, 1 = the call before found its name deleted, then for each entry: id,
+# make_name(): makes the consumer ARGV[2]; 1 if it was not there, 0 if it was. Where that is refused
+# (memory is short, an ACL forbids it) it looks, and whatever is claimed makes it.
+MAKE_NAME = """
+local function make_name()
+  local made = redis.pcall('XGROUP', 'CREATECONSUMER', KEYS[1], ARGV[1], ARGV[2])
+  if type(made) == 'number' then return made end
+  for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+    for i = 1, #flat, 2 do
+      if flat[i] == 'name' and flat[i + 1] == ARGV[2] then return 0 end
+    end
+  end
+  return 1
+end
+"""
+
+# ARGV: group, consumer, 1 = its name is known to have been deleted, then for each entry: id,
 #       delivery count
 # Resets the idle time of the entries that still belong to the consumer. Where its name was deleted
 # (XGROUP DELCONSUMER), and its entries with it, claims back those that nobody has: they are in the
@@ -38,6 +53,7 @@ end
 # the name was deleted.
 RENEW = Script(
     BELOW
+    + MAKE_NAME
     + """
 local taken, gone, back, mine, missing = {}, {}, {}, {}, {}
 local deleted = ARGV[3] == '1'
@@ -56,10 +72,8 @@ if #mine > 0 then
   redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(mine))
 end
 if #missing > 0 then
-  -- 1: it was not there. (Or an error, where memory is short: then that is not known yet.)
-  local made = redis.pcall('XGROUP', 'CREATECONSUMER', KEYS[1], ARGV[1], ARGV[2])
   local read_to = '0-0'
-  deleted = deleted or made == 1
+  deleted = deleted or make_name() == 1
   if deleted then
     for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
       local g = {}
@@ -100,10 +114,13 @@ return #held == tonumber(ARGV[5]) and ids[#held] or ''
 #       count (-1 = any), least idle ms (-1 = it stands at 0), new count
 # Takes over each entry that is still as it was seen, with the new delivery count, until what was
 # taken is larger than that. Without payloads its fields stay where they are.
-# Returns {{id, fields}...} of what was taken, {id...} of what no longer exists (acknowledged), and
-# how many entries it has looked at.
-TAKE = Script("""
+# Returns {{id, fields}...} of what was taken, {id...} of what no longer exists (acknowledged), how
+# many entries it has looked at, and 1 if it had to make the new owner's name.
+TAKE = Script(
+    MAKE_NAME
+    + """
 local taken, gone, bytes, i, most = {}, {}, 0, 4, tonumber(ARGV[3])
+local made = make_name()
 while i <= #ARGV and (most == 0 or bytes < most) do
   local id = ARGV[i]
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
@@ -125,8 +142,9 @@ while i <= #ARGV and (most == 0 or bytes < most) do
   end
   i = i + 5
 end
-return {taken, gone, (i - 4) / 5}
-""")
+return {taken, gone, (i - 4) / 5, made}
+"""
+)
 
 # ARGV: id...
 # Returns the size in bytes of the fields of each, as far as one call may look: about 512 kB.

@@ -108,7 +108,7 @@ class InFlight:
     async def reserve_name(self) -> None:
         """Take a consumer name that nobody has; a configured one is used as it is."""
         if self.name:
-            await self.pending.reserve(self.name)
+            self.leases.name_was_made(await self.pending.reserve(self.name))
             return
         for _ in range(RESERVE_TRIES):
             name = self._asked_for = worker_name(self.config.group, socket.gethostname())
@@ -175,11 +175,12 @@ class InFlight:
     async def _take_over(
         self, offers: Sequence[SeenEntry], *, carried: bool = True
     ) -> tuple[list[StreamMessage], list[str]]:
-        link = self.leases.expect()
+        link, made = self.leases.expect(), False
         try:
-            return await self.pending.take(self.name, offers, carried=carried)
+            messages, gone, made = await self.pending.take(self.name, offers, carried=carried)
+            return messages, gone
         finally:
-            self.leases.expect_no_more(link)
+            self.leases.expect_no_more(link, made)
 
     async def give_back_stranded(self) -> None:
         """Give back, uncounted, what the server holds under this name and never arrived here.
@@ -212,8 +213,8 @@ class InFlight:
         self.held.pop(entry_id, None)
 
     async def look_before_reading(self) -> None:
-        """A read would make a deleted name again, and hide that it was deleted: look first."""
-        if self.leases.name_may_be_deleted():
+        """Claim back what was lost with the name, before more comes under it."""
+        if self.leases.look_first:
             await self.flush_acks()  # they would have gone with the read
             await self.leases.renew()
 

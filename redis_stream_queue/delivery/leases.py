@@ -10,6 +10,7 @@ from .._clock import mono_ms
 from .._log import logger
 from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES, Link
+from ..connection.reading import Made
 from ..message import StreamMessage
 from .hooks import Hooks
 from .pending import PendingList, Renewed
@@ -18,13 +19,14 @@ from .unsettled import Unsettled
 
 log = logger(__name__)
 
-LOOK_AT_NAME_MS = 50
-
 Held = tuple[StreamMessage, Any]  # and its raw payload
 
 
 class Leases:
     """What is held under ``name``, by id, and since when it is sure to be ours.
+
+    Where the name is deleted (XGROUP DELCONSUMER), what is held is claimed back. Whatever makes the
+    name again, a read or a take-over, hides that from the next renewal, and says so here.
 
     min_idle_ms: after which others may take over what is not renewed; 0 = at once.
     on_lost: called with the ids that others turn out to have taken. on_cancelled: called with the
@@ -51,6 +53,9 @@ class Leases:
         self._on_lost = on_lost
         self._on_cancelled = on_cancelled
         self._renewed_at_ms = 0
+        self._deletions = self._mended = 0  # of the name, and up to which of them all is back
+        self._name_unknown = False
+        self._making = 0  # requests under way that may make the name again
         self._renewals: set[asyncio.Future[None]] = set()  # under way
         self._arriving_since_ms = 0
         self._keeper: asyncio.Task[None] | None = None
@@ -74,22 +79,37 @@ class Leases:
         self.held.update([(message.id, (message, message.data)) for message in messages])
         self.keep()
 
-    def name_may_be_deleted(self) -> bool:
-        """Is something held that is not done, and when was the name seen last?"""
-        unfinished = len(self.held) > len(self._unsettled.to_ack)
-        return unfinished and mono_ms() - self._renewed_at_ms >= LOOK_AT_NAME_MS
+    @property
+    def unfinished(self) -> bool:
+        """Is something held that is not done?"""
+        return len(self.held) > len(self._unsettled.to_ack)
+
+    @property
+    def look_first(self) -> bool:
+        """Is a renewal due before the next read, since the name was deleted or may be?"""
+        return self.unfinished and (self._name_unknown or self._deletions > self._mended)
+
+    def name_was_made(self, made: Made) -> None:
+        """Did a request have to make the name again? An error = it cannot be told."""
+        if isinstance(made, Exception):
+            self._name_unknown = True
+        elif made and self.unfinished:
+            self._deletions += 1
 
     def expect(self) -> Link:
         """Before a request whose answer may take long to arrive: the server holds messages under
         this name that are not known here yet, and they are leased until ``expect_no_more``."""
         link = self._pending.client.link()
+        self._making += 1
         self._arriving_since_ms = 0
         link.receivers.add(self._arriving)
         return link
 
-    def expect_no_more(self, link: Link) -> None:
-        """It has ended; ``link`` is what ``expect`` gave."""
+    def expect_no_more(self, link: Link, made: Made) -> None:
+        """It has ended; ``link`` is what ``expect`` gave. made: see ``name_was_made``."""
+        self.name_was_made(made)
         link.receivers.discard(self._arriving)
+        self._making -= 1
 
     def _arriving(self) -> None:
         self._hooks.receiving()
@@ -140,10 +160,7 @@ class Leases:
         lost = self._lost_of(asked, renewed.taken | renewed.gone)
         for entry_id in lost:
             del self.held[entry_id]
-        if taken := sorted(lost & renewed.taken):
-            log.warning("%d message(s) were taken over by others: %s", len(taken), taken[:5])
-        if gone := sorted(lost & renewed.gone):
-            log.warning("%d message(s) were acknowledged by others: %s", len(gone), gone[:5])
+        _say_lost(lost & renewed.taken, lost & renewed.gone)
         if lost:
             self._on_lost(lost)
 
@@ -156,11 +173,15 @@ class Leases:
         counts = {i: message.delivery_count for i, (message, _) in held.items()}
         ended = asyncio.get_running_loop().create_future()
         self._renewals.add(ended)
+        deletions = self._deletions
         try:
-            renewed = await self._pending.renew(self.name, counts)
+            renewed = await self._pending.renew(self.name, counts, deletions > self._mended)
         finally:
             self._renewals.discard(ended)
             ended.set_result(None)
+        self._mended, self._name_unknown = max(self._mended, deletions), False
+        if self._making or self._deletions > deletions:
+            renewed.gone.clear()  # the next renewal will know whether the name was deleted
         # What has been settled meanwhile is not needed any more.
         settled = [
             i
@@ -185,9 +206,22 @@ class Leases:
         would tell that the others were deleted with it.
         """
         asked = dict(self.held)
-        return (await self._renew(asked)).back.intersection(ids) if asked else set()
+        if not asked:
+            return set()
+        renewed, others = await self._renew(asked), set(ids)
+        if gone := renewed.gone & others:
+            gone -= await self._pending.cancelled(gone)
+        _say_lost(renewed.taken & others, gone)
+        return renewed.back & others
 
     def is_old(self, now_ms: int) -> bool:
         """Was this process stopped for so long that others may have taken what it holds?"""
         old = now_ms - self._renewed_at_ms > WATCH_MS
         return old and self._min_idle_ms > 0
+
+
+def _say_lost(taken: set[str], gone: set[str]) -> None:
+    if taken:
+        log.warning("%d message(s) were taken over by others: %s", len(taken), sorted(taken)[:5])
+    if gone:
+        log.warning("%d message(s) were acknowledged by others: %s", len(gone), sorted(gone)[:5])

@@ -160,17 +160,20 @@ class PendingList:
             if len(page) < HELD_PAGE or page[-1].id == GREATEST_ID:
                 return held
 
-    async def renew(self, consumer: str, counts: Mapping[str, int]) -> Renewed:
+    async def renew(
+        self, consumer: str, counts: Mapping[str, int], deleted: bool = False
+    ) -> Renewed:
         """Set the idle time of these entries to 0 if they are still the consumer's.
 
         counts: their ids, and the delivery count of each, should its entry have to be made anew.
+        deleted: the consumer's name was deleted, and made again since then.
         """
-        renewed, deleted = Renewed(set(), set(), set()), 0
+        renewed, was_deleted = Renewed(set(), set(), set()), int(deleted)
         ids = list(counts)
         for start in range(0, len(ids), RENEW_CHUNK):
             pairs = [part for i in ids[start : start + RENEW_CHUNK] for part in (i, counts[i])]
-            *found_ids, deleted = await self.client.script(
-                RENEW, self.stream, self.group, consumer, deleted, *pairs
+            *found_ids, was_deleted = await self.client.script(
+                RENEW, self.stream, self.group, consumer, was_deleted, *pairs
             )
             for kind, found in zip(renewed, found_ids, strict=True):
                 kind.update(map(text, found))
@@ -200,29 +203,30 @@ class PendingList:
 
     async def take(
         self, consumer: str, offers: Sequence[SeenEntry], *, carried: bool = True
-    ) -> tuple[list[StreamMessage], list[str]]:
+    ) -> tuple[list[StreamMessage], list[str], bool]:
         """Take over those entries that are still as they were seen.
 
         carried: with their payloads.
         Returns (messages with raw data and their new delivery count, ids that exist no more and
-        were acknowledged). Source: https://redis.io/docs/latest/commands/xclaim/
+        were acknowledged, was the consumer's name made for it).
+        Source: https://redis.io/docs/latest/commands/xclaim/
         """
         messages: list[StreamMessage] = []
         deleted: list[str] = []
-        start = 0
+        start, made = 0, 0
         while start < len(offers):
             chunk = offers[start : start + WRITE_CHUNK]
             args: list[Any] = [self.group, consumer, TAKE_BYTES if carried else NO_PAYLOADS]
             for o in chunk:
                 args += (o.id, o.owner, o.seen_count, o.min_idle_ms, o.new_count)
-            taken, gone, looked_at = await self.client.script(TAKE, self.stream, *args)
-            start += int(looked_at)
+            taken, gone, looked_at, newly = await self.client.script(TAKE, self.stream, *args)
+            start, made = start + int(looked_at), made or newly
             counts = {o.id: o.new_count for o in chunk}
             messages += [
                 entry_message(entry, self.payload_field, counts[text(entry[0])]) for entry in taken
             ]
             deleted += [text(i) for i in gone]
-        return messages, deleted
+        return messages, deleted, bool(made)
 
     async def park(self, owner: str, entries: Sequence[Parked]) -> list[str]:
         """Give entries of ``owner`` back, each due after its delay; returns the ids that were its.

@@ -13,7 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from .._log import logger
 from ..client import StreamClient
 from ..connection.link import OUTAGES, Command, DedicatedConnection, first_error
-from ..connection.reading import read_command, read_entries
+from ..connection.reading import Made, make_name_command, read_command, read_entries
 from .portion import Portion
 
 log = logger(__name__)
@@ -30,6 +30,8 @@ class Reader:
     acks_refused: the acknowledgement that travelled with the last read brought an error.
     lost_reply: the last read was given up, although the server answers: what it delivered, if it
     did, never arrived.
+    name_made: 1 = the last read had to make the consumer's name; an error = that cannot be told;
+    None = it was not asked for.
     portion: how many to ask for at once.
     """
 
@@ -39,6 +41,7 @@ class Reader:
         self.group = group
         self.acks_refused = False
         self.lost_reply = False
+        self.name_made: Made = None
         self.portion = Portion()
         self._dedicated: DedicatedConnection | None = None
         self._reading = False
@@ -69,22 +72,28 @@ class Reader:
         block_ms: int,
         acks: Sequence[str],
         on_acked: Callable[[Sequence[str]], None],
+        look_at_name: bool = False,
     ) -> list[Any]:
         """Up to ``count`` raw new entries; [] after ``block_ms``, or early after ``interrupt()``.
 
         acks: ids to acknowledge in the same round trip; on_acked is called with them as soon as
-        that is confirmed, perhaps long before the read ends.
+        that is confirmed, perhaps long before the read ends. look_at_name: see ``name_made``.
         """
+        self.name_made = None
         dedicated = self._own()
         if dedicated.connection is not None and dedicated.client_id is None:
             block_ms = min(block_ms, BLOCK_WITHOUT_UNBLOCK_MS)
         key = self.client.key(self.stream)
         commands: list[Command] = [("XACK", key, self.group, *acks)] if acks else []
+        if look_at_name:
+            commands.append(make_name_command(key, self.group, consumer))
         commands.append(read_command(key, self.group, consumer, count, block_ms))
 
         def on_reply(index: int, reply: Any) -> None:
             if acks and index == 0 and not isinstance(reply, Exception):
                 on_acked(acks)
+            elif look_at_name and index == len(commands) - 2:
+                self.name_made = reply
 
         connection, wire = dedicated.connection, dedicated.wire
         received = 0 if wire is None else wire.received
@@ -97,16 +106,13 @@ class Reader:
                 on_reply,
                 last_s=block_ms / 1000 + READ_MARGIN_S,
             )
-        except RedisTimeoutError:
+        except OUTAGES as error:
             self.portion.broke(count)
-            if not self._server_answers:
+            if not (isinstance(error, RedisTimeoutError) and self._server_answers):
                 raise
             log.debug("no reply to a read of %s, although Redis answers", self.stream)
             self.lost_reply = True
             return []
-        except OUTAGES:
-            self.portion.broke(count)
-            raise
         finally:
             self._reading = False
         if isinstance(replies[-1], Exception):
@@ -114,9 +120,9 @@ class Reader:
         entries = read_entries(replies[-1])
         if wire is not None and dedicated.connection is connection:
             self.portion.arrived(len(entries), wire.received - received)
-        self.acks_refused = isinstance(replies[0], Exception)
-        if not entries:
-            first_error(replies)
+        self.acks_refused = bool(acks) and isinstance(replies[0], Exception)
+        if self.acks_refused and not entries:
+            raise replies[0]
         return entries
 
     def interrupt(self) -> None:

@@ -160,10 +160,10 @@ class Session:
         asked_ms = mono_ms()
         most = reader.portion.of(count)
         self._prepared = self._prepared or self._new_batch()
-        link = in_flight.leases.expect()
+        link, held = in_flight.leases.expect(), in_flight.leases.unfinished
         try:
             entries = await reader.read(
-                in_flight.name, most, block_ms, acks, in_flight.acknowledged
+                in_flight.name, most, block_ms, acks, in_flight.acknowledged, held
             )
         except ResponseError:  # that is an answer
             raise
@@ -174,7 +174,7 @@ class Session:
                     await in_flight.flush_acks()
             raise
         finally:
-            in_flight.leases.expect_no_more(link)
+            in_flight.leases.expect_no_more(link, reader.name_made)
         in_flight.unsure |= reader.lost_reply
         return in_flight.hold(entry_messages(entries, self.config.payload_field, 1), asked_ms)
 

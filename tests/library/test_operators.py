@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from redis_stream_queue import Reject, StreamMessage, per_message
 from redis_stream_queue.client import StreamClient
-from redis_stream_queue.delivery.batch import DONE
+from redis_stream_queue.delivery.batch import DONE, Outcome, Verdict
+from redis_stream_queue.delivery.pending import SeenEntry
 from tests.library.kit import GROUP, Bench, RecordingHandler
 
 LEASES = 2  # intervals that a renewal may take
@@ -59,6 +61,57 @@ async def test_a_name_that_is_deleted_loses_nothing(real_bench: Bench, end: str)
     await real_bench.until(real_bench.settled, "in Redis, too")
     assert len(gate.started) == 3 * runs
     assert {letter["original_id"] for letter in await real_bench.letters()} <= set(ids)
+
+
+BROKEN = Verdict(Outcome.RETRY, "on purpose", delay_ms=1)
+
+
+async def delete_group(bench: Bench) -> None:
+    """And make it again before anybody notices, behind all that there is."""
+    group = bench.client.key(bench.stream), GROUP
+    anew = [("XGROUP", "DESTROY", *group), ("XGROUP", "CREATE", *group, "$")]
+    await bench.client.link().run(group[0], [("MULTI",), *anew, ("EXEC",)], 1)
+
+
+@pytest.mark.parametrize("deletion", [delete_consumers, delete_group])
+@pytest.mark.parametrize("made_again_by", ["read", "take-over", "reservation", "full memory"])
+async def test_a_name_that_is_made_again_at_once_hides_nothing(
+    real_bench: Bench, deletion: Callable[[Bench], Awaitable[Any]], made_again_by: str
+) -> None:
+    """By the consumer itself, before it could see that it was deleted: what fails is retried."""
+    bench = real_bench
+    consumer = bench.consumer(lambda _: [], min_idle_claim_ms=60_000)
+    in_flight, session = consumer._in_flight, consumer._session
+    ids = await bench.push(1, 2)
+    await consumer._ensure()
+    messages = await session.read(2, 0)
+
+    async def memory(limit: int) -> None:
+        await bench.client.link().call("", "CONFIG", "SET", "maxmemory", limit)
+
+    full = int(made_again_by == "full memory")
+    await memory(full)
+    try:
+        assert await session.read(2, 0) == []
+        await memory(0)  # Redis 6.2 would refuse the deletion, too
+        await deletion(bench)
+        await memory(full)
+        if made_again_by == "take-over":
+            [other] = await bench.push(3)
+            await bench.set_pending(other, "gone", 0, 1)
+            assert await in_flight.take([SeenEntry(other, "gone", 1, 0, 2)])
+        elif made_again_by == "reservation":
+            await in_flight.reserve_name()
+        else:
+            await session.read(2, 0)
+        assert in_flight.name in await bench.consumers()
+        in_flight.unsettled.note(messages, BROKEN)
+        await in_flight.settle()
+    finally:
+        await memory(0)
+    pending = await bench.pending()
+    assert {i: pending.get(i) for i in ids} == dict.fromkeys(ids, (f"{GROUP}:retry:1", 1))
+    await consumer.close()
 
 
 async def test_while_a_handler_runs_its_message_is_claimed_back(real_bench: Bench) -> None:
@@ -122,8 +175,10 @@ async def test_a_renewal_under_way_brings_nothing_back_when_the_name_goes(
     assert await real_bench.consumers() == []
 
 
-async def test_what_an_operator_acknowledges_is_done(real_bench: Bench) -> None:
-    """XACK of a running message that then fails: it is not tried again."""
+async def test_what_an_operator_acknowledges_is_done(
+    real_bench: Bench, warnings_logged: pytest.LogCaptureFixture
+) -> None:
+    """XACK of a running message that then fails: it is not tried again, and the log says so."""
     gate = Gate("raise")
     consumer = real_bench.consumer(per_message(gate), retry_delay_ms=1)
     [entry_id] = await real_bench.push(1)
@@ -135,6 +190,7 @@ async def test_what_an_operator_acknowledges_is_done(real_bench: Bench) -> None:
     [later] = await real_bench.push(2)
     await real_bench.until(lambda: len(gate.started) > 1, "the next one has started")
     assert gate.started[1].id == later
+    assert f"1 message(s) were acknowledged by others: ['{entry_id}']" in warnings_logged.messages
 
 
 async def test_what_others_have_taken_is_not_claimed_back(real_bench: Bench) -> None:

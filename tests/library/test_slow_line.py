@@ -82,7 +82,7 @@ async def test_taking_over_many_large_ones(server_bench: Bench, line: FaultProxy
     ids = await server_bench.push(*("x" * (MB // 2) for _ in range(12)))
     await server_bench.deliver("gone")
     pending = PendingList(over(line), server_bench.stream, GROUP)
-    taken, gone = await pending.take("me", [SeenEntry(i, "gone", 1, 0, 2) for i in ids])
+    taken, gone, _ = await pending.take("me", [SeenEntry(i, "gone", 1, 0, 2) for i in ids])
     assert ([message.id for message in taken], gone) == (ids, [])
 
 
