@@ -49,8 +49,9 @@ return out
 
 # KEYS: stream, later, unique, cron. ARGV: name, group, spec, tick in ms, the same as text, how many
 #       it stands for, payload, 1 = push it (else note only that it has passed), key that is unique
-#       while its message is unfinished ('' = none)
-# Decides on one tick, once for all hosts.
+#       while its message is unfinished ('' = none), the newest tick that the caller knows of
+# Decides on one tick, once for all hosts; not where others have decided on more than the caller
+# knew of when it counted what was missed ('changed').
 # Returns the time, what came of it, and the newest tick that was decided on. (-1 = there is no such
 # name any more.)
 TICK = Script(
@@ -65,6 +66,7 @@ local last = tonumber(redis.call('HGET', KEYS[4], 'last:' .. name)) or 0
 if spec ~= ARGV[3] then return {now, 'superseded', last} end
 if now < tick then return {now, 'early', last} end
 if last >= tick then return {now, 'done', last} end
+if last > tonumber(ARGV[10]) then return {now, 'changed', last} end
 local said, key = 'skipped', ARGV[9]
 if redis.call('HEXISTS', KEYS[4], 'paused:' .. name) == 1 then
   said = 'paused'

@@ -131,7 +131,7 @@ class Ticker:
             TICK,
             [beside.stream, beside.later, beside.unique, beside.cron],
             *(schedule.name, self._group, schedule.spec, tick.at_ms, at, tick.missed),
-            *(schedule.payload, int(tick.pushed), unique),
+            *(schedule.payload, int(tick.pushed), unique, one.last_ms),
         )
         self._told(now_ms)
         what = text(said)
@@ -145,7 +145,7 @@ class Ticker:
         one.known(max(int(last_ms), one.last_ms))
         if what == "overlap":
             log.info("%s of %s is left out: the one before runs still", schedule.name, self._stream)
-        return what not in ("early", "superseded")
+        return what not in ("early", "superseded", "changed")
 
 
 def _loop_s() -> float:

@@ -112,6 +112,27 @@ async def test_what_was_missed_is_caught_up_once(server_hosts: Hosts) -> None:
     assert headers["rsq:missed"] == "2"
 
 
+async def test_a_tick_stands_only_for_those_that_nobody_else_has_pushed(
+    server_hosts: Hosts,
+) -> None:
+    """A host that was late knows less than Redis when it counts what was missed."""
+    hosts, bench = server_hosts, server_hosts.bench
+    cron = companions(bench.client.key(bench.stream)).cron
+    late = hosts.start(Every("hourly", 3600))
+    await hosts.stop()
+    await late._declare()
+    [one] = late._declared
+    newest = one.last_ms // HOUR_MS * HOUR_MS
+    one.known(newest - 3 * HOUR_MS)  # so long ago it has looked
+    await bench.client.link().call(cron, "HSET", cron, "last:hourly", newest - HOUR_MS)
+
+    await late._tick(one)
+    assert await hosts.ticks() == []
+    await late._tick(one)
+    [headers] = await hosts.ticks()
+    assert "rsq:missed" not in headers
+
+
 async def test_the_newest_declaration_counts(server_hosts: Hosts) -> None:
     """An old process is quiet from then on, also where it says again that it is there."""
     hosts, bench = server_hosts, server_hosts.bench

@@ -5,17 +5,19 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 
 import redis
 
 from tests.support.pool import PoolProcess
 from tests.support.waiting import wait_until
+from tests.support.wrong_clock import wrong_clock
 
 APP = """
 from redis_stream_queue import Every, per_message, stream_handler
 
-@stream_handler("beats", group="g", periodic=[Every("beat", 0.1, {"code": CODE})])
+@stream_handler("beats", group="g", periodic=[Every("beat", SECONDS, {"code": CODE})])
 @per_message
 def handler(message):
     pass
@@ -33,36 +35,41 @@ def ticks(server: redis.Redis) -> list[tuple[str, int, str]]:
 def test_each_tick_is_pushed_once_while_pools_die_and_code_changes(
     pool_url: str, tmp_path: Path
 ) -> None:
+    """The clocks of their hosts are wrong, and the new code has other times."""
     places = [tmp_path / name for name in ("a", "b")]
     for place in places:
         place.mkdir()
-    source = APP.replace("CODE", "1")
-    args = ("--workers", "1")
-    with (
-        redis.Redis.from_url(pool_url) as server,
-        PoolProcess(source, *args, url=pool_url, cwd=places[0]) as first,
-    ):
-        with PoolProcess(source, *args, url=pool_url, cwd=places[1]) as second:
+    source = APP.replace("CODE", "1").replace("SECONDS", "0.1")
+
+    def host(number: int, shift_s: int) -> PoolProcess:
+        env = wrong_clock(places[number], shift_s)
+        return PoolProcess(source, "--workers", "1", url=pool_url, cwd=places[number], env=env)
+
+    with redis.Redis.from_url(pool_url) as server, host(0, 3600) as first:
+        with host(1, -3600) as second:
             first.wait_ready()
             second.wait_ready()
             wait_until(lambda: len(ticks(server)) >= 5, 10, "some ticks")
             second.send(signal.SIGKILL)
             before = len(ticks(server))
             wait_until(lambda: len(ticks(server)) >= before + 3, 10, "the other one goes on")
-        (places[0] / "app.py").write_text(APP.replace("CODE", "2"))
+        fresh = APP.replace("CODE", "2").replace("SECONDS", "0.3")
+        (places[0] / "app.py").write_text(fresh)
         first.send(signal.SIGHUP)
         wait_until(lambda: '{"code":2}' in ticks(server)[-1][2], 15, "the new code's payload")
-        time.sleep(0.3)
+        time.sleep(0.4)
         found = ticks(server)
         assert first.drain() == 0
 
     assert max(Counter(tick for tick, _, _ in found).values()) == 1
+    of_new = [datetime.fromisoformat(tick) for tick, _, payload in found if '"code":2' in payload]
+    assert all(round(tick.timestamp() * 10) % 3 == 0 for tick in of_new)
     codes = [payload for _, _, payload in found]
     assert codes == sorted(codes)  # nothing of the old code behind the new
 
 
 def test_a_schedule_that_cannot_be_is_one_sentence(pool_url: str, tmp_path: Path) -> None:
-    source = APP.replace('Every("beat", 0.1, {"code": CODE})', 'Every("beat", 1, "x" * 20_000)')
+    source = APP.replace('Every("beat", SECONDS, {"code": CODE})', 'Every("beat", 1, "x" * 20_000)')
     with PoolProcess(source, "--workers", "1", url=pool_url, cwd=tmp_path) as pool:
         assert pool.wait() == 3
         assert "periodic message 'beat' has a payload" in pool.stderr
