@@ -60,5 +60,5 @@ class Hooks:
     def retrying(self, message: StreamMessage, verdict: Verdict, delay_ms: int) -> None:
         """A message failed and waits for its next delivery."""
 
-    def released(self) -> None:
-        """Messages were given back unstarted."""
+    def released(self, count: int) -> None:
+        """So many messages were given back unstarted."""

@@ -237,8 +237,8 @@ class InFlight:
             for entry_id in parked:
                 self.unsettled.to_park.pop(entry_id, None)
                 self.held.pop(entry_id, None)
-            if any(e.deliveries >= 0 and not e.delay_ms for e in parked.values()):
-                self._hooks.released()
+            if released := sum(e.deliveries >= 0 and not e.delay_ms for e in parked.values()):
+                self._hooks.released(released)
         for entry_id, dead in list(self.unsettled.to_bury.items()):
             await self._bury(dead)
             self.unsettled.to_bury.pop(entry_id, None)

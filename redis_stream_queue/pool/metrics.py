@@ -42,6 +42,9 @@ class WorkerMetrics:
     message_id: str = ""
     message_ms: int = 0
     crew: str = ""
+    retried: int = 0
+    released: int = 0
+    redis_errors: int = 0
 
 
 def _nothing() -> Histogram:
@@ -61,6 +64,9 @@ class PoolMetrics:
     | `dead_for` | messages | the same by reason, without what a killed worker could not tell |
     | `batches` | handler calls | that ended |
     | `expired` | messages | acknowledged unstarted, as their `ttl_ms` was over |
+    | `retried` | messages | that failed and wait for another delivery, each time |
+    | `released` | messages | given back unstarted: others were idle, or the worker ended |
+    | `redis_errors` | | that Redis did not answer workers or the master, or refused |
     | `replaced` | workers | that ended and nobody had told to |
     | `replaced_for` | workers | the same by how: time_limit, stuck, signal, exit |
     | `snapshots` | reports | that have come through the workers' metrics pipes |
@@ -96,6 +102,9 @@ class PoolMetrics:
     configured: int = 0
     crew: str = ""
     quiet: bool = False
+    retried: int = 0
+    released: int = 0
+    redis_errors: int = 0
     dead_for: dict[str, int] = field(default_factory=dict)
     replaced_for: dict[str, int] = field(default_factory=dict)
 

@@ -61,9 +61,22 @@ class Field(IntEnum):
     LAST = FIRST + ID_WORDS
     ACKING = LAST + ID_WORDS  # one of those that Redis was asked to acknowledge last
     BURYING = ACKING + ID_WORDS  # the one that was buried last
+    RETRIED = BURYING + ID_WORDS  # counters, as above
+    RELEASED = RETRIED + 1
+    REDIS_ERRORS = RETRIED + 2
 
 
-COUNTERS = (Field.READ, Field.ACKED, Field.ERRORS, Field.DEAD, Field.BATCHES, Field.EXPIRED)
+COUNTERS = (
+    Field.READ,
+    Field.ACKED,
+    Field.ERRORS,
+    Field.DEAD,
+    Field.BATCHES,
+    Field.EXPIRED,
+    Field.RETRIED,
+    Field.RELEASED,
+    Field.REDIS_ERRORS,
+)
 
 
 ID_BYTES = ID_WORDS * WORD

@@ -134,6 +134,8 @@ def test_probes(start_pool: StartPool, ledger: Ledger, port: int, pool_server: S
     ledger.push({"do": "raise"}, {"do": "raise"})
     wait_until(lambda: len(status(port)["failures"]) == 1, 15, "a failure is shown")
     wait_until(lambda: status(port)["failures"][0]["count"] >= 2, 15, "both are")
+    wait_until(lambda: total(port, "rsq_messages_retried_total") >= 2, 15, "both are tried again")
+    assert total(port, "rsq_redis_errors_total") == 0
 
     pool_server.pause()
     assert httpx.get(f"{url}/livez").status_code == 200
@@ -141,6 +143,7 @@ def test_probes(start_pool: StartPool, ledger: Ledger, port: int, pool_server: S
     wait_until(lambda: status(port)["redis"]["error"], 15, "the status says that Redis is away")
     pool_server.resume()
     wait_until(lambda: not status(port)["redis"]["error"], 15, "and that it is back")
+    assert total(port, "rsq_redis_errors_total") > 0
 
     [entry_id] = ledger.push({"do": "sleep", "s": 60})
     wait_until(lambda: entry_id in ledger.executions(), 15, "it runs")

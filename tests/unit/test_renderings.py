@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from redis_stream_queue.pool.master.http.repeated import Response, sentence
 from redis_stream_queue.pool.master.http.snapshot import Renderings, Snapshot
 
 
@@ -9,9 +10,9 @@ def test_each_is_made_once_of_a_snapshot() -> None:
     newest = Snapshot(1.0, "starting", [], {})
     made: list[str] = []
 
-    def make(snapshot: Snapshot) -> bytes:
+    def make(snapshot: Snapshot) -> Response:
         made.append(snapshot.state)
-        return snapshot.state.encode()
+        return sentence(snapshot.state)
 
     renderings = Renderings(lambda: newest)
     seen = [renderings.get(name, make) for name in ("a", "a", "b", "a")]
@@ -19,4 +20,4 @@ def test_each_is_made_once_of_a_snapshot() -> None:
     seen += [renderings.get("a", make) for _ in range(2)]
 
     assert made == ["starting", "starting", "running"]
-    assert seen == [b"starting"] * 4 + [b"running"] * 2
+    assert seen == [sentence("starting")] * 4 + [sentence("running")] * 2

@@ -228,6 +228,7 @@ class CrewLife:
             self.crew,
             paused=running.paused if running else False,
             buried=running.recovery.buried if running else 0,
+            redis_errors=running.maintenance.redis_errors if running else 0,
             dead_for=running.recovery.letters.by_reason if running else {},
             acked=self._acked,
             failures=running.failures.all() if running else [],

@@ -32,6 +32,7 @@ class Maintenance:
         self._group = group
         self._recovery = recovery
         self._retention = Retention(recovery.pending, settings.consumer.max_stream_size)
+        self.redis_errors = 0  # that clocks have met
         self._ok_since_ms: int | None = None
         self._outage = Backoff()
         self._failing: set[str] = set()  # clocks whose last try failed
@@ -72,6 +73,7 @@ class Maintenance:
         pause_s = backoff.next_s()
         self._ok_since_ms = None
         self._failing.add(what)
+        self.redis_errors += isinstance(error, OUTAGES)
         if group_is_lost(error):
             await self.restore_group()
         elif not isinstance(error, OUTAGES):

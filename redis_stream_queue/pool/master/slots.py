@@ -255,20 +255,22 @@ def snapshot(
     *,
     paused: bool,
     buried: int,
+    redis_errors: int,
     dead_for: dict[str, int],
     scheduled: LatenessMetrics,
     acked: RateWindow,
     failures: list[Failure],
 ) -> PoolMetrics:
-    """PoolMetrics from what the workers report. buried: dead letters that the master made itself.
-    dead_for: all, by reason. scheduled: what it has moved. acked: is told of the messages that were
-    acknowledged since the last time."""
+    """PoolMetrics from what the workers report. buried: dead letters that the master made itself;
+    redis_errors: those that it met. dead_for: all, by reason. scheduled: what it has moved. acked:
+    is told of the messages that were acknowledged since the last time."""
     totals = [slot.totals() for slot in crew.slots]
     workers = [_line(*pair, mono_ms()) for pair in zip(crew.slots, totals, strict=True)]
     counted = added(*totals)
     acked.record(counted["acked"] - acked.total)
     counts: dict[str, Any] = {name: counted[name] for name in NAMES}
     counts["dead"] += buried
+    counts["redis_errors"] += redis_errors
     return PoolMetrics(
         crew=crew.name,
         uptime_s=(mono_ms() - crew.began_ms) / 1000,

@@ -289,6 +289,8 @@ class Worker:
 
     async def _survive(self, error: Exception, setbacks: Setbacks) -> None:
         self._row[Field.ONLY_NEW] = 0
+        if isinstance(error, OUTAGES):
+            self._hooks.redis_failed()
         pause_s = setbacks.pause_s(error)
         if group_is_lost(error):
             self._send(GroupLost())

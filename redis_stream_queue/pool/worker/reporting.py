@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,6 +61,7 @@ class ReportingHooks(Hooks):
         self._rules_of = rules_of
         self._limit_ms = round((time_limit_s or 0) * 1000)
         self._batches = 0
+        self._counts: Counter[Field] = Counter()
         self._shown: Rules | None = None  # what the row says; None = nothing, or something older
         self._looked = False  # at the standard streams, since the last message
         self._running: dict[str, tuple[int, Rules]] = {}  # since when what runs, the oldest first
@@ -93,7 +95,7 @@ class ReportingHooks(Hooks):
         self._count_batch()
 
     def _count_batch(self) -> None:
-        self._batches += 1  # not in the row: a mad neighbour may write there
+        self._batches += 1  # as with _count
         self.row[Field.BATCHES] = self._batches
 
     def message_started(self, message: StreamMessage, now_ms: int) -> None:
@@ -213,7 +215,17 @@ class ReportingHooks(Hooks):
         row[Field.DEAD] = row[Field.BURYING_TOTAL] = meter.dlq
 
     def retrying(self, message: StreamMessage, verdict: Verdict, delay_ms: int) -> None:
+        self._count(Field.RETRIED)
         self._send(Retrying(message.id, verdict.error[:MAX_ERROR], delay_ms))
 
-    def released(self) -> None:
+    def released(self, count: int) -> None:
+        self._count(Field.RELEASED, count)
         self._send(Released())
+
+    def redis_failed(self) -> None:
+        """Redis did not answer, or refused."""
+        self._count(Field.REDIS_ERRORS)
+
+    def _count(self, field: Field, count: int = 1) -> None:
+        self._counts[field] += count  # not in the row: a mad neighbour may write there
+        self.row[field] = self._counts[field]

@@ -107,6 +107,9 @@ def _totals(families: _Families, metrics: PoolMetrics) -> None:
         ("rsq_messages_acked", "Messages acknowledged.", metrics.acked),
         ("rsq_messages_dead", "Messages moved to the dead letters.", metrics.dead),
         ("rsq_messages_expired", "Messages not started as their time was over.", metrics.expired),
+        ("rsq_messages_retried", "Failures that wait for another delivery.", metrics.retried),
+        ("rsq_messages_released", "Messages given back unstarted.", metrics.released),
+        ("rsq_redis_errors", "Times that Redis did not answer, or refused.", metrics.redis_errors),
         ("rsq_handler_calls", "Batches that a handler has ended with.", metrics.batches),
         ("rsq_handler_errors", "Handler calls that raised.", metrics.errors),
     ):

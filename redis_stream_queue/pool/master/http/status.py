@@ -16,7 +16,10 @@ from ..observation import Observation
 from .history import STEP_S, History, Moment, Step, quantile
 from .snapshot import Part, Snapshot
 
-TOTALS = "read", "acked", "errors", "dead", "expired", "batches", "replaced", "acked_per_s"
+TOTALS = (
+    *("read", "acked", "errors", "retried", "released", "dead", "expired", "batches"),
+    *("replaced", "redis_errors", "acked_per_s"),
+)
 
 
 class Status:
