@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib
 import os
 import selectors
@@ -29,6 +30,7 @@ from ...delivery.invocation import end_forked_child, forks
 log = logger(__name__)
 
 LONG_CALL_S = 0.025  # a call is taken for a long one after once or twice as much
+BROKEN_LOOP = {errno.EBADF, errno.EINVAL}  # said by a selector that was closed, or is a file now
 TURN_STEPS = 4  # a turn: the task that a timer or a reply wakes comes to its next wait
 
 
@@ -97,7 +99,8 @@ class MainThread:
 
     def close(self) -> None:
         """Close the loop."""
-        with contextlib.suppress(RuntimeError):  # no thread can be started that joins the loop's
+        # RuntimeError: no thread can be started that joins the loop's; OSError: the app closed it
+        with contextlib.suppress(RuntimeError, OSError):
             self._runner.close()
 
     def _run_loop(self) -> None:
@@ -106,6 +109,13 @@ class MainThread:
             self._loop.run_forever()
         except BaseException as error:  # a SystemExit or a panic, too: the worker lives on
             end_forked_child(self._forks, error)
+            if isinstance(error, OSError) and error.errno in BROKEN_LOOP:
+                log.critical(
+                    "the app closed descriptors that are not its own, the event loop's among them "
+                    "(%s): this worker ends and is replaced",
+                    error,
+                )
+                os._exit(1)  # nothing can be waited for any more
             log.exception("a task or a callback of the app's has raised this in the event loop")
 
     def _call(self, call: Callable[[], None], done: asyncio.Future[None]) -> None:
