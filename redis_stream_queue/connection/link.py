@@ -82,12 +82,12 @@ async def exchange(
             if last_s is not None and len(replies) == len(commands) - 1:
                 silence.begin(last_s + wire.rtt_s, wire.now(), on_late)
             try:
-                replies.append(await connection.read_response(disable_decoding=True))
+                replies.append(await wire.reply())
             except ResponseError as error:
                 replies.append(error)
                 demoted |= says_demoted(error)
                 spoiled |= str(error).startswith("Protocol error")
-            except _BROKEN as error:
+            except (OSError, *_BROKEN) as error:
                 raise _broken(error) from error
             if on_reply is not None:
                 on_reply(len(replies) - 1, replies[-1])

@@ -1,4 +1,4 @@
-"""What is known of one open connection: what passed, how quick it is, who is at the other end."""
+"""One open connection: its replies, what passed, how quick it is, who is at the other end."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ import termios
 from collections.abc import Callable
 from typing import Any, cast
 
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
+from .arrival import Arrival
 from .timeout import Silence
 
 LARGE_BYTES = 65_536  # what is larger is seen going out; the rest is gone at once
+READ_BYTES = 65_536  # of what came before
 
 
-class Wire:
-    """Belongs to one open connection, and ends with it.
+class Wire(asyncio.Protocol):
+    """Belongs to one open connection, and ends with it. It stands before the connection's own
+    protocol, which gets what comes while nobody waits for a reply.
 
     received: bytes that came so far. rtt_s: the shortest exchange so far, at first what connecting
     took: no answer is sooner than that. used_s: when it was used last, by the loop's clock.
@@ -36,19 +42,62 @@ class Wire:
         self.generation = 0
         self.on_progress: Callable[[], None] | None = None
         self.on_demoted: Callable[[], None] = lambda: None
+        self._connection = connection
         self._sent = 0
         self._reader = cast(Any, connection._reader)
         self._transport: Any = getattr(connection._writer, "transport", None)
-        self._feed: Any = getattr(self._reader, "feed_data", None)
-        if self._feed is not None:  # (fakeredis has none)
-            self._reader.feed_data = self._count
         self.silence = Silence(self.now, self.progress, self._progressed, self._abort)
+        self._parser: Any = None
         if (protocol := getattr(connection._writer, "_protocol", None)) is not None:
             protocol._get_close_waiter(None).add_done_callback(_ended)
+            self._stand_before(protocol)
 
-    def _count(self, data: bytes) -> None:
+    # -- what arrives ----------------------------------------------------------------------------
+
+    def _stand_before(self, protocol: Any) -> None:
+        self._behind = protocol
+        self._arrival = Arrival(asyncio.get_running_loop())
+        self._parser = cast(Any, self._connection)._parser._reader
+        self._transport.set_protocol(self)
+
+    def data_received(self, data: bytes) -> None:
         self.received += len(data)
-        self._feed(data)
+        if not self._arrival.come(data):
+            self._behind.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        stays_open: bool | None = self._behind.eof_received()
+        self._arrival.come(b"")
+        return stays_open
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._behind.connection_lost(error)
+        self._arrival.come(b"")
+
+    def pause_writing(self) -> None:
+        self._behind.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._behind.resume_writing()
+
+    async def reply(self) -> Any:
+        """The next reply, undecoded. Raises what the server says instead, or how it broke."""
+        reader, parser = self._reader, self._parser
+        if parser is None:  # fakeredis
+            return await self._connection.read_response(disable_decoding=True)
+        while (reply := parser.gets(False)) is NOT_ENOUGH_DATA:
+            if reader._buffer or reader.at_eof() or reader.exception() is not None:
+                data = await reader.read(READ_BYTES)
+                if not data:
+                    raise RedisConnectionError("the server has closed the connection")
+            else:
+                data = await self._arrival.wait()
+            parser.feed(data)
+        if isinstance(reply, ResponseError | RedisConnectionError):
+            raise reply
+        return reply
+
+    # -- what is known ---------------------------------------------------------------------------
 
     @property
     def ended(self) -> bool:
