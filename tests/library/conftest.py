@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
@@ -53,6 +53,16 @@ async def server_client(server: Server) -> AsyncIterator[StreamClient]:
     client = StreamClient.from_url(server.url)
     yield client
     await StreamClient.close_all()
+
+
+@pytest.fixture
+def replicated(_no_process_left: None) -> Iterator[tuple[Server, Server]]:
+    """A master and its replica, of this test alone."""
+    at_once = ["--repl-diskless-sync-delay", "0"]
+    with Server.start(NAMES[0], tcp=True, extra_args=at_once) as master:
+        replicaof = ["--replicaof", f"127.0.0.1 {master.port}", *at_once]
+        with Server.start(NAMES[0], tcp=True, extra_args=replicaof) as replica:
+            yield master, replica
 
 
 @pytest_asyncio.fixture

@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
 from redis_stream_queue import ConfigError, NotDurable, StreamClient, StreamProducer
-from tests.support.servers import NAMES, Server
-
-
-@pytest.fixture
-def replicated(_no_process_left: None) -> Iterator[tuple[Server, Server]]:
-    with Server.start(NAMES[0], tcp=True) as master:
-        replicaof = [
-            "--replicaof",
-            "127.0.0.1",
-            str(master.port),
-            "--repl-diskless-sync-delay",
-            "0",
-        ]
-        with Server.start(NAMES[0], tcp=True, extra_args=replicaof) as replica:
-            yield master, replica
+from tests.support.servers import Server
 
 
 async def test_confirmed_and_not(replicated: tuple[Server, Server], stream: str) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,11 @@ from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
 
 FAILOVER_S = 20.0
+LATER = 20
+BEATING = SOURCE.replace(
+    'group="crew")',
+    'group="crew", periodic=[redis_stream_queue.Every("beat", 0.2, {})])',
+).replace("import time\n", "import time\n\nimport redis_stream_queue\n", 1)
 
 
 @pytest.fixture
@@ -32,19 +38,26 @@ def watched() -> Iterator[SentinelSet]:
 
 
 def test_the_master_dies_under_load(watched: SentinelSet, tmp_path: Path) -> None:
-    """Every push that returned after the failover is handled, by the same pool."""
+    """Every push that returned after the failover is handled, by the same pool, and each that was
+    scheduled before it; ticks go on, each once."""
     notes = Notes(tmp_path / "notes")
 
     def handled() -> set[str]:
         return {note.id for note in notes.of("ended")}
 
+    def later() -> set[int]:
+        return {note.data["later"] for note in notes.of("ended") if "later" in note.data}
+
     with ExitStack() as stack:
         pool = stack.enter_context(
-            PoolProcess(SOURCE, "--workers", "2", url=watched.url, cwd=tmp_path)
+            PoolProcess(BEATING, "--workers", "2", url=watched.url, cwd=tmp_path)
         ).wait_ready()
         before, after = asyncio.run(push_through_a_failover(watched))
         wait_until(lambda: set(after) <= handled(), FAILOVER_S, "all are handled")
         assert set(before) <= handled()
+        wait_until(lambda: later() == set(range(LATER)), FAILOVER_S, "all that was for later is")
+        assert max(Counter(ticks(watched)).values()) == 1
+        wait_until(lambda: len(ticks(watched)) > 3, FAILOVER_S, "there are ticks")
         assert STREAM in rsq(watched.url, "stats", STREAM)
         assert pool.drain() == 0
         assert "Traceback" not in pool.stderr
@@ -56,6 +69,8 @@ async def push_through_a_failover(watched: SentinelSet) -> tuple[list[str], list
     of its own, is not tried twice: it waits for the next master."""
     producer = StreamProducer(StreamClient.from_url(watched.url, socket_timeout=1), STREAM)
     before = [await producer.push({}) for _ in range(5)]
+    for n in range(LATER):  # some are due before it, some while nobody is the master, some after it
+        await producer.push({"later": n}, delay_ms=100 + n * 200)
     with watched.servers[0].client() as master:
         master.execute_command("XADD", "mark", "*", "f", "v")
         assert master.wait(1, 5000) == 1  # all that was acknowledged has arrived
@@ -72,6 +87,13 @@ async def push_through_a_failover(watched: SentinelSet) -> tuple[list[str], list
     await producer.close()
     await patient.close()
     return before, after
+
+
+def ticks(watched: SentinelSet) -> list[bytes]:
+    """Those in the stream of the master of now."""
+    with watched.servers[1].client() as master:
+        found = [fields for _, fields in master.xrange(STREAM)]
+    return [fields[b"rsq:tick"] for fields in found if b"rsq:tick" in fields]
 
 
 def rsq(url: str, *args: str) -> str:
