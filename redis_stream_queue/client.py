@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from redis.exceptions import ResponseError
 
@@ -18,11 +18,13 @@ from .connection.replies import entry_message, mapping, name_text, pending_entri
 from .connection.scripts import AUTOCLAIM
 from .exceptions import ConfigError
 from .later.control import MOST_PAUSE_MS, pause, resume
-from .later.state import MessageState, cancel, find
 from .message import PendingEntry, StreamMessage
 from .pushing.bulk import push_all, push_one
 from .pushing.headers import header_parts
 from .pushing.portions import Pushes
+
+if TYPE_CHECKING:
+    from .later.state import MessageState
 
 
 class StreamClient(Connected):
@@ -247,6 +249,8 @@ class StreamClient(Connected):
         handler of a StreamConsumer and a batch handler go on to their end, and no retry follows.
         Raises ConfigError for what is no id.
         """
+        from .later.state import cancel  # now: no pool needs it to start
+
         return await cancel(self.link(), self.key(stream), message_id) or None
 
     async def find(self, stream: str, message_id: str) -> MessageState | None:
@@ -255,6 +259,8 @@ class StreamClient(Connected):
         message_id: of an entry, or of a scheduled message.
         Raises ConfigError for what is no id.
         """
+        from .later.state import find
+
         return await find(self.link(), self.key(stream), message_id)
 
     # -- reading -------------------------------------------------------------------------------

@@ -26,8 +26,9 @@ from .delivery.session import Session
 from .delivery.setbacks import GROUP_PAUSE_S, Setbacks
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from .handlers import DLQHandler, Handler, PerMessage, with_middleware
-from .later.attending import Attendance, mover_of
+from .later.attending import Attendance
 from .later.keys import companions
+from .later.mover import mover_of
 from .later.periodic import Periodic, checked, schedules_of
 from .message import StreamMessage
 from .metrics import ConsumerMetrics

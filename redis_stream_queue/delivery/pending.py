@@ -20,9 +20,9 @@ from ..connection.refusals import is_full
 from ..connection.replies import entry_message, pending_entries, text
 from ..connection.scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, SIZES, TAKE, TRIM
 from ..exceptions import ClusterSlotError
+from ..later.control import cancelled
 from ..later.keys import companions
 from ..later.postponed import Postponed, postpone
-from ..later.state import cancelled
 from ..message import GREATEST_ID, PendingEntry, StreamMessage
 from .answers import Answer, write_answers
 

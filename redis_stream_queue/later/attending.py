@@ -9,20 +9,11 @@ from collections.abc import Callable, Sequence
 
 from ..client import StreamClient
 from ..connection.link import Link
-from ..exceptions import ClusterSlotError
-from .mover import Listener, Mover
+from .mover import Listener, Mover, mover_of
 from .periodic import Schedule
 from .ticker import Ticker
 
 ENDS_WITHIN_S = 1.0
-
-
-def mover_of(client: StreamClient, stream: str) -> Mover | None:
-    """None for a name that leaves no room for keys beside it: nothing is scheduled there."""
-    try:
-        return Mover(client, stream)
-    except ClusterSlotError:
-        return None
 
 
 class _Shared:

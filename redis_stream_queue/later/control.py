@@ -1,13 +1,17 @@
-"""Pausing a stream, for all its groups or for one: on all hosts, until resumed or until an end."""
+"""Pausing a stream, for all its groups or for one: on all hosts, until resumed or until an end; and
+what was cancelled while somebody had it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from ..connection.link import Link
-from ..connection.replies import mapping
+from redis.exceptions import NoPermissionError
+
+from ..connection.link import Command, Link, first_error
+from ..connection.replies import mapping, text
 from ..connection.scripts import Script
+from ..exceptions import ClusterSlotError
 from .keys import companions
 from .scripts import NOW
 
@@ -42,11 +46,11 @@ class Pause(NamedTuple):
 
 def pauses(fields: Any) -> dict[str, Pause]:
     """The pauses in a reply of HGETALL, by field; what is none is left out."""
-    return {name: made for name, text in mapping(fields).items() if (made := _pause(name, text))}
+    return {name: made for name, value in mapping(fields).items() if (made := _pause(name, value))}
 
 
-def _pause(name: str, text: str) -> Pause | None:
-    since, _, until = text.partition(":")
+def _pause(name: str, value: str) -> Pause | None:
+    since, _, until = value.partition(":")
     if not (name.partition(":")[0] == EVERY and since.isdecimal() and until.isdecimal()):
         return None
     return Pause(int(since), int(until) or None)
@@ -80,3 +84,19 @@ async def paused(link: Link, key: str) -> dict[str, Pause]:
     """What is paused, by field."""
     control = companions(key).control
     return pauses(await link.call(control, "HGETALL", control))
+
+
+async def cancelled(link: Link, key: str, ids: Collection[str], limit_s: float | None) -> set[str]:
+    """Which of these, that are pending no more, were taken back.
+
+    (What is not there may also be acknowledged by hand, or lost with the server's memory.)
+    """
+    try:
+        notes = companions(key).cancelled
+    except ClusterSlotError:  # nothing can be taken back there
+        return set()
+    times = sorted({entry_id.partition("-")[0] for entry_id in ids})
+    looks: list[Command] = [("ZRANGE", notes, ms, ms, "BYSCORE") for ms in times]
+    replies = await link.run(key, looks, limit_s)
+    noted = first_error([r for r in replies if not isinstance(r, NoPermissionError)])
+    return {text(entry_id) for reply in noted for entry_id in reply}.intersection(ids)

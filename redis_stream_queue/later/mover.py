@@ -17,6 +17,7 @@ from .._validate import Text, check
 from ..client import StreamClient, check_client
 from ..connection.link import OUTAGES, Command
 from ..connection.refusals import is_forbidden
+from ..exceptions import ClusterSlotError
 from .bell import Bell
 from .control import Pause, pause_of, pauses
 from .forever import REFUSED_S, Forever
@@ -220,6 +221,14 @@ class Mover:
             self._offset_ms, self._synced_ms = offset_ms, loop_ms
             if first:
                 self._wait_for_ends()
+
+
+def mover_of(client: StreamClient, stream: str) -> Mover | None:
+    """None for a name that leaves no room for keys beside it: nothing is scheduled there."""
+    try:
+        return Mover(client, stream)
+    except ClusterSlotError:
+        return None
 
 
 def _loop_ms() -> float:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from redis.exceptions import NoPermissionError
-
 from .._names import parking_due_ms
-from ..connection.link import Command, Link, first_error
+from ..connection.link import Link
 from ..connection.replies import entry_message, text
 from ..connection.scripts import BELOW, Script
-from ..exceptions import ClusterSlotError, ConfigError
+from ..exceptions import ConfigError
 from ..message import is_entry_id
 from .ids import as_datetime, due_ms, is_scheduled
 from .keys import companions
@@ -168,22 +165,6 @@ async def cancel(link: Link, key: str, message_id: str) -> str:
     beside = companions(key)
     keys = [beside.stream, beside.later, beside.bell, beside.retried, beside.cancelled]
     return text(await link.script(CANCEL, keys, message_id))
-
-
-async def cancelled(link: Link, key: str, ids: Collection[str], limit_s: float | None) -> set[str]:
-    """Which of these, that are pending no more, were taken back.
-
-    (What is not there may also be acknowledged by hand, or lost with the server's memory.)
-    """
-    try:
-        notes = companions(key).cancelled
-    except ClusterSlotError:  # nothing can be taken back there
-        return set()
-    times = sorted({entry_id.partition("-")[0] for entry_id in ids})
-    looks: list[Command] = [("ZRANGE", notes, ms, ms, "BYSCORE") for ms in times]
-    replies = await link.run(key, looks, limit_s)
-    noted = first_error([r for r in replies if not isinstance(r, NoPermissionError)])
-    return {text(entry_id) for reply in noted for entry_id in reply}.intersection(ids)
 
 
 async def find(link: Link, key: str, message_id: str) -> MessageState | None:

@@ -8,7 +8,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ... import _exits
 from ..._clock import mono_ms
@@ -20,9 +20,7 @@ from ...client import StreamClient
 from ...connection.backoff import Backoff
 from ...connection.link import OUTAGES
 from ...exceptions import RedisStreamError
-from ...later.attending import mover_of
-from ...later.mover import Listener
-from ...later.periodic import Schedule
+from ...later.mover import Listener, mover_of
 from ..failures import DEATH, Failures
 from ..protocol import (
     AskForWork,
@@ -48,6 +46,9 @@ from .slots import Crew, WorkerRecord, nobody
 from .states import WorkerState
 
 log = logger(__name__)
+
+if TYPE_CHECKING:
+    from ...later.periodic import Schedule
 
 
 class RunningCrew:
@@ -153,7 +154,8 @@ class RunningCrew:
         """A worker has said what its code wants to be pushed; the newest one counts."""
         if not (message.schedules or self._schedules):
             return
-        from ...later.ticker import Ticker  # now: most pools need none
+        from ...later.periodic import Schedule  # now: most pools need none
+        from ...later.ticker import Ticker
 
         wanted = tuple(Schedule(*fields) for fields in message.schedules)
         if wanted == self._schedules:
