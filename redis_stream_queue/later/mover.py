@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -26,9 +27,11 @@ from .lateness import Lateness
 from .scripts import MOVE
 from .timer import Timer
 
-AT_ONCE, AT_ONCE_BYTES = 200, 1 << 20  # of one call: a ms of Redis' time
+AT_ONCE, AT_ONCE_BYTES = 100, 1 << 20  # of one call: a ms of Redis' time
+IN_FLIGHT = 2  # calls of one mover: Redis moves some while we hear about others
+LEAD_MS = 50  # many calls long
 SYNC_MS = 60_000.0  # so long a difference between two clocks is believed
-RIGHTS = "+time +xread +xrevrange +zcount +zrange +zremrangebyrank +hget +hset +hgetall"
+RIGHTS = "+time +xread +xrevrange +zcount +zrange +zremrangebyrank +hget +hset +hdel +hgetall"
 CALL_EVERY_MS = 50.0
 OVER_S = 0.002  # after the end of a pause, by a clock that may be a little behind
 
@@ -61,6 +64,7 @@ class Mover:
         self.client = client
         self.stream = stream
         self.lateness = Lateness()
+        self._name = secrets.token_hex(8)
         self._beside = companions(client.key(stream))
         self._bell = Bell(client, stream, self._beside.bell)
         self._timer = Timer()
@@ -93,9 +97,18 @@ class Mover:
 
         Raises what Redis raises. Source: https://redis.io/docs/latest/commands/zrange/
         """
+        moved, _ = await self._call(0)
+        return moved
+
+    async def _call(self, lead_ms: int) -> tuple[int, bool]:
+        """How many it has moved, and are there more for us?
+
+        lead_ms: if so, others are told to keep away for so long.
+        """
         beside = self._beside
         keys = [beside.stream, beside.later, beside.unique, beside.control]
-        reply = await self.client.link().script(MOVE, keys, AT_ONCE, AT_ONCE_BYTES)
+        args = (AT_ONCE, AT_ONCE_BYTES, self._name, lead_ms)
+        reply = await self.client.link().script(MOVE, keys, *args)
         now_ms, wait_ms, late = int(reply[0]), int(reply[1]), reply[2]
         self._sync(now_ms)
         self._learned(reply[3])
@@ -104,7 +117,7 @@ class Mover:
             self.lateness.record(late_ms, count)
             moved += count
         self._timer.answered(now_ms, moved, None if wait_ms < 0 else now_ms + wait_ms)
-        return moved
+        return moved, moved > 0 and wait_ms == 0
 
     async def learn(self) -> None:
         """Know what is paused, and miss no ring from now on; what is refused is said once."""
@@ -124,7 +137,10 @@ class Mover:
             return 0
         self._next_call_ms = now_ms + CALL_EVERY_MS
         try:
-            return await self.move()
+            moved, more = await self._call(0)
+            if more:
+                self._next_call_ms = now_ms
+            return moved
         except ResponseError as error:
             if is_forbidden(error):
                 self._next_call_ms = now_ms + REFUSED_S * 1000
@@ -135,11 +151,16 @@ class Mover:
 
     async def _move_in_time(self) -> None:
         await self._until_due()
-        moved = await self.move()
-        while moved >= AT_ONCE:  # many are due: Redis moves some while we hear about others
+        _, more = await self._call(0)
+        if more:  # one mover is as fast as several, and holds up others less
             async with asyncio.TaskGroup() as calls:
-                both = [calls.create_task(self.move()) for _ in range(2)]
-            moved = min(call.result() for call in both)
+                for _ in range(IN_FLIGHT):
+                    calls.create_task(self._move_many())
+
+    async def _move_many(self) -> None:
+        more = True
+        while more:
+            _, more = await self._call(LEAD_MS)
 
     async def _until_due(self) -> None:
         while (wait_s := self._wait_s()) is None or wait_s > 0:

@@ -149,21 +149,35 @@ return out
 """
 )
 
-# KEYS: stream, later, unique, control. ARGV: most messages, most bytes
+# KEYS: stream, later, unique, control. ARGV: most messages, most bytes, the mover's name, ms for
+#       which it leads where more is due than that (0 = it does not)
 # Moves what is due into the stream, the oldest first.
-# Returns the time, ms until the next one is due (0 = now, -1 = nothing is scheduled), how late they
-# were, as a flat list of ms and how many, and what is paused. An error only if nothing was moved
-# for it. (Most have no headers, and a million may be due at once: little is done for each.)
+# Who leads moves alone, so that others' calls do not pile up at the server: it says so with each
+# call, and whoever asks meanwhile is told when to come back. (A note for politeness. If it is lost
+# or the leader dies, somebody else goes on.)
+# Returns the time, ms until the next call is worth while (0 = more is due, -1 = nothing is
+# scheduled), how late they were, as a flat list of ms and how many, and what is paused. An error
+# only if nothing was moved for it. (Most have no headers, and a million may be due at once: little
+# is done for each.)
 MOVE = Script(
     NOW
     + FIELDS
     + """
+local control, lead = redis.call('HGETALL', KEYS[4]), tonumber(ARGV[4])
+local left, leader = 0, nil
+for i = 1, #control, 2 do
+  if control[i] == 'moving' then left, leader = string.match(control[i + 1], '^(%d+):(.*)$') end
+end
+left = (tonumber(left) or 0) - now
+if leader ~= ARGV[3] and left > 0 and left <= 1000 then return {now, left, {}, control} end
+
 local most = math.min(redis.call('ZCOUNT', KEYS[2], '-inf', int(now)), tonumber(ARGV[1]))
 local add, sub, byte = redis.pcall, string.sub, string.byte
 local stream, most_bytes = KEYS[1], tonumber(ARGV[2])
 local late, moved, bytes, page, failed, due = {}, 0, 0, 1, nil, nil
 while moved < most and bytes < most_bytes and not failed do
   local members = redis.call('ZRANGE', KEYS[2], moved, math.min(moved + page, most) - 1)
+  local one_time = sub(members[1], 1, 13) == sub(members[#members], 1, 13)
   for m = 1, #members do
     local member, id = members[m], nil
     local scheduled = '@' .. sub(member, 1, 26)
@@ -184,10 +198,12 @@ while moved < most and bytes < most_bytes and not failed do
       break
     end
     moved, bytes = moved + 1, bytes + #member
-    local at = sub(member, 1, 13)
-    if at ~= due then
-      due = at
-      late[#late + 1], late[#late + 2] = math.max(now - (tonumber(at) or now), 0), 0
+    if m == 1 or not one_time then
+      local at = sub(member, 1, 13)
+      if at ~= due then
+        due = at
+        late[#late + 1], late[#late + 2] = math.max(now - (tonumber(at) or now), 0), 0
+      end
     end
     late[#late] = late[#late] + 1
   end
@@ -197,7 +213,12 @@ if failed and moved == 0 then return failed end
 if moved > 0 then redis.call('ZREMRANGEBYRANK', KEYS[2], 0, moved - 1) end
 local following, wait = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2], -1
 if following then wait = math.max(tonumber(following) - now, 0) end
-return {now, wait, late, redis.call('HGETALL', KEYS[4])}
+if wait == 0 and lead > 0 then
+  redis.pcall('HSET', KEYS[4], 'moving', int(now + lead) .. ':' .. ARGV[3])
+elseif leader == ARGV[3] then
+  redis.pcall('HDEL', KEYS[4], 'moving')
+end
+return {now, wait, late, control}
 """
 )
 

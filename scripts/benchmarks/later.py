@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import redis.asyncio as redis
@@ -15,24 +16,28 @@ from redis_stream_queue.later.keys import companions
 from .bench import Bench
 from .figures import Figure, at_least, at_most, below, percentile
 from .names import KEY
+from .processes import modules
 from .server import BenchServer
 
-PAUSE_S = 0.002  # between two pings of another client
 RATE = 500  # due in a second
 CHUNK = 1000
 
 
 def run(bench: Bench) -> list[Figure]:
-    with BenchServer() as server:
-        return asyncio.run(_Later(bench, server).figures())
+    with BenchServer() as server, BenchServer() as idle:
+        return asyncio.run(_Later(bench, server, idle.url).figures())
 
 
 class _Later:
-    """Movers of this process, each as that of a pool, on a server with AOF everysec."""
+    """Movers of this process, each as that of a pool, on a server with AOF everysec.
 
-    def __init__(self, bench: Bench, server: BenchServer) -> None:
+    idle_url: a server that does nothing: what a PING takes there is the machine's part.
+    """
+
+    def __init__(self, bench: Bench, server: BenchServer, idle_url: str) -> None:
         self._bench = bench
         self._server = server
+        self._idle_url = idle_url
         self._client = StreamClient.from_url(server.url)
         self._raw: Any = redis.Redis.from_url(server.url)
         self._later = companions(KEY).later
@@ -40,19 +45,31 @@ class _Later:
     async def figures(self) -> list[Figure]:
         await self._raw.config_set("appendonly", "yes")
         rates: list[float] = []
-        others: list[float] = []
+        pings: dict[int, list[tuple[float, float]]] = {1: [], 20: []}
         late: dict[int, list[list[float]]] = {2: [], 20: []}
+        sizes = {1: self._bench.size(1_000_000, 20_000), 20: self._bench.size(200_000, 20_000)}
         for _ in self._bench.each_round():
-            rate, waits = await self._at_once(self._bench.size(1_000_000, 20_000))
-            rates.append(rate)
-            others.append(percentile(waits, 99))
+            for movers, count in sizes.items():
+                rate, *p99 = await self._at_once(movers, count)
+                pings[movers].append((p99[0], p99[1]))
+                rates += [rate] if movers == 1 else []
             for movers, found in late.items():
                 found.append(await self._in_time(movers, self._bench.size(30, 3)))
         await self._client.close()
         await self._raw.aclose()
         return [
             Figure("many due at once, moved", "/s", rates, goal=at_least(100_000, "/s")),
-            Figure("others' PING meanwhile, p99", "ms", others, goal=below(5, "ms")),
+            *(
+                Figure(
+                    f"another process' PING meanwhile, movers: {movers}, p99",
+                    "ms",
+                    [busy for busy, _ in found],
+                    [idle for _, idle in found],
+                    "a server that is idle",
+                    goal=below(5, "ms"),
+                )
+                for movers, found in pings.items()
+            ),
             *(
                 Figure(
                     f"lateness at {RATE}/s, {movers} movers, p{percent}",
@@ -65,8 +82,9 @@ class _Later:
             ),
         ]
 
-    async def _at_once(self, count: int) -> tuple[float, list[float]]:
-        """Messages a second, and how long others waited, in ms."""
+    async def _at_once(self, movers: int, count: int) -> list[float]:
+        """Messages a second; how long another process' PING takes meanwhile and, at the same time,
+        at a server that is idle, p99 in ms."""
         self._server.empty()
         due = int(time.time() * 1000)
         payload = '{"n":12345678,"pad":"' + "x" * 80 + '"}'
@@ -74,12 +92,15 @@ class _Later:
             numbers = range(start, min(start + CHUNK, count))
             members = {f"{due:013d}-{n:012d}:0:{payload}": due for n in numbers}
             await self._raw.zadd(self._later, members)
-        return await self._while_moving(1, lambda: self._seconds(count))
-
-    async def _seconds(self, count: int) -> float:
-        began_s = time.perf_counter()
-        await self._all_moved()
-        return count / (time.perf_counter() - began_s)
+        with modules(1, "pings", self._server.url, self._idle_url) as [pings]:
+            assert pings.stdout
+            pings.stdout.readline()
+            began_s = time.perf_counter()
+            async with self._moving(movers):
+                await self._all_moved()
+            rate = count / (time.perf_counter() - began_s)
+            waits, _ = pings.communicate("\n")
+        return [rate, *map(float, waits.split())]
 
     async def _all_moved(self) -> None:
         while True:
@@ -92,38 +113,24 @@ class _Later:
         self._server.empty()
         producer = StreamProducer(self._client, KEY, max_len=None)
 
-        async def push() -> float:
+        async with self._moving(movers):
             began_s = time.perf_counter()
             for n in range(seconds * RATE):
                 wait_s = began_s + n / RATE - time.perf_counter()
                 await asyncio.sleep(max(wait_s, 0))
                 await producer.push(n, delay_ms=5 + n * 37 % 3000)
             await self._all_moved()
-            return 0.0
-
-        await self._while_moving(movers, push)
         entries = await self._raw.xrange(KEY)
         return [
             int(entry_id.split(b"-")[0]) - int(fields[b"rsq:scheduled"][1:14])
             for entry_id, fields in entries
         ]
 
-    async def _while_moving(
-        self, movers: int, work: Callable[[], Awaitable[float]]
-    ) -> tuple[float, list[float]]:
-        waits: list[float] = []
-
-        async def ping() -> None:
-            while True:
-                began_s = time.perf_counter()
-                await self._raw.ping()
-                waits.append((time.perf_counter() - began_s) * 1000)
-                await asyncio.sleep(PAUSE_S)
-
-        running = [Mover(self._client, KEY).run() for _ in range(movers)]
-        tasks = [asyncio.ensure_future(task) for task in (*running, ping())]
+    @asynccontextmanager
+    async def _moving(self, movers: int) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(Mover(self._client, KEY).run()) for _ in range(movers)]
         try:
-            return await work(), waits
+            yield
         finally:
             for task in tasks:
                 task.cancel()

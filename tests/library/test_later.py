@@ -233,6 +233,35 @@ async def test_many_movers_move_each_message_once(server_bench: Bench) -> None:
     assert sorted(int(fields[1]) for _, fields in entries) == list(range(500))
 
 
+async def test_many_at_once_are_left_to_the_mover_that_leads(server_bench: Bench) -> None:
+    """Until it is silent; and a note from before a clock was set back keeps nobody away."""
+    client, producer = server_bench.client, StreamProducer(server_bench.client, server_bench.stream)
+    control = companions(client.key(server_bench.stream)).control
+    mover = Mover(client, server_bench.stream)
+
+    async def led_for(ms: int) -> None:
+        until = await server_ms(client, server_bench.stream) + ms
+        await client.link().call(control, "HSET", control, "moving", f"{until}:another")
+
+    await producer.push_many(list(range(500)), delay_ms=1)
+    await asyncio.sleep(0.01)
+    await led_for(200)
+    assert await mover.move() == 0
+    await wait_until_async(lambda: _moved(mover, 100), 5, "it goes on")
+    await led_for(3_600_000)
+    assert await mover.move() == 100
+
+    running = asyncio.create_task(mover.run())
+    await wait_until_async(lambda: mover.lateness.metrics().moved == 500, 5, "all are moved")
+    await producer.push_many(list(range(1000)), delay_ms=1)
+    await wait_until_async(lambda: mover.lateness.metrics().moved == 1500, 5, "all are moved")
+    running.cancel()
+    await asyncio.wait([running])
+    assert not await client.link().call(control, "EXISTS", control)
+    entries = await client.command("XRANGE", server_bench.stream, "-", "+")
+    assert [int(fields[1]) for _, fields in entries] == [*range(500), *range(1000)]
+
+
 async def test_two_groups_get_each_message_once(server_bench: Bench) -> None:
     producer = StreamProducer(server_bench.client, server_bench.stream)
     handlers = [RecordingHandler(), RecordingHandler()]
