@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ..later.lateness import LatenessMetrics, of_all
 from .failures import Failure, merged
 from .histogram import BUCKETS, Histogram, together
+from .task_times import TaskMetrics
 from .totals import NAMES
 
 
@@ -78,6 +79,7 @@ class PoolMetrics:
     | `handling` | Histogram | how long calls of the handler took, for a message or a batch |
     | `waiting` | Histogram | how long messages lay in the stream before they were handled first |
     | `failures` | | what handlers raised, one Failure a type, the newest first |
+    | `tasks` | | one TaskMetrics a task of a queue, by name |
     | `workers` | | one WorkerMetrics a slot |
     | `configured` | workers | at start; signals may have changed how many there are |
     | `crew` | | the target, empty where it is the sum of several |
@@ -107,6 +109,7 @@ class PoolMetrics:
     redis_errors: int = 0
     dead_for: dict[str, int] = field(default_factory=dict)
     replaced_for: dict[str, int] = field(default_factory=dict)
+    tasks: dict[str, TaskMetrics] = field(default_factory=dict)
 
     @property
     def busy(self) -> int:
@@ -133,6 +136,17 @@ def _summed(several: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(total)
 
 
+def _all_tasks(crews: list[PoolMetrics]) -> dict[str, TaskMetrics]:
+    """Of one name in several crews: their sum."""
+    tasks: dict[str, TaskMetrics] = {}
+    for name, one in (pair for crew in crews for pair in crew.tasks.items()):
+        if (known := tasks.get(name)) is not None:
+            both = together([known.handling, one.handling])
+            one = TaskMetrics(both, known.errors + one.errors)
+        tasks[name] = one
+    return tasks
+
+
 def added(crews: list[PoolMetrics]) -> PoolMetrics:
     """The metrics of a whole pool from those of its crews."""
     if len(crews) == 1:
@@ -147,6 +161,7 @@ def added(crews: list[PoolMetrics]) -> PoolMetrics:
         scheduled=of_all([crew.scheduled for crew in crews]),
         handling=together([crew.handling for crew in crews]),
         waiting=together([crew.waiting for crew in crews]),
+        tasks=_all_tasks(crews),
         failures=merged(failure for crew in crews for failure in crew.failures),
         workers=[worker for crew in crews for worker in crew.workers],
     )

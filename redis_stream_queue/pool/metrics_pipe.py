@@ -14,7 +14,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from .._log import logger
-from .totals import MAX_SNAPSHOT, NAMES, Totals, decode, encode, latest
+from .totals import MAX_SNAPSHOT, NAMES, Totals, decode, encode, latest, portions
 
 log = logger(__name__)
 
@@ -50,7 +50,8 @@ class Reporter:
         if totals == self._sent:
             return
         try:
-            self._writer.send_bytes(encode(totals))
+            for portion in portions(totals):
+                self._writer.send_bytes(encode(portion))
         except OSError as error:  # the pipe is full, or the master is gone or does not listen
             log.debug("no snapshot was sent: %s", error)
         else:

@@ -17,6 +17,7 @@ from struct import Struct
 from .._pool_config import MAX_WORKERS
 from ..message import id_key, is_entry_id
 from .histogram import BUCKETS, KINDS, WORDS, bucket
+from .task_times import MOST_TASKS, counted_as
 
 WORD = 8
 MOST_COUNT = 2**64 - 1
@@ -24,7 +25,9 @@ NO_ID = "0-0"
 DUMP_SIGNAL = signal.SIGRTMIN + 8  # asks a worker to write its stacks to DUMP_FD
 ROW_WORDS = 64
 ID_WORDS = 6
-TIMES_WORDS = len(KINDS) * WORDS
+TASK_WORDS = WORDS + 1  # of one task: its histogram, then its errors
+TASKS_AT = len(KINDS) * WORDS
+TIMES_WORDS = TASKS_AT + MOST_TASKS * TASK_WORDS
 MAX_ROWS = 2 * MAX_WORKERS  # a slot may have an old and a new life
 ALL_ROWS_WORDS = (MAX_ROWS + 1) * ROW_WORDS
 MOMENT_MS = 5  # longer than it takes from one batch to the next
@@ -64,6 +67,7 @@ class Field(IntEnum):
     RETRIED = BURYING + ID_WORDS  # counters, as above
     RELEASED = RETRIED + 1
     REDIS_ERRORS = RETRIED + 2
+    TASKS = RETRIED + 3  # how many are counted by themselves, see task_times
 
 
 COUNTERS = (
@@ -141,15 +145,36 @@ class Row:
 
     def lasted(self, kind: int, ms: int, count: int = 1) -> None:
         """Count ``count`` durations of ``ms`` each in a histogram of this kind."""
-        words, base = self._words, self._times + kind * WORDS
+        self._lasted(self._times + kind * WORDS, ms, count)
+
+    def _lasted(self, base: int, ms: int, count: int) -> None:
+        words = self._words
         at = base + bucket(ms)
         words[at] = words[at] + count & MOST_COUNT  # whatever a mad neighbour wrote there
         if ms:
             words[base + BUCKETS] = words[base + BUCKETS] + ms * count & MOST_COUNT
 
+    def task_lasted(self, number: int, ms: int, count: int = 1) -> None:
+        """The same for a task."""
+        self._lasted(self._task(number), ms, count)
+
+    def task_failed(self, number: int) -> None:
+        """A call of this task has raised."""
+        words, at = self._words, self._task(number) + WORDS
+        words[at] = words[at] + 1 & MOST_COUNT
+
+    def _task(self, number: int) -> int:
+        return self._times + TASKS_AT + counted_as(number) * TASK_WORDS
+
     def times(self) -> list[int]:
-        """The words of all histograms."""
-        return self._words[self._times : self._times + TIMES_WORDS].tolist()
+        """The words of the histograms of all messages."""
+        return self._words[self._times : self._times + TASKS_AT].tolist()
+
+    def tasks(self) -> list[list[int]]:
+        """The words of each task that is counted by itself."""
+        at, count = self._times + TASKS_AT, min(self[Field.TASKS], MOST_TASKS)
+        words = self._words[at : at + count * TASK_WORDS].tolist()
+        return [words[at : at + TASK_WORDS] for at in range(0, len(words), TASK_WORDS)]
 
     def clear(self) -> None:
         """Make it ready for a new life."""

@@ -9,14 +9,17 @@ of the pipe and the words of the shared row go together without counting anythin
 from __future__ import annotations
 
 import select
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import msgpack
 
-from . import histogram
+from . import histogram, task_times
 from .scoreboard import COUNTERS, Field, Row
 
 MAX_SNAPSHOT = select.PIPE_BUF - 4  # bytes; with multiprocessing's header one write, whole or not
+MOST_COUNTERS = 150  # of one snapshot: then it fits, however large they are
 MAX_COUNT = 2**63
 
 Totals = dict[str, int]
@@ -32,6 +35,9 @@ def of_row(row: Row) -> Totals:
     """
     counted = {name: row[counter] for name, counter in NAMES.items()}
     counted.update([pair for pair in zip(histogram.NAMES, row.times(), strict=True) if pair[1]])
+    for number, words in enumerate(row.tasks()):
+        names = task_times.names(number)
+        counted.update([pair for pair in zip(names, words, strict=True) if pair[1]])
     return {name: count for name, count in counted.items() if count < MAX_COUNT}
 
 
@@ -56,8 +62,15 @@ def unconfirmed(row: Row) -> list[Unconfirmed]:
     return [Unconfirmed(name, n, entry_id) for name, n, entry_id in asked if n > 0]
 
 
+def portions(totals: Totals) -> Iterator[Totals]:
+    """What goes into one snapshot each."""
+    counters = iter(totals.items())
+    while portion := dict(islice(counters, MOST_COUNTERS)):
+        yield portion
+
+
 def encode(totals: Totals) -> bytes:
-    """A snapshot as bytes; at most MAX_SNAPSHOT of them."""
+    """A snapshot as bytes; at most MAX_SNAPSHOT of them. totals: see portions()."""
     packed: bytes = msgpack.packb(totals)
     assert len(packed) <= MAX_SNAPSHOT, f"a snapshot of {len(packed)} bytes"
     return packed
@@ -74,8 +87,12 @@ def decode(raw: bytes) -> Totals:
     return {
         name: count
         for name, count in sent.items()
-        if name in KNOWN and type(count) is int and 0 <= count < MAX_COUNT
+        if _is_known(name) and type(count) is int and 0 <= count < MAX_COUNT
     }
+
+
+def _is_known(name: object) -> bool:
+    return name in KNOWN or name in task_times.all_names()
 
 
 def latest(*reports: Totals) -> Totals:

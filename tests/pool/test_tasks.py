@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -14,12 +15,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
 
 from redis_stream_queue import Job, ResultGone, TaskFailed
 from redis_stream_queue.later.keys import companions
 from tests.support.pool import PoolProcess
+from tests.support.servers import free_port
 from tests.support.waiting import wait_until
 
 APP = """
@@ -101,12 +104,19 @@ def did(pool: PoolProcess) -> Counter[str]:
     return Counter(words[0] for words in noted(pool))
 
 
+def counted(port: int, name: str) -> dict[str, int]:
+    """A metric of each task, but 0."""
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    samples = re.findall(rf'^{name}{{.*task="(\w+)"}} (\d+)', text, re.MULTILINE)
+    return {task: int(value) for task, value in samples if value != "0"}
+
+
 def test_each_task_has_its_own_rules(app: Any, pool_url: str, tmp_path: Path) -> None:
     """Of one crew: tries, errors that are not tried again, limits, a crash that uses up no other's
-    deliveries, and a name that this code does not know."""
-    with PoolProcess(
-        None, "--workers", "2", url=pool_url, cwd=tmp_path, target="tasks_app:queue"
-    ) as pool:
+    deliveries, and a name that this code does not know. Calls and errors are counted by task."""
+    port = free_port()
+    args = "--workers", "2", "--http", f"127.0.0.1:{port}"
+    with PoolProcess(None, *args, url=pool_url, cwd=tmp_path, target="tasks_app:queue") as pool:
         pool.wait_ready()
         many = [(number, datetime(2026, 1, 1)) for number in range(30)]
         app.resize.push_many_sync(many)
@@ -120,11 +130,17 @@ def test_each_task_has_its_own_rules(app: Any, pool_url: str, tmp_path: Path) ->
         wait_until(lambda: len(letters(pool_url)) == 6, 20, "all that must die is dead")
         wait_until(lambda: did(pool)["resize"] >= 61 and did(pool)["ten"], 10, "the rest is done")
         dead = letters(pool_url)
+        died = {"second": 2, "dies": 2}
+        errors = {"flaky": 5, "picky": 1, "soft": 1, "other": 3, **died}
+        wait_until(lambda: counted(port, "rsq_task_errors_total") == errors, 5, "errors count")
+        calls = counted(port, "rsq_task_duration_seconds_count")
         assert pool.drain() == 0
 
     done = did(pool)
     assert done.pop("resize") >= 61  # again, where a worker died before it had acknowledged some
     assert done == {"flaky": 5, "picky": 1, "second": 2, "dies": 2, "ten": 1}
+    assert calls.pop("resize") >= 61
+    assert calls == {"flaky": 5, "picky": 1, "ten": 1, "soft": 1, "other": 3, "pushes": 1}
     assert "resize 42" not in pool.stdout
     assert "did resize 31 datetime 2026-01-01T00:00:00" in pool.stdout
     assert {name: found[:2] for name, found in dead.items()} == {
@@ -188,7 +204,8 @@ def test_plain_and_async_tasks_share_a_worker(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("REDIS_URL", pool_url)
     app = importlib.import_module("crew_app")
-    args = ("--workers", "1", "--max-deliveries", "1")
+    port = free_port()
+    args = ("--workers", "1", "--max-deliveries", "1", "--http", f"127.0.0.1:{port}")
     with PoolProcess(None, *args, url=pool_url, cwd=tmp_path, target="crew_app:queue") as pool:
         pool.wait_ready()
         wanted = {("dies", "0")}
@@ -202,6 +219,11 @@ def test_plain_and_async_tasks_share_a_worker(
             wanted.add((task.name, str(number)))
         wait_until(lambda: len(letters(pool_url)) == 1, 20, "what kills is dead")
         wait_until(lambda: {(n, i) for n, i, *_ in noted(pool)} == wanted, 20, "all are done")
+        least = Counter(name for name, _ in wanted if name != "dies")
+        wait_until(
+            lambda: Counter(counted(port, "rsq_task_duration_seconds_count")) >= least, 5, "counted"
+        )
+        assert counted(port, "rsq_task_errors_total") == {"dies": 2}
         assert pool.drain() == 0
 
     assert letters(pool_url)["dies"][:2] == ("max_deliveries", "2")

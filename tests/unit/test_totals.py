@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_stream_queue.metrics import ConsumerMeter
+from redis_stream_queue.pool import task_times
 from redis_stream_queue.pool.scoreboard import COUNTERS, Scoreboard
 from redis_stream_queue.pool.standard_streams import StandardStreams
 from redis_stream_queue.pool.totals import (
+    KNOWN,
     MAX_COUNT,
     MAX_SNAPSHOT,
     NAMES,
@@ -22,6 +24,7 @@ from redis_stream_queue.pool.totals import (
     encode,
     latest,
     of_row,
+    portions,
     unconfirmed,
 )
 from redis_stream_queue.pool.worker.reporting import ReportingHooks
@@ -65,6 +68,28 @@ def test_a_snapshot_travels_whole(totals: Totals) -> None:
     raw = encode(totals)
     assert len(raw) <= MAX_SNAPSHOT <= 4096 - 4
     assert decode(raw) == totals
+
+
+def test_all_that_a_life_counts_travels() -> None:
+    """Also of many tasks with large numbers, in several snapshots."""
+    totals = dict.fromkeys([*KNOWN, *task_times.all_names()], MAX_COUNT - 1)
+    raws = [encode(portion) for portion in portions(totals)]
+    assert max(map(len, raws)) <= MAX_SNAPSHOT
+    assert latest(*map(decode, raws)) == totals
+
+
+def test_tasks_are_added_up_by_name() -> None:
+    """Whatever their numbers were; those that are not known are the others'."""
+    before = task_times.named({"acked": 3, "1:0": 2, "2:errors": 1, "0:0": 1}, ["a", "b"])
+    after = task_times.named({"acked": 4, "1:0": 5, "2:0": 1, "9:0": 1}, ["b", "other"])
+    tasks = task_times.of_totals(added(before, after))
+    assert {name: (task.handling.total, task.errors) for name, task in tasks.items()} == {
+        "a": (2, 0),
+        "b": (5, 1),
+        "other": (3, 0),
+    }
+    labels = task_times.Labels()
+    assert len({labels.of(f"task{number}") for number in range(1000)}) == task_times.MOST_NAMES + 1
 
 
 @given(TOTALS, st.data())

@@ -38,6 +38,7 @@ class Loading:
         worker.loaded = True
         worker.own_mb = message.memory_mb
         worker.tasks = message.tasks
+        worker.labels = [self._crew.labels.of(name) for name in message.tasks]
         worker.declared = message.workers
         self._check_memory_limit(message.memory_mb)
         self._supervisor.introduced(worker, message.pid)

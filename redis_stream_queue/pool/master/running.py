@@ -231,6 +231,8 @@ class RunningCrew:
         death = Death(worker.consumer, mono_ms(), suspects, why, reading)
         death.own_most = worker.own_most()
         slot = self._crew.slot_of(worker)
+        if worker.running()[0] and not interrupted and worker.task_errors:
+            slot.confirm(worker.task_errors, 1)
         if worker in slot.lives:  # else its row may be another one's by now
             death.unconfirmed, death.confirm = unconfirmed(worker.row), slot.confirm
         self.recovery.died(death)

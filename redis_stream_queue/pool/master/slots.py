@@ -19,6 +19,7 @@ from ..metrics_pipe import Reports
 from ..pipe import Channel
 from ..protocol import WorkerSpec
 from ..scoreboard import MAX_ROWS, NO_ID, Field, Row, Scoreboard
+from ..task_times import ERRORS, Labels, counter, named, of_totals
 from ..totals import NAMES, Totals, added, latest, of_row
 from .states import WorkerState, move
 
@@ -49,6 +50,7 @@ class WorkerRecord:
     told_to_go: bool = False
     own_mb: int = 0  # memory of the app by itself; 0 = not known
     tasks: Sequence[str] = ()  # that its row may name
+    labels: Sequence[str] = ()  # what they are called where they are counted
     declared: int | None = None  # how many workers its code wants there to be
     overran: bool = False  # it was killed for how long its message ran
     began_ms: int = field(default_factory=mono_ms)
@@ -67,7 +69,7 @@ class WorkerRecord:
     def totals(self) -> Totals:
         """What it has counted: its reports, and what its row has counted since the newest."""
         reported = self.reports.read() if self.reports is not None else {}
-        return latest(reported, of_row(self.row))
+        return named(latest(reported, of_row(self.row)), self.labels)
 
     def processor_ms(self) -> int:
         """Processor time that it has used so far."""
@@ -127,6 +129,12 @@ class WorkerRecord:
         if one_at_a_time and self.busy and current > (0, 0):
             last = current
         return lambda entry_id: first <= id_key(entry_id) <= last
+
+    @property
+    def task_errors(self) -> str:
+        """Name of the counter of errors of the task that runs, "" if there is none."""
+        number = self.row[Field.TASK]
+        return counter(self.labels[number - 1], ERRORS) if 0 < number <= len(self.labels) else ""
 
     def own_most(self) -> dict[str, int]:
         """How often what runs may be delivered, by its id, where its task says so itself."""
@@ -235,6 +243,7 @@ class Crew:
         self.free_rows = deque(range(MAX_ROWS))
         self.began_ms = mono_ms()
         self.ever_ready = False
+        self.labels = Labels()
         self.replaced = dict.fromkeys(ENDS, 0)  # workers that ended and nobody had told to
 
     @property
@@ -285,6 +294,7 @@ def snapshot(
         handling=histogram(counted, HANDLING),
         waiting=histogram(counted, WAITING),
         failures=failures,
+        tasks=of_totals(counted),
         workers=[
             line
             for slot, line in zip(crew.slots, workers, strict=True)

@@ -52,6 +52,7 @@ from ..protocol import (
 )
 from ..scoreboard import DUMP_SIGNAL, Field, Row, Scoreboard
 from ..standard_streams import StandardStreams, make_unclosable
+from ..task_times import MOST_TASKS
 from ..totals import of_row
 from .cancellation import Cancellation
 from .loop import Worker
@@ -91,6 +92,7 @@ def worker_main(
     except RedisStreamError as error:
         return _refuse(sock, loading, error)
     gc.freeze()  # the app stays: a collection need not walk through all of it again and again
+    _count_tasks(row, handler)
     start = _converse(sock, _loaded(handler, declared))
     if not isinstance(start, Start):
         main_thread.first(_ended(declared))
@@ -231,6 +233,12 @@ def _answer_stack_dumps(row: Row) -> None:
     fd = os.memfd_create("rsq-stack")
     faulthandler.register(DUMP_SIGNAL, file=fd, all_threads=False)  # the handler's thread
     row[Field.DUMP_FD] = fd
+
+
+def _count_tasks(row: Row, handler: Handler) -> None:
+    """By themselves, if there are any."""
+    if rules := _rules(handler):
+        row[Field.TASKS] = min(len(rules) + 1, MOST_TASKS)
 
 
 def _schedules(

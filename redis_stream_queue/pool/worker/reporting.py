@@ -55,6 +55,7 @@ class ReportingHooks(Hooks):
         self._side_by_side = side_by_side
         self._stopwatch = watch = Stopwatch(row)
         self._note_start = watch.started.append
+        self._note_task = watch.tasks.append
         self._tick = watch.tick_batch if whole_batch else watch.tick
         if side_by_side:
             self._tick = watch.tick_side_by_side
@@ -114,14 +115,17 @@ class ReportingHooks(Hooks):
         if self._side_by_side:
             self._running[message.id] = now_ms, rules
             self._show_oldest()
-        elif rules is self._shown:
+            return
+        self._note_task(rules.number)
+        if rules is self._shown:
             self._start(message.id, now_ms)
         else:
             self._show(message.id, now_ms, rules)
 
     def message_finished(self, message: StreamMessage) -> None:
         if (started := self._running.pop(message.id, None)) is not None:
-            self._stopwatch.ended(started[0])
+            since_ms, rules = started
+            self._stopwatch.ended(since_ms, rules.number if self._rules_of else None)
         self._show_oldest()
 
     def _show(self, entry_id: str, since_ms: int, rules: Rules) -> None:
@@ -197,6 +201,10 @@ class ReportingHooks(Hooks):
 
     def failed(self, errors: Sequence[tuple[BaseException, list[StreamMessage]]]) -> None:
         self._streams.open_again()  # what failed may have closed where it is told
+        if self._rules_of is not None:
+            for _, messages in errors:
+                for message in messages:
+                    self.row.task_failed(self._rules_of(message).number)
         kinds: dict[str, list[Any]] = {}
         for error, messages in errors:
             kind = plain_cut(type(error).__name__, MOST_KIND)

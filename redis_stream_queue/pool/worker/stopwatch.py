@@ -6,6 +6,7 @@ together: those before the last took less than 1 ms, and the last one until the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ..._clock import mono_ms, wall_ms
@@ -17,12 +18,14 @@ from ..scoreboard import Row
 class Stopwatch:
     """Times the messages of one worker. Times are ms of mono_ms().
 
-    started: what started at ``since_ms`` and is not counted yet; to be appended to. batch: what a
+    started: what started at ``since_ms`` and is not counted yet; to be appended to. tasks: the
+    numbers of their tasks, where a queue runs them one after the other; likewise. batch: what a
     call for a whole batch is about; its first message is started, then.
     """
 
     def __init__(self, row: Row) -> None:
         self.started: list[StreamMessage] = []
+        self.tasks: list[int] = []
         self.batch: Sequence[StreamMessage] = ()
         self.since_ms = 0
         self._row = row
@@ -33,9 +36,18 @@ class Stopwatch:
             self._row.lasted(HANDLING, now_ms - self.since_ms)
             if (others := len(self.started) - 1) > 0:
                 self._row.lasted(HANDLING, 0, others)
+            if self.tasks:
+                self._count_tasks(now_ms - self.since_ms)
             self.waited(self.started, now_ms - self.since_ms)
             self.started.clear()
         self.since_ms = now_ms
+
+    def _count_tasks(self, last_ms: int) -> None:
+        self._row.task_lasted(self.tasks.pop(), last_ms)
+        if self.tasks:
+            for number, count in Counter(self.tasks).items():
+                self._row.task_lasted(number, 0, count)
+            self.tasks.clear()
 
     def tick_batch(self, now_ms: int) -> None:
         """The same of a call for a whole batch."""
@@ -52,9 +64,12 @@ class Stopwatch:
             self.started.clear()
         self.since_ms = now_ms
 
-    def ended(self, since_ms: int) -> None:
-        """What was started then has ended now."""
-        self._row.lasted(HANDLING, mono_ms() - since_ms)
+    def ended(self, since_ms: int, task: int | None) -> None:
+        """What was started then has ended now. task: its number, None = it is none of a queue."""
+        lasted_ms = mono_ms() - since_ms
+        self._row.lasted(HANDLING, lasted_ms)
+        if task is not None:
+            self._row.task_lasted(task, lasted_ms)
 
     def waited(self, messages: Sequence[StreamMessage], ago_ms: int) -> None:
         """These, in the order of their ids, were started so long ago. For how long a message lay

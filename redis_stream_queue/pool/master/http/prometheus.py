@@ -90,9 +90,10 @@ class _Families:
         family = self._family(GaugeMetricFamily, name, text, list(further))
         family.add_metric([*self.labels, *further.values()], value)
 
-    def histogram(self, name: str, text: str, seen: Histogram) -> None:
+    def histogram(self, name: str, text: str, seen: Histogram, **further: str) -> None:
         below = list(zip(BOUNDS, accumulate(seen.counts), strict=True))
-        self._family(HistogramMetricFamily, name, text).add_metric(self.labels, below, seen.sum_s)
+        family = self._family(HistogramMetricFamily, name, text, list(further))
+        family.add_metric([*self.labels, *further.values()], below, seen.sum_s)
 
     def lateness(self, name: str, text: str, seen: LatenessMetrics) -> None:
         below = [(str(ms / 1000), count) for ms, count in seen.at_most_ms.items()]
@@ -136,6 +137,11 @@ def _totals(families: _Families, metrics: PoolMetrics) -> None:
         "Scheduled messages that this pool has moved, by time behind their due time.",
         metrics.scheduled,
     )
+    for name, task in metrics.tasks.items():
+        text = "Calls of a task, by time."
+        families.histogram("rsq_task_duration_seconds", text, task.handling, task=name)
+        text = "Calls of a task that raised or ended their worker."
+        families.counter("rsq_task_errors", text, task.errors, task=name)
     families.gauge("rsq_uptime_seconds", "Since the pool started.", metrics.uptime_s)
     states = Counter("busy" if w.busy_ms else w.state for w in metrics.workers)
     for state in STATES:

@@ -70,6 +70,10 @@ class Status:
             "handling": _times(metrics.handling),
             "waiting": _times(metrics.waiting),
             "workers": [asdict(worker) for worker in metrics.workers],
+            "tasks": {
+                name: {"errors": task.errors, **_times(task.handling)}
+                for name, task in metrics.tasks.items()
+            },
             "failures": [asdict(failure) for failure in metrics.failures],
             "letters": seen.letters,
             "step_s": STEP_S,
