@@ -29,7 +29,7 @@ from redis_stream_queue.connection.scripts import BURY, Script
 from redis_stream_queue.later import control, cron_scripts, postponed
 from redis_stream_queue.later import scripts as later_scripts
 
-from .book import REWIND
+from .facts import REWIND
 
 # Scripts that ask the server for its time, as they are with the time that is virtual: the last of
 # their arguments.

@@ -14,8 +14,10 @@ from redis_stream_queue import (
 )
 from redis_stream_queue.pool.scoreboard import Scoreboard
 
-from .actors import MIN_IDLE_MS, Actor, Alone, Hand, Pool, PoolWorker
-from .book import DLQ, GROUP, STREAM, Book
+from .actors import MIN_IDLE_MS, Actor, Alone, Hand
+from .book import Book
+from .facts import DLQ, GROUP, STREAM
+from .pools import Pool, PoolWorker
 from .process import Clock, Late, Process
 
 RETRY_MS = 3000

@@ -1,4 +1,4 @@
-"""Fixtures of the pool's tests: a ledger on a server of the module's own, and pools on it."""
+"""Fixtures of the tests of pools: a ledger, pools on its server, and scenes with a server each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pool.scene import Scene
 from tests.support.ledger import SOURCE, Ledger
 from tests.support.pool import PoolProcess
 
@@ -34,3 +35,10 @@ def start_pool(pool_url: str, tmp_path: Path) -> Iterator[StartPool]:
             return pool.wait_ready() if ready else pool
 
         yield start
+
+
+@pytest.fixture
+def scene(tmp_path: Path, record_property: Callable[[str, object], None]) -> Iterator[Scene]:
+    """Servers, proxies, pools and consumers of the test's own; all of them are gone after it."""
+    with ExitStack() as stack:
+        yield Scene(stack, tmp_path, record_property)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -20,12 +18,6 @@ AWAY_S = 2.2  # longer than min_idle_claim_ms and a look of any master
 OPTIONS = ("--max-deliveries", "1", "--min-idle-claim-ms")
 # How many pools, their min_idle_claim_ms, how often Redis is away, and how long.
 OUTAGES = [(2, "1500", 2, AWAY_S), pytest.param(3, "2000", 3, 4.0, marks=pytest.mark.soak)]
-
-
-@pytest.fixture
-def scene(tmp_path: Path, record_property: Callable[[str, object], None]) -> Iterator[Scene]:
-    with ExitStack() as stack:
-        yield Scene(stack, tmp_path, record_property)
 
 
 def stopped(server: Server, away_s: float) -> None:

@@ -5,10 +5,6 @@ Each test prints and records its recovery time; see trial.py for what else is as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
-
 import pytest
 
 from tests.pool.scene import Scene, last
@@ -20,12 +16,6 @@ from tests.support.waiting import wait_until
 OUTAGE_S = 3.0
 LOADING_KEYS = 3000
 SLOW_LOADING = ("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
-
-
-@pytest.fixture
-def scene(tmp_path: Path, record_property: Callable[[str, object], None]) -> Iterator[Scene]:
-    with ExitStack() as stack:
-        yield Scene(stack, tmp_path, record_property)
 
 
 def test_redis_is_killed_and_restarted(scene: Scene) -> None:

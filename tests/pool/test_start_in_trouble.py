@@ -35,12 +35,6 @@ def handler(message):
 
 
 @pytest.fixture
-def scene(tmp_path: Path, record_property: Callable[[str, object], None]) -> Iterator[Scene]:
-    with ExitStack() as stack:
-        yield Scene(stack, tmp_path, record_property)
-
-
-@pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., PoolProcess]]:
     with ExitStack() as stack:
 

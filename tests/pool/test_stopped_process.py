@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,12 +18,6 @@ from tests.support.waiting import wait_until
 
 STOPPED_S = 2.5  # longer than a read may take, and than two sweeps
 OPTIONS = ("--min-idle-claim-ms", "1000")
-
-
-@pytest.fixture
-def scene(tmp_path: Path, record_property: Callable[[str, object], None]) -> Iterator[Scene]:
-    with ExitStack() as stack:
-        yield Scene(stack, tmp_path, record_property)
 
 
 def test_a_worker_that_is_stopped_in_its_handler(scene: Scene) -> None:
