@@ -95,7 +95,7 @@ async def exchange(
         limit_s = silence.limit_s
         await cut(connection)
         if silence.ended and isinstance(error, OUTAGES):
-            raise RedisTimeoutError(f"Redis did not answer within {limit_s} s") from None
+            raise RedisTimeoutError(f"Redis did not answer within {limit_s:.3g} s") from None
         raise
     finally:
         silence.end()

@@ -23,6 +23,7 @@ class WorkerMetrics:
     snapshots: how many reports have come through its metrics pipes.
     cpu_ms: processor time of all its lives. memory_mb: in use now.
     message_id: the message that has been running longest, "" = none. message_ms: for how long.
+    task: of a queue, that this message calls.
     """
 
     slot: int
@@ -46,6 +47,7 @@ class WorkerMetrics:
     retried: int = 0
     released: int = 0
     redis_errors: int = 0
+    task: str = ""
 
 
 def _nothing() -> Histogram:

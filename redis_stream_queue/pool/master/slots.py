@@ -322,5 +322,6 @@ def _line(slot: Slot, totals: Totals, now_ms: int) -> WorkerMetrics:
         memory_mb=(memory_mb(worker.pid) or 0) if worker and worker.pid else 0,
         message_id=message_id,
         message_ms=max(now_ms - since_ms, 1) if since_ms else 0,
+        task=worker.task if worker and message_id else "",
         **{name: totals[name] for name in NAMES},
     )

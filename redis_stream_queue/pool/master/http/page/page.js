@@ -39,10 +39,13 @@ function cell(value, kind) {
 
 function fill(section, name, rows, nothing) {
   const body = section.querySelector(`[data-rows="${name}"]`);
-  const columns = body.parentNode.querySelectorAll("th").length;
+  const columns = body.parentNode.querySelectorAll("thead th").length;
   const made = rows.map((cells) => {
-    const row = document.createElement("tr");
-    row.append(...cells);
+    const row = document.createElement("tr"), head = document.createElement("th");
+    head.scope = "row";
+    head.className = cells[0].className;
+    head.textContent = cells[0].textContent;
+    row.append(head, ...cells.slice(1));
     return row;
   });
   if (!made.length) {
@@ -98,7 +101,7 @@ function stateOf(worker, paused) {
 function workerCells(worker, paused, nowS) {
   const ms = worker.message_ms || worker.busy_ms;
   return [
-    cell(worker.slot), cell(...stateOf(worker, paused)), cell(worker.message_id || "-"),
+    cell(worker.slot), cell(...stateOf(worker, paused)), cell(`${worker.task} ${worker.message_id}`.trim() || "-"),
     cell(ms ? clock(nowS - ms / 1000) : "-"), cell(ms ? span(ms / 1000) : "-"),
     cell(number(worker.acked)), cell(number(worker.errors), worker.errors ? "bad" : ""),
     cell(`${Math.round(worker.memory_mb)} MB`), cell(span(worker.cpu_ms / 1000)), cell(worker.pid || "-"),
@@ -111,7 +114,7 @@ function noticeOf(crew, nowS) {
     const seen = askedS ? ` Numbers from Redis are those of ${clock(askedS)}.` : "";
     return `Redis does not answer since ${clock(sinceS)}: ${error}.${seen}`;
   }
-  if (crew.paused) return "Paused: nothing is started for this group until rsq resume.";
+  if (crew.paused) return "Paused: nothing is started for this group until rsq resume " + crew.stream + ".";
   return crew.stream ? "" : "No worker has loaded the app yet.";
 }
 
@@ -128,10 +131,11 @@ function showCrew(section, crew, nowS) {
     lag: number(crew.lag), oldest_waiting: span(crew.oldest_waiting_s),
     pending: number(crew.pending), retry_waiting: number(crew.retry_waiting),
     oldest_pending: span(crew.oldest_pending_s), errors: number(crew.totals.errors),
-    dead_letters: number(crew.dead_letters), replaced: number(crew.totals.replaced),
+    retried: number(crew.totals.retried), dead_letters: number(crew.dead_letters), replaced: number(crew.totals.replaced),
     expired: number(crew.totals.expired), uptime: span(crew.uptime_s),
     times: `${timesOf("Handling", crew.handling)} ${timesOf("Waiting", crew.waiting)}`,
-    letters_title: `Dead letters in ${crew.dlq_stream || "no stream"}, the newest ${crew.letters.length}`,
+    letters_title: `Dead letters in ${crew.dlq_stream || "no stream"}` +
+      (crew.letters.length ? `, the newest ${crew.letters.length}` : ""),
     letters_help: crew.letters.length ? `rsq dlq show ${crew.stream} LETTER tells all of one, ` +
       `rsq dlq requeue ${crew.stream} LETTER sends it back.` : "",
   };
@@ -143,6 +147,12 @@ function showCrew(section, crew, nowS) {
     plot(figure, times, crew.history[name], nowS, name.endsWith("_s") && name !== "acked_per_s" ? span : number);
   }
   fill(section, "workers", crew.workers.map((worker) => workerCells(worker, crew.paused, nowS)), "none");
+  const tasks = Object.entries(crew.tasks);
+  section.querySelector("[data-tasks]").hidden = !tasks.length;
+  fill(section, "tasks", tasks.map(([name, task]) => [
+    cell(name), cell(number(task.count)), cell(number(task.errors), task.errors ? "bad" : ""),
+    ...[task.mean_s, task.p50_s, task.p95_s, task.p99_s].map((s) => cell(task.count ? span(s) : "-")),
+  ]), "none");
   fill(section, "failures", crew.failures.map((failure) => [
     cell(failure.kind, "bad"), cell(number(failure.count)), cell(clock(failure.at_ms / 1000)),
     cell(failure.entry_id || "-"), cell(failure.text),
@@ -187,7 +197,6 @@ async function tick() {
 
 byId("hold").addEventListener("click", () => {
   held = !held;
-  byId("hold").setAttribute("aria-pressed", String(held));
   setText(byId("hold"), held ? "Go on" : "Hold still");
 });
 tick();
