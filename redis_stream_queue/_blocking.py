@@ -255,7 +255,7 @@ class SyncLink:
     ) -> list[Any]:
         """Add messages under terms of their own; see later.push."""
         results: list[Any] = []
-        for count, (keys, args) in calls(asked, beside, most, group):
+        for count, (keys, args) in calls(asked, beside, most, group, results):
             try:
                 results += map(result_of, self._script(PUSH_WITH, keys, *args))
             except ResponseError as error:

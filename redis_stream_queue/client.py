@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from redis.exceptions import ResponseError
 
-from ._validate import Number, Text, check
+from ._validate import Maybe, Number, Text, check
 from .connection.connected import Connected
 from .connection.endpoint import Endpoint, endpoint_from_url, make_endpoint
 from .connection.link import Command, first_error
@@ -230,13 +230,18 @@ class StreamClient(Connected):
         """Nobody starts a message of the stream any more, on no host; what runs ends.
 
         group: only this one; None = all groups. for_s: seconds, or a ``timedelta``, then it goes on
-        by itself; None = until ``resume``.
-        Raises ConfigError for what cannot be a time.
+        by itself, 366 days at most; None = until ``resume``.
+        Raises ConfigError for what cannot be a time or a group.
         """
+        check("group", group, Maybe(Text()))
         await pause(self.link(), self.key(stream), group, _pause_ms(for_s))
 
     async def resume(self, stream: str, group: str | None = None) -> bool:
-        """End a pause, that of all groups or that of one; False if there was none."""
+        """End a pause, that of all groups or that of one; False if there was none.
+
+        Raises ConfigError for what cannot be a group.
+        """
+        check("group", group, Maybe(Text()))
         return await resume(self.link(), self.key(stream), group)
 
     async def cancel(self, stream: str, message_id: str) -> str | None:
@@ -383,5 +388,5 @@ def _pause_ms(for_s: float | timedelta | None) -> int:
     if for_s is None:
         return 0
     seconds = for_s.total_seconds() if isinstance(for_s, timedelta) else for_s
-    check("for_s", seconds, Number(0, above=True))
-    return min(math.ceil(seconds * 1000), MOST_PAUSE_MS)
+    check("for_s", seconds, Number(0, above=True, most=MOST_PAUSE_MS / 1000))
+    return math.ceil(seconds * 1000)

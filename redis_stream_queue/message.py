@@ -84,8 +84,10 @@ GREATEST_ID = f"{2**64 - 1}-{2**64 - 1}"  # no range can begin behind it
 
 
 def is_entry_id(text: object) -> bool:
-    """Is this the id of an entry, ``<ms>-<seq>``?"""
-    return isinstance(text, str) and _ENTRY_ID.match(text) is not None
+    """Is this the id of an entry, ``<ms>-<seq>``, each below 2**64?"""
+    if not isinstance(text, str) or _ENTRY_ID.match(text) is None:
+        return False
+    return max(id_key(text)) < 2**64
 
 
 def id_key(entry_id: str) -> tuple[int, int]:

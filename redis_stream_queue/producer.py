@@ -22,7 +22,15 @@ from .connection.scripts import BACKLOG
 from .delivery.pending import PendingList
 from .delivery.server_check import no_backlog
 from .exceptions import ConfigError
-from .later.extras import Asked, ManyExtras, OneExtras, expiry_parts, terms_of, terms_of_each
+from .later.extras import (
+    Asked,
+    ManyExtras,
+    OneExtras,
+    check_shared,
+    expiry_parts,
+    terms_of,
+    terms_of_each,
+)
 from .later.keys import companions
 from .later.push import push_asked
 from .later.scheduled import ScheduledMessage, cancel_scheduled, scheduled
@@ -167,9 +175,11 @@ class StreamProducer:
         Everything is encoded first: a message that cannot be encoded stops the call before any is
         added. On an error of Redis the others may have been added.
         """
+        check_shared(extras)
         pushes, asked = self._asked_for(data, headers, extras)
         if asked:
-            return ids_of(await within(limit_s(timeout_s), self.stream, self._send_asked(asked)))
+            sending = self._send_asked(asked, whole=True)
+            return ids_of(await within(limit_s(timeout_s), self.stream, sending))
         request, within_s = RoomRequest(self._backlog, len(pushes.payloads)), limit_s(timeout_s)
         return ids_of(await within(within_s, self.stream, self._send(pushes, request)))
 
@@ -231,8 +241,8 @@ class StreamProducer:
                 log.warning("could not trim %s: %s", self.stream, error)
         return results
 
-    async def _send_asked(self, asked: Sequence[Asked]) -> list[Any]:
-        """Add them under their terms; an id or an exception for each."""
+    async def _send_asked(self, asked: Sequence[Asked], whole: bool = False) -> list[Any]:
+        """Add them under their terms; an id or an exception for each. whole: see push_asked()."""
         for one in asked:
             if not one.terms.scheduled:
                 await self._room(RoomRequest(self._backlog, 1))
@@ -240,7 +250,8 @@ class StreamProducer:
         if self._durability.min_replicas:
             link = ConfirmingLink(link, self._durability)
         beside = companions(self._client.key(self.stream))
-        results = await push_asked(link, asked, beside, self.max_scheduled or 0, self.group)
+        most = self.max_scheduled or 0
+        results = await push_asked(link, asked, beside, most, self.group, whole=whole)
         if self.trim == "any" and self.max_len is not None:
             await self._client.command("XTRIM", self.stream, "MAXLEN", "~", self.max_len)
         return await self._sent(results, link)
@@ -295,6 +306,7 @@ class StreamProducer:
 
         data, headers, extras: as for push_many. timeout_s: as for push_sync.
         """
+        check_shared(extras)
         return self._push_sync(data, headers, timeout_s, extras)
 
     def _push_sync(

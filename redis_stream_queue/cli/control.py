@@ -24,7 +24,7 @@ from .common import (
     on_redis,
     stream_argument,
 )
-from .output import say
+from .output import complain, say
 from .times import Span, span_text
 
 LETTERS, PAGES = 100, 50  # dead letters among which a message is looked for
@@ -56,6 +56,12 @@ def pause(redis: Redis, stream: str, group: str | None, span: float | None) -> N
     ask(redis, stream, lambda: redis.client.pause(stream, group, for_s=span))
     lasts = "until rsq resume" if span is None else f"for {span_text(round(span * 1000))}"
     say(f"paused {lasts}: {_what(redis, stream, group)}")
+    known = [one["name"] for one in ask(redis, stream, lambda: redis.client.group_info(stream))]
+    if group is not None and group not in known:
+        here = ", ".join(known) or "no group"
+        complain(
+            "rsq", f"there is no group {group!r} so far: {redis.client.key(stream)} has {here}."
+        )
 
 
 @click.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import ceil
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -16,6 +16,7 @@ from .ids import when
 MOST_NAME = 1000  # characters of a dedup_id or a unique key
 MOST_WINDOW_S = 366 * 86_400
 DEFAULTS = {"dedup_id": None, "dedup_ttl_s": 86_400, "unique": None, "unique_until": "finished"}
+ONE_ONLY = ("dedup_id", "unique")  # what many messages cannot share
 _RULES: dict[str, Rule] = {
     "dedup_id": Maybe(Name(MOST_NAME)),
     "dedup_ttl_s": Number(0, above=True, most=MOST_WINDOW_S),
@@ -133,6 +134,15 @@ def expiry_parts(extras: OneExtras | PushExtras) -> Parts:
     return ("rsq:ttl", str(whole_ms(ttl_ms, "ttl_ms")), *dead)
 
 
+def check_shared(extras: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what the messages of one push_many cannot share."""
+    if asked := [name for name in ONE_ONLY if extras.get(name)]:
+        raise ConfigError(
+            f"{asked[0]} is for one push, not for push_many(): of messages that share it only the "
+            "first would be added. Push them one by one, or give dedup_ids, one for each."
+        )
+
+
 def terms_of_each(
     extras: OneExtras | ManyExtras, group: str | None, count: int
 ) -> list[Terms] | None:
@@ -145,7 +155,8 @@ def terms_of_each(
     if dedup_ids is None:
         terms = terms_of(shared, group)
         return [terms] * count if terms else None
-    if isinstance(dedup_ids, str | bytes) or len(dedup_ids) != count:
+    is_list = isinstance(dedup_ids, Sequence) and not isinstance(dedup_ids, str | bytes)
+    if not is_list or len(dedup_ids) != count:
         raise ConfigError(
             f"dedup_ids must be a list with one text for each of the {count} messages, got "
             f"{dedup_ids!r:.80}."

@@ -22,16 +22,21 @@ Call = tuple[list[str], list[Any]]  # KEYS and ARGV
 
 
 def calls(
-    asked: Sequence[Asked], beside: Companions, most: int, group: str | None
+    asked: Sequence[Asked],
+    beside: Companions,
+    most: int,
+    group: str | None,
+    results: Sequence[Any] | None = None,
 ) -> Iterator[tuple[int, Call]]:
     """How many of the next messages, and the KEYS and ARGV of PUSH_WITH for them.
 
-    most: how many may be scheduled; 0 = any number.
+    most: how many may be scheduled; 0 = any number. results: of those so far, if where not all of
+    them fit none is to be scheduled.
     """
-    start = 0
+    start, wanted = 0, 0 if results is None else len(asked)
     while start < len(asked):
         keys = [beside.stream, beside.later, beside.seq, beside.bell, beside.unique]
-        args: list[Any] = [most, group or ""]
+        args: list[Any] = [most, group or "", wanted]
         count = size = 0
         for one in asked[start : start + AT_ONCE]:
             if count and size + len(one.payload) > PUSH_CHUNK_BYTES:
@@ -43,18 +48,26 @@ def calls(
             args += one.script_args(window)
             count, size = count + 1, size + len(one.payload)
         yield count, (keys, args)
+        if results is not None and not any(isinstance(r, BacklogFull) for r in results[start:]):
+            wanted -= count
         start += count
 
 
 async def push_asked(
-    link: Any, asked: Sequence[Asked], beside: Companions, most: int, group: str | None
+    link: Any,
+    asked: Sequence[Asked],
+    beside: Companions,
+    most: int,
+    group: str | None,
+    *,
+    whole: bool = False,
 ) -> list[Any]:
     """An id or an exception for each. After an outage the rest is not tried.
 
-    most: how many may be scheduled; 0 = any number.
+    most: see calls(). whole: where not all of them fit none is scheduled.
     """
     results: list[Any] = []
-    for count, (keys, args) in calls(asked, beside, most, group):
+    for count, (keys, args) in calls(asked, beside, most, group, results if whole else None):
         try:
             results += map(result_of, await link.script(PUSH_WITH, keys, *args))
         except ResponseError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from .._validate import Maybe, Moment, check
 from ..client import StreamClient
 from ..connection.replies import text
 from .ids import as_datetime, due_ms, epoch_ms
@@ -70,7 +71,9 @@ async def scheduled(
     """Scheduled messages with raw payloads in the order they are due.
 
     before: only those due before it. after: only those behind this id.
+    Raises ConfigError for a date without a time zone.
     """
+    check("before", before, Maybe(Moment()))
     key = companions(client.key(stream)).later
     until = "" if before is None else str(epoch_ms(before))
     behind = after.removeprefix("@")

@@ -80,10 +80,10 @@ end
 )
 
 # KEYS: stream, later, seq, bell, unique, then one for each dedup_id.
-# ARGV: most scheduled (0 = any number), group, then for each message: when ('' = now, +ms, =ms
-#       since the epoch), index of its dedup key (0 = none), ms of that window, unique key ('' =
-#       none; it begins with <bytes of the group>:<group>:), 1 = what has started counts, headers as
-#       a JSON list ('' = none), payload
+# ARGV: most scheduled (0 = any number), group, how many must fit, or none is scheduled (0 = as many
+#       as fit), then for each message: when ('' = now, +ms, =ms since the epoch), index of its
+#       dedup key (0 = none), ms of that window, unique key ('' = none; it begins with <bytes of the
+#       group>:<group>:), 1 = what has started counts, headers as a JSON list ('' = none), payload
 # Adds each to the stream, or to the scheduled ones, unless it was pushed before (dedup) or the
 # same work is unfinished (unique).
 # Returns for each: its id; {the first one's id, 1} for a duplicate; or an error.
@@ -93,7 +93,9 @@ PUSH_WITH = Script(
     + UNFINISHED
     + """
 local most, out, first, noted = tonumber(ARGV[1]), {}, nil, {}
-for i = 3, #ARGV, 7 do
+local room = most > 0 and most - redis.call('ZCARD', KEYS[2]) or math.huge
+if room < tonumber(ARGV[3]) then room = 0 end
+for i = 4, #ARGV, 7 do
   local when, window, key = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 3]
   local headers, payload = ARGV[i + 5], ARGV[i + 6]
   local kind, ms = string.sub(when, 1, 1), tonumber(string.sub(when, 2)) or 0
@@ -111,7 +113,7 @@ for i = 3, #ARGV, 7 do
   elseif due <= now then
     local parts = headers ~= '' and cjson.decode(headers) or {}
     id = redis.pcall('XADD', KEYS[1], '*', 'data', payload, unpack(parts))
-  elseif most > 0 and redis.call('ZCARD', KEYS[2]) >= most then
+  elseif room <= 0 then
     id = {err = 'FULL ' .. ARGV[1] .. ' messages are scheduled'}
   else
     if string.find(headers, '"rsq:ttl"', 1, true) then
@@ -121,7 +123,7 @@ for i = 3, #ARGV, 7 do
     local member = number .. ':' .. #headers .. ':' .. headers .. payload
     id = redis.pcall('ZADD', KEYS[2], due, member)
     if type(id) == 'number' then
-      id = '@' .. number
+      id, room = '@' .. number, room - 1
       if not first or due < first then first = due end
     end
   end

@@ -15,7 +15,7 @@ from enum import IntEnum
 from struct import Struct
 
 from .._pool_config import MAX_WORKERS
-from ..message import id_key, is_entry_id
+from ..message import is_entry_id
 from .histogram import BUCKETS, KINDS, WORDS, bucket
 from .task_times import MOST_TASKS, counted_as
 
@@ -116,7 +116,7 @@ class Row:
         """The id there; "0-0" if there is none."""
         at = (self._base + field) * WORD
         text = self._bytes[at : at + ID_BYTES].partition(b"\0")[0].decode(errors="replace")
-        return text if is_entry_id(text) and max(id_key(text)) < 2**64 else NO_ID
+        return text if is_entry_id(text) else NO_ID
 
     def set_id(self, field: Field, entry_id: str) -> None:
         """Write an id."""

@@ -6,8 +6,8 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 
 from ..delivery.answers import RESULT
-from ..exceptions import ConfigError, SerializationError
-from ..later.extras import OneExtras, expiry_parts, terms_of
+from ..exceptions import SerializationError
+from ..later.extras import OneExtras, check_shared, expiry_parts, terms_of
 from ..pushing.headers import OwnHeaders, header_parts
 from ..pushing.time_limit import limit_s
 from .arguments import Arguments
@@ -19,8 +19,6 @@ from .wire import TASK, Payload, payload_of
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-ONE_ONLY = ("dedup_id", "unique")
 
 
 class Pushing(Generic[P, R]):
@@ -159,8 +157,7 @@ class Pushing(Generic[P, R]):
         return payload_of(self.name, *self.arguments.packed(args, kwargs))
 
     def _calls(self, calls: Iterable[tuple[Any, ...]]) -> list[Payload]:
-        if asked := [name for name in ONE_ONLY if self._extras.get(name)]:
-            raise ConfigError(f"{asked[0]} is for one push, not for {self.name}.push_many().")
+        check_shared(self._extras)
         made: list[Payload] = []
         for args in calls if isinstance(calls, Iterable) else [calls]:
             if not isinstance(args, tuple | list):

@@ -21,6 +21,11 @@ def test_a_stream_is_paused_and_goes_on(pool_url: str) -> None:
     assert sorted(line.split(",")[0] for line in paused) == ["all groups", "group g"]
     assert "PAUSED" in rsq("stats", "orders", url=pool_url).stdout
     assert rsq("resume", "orders", url=pool_url).returncode == 0
+    typo = rsq("pause", "orders", "--group", "gg", url=pool_url)
+    assert (typo.returncode, "there is no group 'gg' so far: orders has g" in typo.stderr) == (
+        0,
+        True,
+    )
     again = rsq("resume", "orders", url=pool_url)
     assert (again.returncode, "was not paused" in again.stderr) == (1, True)
 
@@ -42,5 +47,6 @@ def test_messages_are_shown_and_cancelled(pool_url: str) -> None:
 
 @pytest.mark.parametrize("command", ["show", "cancel"])
 def test_what_is_no_id_is_a_usage_error(command: str) -> None:
-    done = rsq(command, "orders", "x", url="redis://127.0.0.1:1")
-    assert (done.returncode, "expected a message's id" in done.stderr) == (2, True)
+    for wrong in ("x", f"{2**64}-0"):
+        done = rsq(command, "orders", wrong, url="redis://127.0.0.1:1")
+        assert (done.returncode, "expected a message's id" in done.stderr) == (2, True)

@@ -84,10 +84,15 @@ async def test_scheduled_messages_move_while_it_is_paused(server_bench: Bench) -
 
 
 async def test_what_is_no_time_is_refused(server_bench: Bench) -> None:
-    for wrong in (0, -1, float("nan"), "1"):
+    for wrong in (0, -1, float("nan"), float("inf"), "1", True, 400 * 86_400):
         time: Any = wrong
         with pytest.raises(ConfigError, match="for_s"):
             await server_bench.client.pause("s", for_s=time)
+    for odd in ("", 5, b"g"):
+        group: Any = odd
+        for what in (server_bench.client.pause, server_bench.client.resume):
+            with pytest.raises(ConfigError, match="group must be"):
+                await what("s", group)
 
 
 async def test_a_lost_bell_costs_one_look(
@@ -152,11 +157,12 @@ async def test_each_state_is_found_and_cancelled(real_bench: Bench) -> None:
 
 
 async def test_what_is_no_id_is_refused(server_bench: Bench) -> None:
-    for wrong in ("1", "@1-1", "1-1; FLUSHALL", ""):
+    for wrong in ("1", "@1-1", "1-1; FLUSHALL", "", f"{2**64}-0", f"1-{2**64}", None):
+        message_id: Any = wrong
         with pytest.raises(ConfigError, match="id of a message"):
-            await server_bench.client.cancel(server_bench.stream, wrong)
+            await server_bench.client.cancel(server_bench.stream, message_id)
         with pytest.raises(ConfigError, match="id of a message"):
-            await server_bench.client.find(server_bench.stream, wrong)
+            await server_bench.client.find(server_bench.stream, message_id)
 
 
 async def test_a_running_async_handler_is_cancelled(real_bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -132,6 +133,30 @@ async def test_max_scheduled_bounds_what_waits(server_bench: Bench) -> None:
         await asyncio.to_thread(producer.push_sync, 1, delay_ms=HOUR_MS)
     await producer.push("now")
     await producer.close()
+
+
+async def test_many_are_scheduled_wholly_or_not_at_all(server_bench: Bench) -> None:
+    """Also where they are more than travel at once; one that is there already needs no room."""
+    producer = StreamProducer(server_bench.client, server_bench.stream, max_scheduled=150)
+    for way in (producer.push_many, partial(asyncio.to_thread, producer.push_many_sync)):
+        with pytest.raises(BacklogFull, match="max_scheduled"):
+            await way(list(range(200)), delay_ms=HOUR_MS)
+        assert [m async for m in producer.scheduled()] == []
+    await producer.push_many(
+        list(range(149)), delay_ms=HOUR_MS, dedup_ids=[f"{n}" for n in range(149)]
+    )
+    with pytest.raises(BacklogFull):
+        await producer.push_many([1, 2], delay_ms=HOUR_MS, dedup_ids=["a", "b"])
+    ids: Any = await producer.push_many([1, 2], delay_ms=HOUR_MS, dedup_ids=["0", "1"])
+    assert [one.duplicate for one in ids] == [True, True]
+    await producer.push_many([1], delay_ms=HOUR_MS, dedup_ids=["a"])
+    await producer.close()
+
+
+async def test_what_is_listed_before_a_date_without_a_zone_is_refused() -> None:
+    producer = StreamProducer(StreamClient.from_url("redis://127.0.0.1:1"), "s")
+    with pytest.raises(ConfigError, match="before must be a datetime with a time zone"):
+        await anext(aiter(producer.scheduled(before=datetime(2030, 1, 1))))
 
 
 # -- cancelling and listing ------------------------------------------------------------------------

@@ -227,6 +227,20 @@ async def test_what_makes_no_sense_is_refused(options: Any) -> None:
         await StreamProducer(client, "s", group="g").push(1, **options)
 
 
+@pytest.mark.parametrize("options", [{"dedup_id": "a"}, {"unique": "a"}])
+async def test_many_cannot_share_what_is_there_once(options: Any) -> None:
+    """All but the first would not be added."""
+    client = StreamClient.from_url("redis://127.0.0.1:1")
+    producer = StreamProducer(client, "s", group="g")
+    with pytest.raises(ConfigError, match="not for push_many"):
+        await producer.push_many([1], **options)
+    with pytest.raises(ConfigError, match="not for push_many"):
+        producer.push_many_sync([1, 2], **options)
+    ids: Any = (f"{n}" for n in range(2))
+    with pytest.raises(ConfigError, match="dedup_ids must be a list"):
+        await producer.push_many([1, 2], dedup_ids=ids)
+
+
 async def test_unique_needs_a_group() -> None:
     client = StreamClient.from_url("redis://127.0.0.1:1")
     with pytest.raises(ConfigError, match="group"):
