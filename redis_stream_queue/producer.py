@@ -22,15 +22,7 @@ from .connection.scripts import BACKLOG
 from .delivery.pending import PendingList
 from .delivery.server_check import no_backlog
 from .exceptions import ConfigError
-from .later.extras import (
-    Asked,
-    ManyExtras,
-    OneExtras,
-    check_shared,
-    expiry_parts,
-    terms_of,
-    terms_of_each,
-)
+from .later.extras import Asked, ManyExtras, OneExtras, expiry_parts, terms_of, terms_of_each
 from .later.keys import companions
 from .later.push import push_asked
 from .later.scheduled import ScheduledMessage, cancel_scheduled, scheduled
@@ -137,8 +129,8 @@ class StreamProducer:
             message may or may not be in the stream. None = the client's ``socket_timeout`` of
             silence.
         extras: delay_ms, at, dedup_id, dedup_ttl_s, unique, unique_until, ttl_ms, expired; see
-            docs/later.md. With
-            dedup_id or unique the id has a ``duplicate``: True = it is an earlier message's.
+            docs/later.md. With dedup_id or unique the id has a ``duplicate``: True = it is an
+            earlier message's.
 
         Pushes that are awaited together travel together; each gets its own id or its own error.
         Raises SerializationError, ConfigError for wrong headers or times, BacklogFull, and
@@ -175,7 +167,6 @@ class StreamProducer:
         Everything is encoded first: a message that cannot be encoded stops the call before any is
         added. On an error of Redis the others may have been added.
         """
-        check_shared(extras)
         pushes, asked = self._asked_for(data, headers, extras)
         if asked:
             sending = self._send_asked(asked, whole=True)
@@ -188,10 +179,11 @@ class StreamProducer:
         data: Sequence[Any],
         headers: Mapping[str, str] | None,
         extras: OneExtras | ManyExtras,
+        one: bool = False,
     ) -> tuple[Pushes, list[Asked]]:
         """What to push, and the same with its terms; [] where none are asked for."""
         parts = header_parts(headers) + expiry_parts(extras)
-        terms = terms_of_each(extras, self.group, len(data)) if extras else None
+        terms = terms_of_each(extras, self.group, len(data), one=one) if extras else None
         pushes = Pushes(encode_all(data, self.serializer, self.max_payload_bytes), parts)
         asked = zip(pushes.payloads, terms or (), strict=bool(terms))
         return pushes, [Asked(payload, parts, its) for payload, its in asked]
@@ -292,7 +284,7 @@ class StreamProducer:
         timeout_s: as for push, but for the look-up of a host name; on a cluster each step of the
             call has so long.
         """
-        return self._push_sync([data], headers, timeout_s, extras)[0]
+        return self._push_sync([data], headers, timeout_s, extras, one=True)[0]
 
     def push_many_sync(
         self,
@@ -306,7 +298,6 @@ class StreamProducer:
 
         data, headers, extras: as for push_many. timeout_s: as for push_sync.
         """
-        check_shared(extras)
         return self._push_sync(data, headers, timeout_s, extras)
 
     def _push_sync(
@@ -315,8 +306,9 @@ class StreamProducer:
         headers: Mapping[str, str] | None,
         timeout_s: float | None,
         extras: OneExtras | ManyExtras,
+        one: bool = False,
     ) -> list[str]:
-        pushes, asked = self._asked_for(data, headers, extras)
+        pushes, asked = self._asked_for(data, headers, extras, one)
         timeout_s = limit_s(timeout_s)
         if self._sync is None:
             self._sync = SyncLink(self._client.endpoint)

@@ -64,9 +64,10 @@ class ScopedProducer(StreamProducer, ABC):
         headers: Headers | None,
         timeout_s: float | None,
         extras: OneExtras | ManyExtras,
+        one: bool = False,
     ) -> list[str]:
         with self.around_push(headers, len(data)) as (more, pushed):
-            ids = super()._push_sync(data, _both(headers, more), timeout_s, extras)
+            ids = super()._push_sync(data, _both(headers, more), timeout_s, extras, one)
             pushed(ids)
         return ids
 

@@ -144,13 +144,16 @@ def check_shared(extras: Mapping[str, Any]) -> None:
 
 
 def terms_of_each(
-    extras: OneExtras | ManyExtras, group: str | None, count: int
+    extras: OneExtras | ManyExtras, group: str | None, count: int, *, one: bool
 ) -> list[Terms] | None:
     """The terms of each of so many messages, None if nothing is asked for.
 
-    Raises ConfigError for wrong values, and TypeError for an option that there is not.
+    one: of a call that pushes one. Raises ConfigError for wrong values, and TypeError for an option
+    that there is not.
     """
     shared: Any = dict(extras)
+    if not one:
+        check_shared(shared)
     dedup_ids = shared.pop("dedup_ids", None)
     if dedup_ids is None:
         terms = terms_of(shared, group)

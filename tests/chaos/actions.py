@@ -266,7 +266,8 @@ def delete_consumer(stage: Stage, _: Host, rng: random.Random) -> None:
             held, _count = pipe.execute()
         ids = {line["message_id"].decode() for line in held}
         entries = [fields for i in ids for _, fields in client.xrange(STREAM, i, i)]
-        ids |= {f[b"rsq:scheduled"].decode() for f in entries if b"rsq:scheduled" in f}
+        for known in (b"rsq:scheduled", b"rsq:first"):
+            ids |= {f[known].decode() for f in entries if known in f}
         ticks = [f[b"rsq:tick"].decode() for f in entries if b"rsq:tick" in f]
         ids |= {f"tick {-tick_number(tick)}" for tick in ticks}
         stage.faults.moment("delete consumer", ids=frozenset(ids))

@@ -23,6 +23,8 @@ __all__ = [
 MAX_DELIVERIES = 4
 MAX_STREAM_SIZE = 200  # small, so that trimming goes on all the time
 
+LONG_MS = 600  # a retry that waits longer is scheduled meanwhile
+
 BEAT = "beat"  # a periodic message, each second
 
 DOOMED = ("raise", "exit", "segfault", "die", "reject")  # a dead letter in the end, as no other is
@@ -30,6 +32,7 @@ WEIGHTS = {
     "nothing": 86,
     "run long": 5,
     "raise_first": 4,
+    "retry_long": 3,
     "reject": 2,
     "raise": 1,
     "exit": 0.7,
@@ -44,6 +47,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from redis_stream_queue import Every
+from redis_stream_queue.delivery import in_flight
+
+in_flight.LONG_MS = {LONG_MS}
 
 crew = stream_handler(
     "work", group="crew", max_deliveries={MAX_DELIVERIES}, max_stream_size={MAX_STREAM_SIZE},
@@ -51,7 +57,9 @@ crew = stream_handler(
 )
 
 def named(message):
-    # As the ledger knows it: a tick by its second, as a negative number.
+    # As the ledger knows it: what was tried again much later by its first id, a tick by its second,
+    # as a negative number.
+    message = replace(message, id=message.headers.get("rsq:first", message.id))
     tick = message.headers.get("rsq:tick")
     if not tick:
         return message

@@ -63,7 +63,7 @@ def letters(client: redis.Redis) -> list[Letter]:
         found.append(
             Letter(
                 letter_id.decode(),
-                fields["original_id"],
+                fields.get("rsq:first", fields["original_id"]),
                 tick_number(fields["rsq:tick"]) if "rsq:tick" in fields else payload["n"],
                 payload["do"],
                 fields["reason"],

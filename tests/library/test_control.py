@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from redis_stream_queue import ConfigError, StreamMessage, StreamProducer, per_message
+from redis_stream_queue.later.control import paused
 from redis_stream_queue.later.mover import Listener, Mover
 from tests.library.kit import GROUP, Bench, RecordingHandler, running
 
@@ -68,6 +69,18 @@ async def test_a_pause_with_an_end_ends(server_bench: Bench) -> None:
     async with running(server_bench, server_bench.consumer(handler)):
         await server_bench.until(lambda: len(handler.messages) == 1, "it is handled")
     assert 0.2 < asyncio.get_running_loop().time() - began_s < 5
+
+
+async def test_a_pause_ends_also_where_nobody_is(server_bench: Bench) -> None:
+    client, stream, handler = server_bench.client, server_bench.stream, RecordingHandler()
+    await client.pause(stream, for_s=0.05)
+    await server_bench.push(1)
+    await asyncio.sleep(0.1)
+    assert await paused(client.link(), client.key(stream))  # nobody has taken it away
+    assert await server_bench.once(server_bench.consumer(handler)) == 1
+    async with running(server_bench, server_bench.consumer(handler)):
+        await server_bench.push(2)
+        await server_bench.until(lambda: len(handler.messages) == 2, "it is handled")
 
 
 async def test_scheduled_messages_move_while_it_is_paused(server_bench: Bench) -> None:

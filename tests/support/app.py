@@ -6,7 +6,7 @@ is one short write, so a kill leaves whole lines.
 
 ``{"do": "segfault", "s": 0.5}``: run for half a second, then do that. What may be done:
 
-- raise, reject: at each delivery; raise_first, retry: at the first one only
+- raise, reject: at each delivery; raise_first, retry, retry_long: at the first one only
 - die, die_first, segfault, exit: end this process; kill_all: end the whole process group
 - sleep_first: run so long at the first delivery only; hold_gil: run so long with the GIL
 - hold: never end on the host "leaving" (environment: RSQ_TEST_HOST)
@@ -76,6 +76,9 @@ def finish(message: StreamMessage) -> None:
         raise Reject("not for us")
     if do == "retry" and first:
         raise Retry(delay_ms=50)
+    if do == "retry_long" and first:
+        note("raised", message)
+        raise Retry(delay_ms=800)
     note("ended", message)
 
 

@@ -10,6 +10,7 @@ import pytest
 from redis_stream_queue import (
     ConsumerConfig,
     StreamMessage,
+    StreamProducer,
 )
 from redis_stream_queue.delivery.burial_mark import read_count
 from redis_stream_queue.delivery.in_flight import InFlight
@@ -206,3 +207,21 @@ class TestLostReplies:
             await bench.until(bench.settled, "all are done")
         assert set(handler.runs) == set(ids)
         assert max(handler.runs.values()) == 1
+
+
+class TestLostRepliesToPushes:
+    """Who pushed does not know; the same push again finds out, and adds nothing."""
+
+    @pytest.mark.parametrize("extras", [{}, {"delay_ms": 60_000}], ids=["now", "later"])
+    async def test_once(self, bench: Bench, proxy: FaultProxy, extras: Any) -> None:
+        client = through(proxy)
+        producer = StreamProducer(client, bench.stream, GROUP)
+        for how in ({"dedup_id": "d"}, {"unique": "u"}):
+            options: Any = {**how, **extras}
+            await producer.push("before", **dict.fromkeys(how, "another"), **extras)
+            await cut_the_reply_of(proxy, producer.push("x", **options))
+            again: Any = await producer.push("x", **options)
+            assert again.duplicate
+            found = await bench.client.find(bench.stream, again)
+            assert found is not None
+            assert found.data == b'"x"'

@@ -1,0 +1,108 @@
+"""Soak (it takes a C compiler): the clock of the server jumps. What is beside a stream is early or
+late by the jump; nothing is lost, nothing there twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from redis_stream_queue import Every, JsonSerializer, Mover, StreamClient, StreamProducer
+from redis_stream_queue.later.periodic import schedules_of
+from redis_stream_queue.later.ticker import Ticker
+from tests.chaos.jump import JumpingClock
+from tests.library.kit import GROUP, Bench
+from tests.support.servers import NAMES, Server
+
+pytestmark = [pytest.mark.soak]
+
+HOUR_S = 3600
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> JumpingClock:
+    clock = JumpingClock(tmp_path)
+    assert clock.works, "this test takes a C compiler: apt-get install gcc"
+    return clock
+
+
+@pytest_asyncio.fixture
+async def bench(clock: JumpingClock, stream: str) -> AsyncIterator[Bench]:
+    with Server.start(NAMES[0], env=clock.env) as server:
+        async with Bench(StreamClient.from_url(server.url), stream) as bench:
+            yield bench
+        await StreamClient.close_all()
+
+
+async def test_a_window_of_dedup_lasts_longer_or_shorter_by_the_jump(
+    bench: Bench, clock: JumpingClock
+) -> None:
+    producer = StreamProducer(bench.client, bench.stream)
+
+    async def is_duplicate(dedup_id: str) -> bool:
+        pushed: Any = await producer.push(1, dedup_id=dedup_id, dedup_ttl_s=HOUR_S)
+        return bool(pushed.duplicate)
+
+    assert not await is_duplicate("ahead")
+    clock.jump(2 * HOUR_S)
+    assert not await is_duplicate("ahead")
+    assert not await is_duplicate("back")
+    clock.jump(-2 * HOUR_S)
+    assert await is_duplicate("back")
+    clock.jump(2 * HOUR_S - 60)
+    assert await is_duplicate("back")
+    clock.jump(HOUR_S + 120)
+    assert not await is_duplicate("back")
+
+
+async def test_what_is_scheduled_is_early_or_late_and_there_once(
+    bench: Bench, clock: JumpingClock
+) -> None:
+    producer, mover = StreamProducer(bench.client, bench.stream), Mover(bench.client, bench.stream)
+
+    async def moved() -> int:  # the first command behind a jump may still see the time before it
+        return sum([await mover.move() for _ in range(3)])
+
+    early = await producer.push("early", delay_ms=HOUR_S * 1000)
+    clock.jump(2 * HOUR_S)
+    assert await moved() == 1
+    late = await producer.push("late", delay_ms=1000)
+    clock.jump(-2 * HOUR_S)
+    assert await moved() == 0
+    clock.jump(2 * HOUR_S + 2)
+    assert await moved() == 1
+    ids = await bench.entry_ids()
+    found = await bench.client.fetch_by_ids(bench.stream, ids)
+    assert [m.headers["rsq:scheduled"] for m in found] == [early, late]
+
+
+async def test_no_tick_comes_twice(bench: Bench, clock: JumpingClock) -> None:
+    beat = schedules_of([Every("beat", 0.1)], JsonSerializer().encode)
+    ticking = asyncio.create_task(Ticker(bench.client, bench.stream, GROUP, beat).run())
+
+    async def more_than(count: int) -> None:
+        async def there() -> bool:
+            return await bench.client.stream_len(bench.stream) > count
+
+        await bench.until(there, "it ticks")
+
+    await more_than(3)
+    clock.jump(HOUR_S)
+    before = await bench.client.stream_len(bench.stream)
+    await more_than(before + 3)
+    clock.jump(-1)
+    before = await bench.client.stream_len(bench.stream)
+    await more_than(before + 3)
+    ticking.cancel()
+    await asyncio.wait([ticking])
+    found = await bench.client.fetch_by_ids(bench.stream, await bench.entry_ids())
+    ticks = [m.headers["rsq:tick"] for m in found]
+    assert max(Counter(ticks).values()) == 1
+    assert ticks == sorted(ticks)
+    assert datetime.fromisoformat(ticks[-1]) > datetime.now(UTC)
