@@ -63,8 +63,8 @@ class JsonSerializer:
         self._encode = json.JSONEncoder(
             separators=(",", ":"), ensure_ascii=False, allow_nan=False
         ).encode
-        decoder = json.JSONDecoder(parse_constant=_no_json)
-        self._decode_whole, self._decode_first = decoder.decode, decoder.raw_decode
+        decoder: Any = json.JSONDecoder(parse_constant=_no_json)
+        self._decode_whole, self._decode_first = decoder.decode, decoder.scan_once
 
     def encode(self, data: Any) -> bytes:
         """The data as JSON. Raises SerializationError for what JSON cannot express."""
@@ -80,8 +80,8 @@ class JsonSerializer:
         try:
             text = raw.decode()
             try:
-                value, end = self._decode_first(text)  # half the time of decode()
-            except ValueError:
+                value, end = self._decode_first(text, 0)  # half the time of decode()
+            except (ValueError, StopIteration):
                 end = -1
             return value if end == len(text) else self._decode_whole(text)
         except (ValueError, RecursionError) as exc:

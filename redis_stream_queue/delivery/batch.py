@@ -360,7 +360,7 @@ class Batch:
     def collect(self) -> list[tuple[Sequence[StreamMessage], Verdict]]:
         """What has finished since the last call."""
         finished: list[tuple[Sequence[StreamMessage], Verdict]] = []
-        if done := _popped(self._done):
+        if done := [self._done.popleft() for _ in range(len(self._done))]:  # it only grows
             self._collected.update([message.id for message in done])
             finished.append((done, DONE))
         while self._finished:

@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
-# (stream, entry id, task or ""); of a batch handler "<first id>..<last id>"
-handled: ContextVar[tuple[str, str, str] | None] = ContextVar("rsq_handled", default=None)
+# Entry id; of a batch handler "<first id>..<last id>".
+handled: ContextVar[str | None] = ContextVar("rsq_handled", default=None)
+# Name of what it asks for; set where that is another one than before.
+task: ContextVar[str] = ContextVar("rsq_task", default="")

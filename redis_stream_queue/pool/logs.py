@@ -39,14 +39,14 @@ class Record(logging.LogRecord):
 
     who = ""  # ``master`` or ``slot=3``
     slot: int | None = None
+    stream = ""  # that a worker reads
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rsq_slot = self.slot
-        handled = current.handled.get()
-        self.rsq_stream = handled[0] if handled else None
-        self.rsq_message_id = handled[1] if handled else None
-        self.rsq_task = handled[2] if handled else None
+        self.rsq_message_id = current.handled.get()
+        self.rsq_stream = self.stream if self.rsq_message_id else None
+        self.rsq_task = current.task.get() if self.rsq_message_id else None
 
     def getMessage(self) -> str:
         """For formats of the app's: ours show the same in places of their own."""

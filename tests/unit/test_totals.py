@@ -143,7 +143,7 @@ def test_what_was_asked_and_not_counted_is_counted_once(
     """A worker is killed between any two of its writes; Redis has done the last command or not."""
     row = Scoreboard().row(0)
     streams = StandardStreams()
-    hooks = ReportingHooks(row, "work", lambda _: None, streams)
+    hooks = ReportingHooks(row, lambda _: None, streams)
     meter = ConsumerMeter()
     last = data.draw(st.integers(0, len(batches) - 1))
     for number, count in enumerate(batches[: last + 1]):
@@ -165,7 +165,7 @@ def test_what_was_asked_and_not_counted_is_counted_once(
 def test_a_burial_that_came_to_nothing_is_not_in_doubt() -> None:
     row = Scoreboard().row(0)
     streams = StandardStreams()
-    hooks = ReportingHooks(row, "work", lambda _: None, streams)
+    hooks = ReportingHooks(row, lambda _: None, streams)
     hooks.burying("5-0", 1)
     assert [u.name for u in unconfirmed(row)] == ["dead"]
     hooks.counted(ConsumerMeter())  # somebody else had taken it

@@ -113,7 +113,6 @@ class Worker:
     ) -> ReportingHooks:
         return ReportingHooks(
             self._row,
-            start.stream,
             self._send,
             streams,
             side_by_side=isinstance(handler, PerMessage) and handler.concurrency > 1,

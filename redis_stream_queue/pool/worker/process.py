@@ -148,6 +148,8 @@ def _refuse(sock: socket.socket, what: str, error: RedisStreamError) -> int:
 
 
 def _attach(handler: Handler, start: Start) -> None:
+    """Let log and handler know whose messages these are."""
+    logs.Record.stream = start.stream
     if isinstance(handler, PerMessage) and handler.attach is not None:
         handler.attach(start.url, start.prefix, start.stream, start.consumer.group)
 

@@ -36,7 +36,6 @@ class ReportingHooks(Hooks):
     def __init__(
         self,
         row: Row,
-        stream: str,
         send: Callable[[Message], None],
         streams: StandardStreams,
         *,
@@ -47,7 +46,6 @@ class ReportingHooks(Hooks):
     ) -> None:
         self.row = row
         self._start = row.start
-        self._stream = stream
         self._whole_batch = whole_batch
         self._batch_ids = ""
         self._send = send
@@ -107,11 +105,13 @@ class ReportingHooks(Hooks):
             self._streams.look(now_ms)
         self._looked = False
         if self._rules_of is None and not self._side_by_side:
-            _note_handled((self._stream, self._batch_ids or message.id, ""))
+            _note_handled(self._batch_ids or message.id)
             self._start(message.id, now_ms)
             return
         rules = AS_CONFIGURED if self._rules_of is None else self._rules_of(message)
-        _note_handled((self._stream, self._batch_ids or message.id, rules.name))
+        _note_handled(self._batch_ids or message.id)
+        if current.task.get() != rules.name:
+            current.task.set(rules.name)
         if self._side_by_side:
             self._running[message.id] = now_ms, rules
             self._show_oldest()
