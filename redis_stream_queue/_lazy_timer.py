@@ -11,8 +11,8 @@ CLOCK_STEP_S = 0.001  # a timer may fire so much before its time
 class LazyTimer:
     """Calls back once at a time, in the loop that this time was set in.
 
-    The loop's own timer stays where the time is moved later or given up, and looks again when it
-    fires: setting one for each short piece of work costs more than the work.
+    The loop's own timer stays where the time is moved later, and looks again when it fires:
+    setting one for each short piece of work costs more than the work.
     """
 
     def __init__(self, callback: Callable[[], None]) -> None:
@@ -31,10 +31,6 @@ class LazyTimer:
             self._handle.cancel()
         self._loop, self._fires_s = loop, due_s
         self._handle = loop.call_at(due_s, self._fire, loop)
-
-    def clear(self) -> None:
-        """Do not call back."""
-        self._due_s = None
 
     def _fire(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not loop:

@@ -156,11 +156,9 @@ class PerMessage:
     async def _finish(self, batch: Batch, handed: Handed) -> None:
         [message] = handed.messages
         rest = None
-        task = asyncio.current_task()
-        assert task is not None
         try:
             if rest := Calls(itself).begin(handed.context, batch.forks, handed.result):
-                batch.awaited[message.id] = task
+                batch.awaited[message.id] = asyncio.current_task()
                 await rest.end()
         except BaseException as error:  # whatever is raised: see heed()
             heed(error, rest, batch)
@@ -177,8 +175,7 @@ class PerMessage:
         What that one may have left behind in this task (a cancellation, a timer) is not for the
         next one: it is called in another task.
         """
-        calls, task = Calls(self.func), asyncio.current_task()
-        assert task is not None
+        calls, task = Calls(self.func), None
         while not self.mixed or self.awaits(batch):
             now_ms = mono_ms()
             if now_ms >= batch.look_up_ms:
@@ -188,7 +185,7 @@ class PerMessage:
             rest = None
             try:
                 if rest := calls.begin(copy_context(), batch.forks, message):
-                    batch.awaited[message.id] = task
+                    task = batch.awaited[message.id] = asyncio.current_task()
                     await rest.end()
             except BaseException as error:  # whatever is raised: see heed()
                 heed(error, rest, batch)
@@ -197,7 +194,8 @@ class PerMessage:
             else:
                 end_forked_child(batch.forks)
                 batch.done(message)
-            if rest is not None or task.cancelling():
+            task = task or asyncio.current_task()
+            if rest is not None or (task is not None and task.cancelling()):
                 batch.awaited.pop(message.id, None)
                 return
 

@@ -17,7 +17,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
-    InvalidResponse,
+    MasterDownError,
     NoScriptError,
     ReadOnlyError,
     RedisClusterException,
@@ -27,7 +27,6 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .endpoint import Endpoint
-from .refusals import no_redis, says_demoted
 from .replies import info_lines
 from .scripts import Script
 from .wire import Wire, wire_of
@@ -59,7 +58,7 @@ async def exchange(
 
     timeout_s: longest silence, in which not one byte comes or goes; where ``last_s`` is given,
     that is how long it may last before the last reply. The connection's round trip comes on top.
-    on_reply: called with the index and the value of each reply as it comes in.
+    on_reply: called with the index and the value of each reply but the last as it comes in.
     on_late: called once when that silence is nearly over.
 
     Whatever interrupts it (timeout, cut, cancellation) closes the connection, since a reply that
@@ -69,8 +68,8 @@ async def exchange(
     """
     replies: list[Any] = []
     wire = wire_of(connection)
-    silence, demoted, spoiled = wire.silence, False, False
-    began_s = wire.now()
+    silence, demoted, spoiled, last = wire.silence, False, False, len(commands) - 1
+    wire.used_s = began_s = wire.now()
     silence.begin(timeout_s and timeout_s + wire.rtt_s, began_s, on_late)
     try:
         for packed in _packets(commands):
@@ -79,8 +78,8 @@ async def exchange(
                 await connection.send_packed_command(packed, check_health=False)
             except _BROKEN as error:
                 raise _broken(error) from error
-        for _ in commands:
-            if last_s is not None and len(replies) == len(commands) - 1:
+        for index in range(last + 1):
+            if index == last and last_s is not None:
                 silence.begin(last_s + wire.rtt_s, wire.now(), on_late)
             try:
                 replies.append(await wire.reply())
@@ -90,8 +89,8 @@ async def exchange(
                 spoiled |= str(error).startswith("Protocol error")
             except (OSError, *_BROKEN) as error:
                 raise _broken(error) from error
-            if on_reply is not None:
-                on_reply(len(replies) - 1, replies[-1])
+            if on_reply is not None and index < last:
+                on_reply(index, replies[index])
     except BaseException as error:  # a cancellation, too: its reply would be the next one's
         limit_s = silence.limit_s
         await cut(connection)
@@ -100,7 +99,8 @@ async def exchange(
         raise
     finally:
         silence.end()
-    wire.exchanged(began_s)
+    if last_s is None:
+        wire.took(wire.now() - began_s)
     if demoted:
         wire.on_demoted()
     if demoted or spoiled or silence.ended:
@@ -126,6 +126,14 @@ async def cut(connection: AbstractConnection) -> None:
 
 def _broken(error: Exception) -> RedisConnectionError:
     return RedisConnectionError(f"the connection broke ({type(error).__name__}: {error})")
+
+
+def says_demoted(error: Exception) -> bool:
+    """Does a server say that it is no master (any more)?"""
+    if isinstance(error, ReadOnlyError | MasterDownError):
+        return True
+    words = str(error)  # Redis 6.2 passes it on from a script as another error's text
+    return "READONLY" in words or "instance state changed" in words
 
 
 def _packets(commands: Sequence[Command]) -> Iterator[bytes]:
@@ -171,8 +179,6 @@ async def connecting(endpoint: Endpoint) -> AsyncIterator[None]:
         raise RedisTimeoutError(f"{endpoint} accepts connections but does not answer") from None
     except UnicodeError:  # a ValueError, but about the host's name
         raise
-    except InvalidResponse as error:
-        raise no_redis(endpoint, str(error)) from error
     except _BROKEN as error:
         raise _broken(error) from error
 
@@ -183,11 +189,7 @@ async def reconnect(link: Link, connection: AbstractConnection) -> None:
     async with connecting(link.endpoint):
         began_s = link.loop.time()
         await connection.connect()
-        link.wire(connection, began_s)
-        [pong] = await exchange(connection, [("PING",)], None)
-        if not (pong == b"PONG" or isinstance(pong, ResponseError)):
-            await cut(connection)
-            raise no_redis(link.endpoint, f"to PING it says {pong!r:.50}")
+    link.wire(connection, began_s)
 
 
 async def life_of(connection: AbstractConnection) -> str:
@@ -247,9 +249,10 @@ class DedicatedConnection(ABC):
         connection = await self.connect()
         try:
             return await exchange(connection, commands, timeout_s, on_reply, last_s, self.on_late)
-        finally:
+        except BaseException:
             if not connection.is_connected:
                 await self.broke()
+            raise
 
     async def connect(self) -> AbstractConnection:
         """The connection, opened if it is not open or does not lead anywhere any more."""
@@ -266,9 +269,6 @@ class DedicatedConnection(ABC):
             connection = self.connection = await self._open()
             wire = self.link.wire(connection, began_s)
             id_, info = await exchange(connection, [("CLIENT", "ID"), ("INFO", "server")], None)
-            if not isinstance(id_, int | ResponseError):
-                await cut(connection)
-                raise no_redis(self.endpoint, f"to CLIENT ID it says {id_!r:.50}")
         self.life = wire.life = run_id(info)
         # An ACL may forbid it; and without a life it cannot be told from another's.
         self.client_id = id_ if isinstance(id_, int) and self.life else None

@@ -53,8 +53,7 @@ class Silence:
 
     def end(self) -> None:
         """The exchange is over."""
-        self.limit_s = self._on_late = None
-        self._timer.clear()
+        self.limit_s = self._on_late = None  # the timer finds nothing to do
 
     def _look_after(self, now_s: float) -> None:
         assert self.limit_s is not None
@@ -62,9 +61,10 @@ class Silence:
         self._timer.set(now_s + self._step_s)
 
     def _look(self) -> None:
+        if self.limit_s is None:
+            return
         progress = self._progress()
         if progress > self._seen:
-            assert self.limit_s is not None
             self._seen, self._left_s = progress, self.limit_s
             self._on_progress()
         else:

@@ -27,7 +27,8 @@ class Wire(asyncio.Protocol):
     protocol, which gets what comes while nobody waits for a reply.
 
     received: bytes that came so far. rtt_s: the shortest exchange so far, at first what connecting
-    took: no answer is sooner than that. used_s: when it was used last, by the loop's clock.
+    took: no answer is sooner than that. used_s: when its last exchange began, by the loop's
+    clock.
     life: which life of which server is at the other end, None = not asked yet, "" = unknown.
     generation: see Link. on_progress: called now and then while a long answer arrives; on_demoted:
     called when the server says that it is no master any more. silence: ends an exchange.
@@ -104,11 +105,9 @@ class Wire(asyncio.Protocol):
         """Has the other side closed it?"""
         return bool(self._reader.at_eof()) if hasattr(self._reader, "at_eof") else False
 
-    def exchanged(self, began_s: float) -> None:
-        """An exchange that began then has ended well."""
-        self.used_s = self.now()
-        if (took_s := self.used_s - began_s) < self.rtt_s:
-            self.rtt_s = took_s
+    def took(self, took_s: float) -> None:
+        """So long took an exchange that waited for nothing but its answer."""
+        self.rtt_s = min(took_s, self.rtt_s)
 
     def sending(self, size: int) -> None:
         """So many bytes are about to be sent."""

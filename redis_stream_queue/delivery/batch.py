@@ -140,11 +140,11 @@ class Batch:
         self.messages = list(messages)
         self.lost: set[str] = set()
         self.deadlines: dict[str, int] = {}
-        self.awaited: dict[str, asyncio.Task[Any]] = {}
+        self.awaited: dict[str, asyncio.Task[Any] | None] = {}
         self._cancelled: set[str] = set()
         self.lanes = 0  # calls under way
         self.handled = 0  # messages whose verdict is known
-        self.owner: asyncio.Task[Any] | None = None
+        self.owner = asyncio.current_task() if verify else None
         self.handed: Handed | None = None
         self.plain: asyncio.Future[None] | None = None
         self.forks = forks()

@@ -19,7 +19,8 @@ def start_now(coroutine: Coroutine[Any, Any, None]) -> tuple[asyncio.Task[None],
 
     Source: https://docs.python.org/3/library/asyncio-extending.html
     """
-    loop, outer, context = asyncio.get_running_loop(), asyncio.current_task(), copy_context()
+    loop, context = asyncio.get_running_loop(), copy_context()
+    outer = asyncio.current_task(loop)
     ended: list[bool] = []
     begun = _begun(coroutine, ended)
     task = asyncio.Task(begun, loop=loop, context=context)

@@ -11,8 +11,9 @@ from .batch import Batch
 class HandlerTasks:
     """The calls of the handler for one batch.
 
-    most: at a time, as things stand. begin: starts one, which ends when the handler has returned or
-    has had to wait: what is left then is for another; returns None if it has ended already.
+    batch: what they handle. most: at a time, as things stand. begin: starts one, which ends when
+    the handler has returned or has had to wait: what is left then is for another; returns None if
+    it has ended already.
     running: under way. error: what the first of them raised that failed; not a verdict.
     """
 
@@ -23,7 +24,7 @@ class HandlerTasks:
         most: Callable[[Batch], int],
     ) -> None:
         self.running: dict[asyncio.Future[None], None] = {}  # in the order of their starts
-        self._batch = batch
+        self.batch = batch
         self._begin = begin
         self._most = most
         self.error: BaseException | None = None
@@ -33,7 +34,7 @@ class HandlerTasks:
 
     def start(self) -> None:
         """As many as there is work for; each begins now."""
-        batch, running = self._batch, self.running
+        batch, running = self.batch, self.running
         while len(running) < self._most(batch) and batch.has_work:
             if (call := self._begin(batch)) is not None:
                 running[call] = None
@@ -42,7 +43,7 @@ class HandlerTasks:
 
     def _ended(self, call: asyncio.Future[None]) -> None:
         del self.running[call]
-        self._batch.lanes = len(self.running)
+        self.batch.lanes = len(self.running)
         error: BaseException | None = None
         if not call.cancelled():
             error = call.exception()
@@ -73,7 +74,7 @@ class HandlerTasks:
         """What is awaited; a call that may block cannot be interrupted."""
         self._cancelled = True
         for call in self.running:
-            if call is not self._batch.plain:
+            if call is not self.batch.plain:
                 call.cancel()
 
     async def ended(self) -> None:

@@ -19,8 +19,8 @@ class Hooks:
         """A batch, in the order of the ids, was read and is about to be decoded and handled (in
         the loop's thread)."""
 
-    def batch_decoded(self) -> None:
-        """Its payloads are decoded; handling begins."""
+    def batch_waits(self) -> None:
+        """Its payloads are decoded, but something is to be asked for before handling begins."""
 
     def batch_grows(self, messages: Sequence[StreamMessage], held: int) -> None:
         """More were read while it is handled, and are about to be decoded; ``held`` in all."""

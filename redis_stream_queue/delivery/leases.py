@@ -76,7 +76,9 @@ class Leases:
         """They are ours now, by what was asked at that time; kept fresh from now on."""
         asked_ms = max(asked_ms, self._arriving_since_ms)
         self._renewed_at_ms = min(self._renewed_at_ms, asked_ms) if self.held else asked_ms
-        self.held.update([(message.id, (message, message.data)) for message in messages])
+        held = self.held
+        for message in messages:
+            held[message.id] = message, message.data
         self.keep()
 
     @property

@@ -90,7 +90,7 @@ class Reader:
         commands.append(read_command(key, self.group, consumer, count, block_ms))
 
         def on_reply(index: int, reply: Any) -> None:
-            if acks and index == 0 and not isinstance(reply, Exception):
+            if not isinstance(reply, Exception):
                 on_acked(acks)
             elif look_at_name and index == len(commands) - 2:
                 self.name_made = reply

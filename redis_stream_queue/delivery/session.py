@@ -43,7 +43,6 @@ log = logger(__name__)
 
 RECONNECT_S = 0.5  # longest that acknowledgements wait for a connection to read with
 TEND_S = 0.05  # longest that a finished message waits for its acknowledgement
-
 SLOW_DECODING_MS = 500  # a batch that took so long may be why its worker has to leave
 
 
@@ -106,10 +105,8 @@ class Session:
         self._fetch = self._host.fetch or (lambda count: self.read(count, 0))
         self._one_by_one = isinstance(handler, PerMessage)
         self._side_by_side = self._runner.concurrency > 1
-        self._batch: Batch | None = None
-        self._tasks: HandlerTasks | None = None  # of that batch
+        self._tasks: HandlerTasks | None = None  # of the batch that is handled
         self._decoded_slowly = False
-        self._prepared: Batch | None = None  # for the next batch: made while nothing waits for it
         self._settling = Backoff()
         self._ticks = LazyTimer(self._tick)
 
@@ -122,6 +119,7 @@ class Session:
     def handler(self, handler: Handler) -> None:
         self._handler = handler
         self._runner = runner_of(handler)
+        self._prepared: HandlerTasks | None = None  # of the next batch: while nothing waits for it
 
     async def leave(self) -> None:
         """Settle what is done, give the rest back uncounted, and remove the name."""
@@ -132,6 +130,7 @@ class Session:
 
     async def close(self) -> None:
         """Renew no more, and close the reading connection."""
+        self._prepared = None  # another loop may be the next
         self.in_flight.leases.close()
         await self.reader.close()
 
@@ -154,12 +153,13 @@ class Session:
             if stranded := await self._stranded.batch(count):
                 return stranded
         await in_flight.look_before_reading()
-        if self._batch is not None:
-            self._collect(self._batch)  # what has ended meanwhile is done, too
+        if self._tasks is not None:
+            self._collect(self._tasks.batch)  # what has ended meanwhile is done, too
         acks = in_flight.unacknowledged()
         asked_ms = mono_ms()
         most = reader.portion.of(count)
-        self._prepared = self._prepared or self._new_batch()
+        self._prepared = self._prepared or self._new_tasks()
+        self._prepared.batch.owner = asyncio.current_task()
         link, held = in_flight.leases.expect(), in_flight.leases.unfinished
         try:
             entries = await reader.read(
@@ -184,33 +184,31 @@ class Session:
         """Decode, run the handler, settle. Acknowledgements wait for the next read or flush.
 
         grows: others that are read meanwhile may keep them company.
-        Returns how many messages were handled: fewer where some were given back, more where
-        others were read meanwhile.
+        Returns how many were handled: fewer where some were given back, more where others came.
         """
         began_ms = mono_ms()
         self.hooks.batch_started(messages, began_ms)  # first: what kills us may be the decoding
         decoded = self._payloads.decode(messages)
-        self.hooks.batch_decoded()
         now_ms = mono_ms()
         self._decoded_slowly = now_ms - began_ms >= SLOW_DECODING_MS
-        batch, self._prepared = self._prepared or self._new_batch(), None
+        tasks, self._prepared = self._prepared or self._new_tasks(), None
         if not may_all_run(decoded):
-            self._batch = batch  # it may be closed meanwhile
-            decoded = await self._admitted(batch, decoded, beside=False)
+            self.hooks.batch_waits()
+            self._tasks = tasks  # it may be closed meanwhile
+            decoded = await self._admitted(tasks.batch, decoded, beside=False)
             now_ms = mono_ms()
-            if batch.closed:
+            if tasks.batch.closed:
                 self.in_flight.unsettled.release(decoded)
                 decoded = []
-        batch.fill(decoded, now_ms)
-        batch.owner = asyncio.current_task()
+        tasks.batch.fill(decoded, now_ms)
         if decoded:
-            await self._run(batch, now_ms, grows=grows and self._one_by_one)
+            await self._run(tasks, now_ms, grows=grows and self._one_by_one)
         else:
-            self._batch = None
+            self._tasks = None
             self.hooks.batch_finished()
         await self.failures.told()
         await self.in_flight.settle()
-        return batch.handled
+        return tasks.batch.handled
 
     async def _admitted(
         self, batch: Batch, decoded: list[StreamMessage], *, beside: bool
@@ -222,10 +220,10 @@ class Session:
         decoded = [message for message in decoded if message.id in held]
         return self.in_flight.unsettled.admitted(decoded, beside=beside)
 
-    def _new_batch(self) -> Batch:
+    def _new_tasks(self) -> HandlerTasks:
         told = log.isEnabledFor(logging.DEBUG)
         kind = functools.partial(ToldBatch, self.reader.stream) if told else Batch
-        return kind(
+        batch = kind(
             (),
             self.hooks.message_started,
             self.hooks.message_finished if self._side_by_side else None,
@@ -235,12 +233,13 @@ class Session:
             self.in_flight.unsettled.kept.__contains__,
             self._rules_of,
         )
+        return HandlerTasks(batch, self._begin, self._runner.lanes)
 
-    async def _run(self, batch: Batch, now_ms: int, *, grows: bool) -> None:
-        self._batch = batch
-        tasks = self._tasks = HandlerTasks(batch, self._begin, self._runner.lanes)
+    async def _run(self, tasks: HandlerTasks, now_ms: int, *, grows: bool) -> None:
+        self._tasks, batch = tasks, tasks.batch
         try:
             if self.in_flight.leases.is_old(now_ms):
+                self.hooks.batch_waits()
                 await self._verify()
             tasks.start()
             try:
@@ -251,7 +250,7 @@ class Session:
             if tasks.error is not None:
                 raise tasks.error
         finally:
-            self._batch = self._tasks = None
+            self._tasks = None
             self.hooks.batch_finished()
             self._collect(batch)
             self.in_flight.unsettled.release(batch.unfinished())
@@ -275,8 +274,8 @@ class Session:
             await self.in_flight.leases.renew()
 
     def _lost(self, ids: set[str]) -> None:
-        if self._batch is not None:
-            self._batch.lost |= ids
+        if self._tasks is not None:
+            self._tasks.batch.lost |= ids
 
     async def _tend(self, tasks: HandlerTasks, batch: Batch, *, grows: bool) -> None:
         """Until all is handled: settle what is done, give back on request, read more in time."""
@@ -374,16 +373,18 @@ class Session:
         What took long to decode begins all the same, or it would go from worker to worker where
         decoding it is what makes each of them leave.
         """
-        if (batch := self._batch) is not None:
-            unstarted = batch.waiting == len(batch.messages)
-            self.in_flight.unsettled.release(batch.close(int(unstarted and self._decoded_slowly)))
+        if (tasks := self._tasks) is not None:
+            unstarted = tasks.batch.waiting == len(tasks.batch.messages)
+            self.in_flight.unsettled.release(
+                tasks.batch.close(int(unstarted and self._decoded_slowly))
+            )
 
     def cancel(self, entry_id: str) -> None:
         """This message was taken back: it does not start any more; what is awaited for it is
         cancelled, and what runs is interrupted if it can be."""
-        if self.in_flight.held.pop(entry_id, None) is None or self._batch is None:
+        if self.in_flight.held.pop(entry_id, None) is None or self._tasks is None:
             return
-        if not self._batch.cancel(entry_id):
+        if not self._tasks.batch.cancel(entry_id):
             self._host.interrupt(entry_id)
 
     # -- what came of it -----------------------------------------------------------------------

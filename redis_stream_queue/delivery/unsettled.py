@@ -232,12 +232,11 @@ class Unsettled:
 
 def may_all_run(messages: Sequence[StreamMessage]) -> bool:
     """Is each delivered for the first time, and nothing said about when it may start?"""
-    return not [
-        True
-        for message in messages
-        if message.delivery_count > 1
-        or ((headers := message.headers) and (TTL in headers or DELIVERIES in headers))
-    ]
+    for message in messages:
+        headers = message.headers
+        if message.delivery_count > 1 or (headers and (TTL in headers or DELIVERIES in headers)):
+            return False
+    return True
 
 
 def _deliveries_before(message: StreamMessage) -> int:

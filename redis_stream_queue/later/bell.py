@@ -53,15 +53,11 @@ class Bell:
             self.begin(found)
         read = ("XREAD", "COUNT", 100, "BLOCK", WAIT_MS, "STREAMS", self._key, self._last)
 
-        def on_reply(index: int, reply: Any) -> None:
-            if index < len(looks):
-                on_look(index, reply)
-
         *_, rings = first_error(
             await dedicated.run(
                 [*looks, read],
                 self._client.endpoint.socket_timeout,
-                on_reply,
+                on_look,
                 last_s=WAIT_MS / 1000 + MARGIN_S,
             )
         )

@@ -242,7 +242,7 @@ class Process:
         async def really(note: Callable[[int, Any], None] | None = on_reply) -> list[Any]:
             sent = self.clock.virtual(commands)
             *_, (_, *replies) = await _exchange(connection, sent, timeout_s, None, last_s, on_late)
-            for index, reply in enumerate(replies if note else ()):
+            for index, reply in enumerate(replies[:-1] if note else ()):
                 note(index, reply)
             for command, reply in zip(commands, replies, strict=True):
                 self.on_executed(self, command, reply)
@@ -275,7 +275,7 @@ class Process:
             await self._stand_still(fault, connection, timeout_s)
             if replies is None:
                 return await really()
-            for index, reply in enumerate(replies):
+            for index, reply in enumerate(replies[:-1]):
                 if on_reply is not None:
                     on_reply(index, reply)
             return replies

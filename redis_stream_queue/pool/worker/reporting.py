@@ -79,7 +79,7 @@ class ReportingHooks(Hooks):
             self._batch_ids = first if first == last else f"{first}..{last}"
             self._stopwatch.batch = messages
 
-    def batch_decoded(self) -> None:
+    def batch_waits(self) -> None:
         self.row[Field.MESSAGE_SINCE] = 0
 
     def batch_grows(self, messages: Sequence[StreamMessage], held: int) -> None:
