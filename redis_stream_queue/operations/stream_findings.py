@@ -21,6 +21,8 @@ from .heartbeat import Heartbeat
 SILENT_MS = 600_000
 LONG = 120_000  # entries; by default 100,000 finished ones are kept, about
 OLD_MS = 3_600_000
+LATE_CLAIM_MS = 300_000
+EARLY_CLAIM_MS = 1000
 
 
 @dataclass
@@ -82,6 +84,7 @@ def stream_findings(facts: StreamFacts, pools: list[Heartbeat]) -> Iterator[Find
             _odd_name(facts, name),
             _mixed(facts, name, mine),
             _small_limit(facts, name, mine),
+            _claim_time(facts, name, mine),
             _is_paused(facts, name),
         )
         yield from (finding for finding in found if finding is not None)
@@ -194,6 +197,35 @@ def _small_limit(facts: StreamFacts, group: str, pools: list[Heartbeat]) -> Find
                 "replaced again and again",
                 f"Set it well above: --max-memory-per-child {2 * least_mb}, say.",
             )
+    return None
+
+
+def _claim_time(facts: StreamFacts, group: str, pools: list[Heartbeat]) -> Finding | None:
+    """When messages count as abandoned, against how long calls have been seen to run."""
+    now_ms = wall_ms()
+    began_ms = [w.since_ms for pool in pools for w in pool.workers if w.since_ms]
+    longest_s = max(now_ms - min(began_ms, default=now_ms), 0) / 1000
+    claims_s = sorted(pool.min_idle_claim_ms / 1000 for pool in pools)
+    whose = f"of group {group!r} of stream {facts.key!r}"
+    if claims_s and claims_s[-1] * 1000 >= LATE_CLAIM_MS:
+        return Finding(
+            "late_claim",
+            "hint",
+            f"min_idle_claim_ms {whose} is {claims_s[-1]:g} s; the longest call that runs now has "
+            f"taken {longest_s:.1f} s",
+            "so long the messages of a host that has died wait. It need not be above the time of a "
+            "call: a message in a living process is never taken",
+            "Leave it out: 10 s, the default, are enough for calls that take hours.",
+        )
+    if claims_s and claims_s[0] * 1000 < EARLY_CLAIM_MS and claims_s[0] < longest_s:
+        return Finding(
+            "early_claim",
+            "hint",
+            f"min_idle_claim_ms {whose} is {claims_s[0]:g} s, and a call has been running for "
+            f"{longest_s:.1f} s",
+            "if its host stands still for so long, others run the same message once more",
+            "Leave it out: the default is 10 s. A worker that dies is noticed at once anyway.",
+        )
     return None
 
 

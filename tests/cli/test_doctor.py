@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -146,14 +147,31 @@ def test_what_holds_up_trimming_is_named() -> None:
     assert "held by 'worker'" in what
 
 
+def test_a_claim_that_is_shorter_than_calls_is_named() -> None:
+    """Only if a call takes longer, and never the default."""
+    info = {"name": "g", "pending": 1, "last-delivered-id": "9-0", "lag": 0}
+    facts = StreamFacts("orders", 9, "orders_dlq", 0, [(info, [{"name": "w", "idle": 5}], None)])
+
+    def found(claim_ms: int, ran_ms: int) -> list[str]:
+        line = dataclasses.replace(WORKER, message_id="5-0", since_ms=wall_ms() - ran_ms)
+        beat = heartbeat.Heartbeat(
+            *("web", 1, "1", "app:handler", "orders", "g", "orders_dlq", 3, claim_ms),
+            *("running", 0, wall_ms(), 0, 0, 0, 0, 0.0, (line,), 0.0),
+        )
+        return [finding.name for finding in stream_findings(facts, [beat])]
+
+    assert found(500, 5000) == ["early_claim"]
+    assert found(500, 100) == found(10_000, 3_600_000) == []
+
+
 def test_streams_of_pools_that_run(pool_url: str, pool_server: Server) -> None:
     """Without a name: those that pools say they read; with settings that differ, that is said."""
     assert doctor(url=pool_url).exit_code == _exits.USAGE
     with pool_server.client() as client:
         seconds, _ = client.time()
-        for most in (3, 5):
+        for most, claim_ms in ((3, 500), (5, 600_000)):
             beat = heartbeat.Heartbeat(
-                *("web", 1, "1", "app:handler", "shop_orders", "g", "shop_lost", most, 10_000),
+                *("web", 1, "1", "app:handler", "shop_orders", "g", "shop_lost", most, claim_ms),
                 *("running", 0, seconds * 1000, 0, 0, 0, 0, 0.0, (WORKER,), 50.0),
             )
             client.set(f"shop_{heartbeat.POOL}{most}", heartbeat.encode(beat))
@@ -164,6 +182,8 @@ def test_streams_of_pools_that_run(pool_url: str, pool_server: Server) -> None:
         client.xadd("shop_lost", {"data": "1"})
     found = findings("--prefix", "shop", url=pool_url)
 
-    assert found.keys() == {"mixed_settings", "unread_group", "dead_letters", "memory_limit"}
+    others = {"unread_group", "dead_letters", "memory_limit"}
+    assert found.keys() == {"mixed_settings", "late_claim", *others}
+    assert "is 600 s; the longest call that runs now has taken 0.0 s" in found["late_claim"]["what"]
     assert "--max-memory-per-child 120" in found["memory_limit"]["remedy"]
-    assert "3 deliveries, 10000 ms and 5 deliveries, 10000 ms" in found["mixed_settings"]["what"]
+    assert "3 deliveries, 500 ms and 5 deliveries, 600000 ms" in found["mixed_settings"]["what"]
