@@ -30,11 +30,13 @@ from .common import (
     stream_argument,
 )
 from .output import say
+from .tables import shown_by_rich
 from .times import Span
 
 LETTER = "dead letter"
 PAGE = 100
 SHOWN_ERROR = 70  # characters of an error in a table
+HEADING = "letter", "reason", "deliveries", "task", "last error"
 
 
 def _letter_ids(_: click.Context, __: click.Parameter, value: Any) -> Any:
@@ -155,8 +157,11 @@ def list_(
             break
     if not letters and not as_json:
         say(f"no such letters in {found.key}", err=True)
-    for letter in letters[:limit]:
-        say(json_line(_as_dict(letter)) if as_json else _line(letter))
+    del letters[limit:]
+    if letters and as_json:
+        say(*(json_line(_as_dict(letter)) for letter in letters))
+    elif letters and not shown_by_rich(HEADING, map(_cells, letters)):
+        say(*map(_line, letters))
 
 
 @dlq.command()
@@ -302,9 +307,13 @@ def _as_dict(letter: DeadLetter) -> dict[str, Any]:
     return {"headers": letter.own_headers, "data": data, **why, **ours, "id": letter.id}
 
 
-def _line(letter: DeadLetter) -> str:
+def _cells(letter: DeadLetter) -> list[str]:
     headers = letter.headers
     error = headers.get("last_error", "").partition("\n")[0][:SHOWN_ERROR]
     reason, count = headers.get("reason", "?"), headers.get("delivery_count", "?")
-    words = (letter.id, reason, f"deliveries {count}", letter.called[:SHOWN_ERROR], error)
-    return "  ".join(filter(None, words))
+    return [letter.id, reason, count, letter.called[:SHOWN_ERROR], error]
+
+
+def _line(letter: DeadLetter) -> str:
+    entry_id, reason, count, *others = _cells(letter)
+    return "  ".join(filter(None, [entry_id, reason, f"deliveries {count}", *others]))

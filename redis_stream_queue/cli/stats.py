@@ -28,9 +28,12 @@ from .common import (
 )
 from .groups import groups_of
 from .output import say
+from .tables import shown_by_rich
 from .times import span_text
 
 SHOWN_NAME = 100  # characters of a consumer's name in a table
+GROUPS = "group", "lag", "pending", "waiting for retry", "consumers"
+CONSUMERS = "group", "consumer", "pending", "idle"
 NOTHING_TO_TRIM = 2**53  # a length that no stream has
 
 
@@ -67,7 +70,16 @@ def stats(
         "oldest_unfinished": ask(redis, stream, lambda: _oldest(redis, stream, groups)),
         "groups": [_group_report(found) for found in groups],
     }
-    say(*([json_line(report)] if as_json else _table(report)))
+    if as_json:
+        say(json_line(report))
+        return
+    say(*_lines(_about(report)))
+    if not report["groups"]:
+        return
+    if not shown_by_rich(GROUPS, _group_rows(report)):
+        say(*_lines(_of_groups(report)))
+    elif consumers := _consumer_rows(report):
+        shown_by_rich(CONSUMERS, consumers)
 
 
 def _stats(redis: Redis, stream: str, only: str | None) -> tuple[int, list[StreamStats]]:
@@ -123,7 +135,8 @@ def _group_report(found: StreamStats) -> dict[str, Any]:
     }
 
 
-def _table(report: dict[str, Any]) -> list[str]:
+def _about(report: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The stream itself."""
     rows = [
         ("stream", report["stream"]),
         ("length", report["length"]),
@@ -136,6 +149,29 @@ def _table(report: dict[str, Any]) -> list[str]:
         rows.append(("oldest unfinished", report["oldest_unfinished"]))
     if not report["groups"]:
         rows.append(("groups", "none yet"))
+    return rows
+
+
+def _group_rows(report: dict[str, Any]) -> list[list[Any]]:
+    names = "group", "lag", "pending", "waiting_for_retry"
+    return [[*(g[name] for name in names), len(g["consumers"])] for g in report["groups"]]
+
+
+def _consumer_rows(report: dict[str, Any]) -> list[list[Any]]:
+    return [
+        [group["group"], c["name"], c["pending"], span_text(c["idle_ms"])]
+        for group in report["groups"]
+        for c in _busiest_first(group)
+    ]
+
+
+def _busiest_first(group: dict[str, Any]) -> list[dict[str, Any]]:
+    return sorted(group["consumers"], key=lambda c: (-c["pending"], c["name"]))
+
+
+def _of_groups(report: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Where rich shows no tables of them."""
+    rows: list[tuple[str, Any]] = []
     for group in report["groups"]:
         rows += [
             ("", ""),
@@ -147,9 +183,13 @@ def _table(report: dict[str, Any]) -> list[str]:
         ]
         shown = {c["name"]: plain_cut(c["name"], SHOWN_NAME) for c in group["consumers"]}
         width = max(map(len, shown.values()), default=0)
-        for consumer in sorted(group["consumers"], key=lambda c: (-c["pending"], c["name"])):
+        for consumer in _busiest_first(group):
             consumer_name, idle = shown[consumer["name"]], span_text(consumer["idle_ms"])
             rows.append(
                 ("", f"{consumer_name:{width}}  pending {consumer['pending']}, idle {idle}")
             )
+    return rows
+
+
+def _lines(rows: list[tuple[str, Any]]) -> list[str]:
     return [f"{name:18} {value}".rstrip() for name, value in rows]

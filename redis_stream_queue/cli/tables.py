@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .._plain import plain_cut
@@ -12,19 +12,26 @@ from .output import say
 
 MOST_CELL = 60  # characters; JSON has all of them
 
-Rows = Sequence[Sequence[object]]
+Rows = Iterable[Sequence[object]]
 
 
 def show_table(heading: Sequence[str], rows: Rows) -> None:
     """Print a table on standard output."""
-    if sys.stdout.isatty():
-        with contextlib.suppress(ImportError):
-            from rich.console import Console
+    if not shown_by_rich(heading, rows):
+        say(*text_table(heading, rows))
 
-            made = rich_table(heading, rows)
-            Console().print(made)
-            return
-    say(*text_table(heading, rows))
+
+def shown_by_rich(heading: Sequence[str], rows: Rows) -> bool:
+    """Print a table on a terminal, if rich is there."""
+    if not sys.stdout.isatty():
+        return False
+    with contextlib.suppress(ImportError):
+        from rich.console import Console
+
+        made = rich_table(heading, rows)
+        Console().print(made)
+        return True
+    return False
 
 
 def rich_table(heading: Sequence[str], rows: Rows) -> Any:

@@ -98,5 +98,13 @@ def test_tables_are_by_rich_on_a_terminal_and_plain_in_a_pipe(
         assert re.search(rf"{first} .*\[bold\]me\[/bold\]", text)
     assert "───" in "".join(fancy)
     assert "───" not in piped
+    ledger.redis.xadd("work_dlq", {"reason": "[red]", "delivery_count": "3", "last_error": "E: x"})
+    for asked, cells in (
+        ("stats work", r"crew +\[bold\]me\[/bold\] +1 "),
+        ("dlq list work", r"\[red\] +3 "),
+    ):
+        table = "\n".join(shown(["redis_stream_queue.cli", *asked.split()], tmp_path, pool_url))
+        assert "───" in table
+        assert re.search(cells, table)
     as_json = subprocess.check_output([sys.executable, "-m", *command, "--json"], env=env)
     assert json.loads(as_json)["pending"][0]["consumer"] == "[bold]me[/bold]"
