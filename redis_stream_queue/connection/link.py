@@ -17,7 +17,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
-    MasterDownError,
+    InvalidResponse,
     NoScriptError,
     ReadOnlyError,
     RedisClusterException,
@@ -27,6 +27,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .endpoint import Endpoint
+from .refusals import no_redis, says_demoted
 from .replies import info_lines
 from .scripts import Script
 from .wire import Wire, wire_of
@@ -128,14 +129,6 @@ def _broken(error: Exception) -> RedisConnectionError:
     return RedisConnectionError(f"the connection broke ({type(error).__name__}: {error})")
 
 
-def says_demoted(error: Exception) -> bool:
-    """Does a server say that it is no master (any more)?"""
-    if isinstance(error, ReadOnlyError | MasterDownError):
-        return True
-    words = str(error)  # Redis 6.2 passes it on from a script as another error's text
-    return "READONLY" in words or "instance state changed" in words
-
-
 def _packets(commands: Sequence[Command]) -> Iterator[bytes]:
     """Bytes to send: small commands together; the server works on a large one meanwhile."""
     packet = b""
@@ -179,6 +172,8 @@ async def connecting(endpoint: Endpoint) -> AsyncIterator[None]:
         raise RedisTimeoutError(f"{endpoint} accepts connections but does not answer") from None
     except UnicodeError:  # a ValueError, but about the host's name
         raise
+    except InvalidResponse as error:
+        raise no_redis(endpoint, str(error)) from error
     except _BROKEN as error:
         raise _broken(error) from error
 
@@ -189,7 +184,11 @@ async def reconnect(link: Link, connection: AbstractConnection) -> None:
     async with connecting(link.endpoint):
         began_s = link.loop.time()
         await connection.connect()
-    link.wire(connection, began_s)
+        link.wire(connection, began_s)
+        [pong] = await exchange(connection, [("PING",)], None)
+        if not (pong == b"PONG" or isinstance(pong, ResponseError)):
+            await cut(connection)
+            raise no_redis(link.endpoint, f"to PING it says {pong!r:.50}")
 
 
 async def life_of(connection: AbstractConnection) -> str:
@@ -269,6 +268,9 @@ class DedicatedConnection(ABC):
             connection = self.connection = await self._open()
             wire = self.link.wire(connection, began_s)
             id_, info = await exchange(connection, [("CLIENT", "ID"), ("INFO", "server")], None)
+            if not isinstance(id_, int | ResponseError):
+                await cut(connection)
+                raise no_redis(self.endpoint, f"to CLIENT ID it says {id_!r:.50}")
         self.life = wire.life = run_id(info)
         # An ACL may forbid it; and without a life it cannot be told from another's.
         self.client_id = id_ if isinstance(id_, int) and self.life else None

@@ -18,6 +18,7 @@ from redis.exceptions import (
     ResponseError,
     TryAgainError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .. import _exits
 from .._exits import Failure
@@ -64,6 +65,19 @@ def is_forbidden(error: Exception) -> bool:
     )
 
 
+def says_demoted(error: Exception) -> bool:
+    """Does a server say that it is no master (any more)?"""
+    if isinstance(error, ReadOnlyError | MasterDownError):
+        return True
+    words = str(error)  # Redis 6.2 passes it on from a script as another error's text
+    return "READONLY" in words or "instance state changed" in words
+
+
+def no_redis(endpoint: Endpoint, why: str) -> RedisConnectionError:
+    """Something else answers there."""
+    return RedisConnectionError(f"what answers at {endpoint} is no Redis: {why}")
+
+
 async def explained(
     endpoint: Endpoint, error: Exception, *, key: str = "", waited_s: float | None = None
 ) -> Failure:
@@ -98,6 +112,8 @@ async def reason(endpoint: Endpoint, error: Exception, key: str = "") -> str | N
         return f"key {key!r} on {endpoint} is not a stream. Choose another name or a prefix."
     if isinstance(error, ResponseError):
         return None
+    if "is no Redis" in words:
+        return f"{words}. {URL_FORM}"
     return await _line_trouble(endpoint, str(error))
 
 

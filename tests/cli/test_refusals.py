@@ -17,6 +17,7 @@ from tests.support.faultproxy import ThreadedFaultProxy
 from tests.support.guarded import SECRET, limited_user
 from tests.support.pool import plain_environment
 from tests.support.servers import Server, free_port
+from tests.support.stub import OTHERS, answering
 from tests.support.waiting import wait_until
 
 
@@ -72,6 +73,13 @@ class TestRedisThatDoesNotWork:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"redis://:{SECRET}@127.0.0.1:{silent.getsockname()[1]}"
             assert "no answer within 5 s" in said(rsq(*STATS, url=url), _exits.REDIS)
+
+    @pytest.mark.parametrize("other", OTHERS)
+    def test_something_else_answers(self, other: str) -> None:
+        with answering(OTHERS[other]) as url:
+            text = said(rsq(*(STATS if other == "nothing" else PUSH), url=url), _exits.REDIS)
+        assert f"what answers at {url} is no Redis: " in text
+        assert "Check --url or REDIS_URL" in text
 
     @pytest.mark.parametrize("args", [PUSH, STATS], ids=["push", "stats"])
     @pytest.mark.parametrize("credentials", [":wrong@", "me:wrong@", ""], ids=["pw", "user", "no"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +45,19 @@ def scene(tmp_path: Path, record_property: Callable[[str, object], None]) -> Ite
     """Servers, proxies, pools and consumers of the test's own; all of them are gone after it."""
     with ExitStack() as stack:
         yield Scene(stack, tmp_path, record_property)
+
+
+@pytest.fixture
+def imported(
+    pool_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], Any]]:
+    """Writes tasks_app.py for the pool, and imports it here."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("REDIS_URL", pool_url)
+
+    def write(source: str) -> Any:
+        (tmp_path / "tasks_app.py").write_text(source)
+        return importlib.import_module("tasks_app")
+
+    yield write
+    sys.modules.pop("tasks_app", None)

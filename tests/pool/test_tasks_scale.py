@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import json
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -24,7 +22,7 @@ import redis
 from redis_stream_queue import Job, Queue
 from redis_stream_queue.later.keys import companions
 from tests.cli.kit import rsq
-from tests.pool.test_tasks import did, noted
+from tests.pool.noted import did, noted
 from tests.support.pool import PoolProcess
 from tests.support.waiting import wait_until
 
@@ -51,22 +49,6 @@ async def doubled(number: int) -> int:
     await asyncio.sleep(0.001)
     return number * 2
 """
-
-
-@pytest.fixture
-def imported(
-    pool_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[str], Any]]:
-    """Writes an app for the pool, and imports it here."""
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("REDIS_URL", pool_url)
-
-    def write(source: str) -> Any:
-        (tmp_path / "scale_app.py").write_text(source)
-        return importlib.import_module("scale_app")
-
-    yield write
-    sys.modules.pop("scale_app", None)
 
 
 @contextlib.contextmanager
@@ -127,7 +109,7 @@ def test_a_hundred_thousand_results_are_read_right_while_workers_die(
     args = ("--workers", "2", "--max-deliveries", "50")
     with redis.Redis.from_url(pool_url) as server:
         start = server.info("memory")["used_memory"]
-        with PoolProcess(None, *args, url=pool_url, cwd=tmp_path, target="scale_app:queue") as pool:
+        with PoolProcess(None, *args, url=pool_url, cwd=tmp_path, target="tasks_app:queue") as pool:
             pool.wait_ready()
             began_s = time.monotonic()
             with killing(pool, KILL_EVERY_S) as killed:
@@ -298,7 +280,7 @@ def test_only_what_is_beyond_its_own_limit_is_ended(
 
     app = imported(LIMITS)
     args = ("--workers", "3")
-    with PoolProcess(None, *args, url=pool_url, cwd=tmp_path, target="scale_app:queue") as pool:
+    with PoolProcess(None, *args, url=pool_url, cwd=tmp_path, target="tasks_app:queue") as pool:
         pool.wait_ready()
         ends, over = set[str](), set[str]()
         for number, s in enumerate((0.05, longest_s, 0.05, longest_s, 0.1, longest_s)):

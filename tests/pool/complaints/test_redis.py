@@ -16,6 +16,7 @@ from tests.pool.complaints.conftest import (
 )
 from tests.support.guarded import SECRET, documented, limited_user
 from tests.support.servers import Server, free_port
+from tests.support.stub import OTHERS, answering
 
 PICKY = """
 from redis_stream_queue import per_message
@@ -56,6 +57,13 @@ class TestRedis:
             url = f"redis://:{SECRET}@127.0.0.1:{silent.getsockname()[1]}"
             said = complaint(start_pool("--stream", "orders", *SOON, url=url), _exits.REDIS)
         assert "within 0.5 s" in said
+
+    @pytest.mark.parametrize("other", ["all is well", "a web server"])
+    def test_something_else_answers(self, start_pool: StartPool, other: str) -> None:
+        """It says so at once: waiting for it to become a Redis is in vain."""
+        with answering(OTHERS[other]) as url:
+            said = complaint(start_pool("--stream", "orders", url=url), _exits.REDIS)
+        assert f"what answers at {url} is no Redis: " in said
 
     @pytest.mark.parametrize("credentials", [":wrong", "nobody:wrong", f"nobody:{SECRET}"])
     @pytest.mark.parametrize("given", ["option", "environment"])
