@@ -220,13 +220,19 @@ end
 return id
 """)
 
-# ARGV: group, consumer
-# Deletes the consumer if it holds nothing (DELCONSUMER alone would drop what it holds).
-# Returns 1 if it was deleted or unknown, 0 if it holds something.
+# ARGV: group, consumer...
+# Deletes each consumer that holds nothing (DELCONSUMER alone would drop what it holds).
+# Returns how many hold something.
 PRUNE = Script("""
-if redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])[1] then return 0 end
-redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
-return 1
+local left = 0
+for i = 2, #ARGV do
+  if redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[i])[1] then
+    left = left + 1
+  else
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[i])
+  end
+end
+return left
 """)
 
 # ARGV: group, consumer, least idle ms, cursor, count

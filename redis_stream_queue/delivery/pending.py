@@ -341,9 +341,9 @@ class PendingList:
         """Acknowledge, whoever holds them: done is done."""
         return await self.client.ack(self.stream, self.group, *ids)
 
-    async def prune(self, consumer: str) -> bool:
-        """Remove a consumer that holds nothing; False if it holds something."""
-        return bool(await self.client.script(PRUNE, self.stream, self.group, consumer))
+    async def prune(self, *consumers: str) -> bool:
+        """Remove those consumers that hold nothing; False if one holds something."""
+        return not await self.client.script(PRUNE, self.stream, self.group, *consumers)
 
     async def trim(self, max_len: int) -> Trimmed:
         """Remove finished entries while the stream is longer than ``max_len`` (approximately)."""

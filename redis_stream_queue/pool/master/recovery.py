@@ -361,8 +361,6 @@ class Recovery:
 
     async def close(self) -> None:
         """Remove the names that this pool leaves behind, as far as they hold nothing."""
-        group = self.settings.consumer.group
-        for exponent in range(40):
-            await self.pending.prune(f"{group}:retry:{1 << exponent}")
-        if self.dead_letter_writer.name:
-            await self.pending.prune(self.dead_letter_writer.name)
+        group, own = self.settings.consumer.group, self.dead_letter_writer.name
+        parking = [f"{group}:retry:{1 << exponent}" for exponent in range(40)]
+        await self.pending.prune(*parking, *filter(None, [own]))
