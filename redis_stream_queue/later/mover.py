@@ -151,7 +151,7 @@ class Mover:
 
     async def _move_in_time(self) -> None:
         await self._until_due()
-        _, more = await self._call(0)
+        _, more = await self._call(LEAD_MS)
         if more:  # one mover is as fast as several, and holds up others less
             async with asyncio.TaskGroup() as calls:
                 for _ in range(IN_FLIGHT):

@@ -45,16 +45,21 @@ class _Later:
     async def figures(self) -> list[Figure]:
         await self._raw.config_set("appendonly", "yes")
         rates: list[float] = []
+        sizes_b: list[float] = []
+        calls: dict[int, list[float]] = {2: [], 20: []}
         pings: dict[int, list[tuple[float, float]]] = {1: [], 20: []}
         late: dict[int, list[list[float]]] = {2: [], 20: []}
-        sizes = {1: self._bench.size(1_000_000, 20_000), 20: self._bench.size(200_000, 20_000)}
+        counts = {1: self._bench.size(1_000_000, 20_000), 20: self._bench.size(200_000, 20_000)}
         for _ in self._bench.each_round():
-            for movers, count in sizes.items():
+            for movers, count in counts.items():
+                sizes_b.append(await self._fill(count))
                 rate, *p99 = await self._at_once(movers, count)
                 pings[movers].append((p99[0], p99[1]))
                 rates += [rate] if movers == 1 else []
             for movers, found in late.items():
-                found.append(await self._in_time(movers, self._bench.size(30, 3)))
+                values, each = await self._in_time(movers, self._bench.size(30, 3))
+                found.append(values)
+                calls[movers].append(each)
         await self._client.close()
         await self._raw.aclose()
         return [
@@ -80,11 +85,17 @@ class _Later:
                 for movers, found in late.items()
                 for percent, most in ((50, 5), (99, 25))
             ),
+            *(
+                Figure(f"calls for each of them, {movers} movers", "", of, goal=at_most(3, ""))
+                for movers, of in calls.items()
+            ),
+            Figure(
+                "bytes of a scheduled one beside its payload", "B", sizes_b, goal=at_most(160, "B")
+            ),
         ]
 
-    async def _at_once(self, movers: int, count: int) -> list[float]:
-        """Messages a second; how long another process' PING takes meanwhile and, at the same time,
-        at a server that is idle, p99 in ms."""
+    async def _fill(self, count: int) -> float:
+        """Schedule so many for now; how many bytes each takes beside its payload."""
         self._server.empty()
         due = int(time.time() * 1000)
         payload = '{"n":12345678,"pad":"' + "x" * 80 + '"}'
@@ -92,6 +103,16 @@ class _Later:
             numbers = range(start, min(start + CHUNK, count))
             members = {f"{due:013d}-{n:012d}:0:{payload}": due for n in numbers}
             await self._raw.zadd(self._later, members)
+        server = self._server.client
+        self._server.wait(
+            lambda: not server.info("persistence")["aof_rewrite_in_progress"], 60, "AOF is written"
+        )
+        size_b: int = await self._raw.memory_usage(self._later, samples=0)
+        return size_b / count - len(payload)
+
+    async def _at_once(self, movers: int, count: int) -> list[float]:
+        """Messages a second; how long another process' PING takes meanwhile and, at the same time,
+        at a server that is idle, p99 in ms."""
         with modules(1, "pings", self._server.url, self._idle_url) as [pings]:
             assert pings.stdout
             pings.stdout.readline()
@@ -108,9 +129,10 @@ class _Later:
                 return
             await asyncio.sleep(0.02)
 
-    async def _in_time(self, movers: int, seconds: int) -> list[float]:
-        """How late each was in the stream, in ms."""
+    async def _in_time(self, movers: int, seconds: int) -> tuple[list[float], float]:
+        """How late each was in the stream, in ms; and how many calls that took for each."""
         self._server.empty()
+        await self._raw.config_resetstat()
         producer = StreamProducer(self._client, KEY, max_len=None)
 
         async with self._moving(movers):
@@ -120,11 +142,13 @@ class _Later:
                 await asyncio.sleep(max(wait_s, 0))
                 await producer.push(n, delay_ms=5 + n * 37 % 3000)
             await self._all_moved()
+            scripts = (await self._raw.info("commandstats"))["cmdstat_evalsha"]["calls"]
         entries = await self._raw.xrange(KEY)
-        return [
-            int(entry_id.split(b"-")[0]) - int(fields[b"rsq:scheduled"][1:14])
+        late = [
+            float(int(entry_id.split(b"-")[0]) - int(fields[b"rsq:scheduled"][1:14]))
             for entry_id, fields in entries
         ]
+        return late, scripts / len(late) - 1  # one was the push
 
     @asynccontextmanager
     async def _moving(self, movers: int) -> AsyncIterator[None]:
