@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from .._log import logger, saying
 from .._plain import CONTINUED, json_line, plain, plain_cut, trace
-from . import current
+from ..delivery import current
 
 log = logger(__name__)
 
@@ -44,9 +44,10 @@ class Record(logging.LogRecord):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rsq_slot = self.slot
-        self.rsq_message_id = current.handled.get()
-        self.rsq_stream = self.stream if self.rsq_message_id else None
-        self.rsq_task = current.task.get() if self.rsq_message_id else None
+        noted = current.noted()
+        self.rsq_stream = self.stream if noted else None
+        self.rsq_message_id = noted[0] if noted else None
+        self.rsq_task = noted[1] if noted else None
 
     def getMessage(self) -> str:
         """For formats of the app's: ours show the same in places of their own."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Any
 
+from .._clock import mono_ms
+from ..delivery.current import handled
+from ..delivery.rules import Rules
 from ..exceptions import ConfigError
 from ..message import StreamMessage
 
@@ -45,30 +46,25 @@ class Running:
         return None if left_s is None else datetime.now(UTC) + timedelta(seconds=left_s)
 
 
-_running: ContextVar[tuple[StreamMessage, Any, float] | None] = ContextVar(
-    "rsq_running", default=None
-)
-
-
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
     """Whatever begins in here has ended behind it."""
-    before = _running.get()
+    before = handled.get()
     try:
         yield
     finally:
-        _running.set(before)
+        handled.set(before)
 
 
-def begin(message: StreamMessage, task: Any) -> None:
-    """In the context of a call: this is what it runs for, from now on."""
-    _running.set((message, task, monotonic()))
+def begin(message: StreamMessage, rules: Rules) -> None:
+    """In the context of a call: this is what it runs for; where no pool has noted that."""
+    handled.set((message, rules, mono_ms()))
 
 
-def running_in(stream: Any) -> str:
-    """Name of the task that calls this, if it is one whose calls go to this TaskStream; else ""."""
-    found = _running.get()
-    return found[1].name if found is not None and found[1].goes_to(stream) else ""
+def running() -> tuple[StreamMessage, Rules, int] | None:
+    """What the task that calls this runs for, as in ``handled``, if one calls it."""
+    found = handled.get()
+    return found if isinstance(found, tuple) and found[1].number else None
 
 
 def current() -> Running:
@@ -76,15 +72,18 @@ def current() -> Running:
 
     Raises ConfigError where no task runs (one that is called as a plain function, say).
     """
-    found = _running.get()
+    found = running()
     if found is None:
         raise ConfigError(
             "current() is for code that a task runs: no task is running here. (A task that is "
             "called as a function has no message.)"
         )
-    message, task, started_s = found
-    rules = task.rules
-    limit_s = rules.soft_time_limit_s or rules.time_limit_s
+    message, rules, started_ms = found
     return Running(
-        rules.name, message.id, message.delivery_count, dict(message.headers), started_s, limit_s
+        rules.name,
+        message.id,
+        message.delivery_count,
+        dict(message.headers),
+        monotonic() - (mono_ms() - started_ms) / 1000,
+        rules.soft_time_limit_s or rules.time_limit_s,
     )

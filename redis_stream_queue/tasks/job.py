@@ -14,7 +14,6 @@ from ..later.keys import companions
 from ..message import id_before, id_key, is_entry_id
 from ..pushing.time_limit import limit_s
 from ..serializers import Serializer
-from .current import running_in
 from .results import failed
 from .travelling import Conversion
 
@@ -119,7 +118,7 @@ class Job(Generic[R]):
                 "@queue.task(result_ttl_s=3600), so many seconds."
             )
         stream = self._stream
-        if timeout_s is None and (waits := running_in(stream)):
+        if timeout_s is None and (waits := stream.running()):
             raise ConfigError(
                 f"task {waits!r} waits without a limit for task {self.task!r} of its own queue: "
                 "once every worker waits, nobody is left to run it. Give result() a timeout_s, or "

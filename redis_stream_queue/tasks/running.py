@@ -9,6 +9,7 @@ from .._validate import did_you_mean
 from ..delivery.answers import RESULT, VALUE, answer_to
 from ..delivery.batch import Batch
 from ..delivery.burial_mark import UNKNOWN_TASK
+from ..delivery.current import handled
 from ..delivery.invocation import must_be_awaited, to_its_end
 from ..delivery.rules import Rules
 from ..exceptions import Reject, TaskUnknown
@@ -123,12 +124,14 @@ class Tasks(Mapping[str, AnyTask]):
             task, args, kwargs = self._found(data)
         if not task.bound.plain:
             args, kwargs = task.bound.unpacked(args, kwargs)
-        begin(message, task)
-        if message.headers.get(RESULT):
+        noted = handled.get()
+        if noted is None or noted[0] is not message:
+            begin(message, task.rules)
+        if RESULT in message.headers:
             return self._with_result(task, message, args, kwargs)
         if task.is_async and not self.alike:
             return task.counted(args, kwargs)
-        return task.func(*args, **kwargs)
+        return task.func(*args, **kwargs) if kwargs else task.func(*args)
 
     def _found(self, data: Any) -> tuple[AnyTask, Sequence[Any], Kwargs]:
         """What a payload calls that others may have written. Raises TaskUnknown."""

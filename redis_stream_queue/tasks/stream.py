@@ -11,9 +11,11 @@ from typing import TypeVar
 from .._names import default_dlq
 from .._options import DEFAULT_URL, STREAM_PREFIX, URL, URL_FILE
 from ..client import StreamClient, check_client
+from ..delivery.rules import Rules
 from ..exceptions import ConfigError
 from ..producer import MAX_LEN, StreamProducer
 from ..serializers import Serializer
+from .current import running
 from .results import Waiting
 from .trial import Trial
 
@@ -55,8 +57,19 @@ class TaskStream:
         self._kind = kind
         self._producer: StreamProducer | None = None
         self.waiting = Waiting()
+        self._rules: list[Rules] = []
         self.trial: Trial | None = None
         self._making = threading.Lock()
+
+    def note(self, rules: Rules) -> None:
+        """A task of which these are the rules is called here."""
+        self._rules.append(rules)
+
+    def running(self) -> str:
+        """Name of the task that calls this, if its own calls go here, too; else ""."""
+        found = running()
+        rules = found and found[1]
+        return next((known.name for known in self._rules if known is rules), "")
 
     @property
     def client(self) -> StreamClient:

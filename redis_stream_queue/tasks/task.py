@@ -60,10 +60,7 @@ class Task(Pushing[P, R], Generic[P, R, V]):
             options.soft_time_limit_s,
             alone=not self.is_async,
         )
-
-    def goes_to(self, stream: TaskStream) -> bool:
-        """Are its calls pushed there?"""
-        return self._stream is stream
+        stream.note(self.rules)
 
     async def counted(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call the async function and await it, as one of those that run."""

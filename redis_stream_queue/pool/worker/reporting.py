@@ -8,12 +8,12 @@ from typing import Any
 
 from ..._clock import mono_ms
 from ..._plain import plain_cut
+from ...delivery import current
 from ...delivery.batch import Batch, Verdict, one_line
 from ...delivery.hooks import Hooks
 from ...delivery.rules import AS_CONFIGURED, Rules, RulesOf
 from ...message import StreamMessage, id_key
 from ...metrics import ConsumerMeter
-from .. import current
 from .._linux import memory_mb
 from ..failures import MOST_KIND, MOST_KINDS
 from ..protocol import MAX_ERROR, Buried, Failed, Message, Released, Retrying
@@ -109,9 +109,7 @@ class ReportingHooks(Hooks):
             self._start(message.id, now_ms)
             return
         rules = AS_CONFIGURED if self._rules_of is None else self._rules_of(message)
-        _note_handled(self._batch_ids or message.id)
-        if current.task.get() != rules.name:
-            current.task.set(rules.name)
+        _note_handled((message, rules, now_ms))
         if self._side_by_side:
             self._running[message.id] = now_ms, rules
             self._show_oldest()

@@ -1,0 +1,24 @@
+"""What is being handled right now: set as a call begins, in its context; for log and tasks."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+from ..message import StreamMessage
+from .rules import Rules
+
+# A message, what holds for it, and when it was started, in ms of mono_ms(). Where nothing does, its
+# id is enough; of a batch handler "<first id>..<last id>".
+Handled = tuple[StreamMessage, Rules, int] | str
+handled: ContextVar[Handled | None] = ContextVar("rsq_handled", default=None)
+
+
+def noted() -> tuple[str, str] | None:
+    """Id, and the name of what it asks for, "" if it has none; None = nothing is being handled."""
+    found = handled.get()
+    if found is None:
+        return None
+    if isinstance(found, str):
+        return found, ""
+    message, rules, _ = found
+    return message.id, rules.name
