@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from functools import partial
 from typing import Any
@@ -56,12 +57,17 @@ def pause(redis: Redis, stream: str, group: str | None, span: float | None) -> N
     ask(redis, stream, lambda: redis.client.pause(stream, group, for_s=span))
     lasts = "until rsq resume" if span is None else f"for {span_text(round(span * 1000))}"
     say(f"paused {lasts}: {_what(redis, stream, group)}")
-    known = [one["name"] for one in ask(redis, stream, lambda: redis.client.group_info(stream))]
-    if group is not None and group not in known:
-        here = ", ".join(known) or "no group"
-        complain(
-            "rsq", f"there is no group {group!r} so far: {redis.client.key(stream)} has {here}."
-        )
+    with contextlib.suppress(Failure):  # it is paused, whoever may not look at groups
+        _doubt(redis, stream, group)
+
+
+def _doubt(redis: Redis, stream: str, group: str | None) -> None:
+    """Say so if there is nobody who would hear of it: the name may be wrong."""
+    groups = [one["name"] for one in ask(redis, stream, lambda: redis.client.group_info(stream))]
+    if not groups or group not in (None, *groups):
+        which = "no group" if group is None else f"no group {group!r}"
+        here = ", ".join(groups) or "none"
+        complain("rsq", f"{redis.client.key(stream)} has {which} so far. It has: {here}.")
 
 
 @click.command()

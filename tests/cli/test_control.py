@@ -22,10 +22,12 @@ def test_a_stream_is_paused_and_goes_on(pool_url: str) -> None:
     assert "PAUSED" in rsq("stats", "orders", url=pool_url).stdout
     assert rsq("resume", "orders", url=pool_url).returncode == 0
     typo = rsq("pause", "orders", "--group", "gg", url=pool_url)
-    assert (typo.returncode, "there is no group 'gg' so far: orders has g" in typo.stderr) == (
+    assert (typo.returncode, "orders has no group 'gg' so far. It has: g" in typo.stderr) == (
         0,
         True,
     )
+    nobody = rsq("pause", "odrers", url=pool_url)
+    assert (nobody.returncode, "odrers has no group so far" in nobody.stderr) == (0, True)
     again = rsq("resume", "orders", url=pool_url)
     assert (again.returncode, "was not paused" in again.stderr) == (1, True)
 

@@ -44,3 +44,13 @@ def test_what_a_test_says_it_attacks_lists_it() -> None:
             if not any(name.startswith(place) for place in named_in(PROMISES[int(number)])):
                 missing.append(f"{name}: promise {number}")
     assert missing == []
+
+
+def test_what_shows_how_later_fails_is_there() -> None:
+    """Each row of the table in docs/later.md names tests, by their functions."""
+    table = (ROOT / "docs" / "later.md").read_text().partition("| shown by |")[2]
+    there = {name for test in TESTS for name in re.findall(r"def (test_\w+)", test.read_text())}
+    rows = [re.findall(r"`(test_\w+)`", line) for line in table.splitlines()[2:]]
+    assert len(rows) > 15
+    assert all(rows)
+    assert {name for row in rows for name in row} <= there

@@ -199,6 +199,7 @@ async def test_a_running_async_handler_is_cancelled(real_bench: Bench) -> None:
         await real_bench.until(lambda: len(started) == 2, "two run")
         assert await real_bench.client.cancel(real_bench.stream, ids[2]) == "running"
         assert await real_bench.client.cancel(real_bench.stream, ids[0]) == "running"
+        # 100 ms where nothing else runs, see `scripts/bench control`
         await real_bench.until(lambda: cancelled == [0], "it is cancelled", 1)
         await real_bench.until(real_bench.settled, "the others are done")
     assert started == [0, 1]

@@ -213,7 +213,9 @@ class TestLostRepliesToPushes:
     """Who pushed does not know; the same push again finds out, and adds nothing."""
 
     @pytest.mark.parametrize("extras", [{}, {"delay_ms": 60_000}], ids=["now", "later"])
-    async def test_once(self, bench: Bench, proxy: FaultProxy, extras: Any) -> None:
+    async def test_the_same_push_again_tells_what_came_of_it(
+        self, bench: Bench, proxy: FaultProxy, extras: Any
+    ) -> None:
         client = through(proxy)
         producer = StreamProducer(client, bench.stream, GROUP)
         for how in ({"dedup_id": "d"}, {"unique": "u"}):
