@@ -40,6 +40,9 @@ ODD = {  # what strangers send, and the statuses of the answers
     LAST.replace(b"\r\n", b"\r\nHost: y\r\n", 1): [400],
     LIVE + b"X: " + b"x" * 100_000: [431],
     LIVE.replace(b"/livez", b"/" + b"x" * 100_000): [414],
+    LAST.replace(b"/livez", b"/" + b"x" * 50_000): [414],
+    LIVE + b"X: " + b"x" * 50_000 + b"\r\n\r\n": [431],
+    (LIVE + b"\r\n") * 2000 + LAST: [200] * 2001,
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n": [400],  # TLS
 }
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}

@@ -17,6 +17,7 @@ import h11
 from .repeated import Exchange, Repeated, Request, Response, sentence
 
 MOST_HEAD = 16 * 1024  # bytes
+PIECE = 4 * 1024  # so many more h11 gets to see at a time
 CONNECTION_S = 5.0  # so long one lives, whether it asks for something or is silent
 
 
@@ -28,6 +29,7 @@ class Connection(asyncio.Protocol):
         self._open = open_
         self._most = most
         self._http: h11.Connection | None = None  # None = nothing is under way
+        self._unread = bytearray()  # has come, and h11 has not seen it
         self._blocked = False  # the client does not read
         self._ended = False  # the last answer was given
 
@@ -66,42 +68,54 @@ class Connection(asyncio.Protocol):
                 return
             asked = data
             self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEAD)
-        self._http.receive_data(data)
+        self._unread += data
         self._go_on(asked)
 
     def _go_on(self, asked: bytes = b"") -> None:
         """Answer what was asked, as long as the answers are read. asked: all that has come, if
         nothing of it was looked at yet."""
-        while self._http is not None and not (self._blocked or self._ended):
-            try:
-                event = self._http.next_event()
-                if not isinstance(event, h11.Request):
-                    return  # more is to come
-                whole = isinstance(self._http.next_event(), h11.EndOfMessage)
-            except h11.RemoteProtocolError as error:
-                status = HTTPStatus(error.error_status_hint)
-                if status == 431 and b"\n" not in self._http.trailing_data[0][:MOST_HEAD]:
-                    status = HTTPStatus.REQUEST_URI_TOO_LONG
-                self._give_up(self._http, sentence(status.phrase.lower(), status))
-                return
-            request = _request(event)
-            response = self._repeated.answer(request)
-            is_head = request.method == "HEAD"
-            if not whole:
-                self._give_up(self._http, response, is_head=is_head)
-                return
-            at_s = int(time.time())
-            sent = _as_bytes(self._http, response, at_s, is_head=is_head)
-            closes = self._http.our_state is not h11.DONE  # the client wants no more
-            more = bool(self._http.trailing_data[0])
-            if asked and not more:
-                self._repeated.note(asked, Exchange(request, response, sent, at_s, closes))
-            asked = b""
-            if closes or not more:
-                self._http = None
-            else:
-                self._http.start_next_cycle()
-            self._write(sent, closes=closes)
+        http = self._http
+        if http is None or self._blocked or self._ended or self._transport.is_closing():
+            return
+        try:
+            while (event := http.next_event()) is h11.NEED_DATA and self._unread:
+                http.receive_data(bytes(self._unread[:PIECE]))
+                del self._unread[:PIECE]
+            if not isinstance(event, h11.Request):
+                self._transport.resume_reading()
+                return  # more is to come
+            whole = isinstance(http.next_event(), h11.EndOfMessage)
+        except h11.RemoteProtocolError as error:
+            status = HTTPStatus(error.error_status_hint)
+            if status == 431 and b"\n" not in http.trailing_data[0][:MOST_HEAD]:
+                status = HTTPStatus.REQUEST_URI_TOO_LONG
+            self._give_up(http, sentence(status.phrase.lower(), status))
+            return
+        request = _request(event)
+        response = self._repeated.answer(request)
+        if whole:
+            self._exchange(http, request, response, asked)
+        else:
+            self._give_up(http, response, is_head=request.method == "HEAD")
+
+    def _exchange(
+        self, http: h11.Connection, request: Request, response: Response, asked: bytes
+    ) -> None:
+        """Answer a request, and get ready for the next one."""
+        at_s = int(time.time())
+        sent = _as_bytes(http, response, at_s, is_head=request.method == "HEAD")
+        closes = http.our_state is not h11.DONE  # the client wants no more
+        more = bool(self._unread or http.trailing_data[0])
+        if asked and not more:
+            self._repeated.note(asked, Exchange(request, response, sent, at_s, closes))
+        if closes or not more:
+            self._http = None
+            self._transport.resume_reading()
+        else:  # one at a time: others wait for the loop, too
+            http.start_next_cycle()
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._go_on)
+        self._write(sent, closes=closes)
 
     def _write(self, sent: bytes, *, closes: bool) -> None:
         self._transport.write(sent)
