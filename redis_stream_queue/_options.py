@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ._validate import Rule, Switch, Text, Texts
@@ -53,21 +53,16 @@ class Option(NamedTuple):
         return list(dict.fromkeys([*self.variables, PREFIX + self.key.upper()]))
 
 
-def setting(option: Option, *, factory: Callable[[], Any] | None = None, repr: bool = True) -> Any:
-    """A dataclass field that is this option. factory: makes the default."""
-    metadata = {Option: option}
-    if factory is not None:
-        return dataclasses.field(default_factory=factory, metadata=metadata, repr=repr)
-    return dataclasses.field(default=option.default, metadata=metadata, repr=repr)
+def setting(option: Option, *, repr: bool = True) -> Any:
+    """A dataclass field that is this option."""
+    return dataclasses.field(default=option.default, metadata={Option: option}, repr=repr)
 
 
 def options_of(settings: type) -> Iterator[Option]:
     """The options that are fields of this dataclass."""
     for field in dataclasses.fields(settings):
         if Option in field.metadata:
-            made = field.default_factory
-            default = field.default if made is dataclasses.MISSING else made
-            yield field.metadata[Option]._replace(name=field.name, default=default)
+            yield field.metadata[Option]._replace(name=field.name)
 
 
 URL_FILE = Option(

@@ -110,12 +110,12 @@ class PendingList:
         self._time_asked_ms = 0
 
     async def page(
-        self, after: str | None, count: int, consumer: str | None = None, *, end: str = "+"
+        self, after: str | None, count: int, consumer: str | None = None
     ) -> list[PendingEntry]:
-        """Up to ``count`` entries with ids above ``after`` (None = from the start), up to end."""
+        """Up to ``count`` entries with ids above ``after`` (None = from the start)."""
         start = "-" if after is None else f"({after}"
         return await self.client.pending_range(
-            self.stream, self.group, count, consumer, start=start, end=end
+            self.stream, self.group, count, consumer, start=start
         )
 
     async def look(

@@ -27,7 +27,7 @@ SHORT_PLACE = "rsq-socket-"
 DATA = ("appendonlydir", "dump.rdb")  # what the server itself opens
 MOST_LINKS = 40
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-LOG_TAIL = 4096  # bytes
+LOG_TAIL, LOG_LINES = 4096, 3  # bytes, and lines of them
 
 
 def usable_directory(directory: Path) -> Path:
@@ -178,7 +178,7 @@ def remove_socket(directory: Path, socket_path: Path) -> None:
             socket_path.parent.rmdir()
 
 
-def log_tail(directory: Path, lines: int = 3) -> str:
+def log_tail(directory: Path) -> str:
     """The end of the server's log as part of a sentence."""
     log = directory / LOG
     text = ""
@@ -186,7 +186,7 @@ def log_tail(directory: Path, lines: int = 3) -> str:
         with open(open_own(log, os.O_RDONLY), "rb") as file:
             file.seek(max(os.fstat(file.fileno()).st_size - LOG_TAIL, 0))
             tail = file.read(LOG_TAIL).decode(errors="replace")
-        text = " | ".join([line for line in tail.splitlines() if line.strip()][-lines:])
+        text = " | ".join([line for line in tail.splitlines() if line.strip()][-LOG_LINES:])
     return f"Its log, {log}, ends with: {text or '(nothing)'}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from .._validate import Maybe, Number, Whole, check
 from ..exceptions import BacklogFull
@@ -33,13 +32,10 @@ class Backlog:
 class RoomRequest:
     """One push that wants room for ``count`` messages."""
 
-    def __init__(
-        self, backlog: Backlog, count: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, backlog: Backlog, count: int) -> None:
         self._backlog = backlog
         self._count = count
-        self._clock = clock
-        self._since = clock()
+        self._since_s = time.monotonic()
         self._seen: int | None = None
         self._pause_s = FIRST_PAUSE_S
 
@@ -59,7 +55,8 @@ class RoomRequest:
         if self._seen + count <= backlog.most:
             backlog.credit = max((backlog.most - self._seen - count) // SHARE, 0)
             return None
-        if backlog.timeout_s is not None and self._clock() - self._since >= backlog.timeout_s:
+        waited_s = time.monotonic() - self._since_s
+        if backlog.timeout_s is not None and waited_s >= backlog.timeout_s:
             raise BacklogFull(
                 f"{self._seen} messages are unfinished, and {count} more would exceed max_backlog="
                 f"{backlog.most}. Add workers, push later, or wait with backlog_timeout_s."

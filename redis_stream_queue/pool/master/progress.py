@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import TextIO
 
 from ..._clock import mono_ms
 from ..logs import erases_lines
@@ -15,9 +14,8 @@ WIDTH = 30
 class Progress:
     """A line at the bottom of a terminal; log lines erase it, and it is drawn again."""
 
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self._shown = erases_lines(self._stream)
+    def __init__(self, total: int) -> None:
+        self._shown = erases_lines(sys.stderr)
         self._total = total
         self._began_ms = mono_ms()
 
@@ -37,8 +35,8 @@ class Progress:
 
     def _write(self, text: str) -> None:
         try:
-            self._stream.write(text)
-            self._stream.flush()
+            sys.stderr.write(text)
+            sys.stderr.flush()
         except (OSError, ValueError):  # the terminal is gone
             self._shown = False
 
