@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -72,13 +71,13 @@ def push(redis: Redis, target: str, name: str, arguments: tuple[str, ...]) -> No
             _exits.USAGE,
             f"{target} has no task {name!r}.{did_you_mean(name, queue.tasks)} It has {known}.",
         )
-    args = [_value(text) for text in arguments if not _is_named(text)]
-    kwargs = {
-        key: _value(value)
+    named = {
+        key: value
         for key, _, value in (text.partition("=") for text in arguments if _is_named(text))
     }
     queue.send_to(redis.client)
     try:
+        args, kwargs = found.bound.of_texts([a for a in arguments if not _is_named(a)], named)
         job = redis.run(lambda: found.push_packed(args, kwargs))
     except TypeError as error:
         raise Failure(_exits.USAGE, f"{error}.") from None
@@ -88,13 +87,6 @@ def push(redis: Redis, target: str, name: str, arguments: tuple[str, ...]) -> No
 def _is_named(text: str) -> bool:
     name, found, _ = text.partition("=")
     return bool(found) and name.isidentifier()
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _queue(target: str) -> Queue:

@@ -16,6 +16,7 @@ from .ids import when
 MOST_NAME = 1000  # characters of a dedup_id or a unique key
 MOST_WINDOW_S = 366 * 86_400
 DEFAULTS = {"dedup_id": None, "dedup_ttl_s": 86_400, "unique": None, "unique_until": "finished"}
+NEEDED = {"dedup_ttl_s": "dedup_id", "unique_until": "unique", "expired": "ttl_ms"}  # says more of
 ONE_ONLY = ("dedup_id", "unique")  # what many messages cannot share
 _RULES: dict[str, Rule] = {
     "dedup_id": Maybe(Name(MOST_NAME)),
@@ -126,12 +127,22 @@ class Asked(NamedTuple):
 
 def expiry_parts(extras: OneExtras | PushExtras) -> Parts:
     """Headers that say until when a message may start. Raises ConfigError."""
+    _check_needed(extras, "expired")
     ttl_ms, expired = extras.get("ttl_ms"), extras.get("expired", "count")
     check("expired", expired, Choice(("count", "dead")))
     if ttl_ms is None:
         return ()
     dead = ("rsq:expired", "dead") if expired == "dead" else ()
     return ("rsq:ttl", str(whole_ms(ttl_ms, "ttl_ms")), *dead)
+
+
+def _check_needed(extras: OneExtras | PushExtras, *options: str) -> None:
+    """Raise ConfigError for an option without the one that it says more of."""
+    for name in options:
+        if name in extras and (needed := NEEDED[name]) not in extras:
+            raise ConfigError(
+                f"{name} does nothing without {needed}: give both, or leave {name} out."
+            )
 
 
 def check_shared(extras: Mapping[str, Any]) -> None:
@@ -156,6 +167,8 @@ def terms_of_each(
         check_shared(shared)
     dedup_ids = shared.pop("dedup_ids", None)
     if dedup_ids is None:
+        if "dedup_ids" in extras:
+            shared.setdefault("dedup_id", None)
         terms = terms_of(shared, group)
         return [terms] * count if terms else None
     is_list = isinstance(dedup_ids, Sequence) and not isinstance(dedup_ids, str | bytes)
@@ -176,6 +189,7 @@ def terms_of(extras: OneExtras | PushExtras, group: str | None) -> Terms | None:
     asked: Any = extras
     if unknown := sorted(asked.keys() - OneExtras.__annotations__.keys()):
         raise TypeError(f"push() got an unexpected keyword argument {unknown[0]!r}")
+    _check_needed(extras, "dedup_ttl_s", "unique_until")
     given = {**DEFAULTS, **asked}
     for name, rule in _RULES.items():
         check(name, given[name], rule)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..exceptions import ConfigError
-from .travelling import Conversion, conversion_of
+from .travelling import Conversion, conversion_of, fits
 
 Kwargs = Mapping[str, Any]
 
@@ -64,6 +65,41 @@ class Arguments:
     def unpacked(self, args: Sequence[Any], kwargs: Kwargs) -> tuple[Sequence[Any], Kwargs]:
         """As the function takes them. Raises SerializationError."""
         return (args, kwargs) if self.plain else self._converted(args, kwargs, _unpack)
+
+    def of_texts(
+        self, args: Sequence[str], kwargs: Mapping[str, str]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """As they travel, of what was typed: each is a JSON value, or else a text.
+
+        Raises TypeError for what the function does not take, and SerializationError.
+        """
+        self.check(*args, **kwargs)
+        parameters = inspect.signature(self.check).parameters
+        kinds = [(p.kind, name) for name, p in parameters.items()]
+        names = [name for kind, name in kinds if kind.name.startswith("POSITIONAL")]
+        more = [name for kind, name in kinds if kind is inspect.Parameter.VAR_POSITIONAL]
+        others = [name for kind, name in kinds if kind is inspect.Parameter.VAR_KEYWORD]
+        annotated = [*names, *more * len(args)]
+        made = [self._typed(text, name, name) for text, name in zip(args, annotated, strict=False)]
+        named = {
+            name: self._typed(text, name, name if name in parameters else others[0])
+            for name, text in kwargs.items()
+        }
+        self.unpacked(made, named)  # raises what is wrong with them
+        return made, named
+
+    def _typed(self, text: str, name: str, annotated: str) -> Any:
+        """What somebody typed for this one. annotated: which parameter says what it is."""
+        hint = self._hints.get(annotated, Any)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        for one in (value, text):  # 42 may be meant for a text
+            if fits(one, hint):
+                return one
+        shown = hint.__name__ if inspect.isclass(hint) else str(hint)
+        raise TypeError(f"{self._task}() wants {shown} for {name!r}, got {text!r:.80}")
 
     def _converted(
         self, args: Sequence[Any], kwargs: Kwargs, convert: Callable[[Conversion, Any], Any]

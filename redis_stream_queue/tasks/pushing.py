@@ -146,9 +146,6 @@ class Pushing(Generic[P, R]):
 
     def push_packed(self, args: list[Any], kwargs: dict[str, Any]) -> Coroutine[Any, Any, Job[R]]:
         """Push a call whose arguments are given as they travel, to be awaited."""
-        if self.arguments is not None:
-            self.arguments.check(*args, **kwargs)
-            self.arguments.unpacked(args, kwargs)  # raises what is wrong with them
         return self._push(payload_of(self.name, args, kwargs))
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:

@@ -82,6 +82,25 @@ def _is_native(hint: Any) -> bool:
     return False
 
 
+def fits(value: Any, hint: Any) -> bool:
+    """Is it what an annotation says that needs no conversion? True for one that does."""
+    hint = _bare(hint)
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if not _is_native(hint) or hint in (Any, object) or isinstance(hint, typing.TypeVar):
+        return True
+    if origin is typing.Literal:
+        return any(type(value) is type(part) and value == part for part in parts)
+    if origin is list:
+        return isinstance(value, list) and all(fits(one, parts[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(one, parts[1]) for one in value.values())
+    if origin is not None:
+        return any(fits(value, part) for part in parts)
+    if hint is None:
+        return value is None
+    return type(value) is hint or (hint is float and type(value) is int)
+
+
 def _parts(hint: Any) -> Iterator[Any]:
     """It, and what it is made of."""
     yield hint

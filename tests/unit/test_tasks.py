@@ -168,6 +168,9 @@ def fine(when: datetime) -> None: ...
         (lambda q: q.task(name="two words")(fine), "without spaces, got 'two words'"),
         (lambda q: q.stream_handler(), "has no tasks"),
         (lambda q: resize.stream_handler(), "name the queue, as in rsq-pool app:queue"),
+        (lambda q: resize.options(unique_until="started"), "nothing without unique: give both"),
+        (lambda q: resize.options(dedup_ttl_s=5), "dedup_ttl_s does nothing without dedup_id"),
+        (lambda q: resize.options(expired="dead"), "expired does nothing without ttl_ms"),
         (lambda q: resize.options(delay=5), "Did you mean 'delay_ms'?"),
         (lambda q: resize.options(max_deliveries=5), "It is an option of @queue.task(...)"),
         (lambda q: q.push_sync(resize, 42), "wants the name of a task"),
@@ -203,6 +206,48 @@ def test_wrong_arguments_fail_in_the_caller(wrong: Callable[[], Any], words: str
         wrong()
 
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["abc"], "wants int for 'photo', got 'abc'"),
+        (["true"], "wants int for 'photo', got 'true'"),
+        (["1", "x"], "wants int for 'more', got 'x'"),
+        (["1", "names=[1]"], "wants list[str] | None for 'names', got '[1]'"),
+        (["1", "size=1,5"], "wants float for 'size', got '1,5'"),
+        (["1", "day=tomorrow"], "parameter 'day' of task 'typed': Invalid"),
+        ([], "missing 1 required positional argument: 'photo'"),
+    ],
+)
+def test_what_is_typed_in_a_shell_fits_the_parameters(typed: list[str], words: str) -> None:
+    with pytest.raises(TypeError) as refused:
+        of_texts(*typed)
+
+    assert words in str(refused.value)
+
+
+def test_what_is_typed_is_a_text_where_a_text_is_wanted() -> None:
+    assert of_texts("7", "8", 'name="9"', "size=1", "names=null") == (
+        [7, 8],
+        {"name": "9", "size": 1, "names": None},
+    )
+    assert of_texts("7", "name=9", "day=2026-02-03") == ([7], {"name": "9", "day": "2026-02-03"})
+
+
+def of_texts(*typed: str) -> Any:
+    def typed_task(
+        photo: int,
+        *more: int,
+        name: str = "",
+        names: list[str] | None = None,
+        day: date | None = None,
+        **others: float,
+    ) -> None: ...
+
+    bound = queue_of(typed_task, name="typed").bound
+    named = dict(text.split("=") for text in typed if "=" in text)
+    return bound.of_texts([text for text in typed if "=" not in text], named)
 
 
 def queue_of(func: Callable[..., Any], **options: Any) -> Any:
