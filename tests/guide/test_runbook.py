@@ -19,6 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from redis_stream_queue import StreamClient, StreamProducer
 from redis_stream_queue.cli.rsq import main
+from redis_stream_queue.pool import PoolMetrics
+from redis_stream_queue.pool.histogram import BUCKETS, Histogram
+from redis_stream_queue.pool.master.http.prometheus import render
+from redis_stream_queue.pool.master.http.snapshot import Part, Snapshot
+from redis_stream_queue.pool.master.observation import Observation
+from redis_stream_queue.pool.task_times import TaskMetrics
 from tests.guide.conftest import ROOT
 from tests.guide.test_readme import blocks_of
 from tests.support.pool import PoolProcess
@@ -104,7 +110,7 @@ def check_examples(http: str) -> None:
     """What examples/ ask a pool for is there: probes, metrics, labels that they are grouped by."""
     for path in PROBES:
         assert httpx.get(f"http://{http}{path}").status_code == 200
-    text = httpx.get(f"http://{http}/metrics").text
+    text = httpx.get(f"http://{http}/metrics").text + of_a_queue()
     families = list(text_string_to_metric_families(text))
     labels = {s.name: s.labels.keys() for f in families for s in f.samples}
     for expression in EXPRESSIONS:
@@ -114,6 +120,15 @@ def check_examples(http: str) -> None:
             given = {*labels[name], "instance"}  # that is Prometheus' own
             for grouped in BY.findall(expression):
                 assert {label.strip() for label in grouped.split(",")} <= given
+
+
+def of_a_queue() -> str:
+    """The metrics of a pool that has run a task."""
+    observation = Observation("app:queue")
+    observation.stream = observation.group = "work"
+    task = TaskMetrics(Histogram([0] * BUCKETS, 0.0), 0)
+    part = Part(observation, PoolMetrics(tasks={"resize": task}))
+    return render(Snapshot(0.0, "running", [part], {}), openmetrics=False).decode()
 
 
 def test_runbook(tmp_path: Path, pool_server_tcp: Server) -> None:
