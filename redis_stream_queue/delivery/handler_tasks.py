@@ -30,7 +30,7 @@ class HandlerTasks:
         self.error: BaseException | None = None
         self._cancelled = False  # by us
         self._stirred = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
         """As many as there is work for; each begins now."""
@@ -59,14 +59,15 @@ class HandlerTasks:
     def stir(self) -> None:
         """Wake who waits in ``stirred``."""
         self._stirred = True
-        if self._waiter is not None and not self._waiter.done():
+        if not self._waiter.done():
             self._waiter.set_result(None)
 
     async def stirred(self) -> None:
         """Until a call has ended and no other taken its place, or ``stir`` is called. One may
         wait at a time."""
         if not self._stirred:
-            self._waiter = asyncio.get_running_loop().create_future()
+            if self._waiter.done():
+                self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         self._stirred = False
 

@@ -142,7 +142,8 @@ class InFlight:
         """
         if messages:
             self.leases.hold(messages, asked_ms)
-            self.unsettled.handed_again(messages)
+            if self.unsettled.to_park or self.unsettled.kept:
+                self.unsettled.handed_again(messages)
             if count:
                 self.meter.read.record(len(messages))
         return messages

@@ -109,7 +109,8 @@ class Leases:
 
     def expect_no_more(self, link: Link, made: Made) -> None:
         """It has ended; ``link`` is what ``expect`` gave. made: see ``name_was_made``."""
-        self.name_was_made(made)
+        if made:
+            self.name_was_made(made)
         link.receivers.discard(self._arriving)
         self._making -= 1
 

@@ -83,10 +83,9 @@ class Unsettled:
 
     def handed_again(self, messages: Sequence[StreamMessage]) -> None:
         """They are held anew: what was to become of them before is past."""
-        if self.to_park or self.kept:
-            for message in messages:
-                self.to_park.pop(message.id, None)
-                self.kept.pop(message.id, None)
+        for message in messages:
+            self.to_park.pop(message.id, None)
+            self.kept.pop(message.id, None)
 
     def note(self, messages: Sequence[StreamMessage], verdict: Verdict) -> None:
         """How handling them ended; Redis hears of it with the next settling or read."""
