@@ -107,9 +107,10 @@ def handler(message):
     assert not [line for line in lines.values() if "rsq_slot" in line or "taskName" in line]
 
 
-@pytest.mark.parametrize("kind", ["plain", "async", "batch"])
+@pytest.mark.parametrize("kind", ["plain", "async", "batch", "tasks"])
 def test_text_records_of_any_handler_name_their_message(scene: Any, kind: str) -> None:
-    """Plain, four side by side, a whole batch: each record names the message it belongs to."""
+    """Plain, four side by side, a whole batch, tasks of both kinds in turn: each record names the
+    message it belongs to, and its task."""
     app = {
         "plain": """
 @handled
@@ -135,9 +136,23 @@ def handler(messages):
     logging.warning("at %s", "..".join(sorted({messages[0].id, messages[-1].id})))
     return [m.id for m in messages]
 """,
+        "tasks": """
+import asyncio
+from redis_stream_queue import Queue, current
+handler = Queue("work", group="crew")
+@handler.task(concurrency=2)
+async def waits():
+    await asyncio.sleep(0.05)
+    says("waits")
+@handler.task
+def blocks():
+    says("blocks")
+def says(task):
+    logging.warning("at %s %s", current().id, task)
+""",
     }[kind]
     pool = scene.start(app)
-    ids = scene.push(*({} for _ in range(6)))
+    ids = scene.push(*({"task": task} for task in ("waits", "waits", "blocks") * 2))
     scene.ledger.wait_settled(ids)
     assert pool.drain() == 0
     said = [line for line in pool.stderr.splitlines() if " at " in line]
