@@ -153,9 +153,13 @@ class Mover:
         await self._until_due()
         _, more = await self._call(LEAD_MS)
         if more:  # one mover is as fast as several, and holds up others less
-            async with asyncio.TaskGroup() as calls:
-                for _ in range(IN_FLIGHT):
-                    calls.create_task(self._move_many())
+            calls = [asyncio.create_task(self._move_many()) for _ in range(IN_FLIGHT)]
+            try:
+                await asyncio.gather(*calls)  # a TaskGroup would make a group of what Redis says
+            finally:
+                for call in calls:
+                    call.cancel()
+                await asyncio.wait(calls)
 
     async def _move_many(self) -> None:
         more = True

@@ -345,6 +345,30 @@ async def test_a_full_server_loses_and_doubles_nothing(server_bench: Bench) -> N
     assert await client.stream_len(server_bench.stream) == 50
 
 
+async def test_a_cut_amid_many_is_waited_out_in_silence(
+    server_bench: Bench, warnings_logged: pytest.LogCaptureFixture
+) -> None:
+    client, producer = server_bench.client, StreamProducer(server_bench.client, server_bench.stream)
+    await producer.push_many(list(range(10_000)), delay_ms=1)
+    mover = Mover(client, server_bench.stream)
+    running = asyncio.create_task(mover.run())
+    for least in (500, 3000, 6000):
+        await wait_until_async(partial(_has_moved, mover, least), 5, f"{least} are moved")
+        await client.link().call("", "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    async def all_moved() -> bool:
+        return await client.stream_len(server_bench.stream) == 10_000
+
+    await wait_until_async(all_moved, 10, "all are moved")
+    running.cancel()
+    await asyncio.wait([running])
+    assert not warnings_logged.records
+
+
+def _has_moved(mover: Mover, least: int) -> bool:
+    return mover.lateness.metrics().moved >= least
+
+
 async def test_a_lost_bell_costs_one_look(
     server_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
