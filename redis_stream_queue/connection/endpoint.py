@@ -65,7 +65,8 @@ class Endpoint:
         if self.path:
             return f"unix://{self.path}"
         scheme = "rediss" if self.ssl else "redis"
-        where = ",".join(f"{host}:{port}" for host, port in self.nodes)
+        nodes = [(f"[{host}]" if ":" in host else host, port) for host, port in self.nodes]
+        where = ",".join(f"{host}:{port}" for host, port in nodes)
         if self.service is not None:
             return f"{scheme}+sentinel://{where}/{self.service}/{self.db}"
         scheme += "+cluster" if self.cluster else ""

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from tests.support.ledger import Notes
@@ -125,6 +126,7 @@ def _calmly(stage: Stage, feeder: Feeder, recorder: Recorder) -> None:
 
 def _print_table(verdict: Verdict, storm: Storm, stage: Stage, drained_s: float) -> None:
     odd = odd_tracebacks(stage.directory)
+    found = [finding.what for finding in verdict.findings] + ["complaint" for _ in stage.complaints]
     unexplained = verdict.twice.pop("UNEXPLAINED", 0)
     overlapping = verdict.overlaps.pop("UNEXPLAINED", 0)
     rows = {
@@ -142,7 +144,7 @@ def _print_table(verdict: Verdict, storm: Storm, stage: Stage, drained_s: float)
         "pools": ", ".join(f"{h.name}: {len(h.pools)}" for h in stage.hosts),
         "drained": f"{drained_s:.1f} s after the storm",
         "odd tracebacks": f"{len(odd)} {odd[:3] if odd else ''}",
-        "findings": len(verdict.findings) + len(stage.complaints),
+        "findings": f"{len(found)}: {_counted(Counter(found))}",
     }
     for name, value in rows.items():
         print(f"  {name:16} {value}")

@@ -41,7 +41,10 @@ SECRET = "s3cr3t"
     ],
 )  # fmt: skip
 def test_urls(url: str, wanted: dict[str, Any]) -> None:
-    assert endpoint_from_url(url) == Endpoint(**wanted)
+    made = endpoint_from_url(url)
+    assert made == Endpoint(**wanted)
+    shown = endpoint_from_url(str(made))
+    assert (shown.nodes, shown.path, shown.ssl) == (made.nodes, made.path, made.ssl)
 
 
 def test_options_come_on_top_of_the_url() -> None:
