@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .delivery.invocation import check_runs
+from .delivery.per_message import PerMessage
 from .exceptions import ConfigError, RedisStreamError
-from .handlers import HandlerSource, PerMessage
+from .handlers import HandlerSource
 from .serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
 
 LAST_LINES = 12

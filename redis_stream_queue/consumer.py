@@ -19,13 +19,14 @@ from .connection.link import OUTAGES
 from .delivery.batch import Batch
 from .delivery.host import Host
 from .delivery.invocation import check_runs, heed_cancellation
+from .delivery.per_message import PerMessage
 from .delivery.reclaiming import Reclaiming
 from .delivery.retention import TRIM_INTERVAL_S, Retention
 from .delivery.server_check import check_server
 from .delivery.session import Session
 from .delivery.setbacks import GROUP_PAUSE_S, Setbacks
 from .group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
-from .handlers import DLQHandler, Handler, PerMessage, with_middleware
+from .handlers import DLQHandler, Handler, with_middleware
 from .later.attending import Attendance
 from .later.keys import companions
 from .later.mover import mover_of

@@ -22,7 +22,7 @@ from ..config import ConsumerConfig
 from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES
 from ..connection.replies import entry_messages
-from ..handlers import DLQHandler, ErrorHook, Handler, PerMessage, rules_of, runner_of
+from ..handlers import DLQHandler, ErrorHook, Handler, rules_of, runner_of
 from ..message import StreamMessage
 from ..serializers import JsonSerializer, Serializer, for_stream
 from .batch import Batch
@@ -34,6 +34,7 @@ from .hooks import Hooks
 from .host import Host
 from .in_flight import InFlight
 from .payloads import Payloads
+from .per_message import PerMessage
 from .reader import Reader
 from .stranded import Stranded
 from .told import ToldBatch

@@ -9,8 +9,9 @@ from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 from .._validate import Text, check
 from ..client import StreamClient
 from ..config import ConsumerConfig
+from ..delivery.per_message import PerMessage
 from ..exceptions import ConfigError
-from ..handlers import DLQHandler, ErrorHook, PerMessage, stream_handler
+from ..handlers import DLQHandler, ErrorHook, stream_handler
 from ..later.periodic import CatchUp, Cron, Periodic
 from ..producer import MAX_LEN, StreamProducer
 from ..serializers import JsonSerializer, Serializer, for_stream

@@ -11,9 +11,9 @@ from ..delivery.batch import Batch
 from ..delivery.burial_mark import UNKNOWN_TASK
 from ..delivery.current import handled
 from ..delivery.invocation import must_be_awaited, to_its_end
+from ..delivery.per_message import PerMessage
 from ..delivery.rules import Rules
 from ..exceptions import Reject, TaskUnknown
-from ..handlers import PerMessage
 from ..message import StreamMessage
 from .arguments import Kwargs
 from .current import begin

@@ -18,7 +18,8 @@ from redis_stream_queue import (
     per_message,
     stream_handler,
 )
-from redis_stream_queue.handlers import PerMessage, declaration_of
+from redis_stream_queue.delivery.per_message import PerMessage
+from redis_stream_queue.handlers import declaration_of
 from tests.library.kit import Bench
 
 ran: list[Any] = []

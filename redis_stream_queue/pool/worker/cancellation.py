@@ -10,8 +10,8 @@ import signal
 from _thread import get_ident
 from types import FrameType
 
+from ...delivery.per_message import PerMessage
 from ...exceptions import Cancelled
-from ...handlers import PerMessage
 
 INTERRUPT = signal.SIGRTMIN + 10
 OURS = __name__.partition(".")[0]

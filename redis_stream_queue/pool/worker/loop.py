@@ -16,11 +16,12 @@ from ...delivery.batch import Batch
 from ...delivery.host import Host
 from ...delivery.payloads import Decode
 from ...delivery.pending import SeenEntry
+from ...delivery.per_message import PerMessage
 from ...delivery.session import Session
 from ...delivery.setbacks import GROUP_PAUSE_S, Setbacks
 from ...exceptions import RedisStreamError
 from ...group import group_is_lost
-from ...handlers import Declaration, Handler, PerMessage, runner_of
+from ...handlers import Declaration, Handler, runner_of
 from ...message import StreamMessage
 from ...serializers import Serializer
 from ..pipe import Channel

@@ -23,12 +23,12 @@ from ..._log import logger
 from ..._names import prefixed
 from ...delivery import current
 from ...delivery.invocation import call_hook
+from ...delivery.per_message import PerMessage
 from ...delivery.rules import Rules
 from ...exceptions import RedisStreamError
 from ...handlers import (
     Declaration,
     Handler,
-    PerMessage,
     declaration_of,
     rules_of,
     with_middleware,

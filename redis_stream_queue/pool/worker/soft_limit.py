@@ -20,9 +20,10 @@ from typing import Any
 from ..._log import logger
 from ...delivery.payloads import Decode
 from ...delivery.per_batch import PerBatch
+from ...delivery.per_message import PerMessage
 from ...delivery.rules import RulesOf, as_configured
 from ...exceptions import SoftTimeLimitExceeded
-from ...handlers import Handler, PerMessage, runner_of
+from ...handlers import Handler, runner_of
 from ...message import StreamMessage
 
 log = logger(__name__)
