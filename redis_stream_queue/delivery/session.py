@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import logging
 from collections.abc import Sequence
 
 from redis.exceptions import ResponseError
@@ -37,7 +36,7 @@ from .payloads import Payloads
 from .per_message import PerMessage
 from .reader import Reader
 from .stranded import Stranded
-from .told import ToldBatch
+from .told import batch_kind
 from .unsettled import may_all_run
 
 log = logger(__name__)
@@ -222,9 +221,7 @@ class Session:
         return self.in_flight.unsettled.admitted(decoded, beside=beside)
 
     def _new_tasks(self) -> HandlerTasks:
-        told = log.isEnabledFor(logging.DEBUG)
-        kind = functools.partial(ToldBatch, self.reader.stream) if told else Batch
-        batch = kind(
+        batch = batch_kind(self.reader.stream)(
             (),
             self.hooks.message_started,
             self.hooks.message_finished if self._side_by_side else None,
