@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
 from .._validate import Choice, Maybe, Name, Number, check
-from ..exceptions import ConfigError
+from ..exceptions import ConfigError, SerializationError
 
 CatchUp = Literal["once", "skip", "all"]
 
@@ -84,6 +84,8 @@ def _check(periodic: Periodic) -> None:
 
 def checked(periodic: Iterable[Any]) -> tuple[Periodic, ...]:
     """Each of them with a name of its own. Raises ConfigError."""
+    if isinstance(periodic, str) or not isinstance(periodic, Iterable):
+        raise ConfigError(f"periodic must be a list of Cron and Every, got {periodic!r:.80}.")
     found = tuple(periodic)
     for one in found:
         if not isinstance(one, Cron | Every):
@@ -111,10 +113,13 @@ class Schedule(NamedTuple):
 def schedules_of(
     periodic: Sequence[Periodic], encode: Callable[[Any], bytes]
 ) -> tuple[Schedule, ...]:
-    """With their payloads. Raises ConfigError for one that is too large, and what encode raises."""
+    """With their payloads. Raises ConfigError for one that is too large or cannot be encoded."""
     made = []
     for one in periodic:
-        payload = encode(one.data)
+        try:
+            payload = encode(one.data)
+        except SerializationError as error:
+            raise ConfigError(f"periodic message {one.name!r}: {error}") from None
         if len(payload) > MOST_PAYLOAD:
             raise ConfigError(
                 f"periodic message {one.name!r} has a payload of {len(payload):,} bytes; "

@@ -169,6 +169,12 @@ class Periodic(NamedTuple):
     schedules: list[list[Any]]
 
 
+class MorePeriodic(NamedTuple):
+    """From a worker, before the Periodic that has the last of them: what does not fit into one."""
+
+    schedules: list[list[Any]]
+
+
 class Drain(NamedTuple):
     """Finish what runs, give back the rest, leave."""
 
@@ -249,6 +255,7 @@ Message = (
     | Periodic
     | Failed
     | Buried
+    | MorePeriodic
 )
 
 _TYPES: list[type[Message]] = list(Message.__args__)

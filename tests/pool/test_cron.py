@@ -68,6 +68,21 @@ def test_each_tick_is_pushed_once_while_pools_die_and_code_changes(
     assert codes == sorted(codes)  # nothing of the old code behind the new
 
 
+def test_of_a_thousand_each_ticks(pool_url: str, tmp_path: Path) -> None:
+    """However much they are together."""
+    many = 'periodic=[Every(f"beat{n}", 0.5, "x" * 500) for n in range(1000)]'
+    source = APP.replace('periodic=[Every("beat", SECONDS, {"code": CODE})]', many)
+    with (
+        redis.Redis.from_url(pool_url) as server,
+        PoolProcess(source, "--workers", "1", url=pool_url, cwd=tmp_path),
+    ):
+
+        def ticking() -> int:
+            return len({fields[b"rsq:cron"] for _, fields in server.xrange("beats")})
+
+        wait_until(lambda: ticking() == 1000, 15, "each has ticked")
+
+
 def test_a_schedule_that_cannot_be_is_one_sentence(pool_url: str, tmp_path: Path) -> None:
     source = APP.replace('Every("beat", SECONDS, {"code": CODE})', 'Every("beat", 1, "x" * 20_000)')
     with PoolProcess(source, "--workers", "1", url=pool_url, cwd=tmp_path) as pool:

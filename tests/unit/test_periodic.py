@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from redis_stream_queue import ConfigError, Cron, Every
+from redis_stream_queue import ConfigError, Cron, Every, JsonSerializer
 from redis_stream_queue.later.periodic import (
     MOST_MISSED,
     Periodic,
@@ -131,6 +131,10 @@ def test_intervals_are_the_same_on_all_hosts() -> None:
         (lambda: Every("a", float("nan")), "seconds"),
         (lambda: checked([Every("a", 1), Cron("a", "* * * * *")]), "each its own"),
         (lambda: checked(["nightly"]), "Cron and Every"),
+        (lambda: checked("nightly"), "a list of Cron and Every, got 'nightly'"),
+        (lambda: checked(Every("a", 1)), "a list of Cron and Every"),  # type: ignore[arg-type]
+        (lambda: checked(None), "a list of Cron and Every"),  # type: ignore[arg-type]
+        (lambda: schedules_of([Every("a", 1, {1})], JsonSerializer().encode), "message 'a': "),
         (lambda: schedules_of([Every("a", 1, "x" * 20_000)], str.encode), "allowed"),
     ],
 )

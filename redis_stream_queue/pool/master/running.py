@@ -30,6 +30,7 @@ from ..protocol import (
     Failed,
     GroupLost,
     Message,
+    MorePeriodic,
     Pause,
     Periodic,
     Released,
@@ -86,6 +87,7 @@ class RunningCrew:
         # What workers say: a message of another kind needs its line here.
         self._said: dict[type[Message], Callable[[WorkerRecord, Any], None]] = {
             GroupLost: lambda worker, message: task(maintenance.restore_group()),
+            MorePeriodic: lambda worker, message: worker.periodic.extend(message.schedules),
             Periodic: self._tick,
             AskForWork: lambda worker, message: recovery.offers.answer(
                 worker, message.taken, message.beside
@@ -152,12 +154,13 @@ class RunningCrew:
 
     def _tick(self, worker: WorkerRecord, message: Periodic) -> None:
         """A worker has said what its code wants to be pushed; the newest one counts."""
-        if not (message.schedules or self._schedules):
+        said, worker.periodic = [*worker.periodic, *message.schedules], []
+        if not (said or self._schedules):
             return
         from ...later.periodic import Schedule  # now: most pools need none
         from ...later.ticker import Ticker
 
-        wanted = tuple(Schedule(*fields) for fields in message.schedules)
+        wanted = tuple(Schedule(*fields) for fields in said)
         if wanted == self._schedules:
             return
         self._schedules = wanted

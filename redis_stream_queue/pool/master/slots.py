@@ -51,6 +51,7 @@ class WorkerRecord:
     own_mb: int = 0  # memory of the app by itself; 0 = not known
     tasks: Sequence[str] = ()  # that its row may name
     labels: Sequence[str] = ()  # what they are called where they are counted
+    periodic: list[list[Any]] = field(default_factory=list)  # what it has said of them so far
     declared: int | None = None  # how many workers its code wants there to be
     overran: bool = False  # it was killed for how long its message ran
     began_ms: int = field(default_factory=mono_ms)

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -45,6 +45,7 @@ from ..protocol import (
     Loaded,
     LoadFailed,
     Message,
+    MorePeriodic,
     Periodic,
     Start,
     WorkerSpec,
@@ -106,7 +107,7 @@ def worker_main(
         schedules = _schedules(declared, own, start)
     except RedisStreamError as error:
         return _refuse(sock, spec.target, error)
-    _converse(sock, Periodic(schedules), wait=False)
+    _tell_of(schedules, sock)
     _attach(handler, start)
     soft_limit = _soft_limit(start, handler)
     cancellation = Cancellation()
@@ -262,6 +263,27 @@ def _schedules(
     key = prefixed(start.prefix, start.stream)
     encode = for_stream(serializer or JsonSerializer(), key).encode
     return [list(schedule) for schedule in schedules_of(declared.periodic, encode)]
+
+
+def _tell_of(schedules: list[list[Any]], sock: socket.socket) -> None:
+    *others, last = _portions(schedules)
+    for portion in others:
+        _converse(sock, MorePeriodic(portion), wait=False)
+    _converse(sock, Periodic(last), wait=False)
+
+
+def _portions(schedules: list[list[Any]]) -> Iterator[list[list[Any]]]:
+    """So many at a time as fit into one message; at least one portion."""
+    portion: list[list[Any]] = []
+    room = MAX_MESSAGE
+    for one in schedules:
+        size = len(encode(Periodic([one])))
+        if portion and size > room:
+            yield portion
+            portion, room = [], MAX_MESSAGE
+        portion.append(one)
+        room -= size
+    yield portion
 
 
 def _loaded(handler: Handler, declared: Declaration) -> Loaded:
