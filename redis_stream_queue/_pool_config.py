@@ -11,7 +11,8 @@ from ._validate import Choice, Form, Maybe, Number, Switch, Text, Texts, Whole, 
 from .exceptions import ConfigError
 
 MAX_WORKERS = 512  # of a crew
-HTTP_ADDRESS = r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}"
+PORT = r"(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
+HTTP_ADDRESS = rf"(\[[0-9a-fA-F:.]+\]|[\w.-]+):{PORT}"
 RETRY_DELAY_MS = 1000
 RETRY_MAX_DELAY_MS = 60_000
 

@@ -82,7 +82,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"is no TOML: {error}.") from None
     if path.name != SHARED:
         return said
-    table = said.get("tool", {}).get("rsq", {})
+    tools = said.get("tool")
+    table = tools.get("rsq", {}) if isinstance(tools, dict) else {}
     check("[tool.rsq]", table, Table())
     return dict(table)
 
@@ -96,6 +97,8 @@ def _checked(said: dict[str, Any], wanted: dict[str, Option]) -> Iterator[tuple[
     for key, value in said.items():
         if key not in known:
             hint = did_you_mean(key, known) or " rsq-pool --help names the options."
+            if key == "tool":
+                hint = " [tool.rsq] is for pyproject.toml; here options stand by themselves."
             raise ConfigError(f"{key!r} is no option of rsq-pool.{hint}")
         if key not in wanted:
             continue

@@ -127,7 +127,8 @@ def _summary(seen: Overview, where: str) -> str:
     lines = [line for pool in seen.pools for line in pool.workers]
     busy = sum(line.state == "busy" for line in lines)
     at = time.strftime("%H:%M:%S", time.localtime(seen.now_ms / 1000))
-    pools, workers = counted(len(seen.pools), "pool"), counted(len(lines), "worker")
+    masters = {(pool.host, pool.pid) for pool in seen.pools}  # one may have several crews
+    pools, workers = counted(len(masters), "pool"), counted(len(lines), "worker")
     return f"{pools}, {workers}, {busy} busy at {where}, {at}"
 
 

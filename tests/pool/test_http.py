@@ -16,7 +16,8 @@ import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from redis_stream_queue import StreamClient, StreamProducer
+from redis_stream_queue import ConfigError, StreamClient, StreamProducer
+from redis_stream_queue.pool import PoolConfig
 from tests.support.ledger import SOURCE, STREAM, Ledger
 from tests.support.pool import PoolProcess
 from tests.support.servers import Server, free_port
@@ -210,6 +211,18 @@ def test_silent_and_mad_clients_delay_nobody(
     assert pool.drain() == 0
     assert "Error" not in pool.stderr
     assert "Traceback" not in pool.stderr
+
+
+def test_a_host_that_is_none(pool_url: str, tmp_path: Path) -> None:
+    """Not even one that cannot be looked up."""
+    with PoolProcess(SOURCE, "--http", "a..b:9191", url=pool_url, cwd=tmp_path) as pool:
+        assert pool.wait() == 1
+    assert "--http: cannot listen on a..b:9191: " in pool.stderr
+    assert "Traceback" not in pool.stderr
+    for port in ("0", "65536", "\u0663"):
+        with pytest.raises(ConfigError, match="http must be HOST:PORT"):
+            PoolConfig(target="app:handle", http=f"localhost:{port}")
+    assert PoolConfig(target="app:handle", http="[::1]:65535").http
 
 
 def test_a_port_that_is_taken(pool_url: str, tmp_path: Path) -> None:

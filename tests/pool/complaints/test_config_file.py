@@ -87,6 +87,7 @@ def test_a_pyproject_of_somebody_else_is_left_alone(start_pool: StartPool, tmp_p
     [
         ("worker = 3", "rsq.toml: 'worker' is no option of rsq-pool. Did you mean 'workers'?"),
         ("xyz = 3", "rsq.toml: 'xyz' is no option of rsq-pool. rsq-pool --help names the options."),
+        ("[tool.rsq]", "rsq.toml: 'tool' is no option of rsq-pool. [tool.rsq] is for pyproject"),
         ('workers = "3"', "rsq.toml: workers must be a whole number from 1 to 512, got '3'."),
         ("workers = true", "rsq.toml: workers must be a whole number from 1 to 512, got True."),
         ("burst = 1", "rsq.toml: burst must be True or False, got 1."),

@@ -75,8 +75,8 @@ class HttpServer:
                 self._port,
                 backlog=BACKLOG,
             )
-        except OSError as error:
-            why = error.strerror or str(error)
+        except (OSError, UnicodeError) as error:  # a host's name may be no name at all
+            why = getattr(error, "strerror", None) or str(error)
             raise Failure(
                 _exits.FAILURE, f"--http: cannot listen on {self._host}:{self._port}: {why}."
             ) from None
