@@ -43,22 +43,23 @@ class Wire(asyncio.Protocol):
         self.generation = 0
         self.on_progress: Callable[[], None] | None = None
         self.on_demoted: Callable[[], None] = lambda: None
-        self._connection = connection
         self._sent = 0
         self._reader = cast(Any, connection._reader)
         self._transport: Any = getattr(connection._writer, "transport", None)
         self.silence = Silence(self.now, self.progress, self._progressed, self._abort)
-        self._parser: Any = None
-        if (protocol := getattr(connection._writer, "_protocol", None)) is not None:
+        self._fake: AbstractConnection | None = None  # no other one: it would never be let go
+        if (protocol := getattr(connection._writer, "_protocol", None)) is None:  # fakeredis
+            self._fake = connection
+        else:
             protocol._get_close_waiter(None).add_done_callback(_ended)
-            self._stand_before(protocol)
+            self._stand_before(protocol, cast(Any, connection)._parser._reader)
 
     # -- what arrives ----------------------------------------------------------------------------
 
-    def _stand_before(self, protocol: Any) -> None:
+    def _stand_before(self, protocol: Any, parser: Any) -> None:
         self._behind = protocol
+        self._parser = parser
         self._arrival = Arrival(asyncio.get_running_loop())
-        self._parser = cast(Any, self._connection)._parser._reader
         self._transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
@@ -83,9 +84,9 @@ class Wire(asyncio.Protocol):
 
     async def reply(self) -> Any:
         """The next reply, undecoded. Raises what the server says instead, or how it broke."""
+        if self._fake is not None:
+            return await self._fake.read_response(disable_decoding=True)
         reader, parser = self._reader, self._parser
-        if parser is None:  # fakeredis
-            return await self._connection.read_response(disable_decoding=True)
         while (reply := parser.gets(False)) is NOT_ENOUGH_DATA:
             if reader._buffer or reader.at_eof() or reader.exception() is not None:
                 data = await reader.read(READ_BYTES)

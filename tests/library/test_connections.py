@@ -17,7 +17,8 @@ from redis_stream_queue import (
     StreamConsumer,
     StreamMessage,
 )
-from redis_stream_queue.connection.link import OUTAGES
+from redis_stream_queue.connection.link import OUTAGES, exchange
+from redis_stream_queue.connection.registry import connection_maker
 from tests.library.kit import GROUP, WAIT_S, CountingProxy
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server
@@ -70,6 +71,20 @@ class TestSharing:
         for client in clients:
             await client.close()
         await _none_left(proxy)
+
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")
+    async def test_what_is_dropped_unclosed_is_closed_as_it_is_collected(
+        self, redis_url: str
+    ) -> None:
+        """The loop knows its socket, and must not keep the connection for that."""
+        client = StreamClient.from_url(redis_url)
+        dropped = connection_maker(client.endpoint)()
+        await dropped.connect()
+        assert await exchange(dropped, [("PING",)], WAIT_S) == [b"PONG"]
+        transport = dropped._writer.transport
+        del dropped
+        gc.collect()
+        assert transport.is_closing()
 
     async def test_at_most_max_connections(self, proxy: CountingProxy, stream: str) -> None:
         """Further commands wait for a free one, up to pool_timeout."""
