@@ -45,6 +45,7 @@ DLQHandler = Callable[[StreamMessage, str], Any]
 ErrorHook = Callable[[BaseException, list[StreamMessage]], Any]
 WorkerHook = Callable[[], Any]
 F = TypeVar("F", bound=Callable[..., Any])
+H = TypeVar("H", bound=Callable[..., Any] | None)
 
 DECLARATION = "__stream_handler__"
 
@@ -232,6 +233,11 @@ def _checked_periodic(periodic: tuple[Any, ...]) -> tuple[Periodic, ...]:
     from .later.periodic import checked  # now: most handlers have none
 
     return checked(periodic)
+
+
+def _checked_call(name: str, hook: H) -> H:
+    check(name, hook, Maybe(Function()))
+    return hook
 
 
 def _checked_hook(name: str, hook: WorkerHook | None) -> WorkerHook | None:

@@ -14,6 +14,7 @@ from ..later.keys import companions
 from ..message import id_before, id_key, is_entry_id
 from ..pushing.time_limit import limit_s
 from ..serializers import Serializer
+from .options import not_here
 from .results import failed
 from .travelling import Conversion
 
@@ -55,6 +56,11 @@ class Job(Generic[R]):
 
     def __repr__(self) -> str:
         return f"Job({self.task!r}, {self.id!r})"
+
+    if not TYPE_CHECKING:  # for whom every name would be one
+
+        def __getattr__(self, name: str) -> Any:
+            raise not_here("job", "a job", name)
 
     async def status(self) -> Status:
         """``scheduled``, ``waiting``, ``running``, ``retrying``, ``done`` or ``dead``; ``gone``

@@ -101,6 +101,35 @@ def checked(given: Mapping[str, Any]) -> Options:
     return made
 
 
+# How other libraries call what is here, by the kind of thing that is asked for it.
+ELSEWHERE = {
+    "task": {
+        **dict.fromkeys(("delay", "send", "enqueue"), "push_sync(...), or await push(...)"),
+        **dict.fromkeys(
+            ("apply_async", "send_with_options", "enqueue_in", "enqueue_at"),
+            "options(delay_ms=60_000).push_sync(...)",
+        ),
+        **dict.fromkeys(
+            ("s", "si", "signature", "chunks", "map", "starmap", "message"),
+            "push_many_sync([(1,), (2,)]), or a push of the next step at the end of a task",
+        ),
+        **dict.fromkeys(("retry", "request"), "raise Retry(...), and current() in the task"),
+    },
+    "job": {
+        **dict.fromkeys(("get", "wait", "get_result", "return_value"), "result_sync(timeout_s=5)"),
+        **dict.fromkeys(("state", "get_status", "ready", "successful", "failed"), "status_sync()"),
+        **dict.fromkeys(("revoke", "delete"), "cancel_sync()"),
+    },
+}
+
+
+def not_here(kind: str, shown: str, name: str) -> AttributeError:
+    """What to use instead of an attribute that a task or a job does not have."""
+    instead = ELSEWHERE[kind].get(name)
+    hint = f": here it is {instead}" if instead else ""
+    return AttributeError(f"{shown} has no attribute {name!r}{hint}")
+
+
 def no_option(place: str, name: str, own: type, others: type) -> ConfigError:
     """place: has no option of this name, but its own; others are had elsewhere."""
     known = own.__annotations__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable
-from typing import Any, Generic, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 
 from ..delivery.answers import RESULT
 from ..exceptions import SerializationError
@@ -12,7 +12,7 @@ from ..pushing.headers import OwnHeaders, header_parts
 from ..pushing.time_limit import limit_s
 from .arguments import Arguments
 from .job import Job, Kept
-from .options import PushOptions, TaskOptions, no_option
+from .options import PushOptions, TaskOptions, no_option, not_here
 from .stream import TaskStream
 from .wire import TASK, Payload, payload_of
 
@@ -54,6 +54,11 @@ class Pushing(Generic[P, R]):
         self._extras = given
         terms_of(given, stream.group)
         expiry_parts(given)
+
+    if not TYPE_CHECKING:  # for whom every name would be one
+
+        def __getattr__(self, name: str) -> Any:
+            raise not_here("task", f"task {vars(self).get('name')!r}", name)
 
     def options(self, **options: Unpack[PushOptions]) -> Pushing[P, R]:
         """The same task, pushed under these options.

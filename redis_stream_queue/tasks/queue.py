@@ -86,7 +86,7 @@ class Queue:
         check("stream", stream, Text())
         _check_not_elsewhere(settings)
         self.stream = stream
-        self.group = group or f"{stream}_workers"
+        self.group = f"{stream}_workers" if group is None else group
         self.tasks = Tasks(lambda result: self._stream.serializer.encode(result))
         self._declared = {
             "group": self.group,

@@ -46,6 +46,10 @@ class TaskStream:
             check_client(client)
         if client is not None and url is not None:
             raise ConfigError("Queue takes client= or url=, not both: a client has its URL.")
+        if not isinstance(kind, type) or not issubclass(kind, StreamProducer):
+            raise ConfigError(
+                f"producer must be a class, as in producer=TracedProducer, got {kind!r:.80}."
+            )
         self.stream = stream
         self.group = group
         self._dlq_stream = dlq_stream
@@ -116,6 +120,7 @@ class TaskStream:
 
     def send_to(self, client: StreamClient) -> None:
         """What is pushed from now on goes there."""
+        check_client(client)
         self._client, self._producer = client, None
 
     async def close(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import gc
+import re
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -179,6 +181,10 @@ def fine(when: datetime) -> None: ...
         (lambda q: Queue("work", max_delivreies=3), "Did you mean 'max_deliveries'?"),
         (lambda q: Queue("work", time_limit_s=3), "it is an option of @queue.task(...)"),
         (lambda q: Queue("work", periodic=[]), "@queue.cron makes a task"),
+        (lambda q: Queue("work", group=""), "group must be a non-empty text, got ''"),
+        (lambda q: Queue("work", error_hook=5), "error_hook must be callable"),  # type: ignore[arg-type]
+        (lambda q: Queue("work", producer=5), "as in producer=TracedProducer, got 5"),  # type: ignore[arg-type]
+        (lambda q: q.send_to("redis://x"), "client must be a StreamClient"),
         (lambda q: Queue("work", serializer="json"), "as in serializer=MsgpackSerializer(), got"),
         (lambda q: Queue("work", serializer=JsonSerializer), "with encode() and decode()"),  # type: ignore[arg-type]
     ],
@@ -255,6 +261,21 @@ def queue_of(func: Callable[..., Any], **options: Any) -> Any:
 
 
 def bare(what, *more) -> None: ...  # type: ignore[no-untyped-def]
+
+
+def test_a_name_of_another_library_says_what_it_is_here() -> None:
+    task: Any = queue_of(fine)
+    for name, words in (
+        ("delay", "task 'fine' has no attribute 'delay': here it is push_sync(...)"),
+        ("apply_async", "here it is options(delay_ms=60_000).push_sync(...)"),
+        ("odd", "has no attribute 'odd'"),
+    ):
+        with pytest.raises(AttributeError, match=re.escape(words)):
+            getattr(task, name)
+    job: Any = Queue("other").job("fine", "1-1")
+    with pytest.raises(AttributeError, match="here it is result_sync"):
+        job.get()
+    assert copy.copy(task).name == copy.copy(job).task == "fine"
 
 
 def test_what_the_serializer_does_not_take_is_named() -> None:
