@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Literal, Unpack
 
-from redis.exceptions import ResponseError
-
 from ._blocking import SyncLink, bounded
-from ._log import logger
+from ._sending import Sending
 from ._validate import Choice, Maybe, Text, Whole, check
 from .client import StreamClient, check_client
-from .connection.link import OUTAGES
 from .connection.replies import text
-from .connection.scripts import BACKLOG
-from .delivery.pending import PendingList
-from .delivery.server_check import no_backlog
 from .exceptions import ConfigError
 from .later.extras import Asked, ManyExtras, OneExtras, expiry_parts, terms_of, terms_of_each
-from .later.keys import companions
-from .later.push import push_asked
 from .later.scheduled import ScheduledMessage, cancel_scheduled, scheduled
-from .metrics import ProducerMeter, ProducerMetrics
-from .pushing.backlog import Backlog, RoomRequest
-from .pushing.bulk import push_one
-from .pushing.durability import ConfirmingLink, Durability
+from .metrics import ProducerMetrics
+from .pushing.backlog import Backlog
+from .pushing.durability import Durability
 from .pushing.encoding import encode_all, encode_one
 from .pushing.headers import Parts, header_parts
 from .pushing.outbox import Outbox
-from .pushing.outcome import ids_of, is_new
+from .pushing.outcome import ids_of
 from .pushing.portions import Pushes
 from .pushing.time_limit import late, limit_s, within
 from .serializers import JsonSerializer, Serializer, for_stream
 
-log = logger(__name__)
-
 MAX_LEN = 100_000
-TRIM_EVERY = 1000  # pushes between two trims
 
 
 class StreamProducer:
@@ -96,15 +82,21 @@ class StreamProducer:
         self.serializer = for_stream(serializer or JsonSerializer(), client.key(stream))
         self.max_payload_bytes = max_payload_bytes
         self.trim = trim
-        self._backlog = Backlog(max_backlog, backlog_timeout_s)
-        self._durability = Durability(min_replicas, replica_timeout_ms)
-        self._meter = ProducerMeter()
-        send = self._send_in_turn if max_backlog else self._send
+        self._sending = sending = Sending(
+            client,
+            stream,
+            group,
+            max_len,
+            trim,
+            Backlog(max_backlog, backlog_timeout_s),
+            Durability(min_replicas, replica_timeout_ms),
+            max_scheduled,
+        )
+        send = sending.send_in_turn if max_backlog else sending.send
         self._outbox: Outbox[tuple[bytes, Parts]] = Outbox(
             lambda pairs: send(Pushes.of(pairs)), bool(max_backlog)
         )
-        self._asked: Outbox[Asked] = Outbox(self._send_asked)
-        self._until_trim = TRIM_EVERY
+        self._asked: Outbox[Asked] = Outbox(sending.send_asked)
         self._sync: SyncLink | None = None
         self._instances.add(self)
 
@@ -169,10 +161,10 @@ class StreamProducer:
         """
         pushes, asked = self._asked_for(data, headers, extras)
         if asked:
-            sending = self._send_asked(asked, whole=True)
+            sending = self._sending.send_asked(asked, whole=True)
             return ids_of(await within(limit_s(timeout_s), self.stream, sending))
-        request, within_s = RoomRequest(self._backlog, len(pushes.payloads)), limit_s(timeout_s)
-        return ids_of(await within(within_s, self.stream, self._send(pushes, request)))
+        request, within_s = self._sending.room(len(pushes.payloads)), limit_s(timeout_s)
+        return ids_of(await within(within_s, self.stream, self._sending.send(pushes, request)))
 
     def _asked_for(
         self,
@@ -187,88 +179,6 @@ class StreamProducer:
         pushes = Pushes(encode_all(data, self.serializer, self.max_payload_bytes), parts)
         asked = zip(pushes.payloads, terms or (), strict=bool(terms))
         return pushes, [Asked(payload, parts, its) for payload, its in asked]
-
-    async def _unfinished(self) -> int:
-        done, state = 0, ()
-        while not done:  # a step at a time, where the server has to count
-            try:
-                done, unfinished, state = await self._client.script(
-                    BACKLOG, self.stream, self._backlog.most, *state
-                )
-            except ResponseError as error:
-                raise no_backlog(self._client, error) from None
-        return int(unfinished)
-
-    async def _send(self, pushes: Pushes, request: RoomRequest | None = None) -> list[Any]:
-        """Add them when there is room; an id or an exception for each."""
-        client, count = self._client, len(pushes.payloads)
-        if request is not None:
-            await self._room(request)
-        max_len = self.max_len if self.trim == "any" else None
-        link: Any = client.link()
-        if self._durability.min_replicas:
-            link = ConfirmingLink(link, self._durability)
-        if count == 1:
-            results = [await push_one(link, client.key(self.stream), pushes, max_len)]
-        else:
-            results = await client.push_all(self.stream, pushes, max_len, link)
-        return await self._sent(results, link)
-
-    async def _room(self, request: RoomRequest) -> None:
-        """Wait until there is room for it. Raises BacklogFull."""
-        while (pause_s := request.wait_s()) is not None:
-            if pause_s:
-                await asyncio.sleep(pause_s)
-            request.saw(await self._unfinished())
-
-    async def _sent(self, results: list[Any], link: Any) -> list[Any]:
-        """What came of it, once the replicas have it; and trim, if it is time to."""
-        if self._durability.min_replicas:
-            results = self._durability.judged(results, link.confirmed)
-        if self._pushed(results):
-            try:
-                pending = PendingList(self._client, self.stream, self.group or "")
-                await pending.trim(self.max_len or 0)
-            except OUTAGES as error:  # the messages are in; trimming can wait
-                log.warning("could not trim %s: %s", self.stream, error)
-        return results
-
-    async def _send_asked(self, asked: Sequence[Asked], whole: bool = False) -> list[Any]:
-        """Add them under their terms; an id or an exception for each. whole: see push_asked()."""
-        for one in asked:
-            if not one.terms.scheduled:
-                await self._room(RoomRequest(self._backlog, 1))
-        link: Any = self._client.link()
-        if self._durability.min_replicas:
-            link = ConfirmingLink(link, self._durability)
-        beside = companions(self._client.key(self.stream))
-        most = self.max_scheduled or 0
-        results = await push_asked(link, asked, beside, most, self.group, whole=whole)
-        if self.trim == "any" and self.max_len is not None:
-            await self._client.command("XTRIM", self.stream, "MAXLEN", "~", self.max_len)
-        return await self._sent(results, link)
-
-    async def _send_in_turn(self, pushes: Pushes) -> list[Any]:
-        """The same where each of them waits for its own room."""
-        requests = [RoomRequest(self._backlog, 1) for _ in pushes.payloads]
-        results: list[Any] = []
-        for index, request in enumerate(requests):
-            try:
-                results += await self._send(pushes.part(index, index + 1), request)
-            except Exception as error:  # its caller gets it
-                results.append(error)
-        return results
-
-    def _pushed(self, results: Sequence[Any]) -> bool:
-        """Count them; is it time to trim?"""
-        self._meter.pushed.record(sum(map(is_new, results)))
-        if self.max_len is None or self.trim == "any":
-            return False
-        self._until_trim -= len(results)
-        if self._until_trim > 0:
-            return False
-        self._until_trim = TRIM_EVERY
-        return True
 
     def push_sync(
         self,
@@ -314,39 +224,11 @@ class StreamProducer:
             self._sync = SyncLink(self._client.endpoint)
         try:
             with bounded(timeout_s):
-                return self._send_sync(self._sync.with_timeout(timeout_s), pushes, asked)
+                return self._sending.send_sync(self._sync.with_timeout(timeout_s), pushes, asked)
         except TimeoutError:
             if timeout_s is None:
                 raise
             raise late(timeout_s, self.stream) from None
-
-    def _send_sync(self, sync: SyncLink, pushes: Pushes, asked: Sequence[Asked]) -> list[str]:
-        key = self._client.key(self.stream)
-        push: Callable[[SyncLink], list[Any]] = lambda by: by.push(key, pushes)  # noqa: E731
-        if asked:
-            beside, most = companions(key), self.max_scheduled or 0
-            push = lambda by: by.push_asked(asked, beside, most, self.group)  # noqa: E731
-        later = bool(asked) and asked[0].terms.scheduled
-        request = RoomRequest(self._backlog, 0 if later else len(pushes.payloads))
-        while (pause_s := request.wait_s()) is not None:
-            if pause_s:
-                time.sleep(pause_s)
-            try:
-                request.saw(sync.backlog(key, self._backlog.most))
-            except ResponseError as error:
-                raise no_backlog(self._client, error) from None
-        if not self._durability.min_replicas:
-            results = push(sync)
-        else:
-            results = self._durability.judged(*sync.and_wait(push, self._durability))
-        try:
-            if self._pushed(results):
-                sync.trim(key, self.max_len or 0)
-            elif self.trim == "any" and self.max_len is not None:
-                sync.cut(key, self.max_len)
-        except OUTAGES as error:  # the messages are in; trimming can wait
-            log.warning("could not trim %s: %s", self.stream, error)
-        return ids_of(results)
 
     async def cancel(self, scheduled_id: str) -> bool:
         """Take back a message that is not in the stream yet; False if it has moved there.
@@ -382,7 +264,7 @@ class StreamProducer:
 
     def metrics(self) -> ProducerMetrics:
         """Counters and rates so far; no Redis call."""
-        return self._meter.snapshot()
+        return self._sending.meter.snapshot()
 
     @classmethod
     def all_metrics(cls) -> list[ProducerMetrics]:
