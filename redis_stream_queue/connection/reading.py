@@ -13,12 +13,13 @@ def read_command(key: str, group: str, consumer: str, count: int, block_ms: int)
     return ("XREADGROUP", "GROUP", group, consumer, "COUNT", count, *block, "STREAMS", key, ">")
 
 
+# 1 = the consumer was not there, 0 = it was; an error = that cannot be told; None = not asked
 Made = int | Exception | None
 
 
 def make_name_command(key: str, group: str, consumer: str) -> tuple[Any, ...]:
-    """Just before a read, which makes a consumer's name if it is not there: 1 tells that it was
-    not, 0 that it was."""
+    """XGROUP CREATECONSUMER, to go just before a read: that would create a consumer that is not
+    there without a word. The reply is Made."""
     return ("XGROUP", "CREATECONSUMER", key, group, consumer)
 
 

@@ -166,7 +166,7 @@ class Batch:
         self._loop = asyncio.get_running_loop() if verify else None
 
     def fill(self, messages: list[StreamMessage], now_ms: int) -> None:
-        """The messages, if it was made without."""
+        """Give it the messages, where it was made before they were read."""
         self.messages = messages
         self._waiting.extend(messages)
         self.look_up_ms = now_ms + LOOK_UP_MS
@@ -181,7 +181,7 @@ class Batch:
         return self.start_one(now)
 
     def _look_up(self, now_ms: int) -> int:
-        """Not with each message: it is short, and nothing else is in the processor's caches."""
+        """What is not done before each message: a short one takes less time than this."""
         now_ms = self._between(now_ms)
         if self._stale(now_ms + LOOK_UP_MS) and self._verify and self._loop:
             asyncio.run_coroutine_threadsafe(self._verify(), self._loop).result()

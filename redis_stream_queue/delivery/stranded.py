@@ -72,10 +72,8 @@ class Stranded:
                 raise
         [offer] = offers
         await in_flight.settle()  # what breaks there is not its fault
-        link, key = (
-            in_flight.pending.client.link(),
-            in_flight.pending.client.key(in_flight.pending.stream),
-        )
+        pending = in_flight.pending
+        link, key = pending.client.link(), pending.client.key(pending.stream)
         try:
             return await carry(link, key, sizes[offer.id], partial(in_flight.take, offers))
         except NotCarriedError as error:

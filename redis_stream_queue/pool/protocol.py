@@ -113,6 +113,18 @@ class Fatal(NamedTuple):
     error: str
 
 
+class Periodic(NamedTuple):
+    """What its handler wants to be pushed when; each a later.periodic.Schedule."""
+
+    schedules: list[list[Any]]
+
+
+class MorePeriodic(NamedTuple):
+    """From a worker, before the Periodic that has the last of them: what does not fit into one."""
+
+    schedules: list[list[Any]]
+
+
 # -- master -> worker ----------------------------------------------------------------------------
 
 
@@ -161,18 +173,6 @@ class Cancel(NamedTuple):
     """This message was taken back: do not start it, or interrupt it."""
 
     id: str
-
-
-class Periodic(NamedTuple):
-    """From a worker: what its handler wants to be pushed when; each a later.periodic.Schedule."""
-
-    schedules: list[list[Any]]
-
-
-class MorePeriodic(NamedTuple):
-    """From a worker, before the Periodic that has the last of them: what does not fit into one."""
-
-    schedules: list[list[Any]]
 
 
 class Drain(NamedTuple):

@@ -148,7 +148,7 @@ def _run_apart(coroutine: Coroutine[Any, Any, Any]) -> None:
     def run() -> None:
         try:
             asyncio.run(coroutine)
-        except BaseException as error:  # for who waits
+        except BaseException as error:  # raised again by whoever waits
             raised.append(error)
 
     thread = threading.Thread(target=run)
