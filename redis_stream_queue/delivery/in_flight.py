@@ -306,7 +306,7 @@ class InFlight:
             await self.reserve_name()
         for offer in offers:
             message = StreamMessage(offer.id, b"", offer.seen_count)
-            self.unsettled.condemn(message, reason, error, offer)
+            self.unsettled.note_dead(message, reason, error, offer)
         await self.settle()
         return self.meter.dlq - before
 

@@ -171,8 +171,8 @@ def _steps(func: Callable[[Any], Any], results: list[Any]) -> Generator[Any, Any
 
 
 class Calls:
-    """Calls a function, one call after the other, and awaits what it gives for as long as that has to
-    be awaited. To be made anew after a call that raised.
+    """Calls a function, one call after the other, and awaits what it gives for as long as that has
+    to be awaited. To be made anew after a call that raised.
 
     result: what came of the last call.
     """

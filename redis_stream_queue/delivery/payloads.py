@@ -44,7 +44,7 @@ class Payloads:
             except BaseException as error:  # a serializer may raise anything
                 if isinstance(error, Exception) and not isinstance(error, SoftTimeLimitExceeded):
                     why = self._misses_field(message) or one_line(error)  # never retried
-                    self._unsettled.condemn(message, DECODE_ERROR, why)
+                    self._unsettled.note_dead(message, DECODE_ERROR, why)
                     continue
                 # A panic or a limit says nothing about the payload: a failure.
                 self._failures.report([(error, [message])])
@@ -60,7 +60,7 @@ class Payloads:
         if most is None or size <= most:
             return True
         why = f"a payload of {size:,} bytes is above max_payload_bytes ({most:,})"
-        self._unsettled.condemn(message, TOO_LARGE, why)
+        self._unsettled.note_dead(message, TOO_LARGE, why)
         return False
 
     def _misses_field(self, message: StreamMessage) -> str:

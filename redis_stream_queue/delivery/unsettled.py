@@ -128,9 +128,9 @@ class Unsettled:
         elif verdict.outcome is Outcome.EXPIRE:
             self._expired(message, verdict)
         elif verdict.outcome is Outcome.REJECT:
-            self.condemn(message, REJECTED, verdict.error)
+            self.note_dead(message, REJECTED, verdict.error)
         elif verdict.counted and message.delivery_count >= rules.most(self._config.max_deliveries):
-            self.condemn(message, rules.dead_for, verdict.error)
+            self.note_dead(message, rules.dead_for, verdict.error)
         else:
             self.to_park[message.id] = self._retry(message, verdict)
             if verdict is NOT_ACKNOWLEDGED:
@@ -140,7 +140,7 @@ class Unsettled:
 
     def _expired(self, message: StreamMessage, verdict: Verdict) -> None:
         if message.headers.get(DEAD) == "dead":
-            self.condemn(message, EXPIRED, verdict.error)
+            self.note_dead(message, EXPIRED, verdict.error)
             return
         self._meter.expired += 1
         self.to_ack[message.id] = None
@@ -175,7 +175,7 @@ class Unsettled:
             return Parked(message.id, delay_ms)
         return given_back(message.id, message.delivery_count, delay_ms)
 
-    def condemn(
+    def note_dead(
         self, message: StreamMessage, reason: str, error: str, seen: SeenEntry | None = None
     ) -> None:
         """Bury it at the next settling; seen: see Dead."""
@@ -218,7 +218,7 @@ class Unsettled:
             rules, count = self._rules_of(message), message.delivery_count
             most = rules.most(self._config.max_deliveries)
             if rules.max_deliveries is not None and count > most:
-                self.condemn(message, rules.dead_for, LOST_LAST)
+                self.note_dead(message, rules.dead_for, LOST_LAST)
             elif rules.max_deliveries is not None and count == most > 1:
                 last.append(message)
             else:

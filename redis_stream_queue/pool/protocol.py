@@ -120,7 +120,7 @@ class Periodic(NamedTuple):
 
 
 class MorePeriodic(NamedTuple):
-    """From a worker, before the Periodic that has the last of them: what does not fit into one."""
+    """What does not fit into one Periodic, which comes after it with the last of them."""
 
     schedules: list[list[Any]]
 
