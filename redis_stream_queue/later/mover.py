@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from redis.exceptions import ResponseError
@@ -108,9 +109,10 @@ class Mover:
         beside = self._beside
         keys = [beside.stream, beside.later, beside.unique, beside.control]
         args = (AT_ONCE, AT_ONCE_BYTES, self._name, lead_ms)
+        asked_ms = _loop_ms()
         reply = await self.client.link().script(MOVE, keys, *args)
         now_ms, wait_ms, late = int(reply[0]), int(reply[1]), reply[2]
-        self._sync(now_ms)
+        self._sync(now_ms, asked_ms)
         self._learned(reply[3])
         moved = 0
         for late_ms, count in zip(late[::2], late[1::2], strict=True):
@@ -122,9 +124,10 @@ class Mover:
     async def learn(self) -> None:
         """Know what is paused, and miss no ring from now on; what is refused is said once."""
         control, limit_s = self._beside.control, self.client.endpoint.socket_timeout
-        looks: list[Command] = [("HGETALL", control), self._bell.newest]
+        looks: list[Command] = [("TIME",), ("HGETALL", control), self._bell.newest]
+        told: Callable[[Any], None] = partial(self._told_time, _loop_ms())
         replies = await self.client.link().run(control, looks, limit_s)
-        for reply, take in zip(replies, (self._learned, self._bell.begin), strict=True):
+        for reply, take in zip(replies, (told, self._learned, self._bell.begin), strict=True):
             if isinstance(reply, ResponseError):
                 self._trouble.say(reply)
             else:
@@ -185,10 +188,11 @@ class Mover:
         beside, known_ms = self._beside, self._timer.due_ms
         before = "+inf" if known_ms is None else f"({known_ms:.0f}"
         looks: list[Command] = [
+            ("TIME",),
             ("ZCOUNT", beside.later, "-inf", before),
             ("HGETALL", beside.control),  # a ring of "control" leads to the next look
         ]
-        for ring in await self._bell.wait(looks, self._looked):
+        for ring in await self._bell.wait(looks, partial(self._looked, _loop_ms())):
             if (due := str(ring.get("due", ""))).isdecimal():
                 self._scheduled(float(due))
             for listener in list(self.listeners) if "cancel" in ring else ():
@@ -196,10 +200,12 @@ class Mover:
         if known_ms is not None and _loop_ms() - self._synced_ms > SYNC_MS:
             self._scheduled(0.0)  # the server's clock may have been set
 
-    def _looked(self, index: int, reply: Any) -> None:
+    def _looked(self, asked_ms: float, index: int, reply: Any) -> None:
         if isinstance(reply, Exception):
             raise reply
-        if index == 1:
+        if index == 0:
+            self._told_time(asked_ms, reply)
+        elif index == 2:
             self._learned(reply)
         elif reply > 0:  # more than we know of
             self._scheduled(0.0)
@@ -236,16 +242,25 @@ class Mover:
         self._timer.scheduled(due_ms)
         self._changed.set()
 
-    def _sync(self, server_ms: int) -> None:
-        """The server's time of an answer that has just come in; one that took longer tells less."""
-        loop_ms = _loop_ms()
+    def _told_time(self, asked_ms: float, reply: Any) -> None:
+        """By TIME."""
+        self._sync(int(reply[0]) * 1000 + int(reply[1]) // 1000, asked_ms)
+
+    def _sync(self, server_ms: int, asked_ms: float) -> None:
+        """The server's time of an answer that has just come in; one that took longer tells less.
+
+        It was that time since it was asked. If that cannot be, the clock was set.
+        """
+        loop_ms, before = _loop_ms(), self._offset_ms
         offset_ms = server_ms - loop_ms
         old = loop_ms - self._synced_ms > SYNC_MS
-        if self._offset_ms is None or old or offset_ms > self._offset_ms:
-            first = self._offset_ms is None
+        was_set = before is not None and before > server_ms + 1 - asked_ms
+        if before is None or old or was_set or offset_ms > before:
             self._offset_ms, self._synced_ms = offset_ms, loop_ms
-            if first:
+            if before is None or was_set:
                 self._wait_for_ends()
+            if was_set and self._pauses:
+                self._tell()
 
 
 def mover_of(client: StreamClient, stream: str) -> Mover | None:

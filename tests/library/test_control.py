@@ -83,6 +83,23 @@ async def test_a_pause_ends_also_where_nobody_is(server_bench: Bench) -> None:
         await server_bench.until(lambda: len(handler.messages) == 2, "it is handled")
 
 
+async def test_a_pause_is_heard_where_the_server_s_clock_was_set_back(server_bench: Bench) -> None:
+    """By what was known of it the pause would be over already."""
+    client, stream = server_bench.client, server_bench.stream
+    mover = Mover(client, stream)
+    moving = asyncio.create_task(mover.run())
+    await client.pause(stream, for_s=3600)
+    await server_bench.until(lambda: mover.paused(GROUP), "it is heard")
+    await client.resume(stream)
+    await server_bench.until(lambda: not mover.paused(GROUP), "it goes on")
+    assert mover._offset_ms is not None
+    mover._offset_ms += 2 * HOUR_MS  # as it was until somebody set the clock
+    await client.pause(stream, for_s=3600)
+    await server_bench.until(lambda: mover.paused(GROUP), "it is heard again", 2)
+    moving.cancel()
+    await asyncio.wait([moving])
+
+
 async def test_scheduled_messages_move_while_it_is_paused(server_bench: Bench) -> None:
     client, stream, handler = server_bench.client, server_bench.stream, RecordingHandler()
     await client.pause(stream)
