@@ -90,10 +90,10 @@ class Reader:
         commands.append(read_command(key, self.group, consumer, count, block_ms))
 
         def on_reply(index: int, reply: Any) -> None:
-            if not isinstance(reply, Exception):
-                on_acked(acks)
-            elif look_at_name and index == len(commands) - 2:
+            if look_at_name and index == len(commands) - 2:
                 self.name_made = reply
+            elif not isinstance(reply, Exception):
+                on_acked(acks)
 
         connection, wire = dedicated.connection, dedicated.wire
         received = 0 if wire is None else wire.received
