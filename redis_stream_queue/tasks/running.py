@@ -69,6 +69,7 @@ class Tasks(Mapping[str, AnyTask]):
     def __init__(self, encode: Callable[[Any], bytes]) -> None:
         self._tasks: dict[str, AnyTask] = {}
         self._rules: dict[str, Rules] = {}
+        self._kinds: set[tuple[bool, int]] = set()
         self._encode = encode
         self.alike = False
 
@@ -85,9 +86,8 @@ class Tasks(Mapping[str, AnyTask]):
         """The name must be new."""
         self._tasks[task.name] = task
         self._rules[task.name] = task.rules
-        self.alike = {(True, task.concurrency)} == {
-            (one.is_async, one.concurrency) for one in self._tasks.values()
-        }
+        self._kinds.add((task.is_async, task.concurrency))
+        self.alike = self._kinds == {(True, task.concurrency)}
 
     @property
     def concurrency(self) -> int:

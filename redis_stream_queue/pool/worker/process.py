@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -286,6 +287,12 @@ def _portions(schedules: list[list[Any]]) -> Iterator[list[list[Any]]]:
     yield portion
 
 
+def _first_names(rules: Sequence[Rules]) -> list[str]:
+    """Of tasks: as many as fit into the message beside the rest. One without a name has none."""
+    room = accumulate(len(one.name.encode()) + 8 for one in rules)
+    return [one.name for one, size in zip(rules, room, strict=True) if size < MAX_MESSAGE // 2]
+
+
 def _loaded(handler: Handler, declared: Declaration) -> Loaded:
     return Loaded(
         pid=os.getpid(),
@@ -294,7 +301,7 @@ def _loaded(handler: Handler, declared: Declaration) -> Loaded:
         dlq_handler=declared.dlq_handler is not None,
         one_at_a_time=isinstance(handler, PerMessage) and handler.concurrency == 1,
         memory_mb=round(_linux.memory_mb() or 0),
-        tasks=[rules.name for rules in _rules(handler)],
+        tasks=_first_names(_rules(handler)),
         most_deliveries=max((rules.max_deliveries or 0 for rules in _rules(handler)), default=0),
         limited=any(rules.time_limit_s is not None for rules in _rules(handler)),
         workers=declared.workers,
