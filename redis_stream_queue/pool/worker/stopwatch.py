@@ -74,13 +74,14 @@ class Stopwatch:
     def waited(self, messages: Sequence[StreamMessage], ago_ms: int) -> None:
         """These, in the order of their ids, were started so long ago. For how long a message lay
         in its stream is counted when it is delivered first, by this host's clock and Redis'."""
-        first = messages[0]
-        if first.delivery_count != 1:
-            return
+        first, last = messages[0], messages[-1]
+        if first.delivery_count != 1 or last.delivery_count != 1:
+            messages = [message for message in messages if message.delivery_count == 1]
+            if not messages:
+                return
+            first, last = messages[0], messages[-1]
         now_ms = wall_ms() - ago_ms
-        longest = shortest = _waited_ms(first, now_ms)
-        if len(messages) > 1:
-            shortest = _waited_ms(messages[-1], now_ms)
+        longest, shortest = _waited_ms(first, now_ms), _waited_ms(last, now_ms)
         if bucket(longest) == bucket(shortest):
             self._row.lasted(WAITING, (longest + shortest) // 2, len(messages))
         else:
