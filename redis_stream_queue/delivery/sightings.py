@@ -17,7 +17,7 @@ from ..message import PendingEntry
 LEASE_MS = 500  # who runs a message renews its hold at least so often
 WATCH_MS = 3 * LEASE_MS
 LOOK_MS = 300  # how soon to look again at what is not watched long enough
-LOOKS = WATCH_MS // LOOK_MS + 3  # after so many an entry is watched, also on a slow line
+LOOKS = 2 * WATCH_MS // LOOK_MS + 3  # so many do, also on a slow line or after a gap
 NOT_WATCHED_MS = 2**62
 _MOST_CREDIT_MS = 300  # of the time between two answers counts as watching, at most
 _GAP_MS = 1000  # without an answer: others may have been unable to renew, so watching starts anew

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from redis.exceptions import NoPermissionError
 
 from redis_stream_queue import Reject, StreamMessage, per_message
 from redis_stream_queue.client import StreamClient
@@ -111,6 +112,31 @@ async def test_a_name_that_is_made_again_at_once_hides_nothing(
         await memory(0)
     pending = await bench.pending()
     assert {i: pending.get(i) for i in ids} == dict.fromkeys(ids, (f"{GROUP}:retry:1", 1))
+    await consumer.close()
+
+
+async def test_a_refused_acknowledgement_is_none_although_the_name_is_looked_at(
+    real_bench: Bench,
+) -> None:
+    """The command before a read, while others run, is answered: that is not XACK's answer."""
+    bench = real_bench
+    consumer = bench.consumer(lambda _: [])
+    in_flight, session = consumer._in_flight, consumer._session
+    ids = await bench.push(1, 2)
+    await consumer._ensure()
+    [done, running] = await session.read(2, 0)
+    in_flight.unsettled.note([done], DONE)
+    link = bench.client.link()
+    await link.call("", "ACL", "SETUSER", "default", "-xack")
+    try:
+        with pytest.raises(NoPermissionError):
+            await session.read(2, 0)
+    finally:
+        await link.call("", "ACL", "SETUSER", "default", "+xack")
+    assert (consumer.metrics().total_acked, set(await bench.pending())) == (0, set(ids))
+    in_flight.unsettled.note([running], DONE)
+    await session.read(2, 0)
+    assert (consumer.metrics().total_acked, await bench.pending()) == (2, {})
     await consumer.close()
 
 
