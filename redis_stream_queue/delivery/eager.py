@@ -15,11 +15,15 @@ def start_now(coroutine: Coroutine[Any, Any, None]) -> tuple[asyncio.Task[None],
 
     Returns the task, and whether the coroutine has come to its end without an error (the task
     itself ends with the loop's next turn).
-    No task factory of the app's is asked: one may begin tasks at once, too.
+    No task factory of the app's is asked: one may begin tasks at once, too. Where nest_asyncio lets
+    a coroutine run the loop anew (asyncio has no such thing), the task begins as usual: the inner
+    run would take its second step amid the first.
 
     Source: https://docs.python.org/3/library/asyncio-extending.html
     """
     loop, context = asyncio.get_running_loop(), copy_context()
+    if getattr(loop, "_nest_patched", False):
+        return asyncio.Task(coroutine, loop=loop, context=context), False
     outer = asyncio.current_task(loop)
     ended: list[bool] = []
     begun = _begun(coroutine, ended)
