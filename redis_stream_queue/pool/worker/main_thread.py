@@ -65,7 +65,9 @@ class MainThread:
 
     def _stop_in_child(self) -> None:
         if self._serving:
-            self._loop.stop()
+            self._loop.stop()  # after this turn, and what else waits for it is the parent's
+            for handle in getattr(self._loop, "_ready", ()):  # (uvloop shows none)
+                handle.cancel()
 
     def run(self, call: Callable[[], None]) -> asyncio.Future[None]:
         """Run a call in the main thread as soon as the loop's turn ends; one at a time."""
