@@ -248,7 +248,7 @@ class DedicatedConnection(ABC):
         connection = await self.connect()
         try:
             return await exchange(connection, commands, timeout_s, on_reply, last_s, self.on_late)
-        except BaseException:
+        except BaseException:  # a cancellation cuts it, too
             if not connection.is_connected:
                 await self.broke()
             raise

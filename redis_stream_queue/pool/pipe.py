@@ -11,7 +11,10 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
+from .._log import logger
 from .protocol import Message, decode, encode
+
+log = logger(__name__)
 
 MAX_MESSAGE = 192 * 1024  # below the default socket buffer
 MAX_WAITING = 10_000  # messages kept for a peer that does not read
@@ -47,7 +50,11 @@ class Channel:
         """Send now, or as soon as the peer reads."""
         if not self._open:
             return
-        self._waiting.append(encode(message))
+        raw = encode(message)
+        if len(raw) > MAX_MESSAGE:  # its refusal would look as if the peer was gone
+            log.error("a %s of %d bytes does not fit the pipe", type(message).__name__, len(raw))
+            return
+        self._waiting.append(raw)
         if len(self._waiting) == 1:
             self._flush()
 

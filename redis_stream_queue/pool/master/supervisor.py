@@ -155,7 +155,7 @@ class Supervisor:
         """A worker handles nothing more; it ends when its threads and processes have."""
         worker.go(WorkerState.DRAINING)
         worker.leaving_since_ms = mono_ms()
-        worker.waits_for = f"thread(s) {', '.join(threads[:5])}" if threads else "what it started"
+        worker.waits_for = f"thread(s) {', '.join(threads)}" if threads else "what it started"
         self._changed.set()
         asyncio.get_running_loop().call_later(REFILL_S, self._fill, self.slots[worker.slot])
 

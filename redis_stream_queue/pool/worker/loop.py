@@ -49,6 +49,7 @@ BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within
 LEAVE_S = 5.0  # how long a leaving worker tries to settle through an outage
 RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor
 NEW_ONES_SHARE = 12  # times as long as a take-over took
+MOST_THREADS = 5  # that are named when they are waited for
 MOST_NEW_ONES_S = 1.0  # also after a take-over that an outage held up
 
 
@@ -315,7 +316,8 @@ class Worker:
             log.warning("could not give everything back, others take it over later")
             await self.session.close()
         await self._client.close()
-        self._send(Leaving([t.name for t in threading.enumerate() if _is_waited_for(t)]))
+        waited_for = [t.name for t in threading.enumerate() if _is_waited_for(t)]
+        self._send(Leaving([name[:100] for name in waited_for[:MOST_THREADS]]))
         if self._channel is not None:
             self._channel.close()
 
