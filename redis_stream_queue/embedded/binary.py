@@ -11,12 +11,12 @@ from pathlib import Path
 
 from ..exceptions import ConfigError
 
-VARIABLE = "RSQ_EMBEDDED_SERVER"  # names an executable, instead of looking for one
-OLDEST = (6, 2)
+VARIABLE = "RSQ_EMBEDDED_SERVER"  # names the executable; then none is looked for
+OLDEST = (6, 2)  # version of a server
 
 
 def find_server() -> Path:
-    """The server to start: $RSQ_EMBEDDED_SERVER, then one on PATH, then the wheel's.
+    """The server to start: $RSQ_EMBEDDED_SERVER, else one on PATH, else that of the wheel.
 
     Raises ConfigError if there is none, saying what to install.
     """
@@ -50,7 +50,10 @@ def wheel_server() -> Path | None:
 
 
 def _new_enough(command: str) -> Path | None:
-    """The absolute path of a server (a path, or a name on PATH), None if missing or too old."""
+    """The absolute path of a server, None if it is missing or too old.
+
+    command: a path, or a name on PATH.
+    """
     executable = shutil.which(command)
     if executable is None:
         return None

@@ -25,15 +25,16 @@ SOCKET, LOG = "server.sock", "server.log"
 SOCKET_PATH_LIMIT = 103  # bytes: 107 on Linux, 103 on macOS
 SHORT_PLACE = "rsq-socket-"
 DATA = ("appendonlydir", "dump.rdb")  # what the server itself opens
-MOST_LINKS = 40
+MOST_LINKS = 40  # symbolic links in one path; the kernel's own limit
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LOG_TAIL, LOG_LINES = 4096, 3  # bytes, and lines of them
 
 
 def usable_directory(directory: Path) -> Path:
-    """The absolute path of a directory of this user alone, made if missing.
+    """Make the directory if it is missing; returns its absolute path.
 
-    Raises ConfigError for one that cannot be written to, or that others could write to or replace.
+    Raises ConfigError if this user cannot write to the directory, or if other users could write to
+    it or replace it.
     """
     try:
         path = _own_path(directory.expanduser())
@@ -54,10 +55,10 @@ def usable_directory(directory: Path) -> Path:
 
 
 def _own_path(path: Path) -> Path:
-    """Go there step by step, making what is missing.
+    """Follow the path directory by directory, make what is missing; returns it without links.
 
-    Each step belongs to us or to root and lies where nobody else can replace it, so what was seen
-    stays so. Source: openat2(2), and the kernel's protected_symlinks.
+    Each directory must belong to us or to root, and nobody else may be able to replace it. So what
+    this check has seen stays true. Source: openat2(2), and the kernel's protected_symlinks.
     """
     todo = list(reversed(path.absolute().parts[1:]))
     here, links = Path("/"), 0
@@ -67,7 +68,7 @@ def _own_path(path: Path) -> Path:
         try:
             status = step.lstat()
         except FileNotFoundError:
-            with contextlib.suppress(FileExistsError):  # by whom? the next line tells
+            with contextlib.suppress(FileExistsError):  # made just now: its owner is checked below
                 step.mkdir(mode=0o700)
             status = step.lstat()
         if status.st_uid not in (0, os.geteuid()):
@@ -94,7 +95,7 @@ def _own_path(path: Path) -> Path:
 
 
 def _others_may_replace_in(status: os.stat_result) -> bool:
-    """In a directory with the sticky bit (/tmp) they cannot replace what is ours."""
+    """Can other users replace our files in this directory? Not where the sticky bit is (/tmp)."""
     own_group = status.st_gid == os.getegid()
     writers = stat.S_IWOTH if own_group else OTHERS_WRITE
     return bool(status.st_mode & writers and not status.st_mode & stat.S_ISVTX)
@@ -108,7 +109,7 @@ def _not_ours(path: Path, reason: str) -> ConfigError:
 
 
 def _check_data(directory: Path) -> None:
-    """Raise ConfigError for files of the server's that are not ours."""
+    """Raise ConfigError if a data file of the server belongs to others or is a link."""
     for name in DATA:
         place = directory / name
         for path in [place, *(place.iterdir() if is_private(place) else ())]:
@@ -119,7 +120,7 @@ def _check_data(directory: Path) -> None:
 
 
 def is_private(path: Path) -> bool:
-    """Is it a directory of this user, where nobody else can write?"""
+    """Is this path a directory of this user, where nobody else can write?"""
     try:
         status = path.lstat()
     except OSError:
@@ -132,12 +133,18 @@ def _is_ours(status: os.stat_result) -> bool:
 
 
 def socket_record(directory: Path, socket_path: Path) -> bytes:
-    """What server.alive says: relative to DIR where it can be, as DIR may be mounted elsewhere."""
+    """The text of server.alive: the socket's path, without DIR where it lies in DIR.
+
+    DIR may be mounted under another path in another container.
+    """
     return os.fsencode(SOCKET if socket_path.parent == directory else socket_path)
 
 
 def recorded_socket(directory: Path) -> Path:
-    """The socket of the server that runs or ran here; nowhere but in places of ours."""
+    """The socket of the server that runs or ran in this directory.
+
+    A recorded path counts only if it is in a directory of this user, made by _short_place().
+    """
     record = b""
     with (
         contextlib.suppress(FileNotFoundError),
@@ -155,7 +162,7 @@ def recorded_socket(directory: Path) -> Path:
 
 
 def new_socket(directory: Path) -> Path:
-    """Where a server to be started opens its socket; a stale one is removed."""
+    """The path for the socket of a server that is about to start; removes a stale socket."""
     socket_path = directory / SOCKET
     if len(os.fsencode(socket_path)) > SOCKET_PATH_LIMIT:
         remove_socket(directory, recorded_socket(directory))  # of a server that was killed
@@ -172,6 +179,7 @@ def _short_place() -> Path:
 
 
 def remove_socket(directory: Path, socket_path: Path) -> None:
+    """Remove the socket, and its directory if that was made for the socket alone."""
     with contextlib.suppress(OSError):
         socket_path.unlink(missing_ok=True)
         if socket_path.parent != directory:
@@ -179,7 +187,7 @@ def remove_socket(directory: Path, socket_path: Path) -> None:
 
 
 def log_tail(directory: Path) -> str:
-    """The end of the server's log as part of a sentence."""
+    """A sentence that quotes the last LOG_LINES lines of the server's log."""
     log = directory / LOG
     text = ""
     with contextlib.suppress(OSError):
@@ -191,7 +199,11 @@ def log_tail(directory: Path) -> str:
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open a file of ours. Raises ConfigError for a link, another user's, or no plain file."""
+    """Open a file of this user; returns its descriptor. flags: as for os.open().
+
+    Raises ConfigError if the path is a link or no plain file, or if other users own it or can write
+    to it.
+    """
     try:
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -206,6 +218,7 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def open_lock(path: Path) -> int:
+    """Open a lock file of this user, made if missing; returns its descriptor."""
     return open_own(path, os.O_RDWR | os.O_CREAT)
 
 
@@ -226,7 +239,10 @@ def is_locked(path: Path) -> bool:
 
 @contextlib.contextmanager
 def turn(directory: Path, timeout_s: float) -> Iterator[None]:
-    """Be the only process that starts, joins or stops the server of this directory."""
+    """Be the only process that starts, joins or stops the server of this directory.
+
+    Raises RedisStreamError if another process does so for longer than ``timeout_s``.
+    """
     lock = open_own(directory / LOCK, os.O_RDWR)
     try:
         deadline = time.monotonic() + timeout_s
@@ -244,5 +260,5 @@ def turn(directory: Path, timeout_s: float) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_UN)  # for a copy that a forked child may hold, too
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: a forked child has a copy
         os.close(lock)

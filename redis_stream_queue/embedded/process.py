@@ -1,4 +1,4 @@
-"""A server process at the other end of a unix socket: does it live, who is it, end it."""
+"""The server process at the other end of a unix socket: is it alive, whose is it, and ending it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLL_S = 0.005
 
 
 class Answer(enum.Enum):
-    """What a PING on the socket shows."""
+    """How a server answers a PING on its socket."""
 
     READY = "ready"
     LOADING = "loading its data"
@@ -30,7 +30,7 @@ class Answer(enum.Enum):
 
 
 def probe(socket_path: Path) -> tuple[Answer, int]:
-    """Send a PING; also the server's pid, 0 if unknown.
+    """Send a PING, for 1 s at most; returns the answer and the server's pid, 0 if unknown.
 
     Raises ConfigError for a server of another user.
     """
@@ -66,7 +66,7 @@ def _of_another_user(socket_path: Path) -> ConfigError:
 
 
 def _peer(connection: socket.socket) -> tuple[int, int]:
-    """Pid and uid of who listens at the other end; pid 0 if it is in another pid namespace."""
+    """Pid and uid of the process that listens; pid 0 if it is in another pid namespace."""
     if sys.platform == "darwin":
         local_peercred, local_peerpid = 1, 2
         (pid,) = struct.unpack("i", connection.getsockopt(0, local_peerpid, 4))
@@ -78,7 +78,7 @@ def _peer(connection: socket.socket) -> tuple[int, int]:
 
 
 def process_of(pid: int) -> psutil.Process | None:
-    """A process of this user's, None for any other."""
+    """The process with this pid; None if it is gone or belongs to another user."""
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid) if pid else None
         return process if process and process.uids().effective == os.geteuid() else None
@@ -86,7 +86,11 @@ def process_of(pid: int) -> psutil.Process | None:
 
 
 def end_process(process: psutil.Process, child: subprocess.Popen[bytes] | None = None) -> None:
-    """SIGTERM (the server writes and syncs its AOF), after STOP_TIMEOUT_S SIGKILL; wait."""
+    """Send SIGTERM, after STOP_TIMEOUT_S also SIGKILL; returns when the process is gone.
+
+    On SIGTERM the server writes and syncs its append-only file. child: the same process, if this
+    process started it.
+    """
 
     def is_gone() -> bool:
         if child is not None:

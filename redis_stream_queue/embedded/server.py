@@ -4,13 +4,13 @@ All processes that name the same DIR share one server on a unix socket. The firs
 last one to leave stops it, and its data stays in DIR. Beside the server's own files DIR holds
 
     server.sock   the socket; lies in a temporary directory when DIR's path is too long for a socket
-    server.log    what the server says
+    server.log    the server's log
     server.lock   locked by the process that is just starting, joining or stopping the server
     server.users  locked (shared) by every process that uses the server
     server.alive  locked by the server process itself; its text is the path of the socket
 
-The kernel drops a lock when its process dies, however it dies: so nobody has to trust a recorded
-pid, and a server whose users were all killed is adopted by the next process that comes.
+The kernel drops a lock when its process dies, however it dies. So nobody has to trust a recorded
+pid, and the next process that comes adopts a server whose users were all killed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ START_TIMEOUT_S = 10.0  # until the server answers at all
 LOADING_TIMEOUT_S = 60.0  # until it has loaded its data
 TURN_TIMEOUT_S = LOADING_TIMEOUT_S + START_TIMEOUT_S + STOP_TIMEOUT_S
 TEMPORARY_PREFIX = "rsq-embedded-"
-NEW_DIRECTORY_S = 60.0  # a directory without a server may be one that is being made
+NEW_DIRECTORY_S = 60.0  # so young a directory may get its server in a moment
 
 
 class EmbeddedServer:
@@ -80,7 +80,7 @@ class EmbeddedServer:
         self.directory = directory
         self.socket_path = str(socket_path)
         self.pid = pid
-        # a stranger's server that happens to listen there is used, but never stopped
+        # A server that listens there but was not started by us is used, but never stopped.
         self._process = process_of(pid) if is_locked(directory / ALIVE) else None
         self.owned = owned and self._process is not None
         self._temporary = temporary
@@ -91,16 +91,17 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """For StreamClient.from_url."""
+        """The address of this server, for StreamClient.from_url."""
         return f"unix://{quote(self.socket_path)}"
 
     def __repr__(self) -> str:
         return f"EmbeddedServer(directory={str(self.directory)!r}, pid={self.pid})"
 
     def stop(self) -> None:
-        """Leave the server; the last process that leaves stops it, and waits until it is gone.
+        """Leave the server. The last process that leaves stops it and waits until it is gone.
 
-        Safe twice. Does nothing in a forked child of the process that started or joined it.
+        A second call does nothing, nor does a call in a forked child of the process that started
+        or joined the server.
         """
         with _registry_lock:
             if self._left or self._user_pid != os.getpid():
@@ -124,7 +125,7 @@ class EmbeddedServer:
                 self._forget()
 
     def _forget(self) -> None:
-        """Drop what this process holds without touching the server."""
+        """Close what this process holds of the server, and leave the server as it is."""
         self._left = True
         os.close(self._users_lock)
         if self._child is not None and self._child.poll() is None:
@@ -137,10 +138,10 @@ _announced: set[Path] = set()
 
 
 def start_or_join(directory: str | os.PathLike[str] | None = None) -> EmbeddedServer:
-    """The private server of this directory, started if no process has started it yet.
+    """Join the private server of this directory, or start it; blocks until it has loaded its data.
 
-    directory: made if missing; None or "" = a temporary one, the same for all calls in this
-    process, and removed with the server. Blocks until the server has loaded its data.
+    directory: made if missing; None or "" = a temporary directory, the same for all calls in this
+    process, and removed with the server.
 
     Raises ConfigError (directory unusable, no server installed) or RedisStreamError (the server
     does not come up; the text quotes its log).
@@ -180,7 +181,7 @@ def start_or_join(directory: str | os.PathLike[str] | None = None) -> EmbeddedSe
 
 
 def _enter(directory: Path, *, temporary: bool) -> EmbeddedServer:
-    """Join the server if it lives, else start it; the caller has the directory's turn."""
+    """Join the server if it runs, else start it; the caller has the directory's turn."""
     abandoned = not is_locked(directory / USERS)
     socket_path = recorded_socket(directory)
     pid, child = _join(directory, socket_path), None
@@ -201,12 +202,15 @@ def _enter(directory: Path, *, temporary: bool) -> EmbeddedServer:
 
 
 def _join(directory: Path, socket_path: Path) -> int | None:
-    """The pid of the server that lives here, when it is ready; None if there is none."""
+    """Wait until the server of this directory is ready; returns its pid, None if none runs."""
     return _wait_until_ready(directory, socket_path, lambda: not is_locked(directory / ALIVE))
 
 
 def _start(directory: Path, socket_path: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a server on this directory's data and wait until it answers."""
+    """Start a server on this directory's data and wait until it is ready; returns it and its pid.
+
+    Raises RedisStreamError if the server does not come up.
+    """
     command = [str(find_server()), "--port", "0", "--unixsocket", str(socket_path)]
     command += ["--unixsocketperm", "700", "--dir", str(directory), "--daemonize", "no"]
     command += ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--hz", "100"]
@@ -245,7 +249,10 @@ def _start(directory: Path, socket_path: Path) -> tuple[subprocess.Popen[bytes],
 def _wait_until_ready(
     directory: Path, socket_path: Path, is_dead: Callable[[], bool]
 ) -> int | None:
-    """Wait until the server has loaded its data; its pid, or None if it is dead."""
+    """Wait until the server has loaded its data; returns its pid, or None if it is dead.
+
+    Raises RedisStreamError if the server runs and does not answer in time.
+    """
     started = time.monotonic()
     while True:
         dead = is_dead()
@@ -277,10 +284,10 @@ def _temporary_directory() -> Path:
 
 
 def _remove_abandoned() -> None:
-    """End temporary servers of this user whose processes were all killed before they could."""
+    """End temporary servers of this user that have no user process any more."""
     for directory in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"):
         if not is_private(directory):
-            continue  # another user may have made it, to have something of ours removed
+            continue  # else another user could make us remove files of ours
         with contextlib.suppress(OSError, RedisStreamError), turn(directory, timeout_s=0):
             if is_locked(directory / USERS) or _is_being_made(directory):
                 continue
@@ -293,7 +300,7 @@ def _remove_abandoned() -> None:
 
 
 def _is_being_made(directory: Path) -> bool:
-    """Has another process made it just now, and not come to its turn yet?"""
+    """Is another process just about to start the server of this directory?"""
     age_s = time.time() - directory.stat().st_mtime
     return not (directory / ALIVE).exists() and age_s < NEW_DIRECTORY_S
 
@@ -307,7 +314,7 @@ def _stop_all() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """A child starts with nothing: the parent's servers are the parent's."""
+    """A forked child has joined no server: those of its parent stay the parent's alone."""
     global _registry_lock
     _registry_lock = threading.Lock()
     for server in _registry.values():
