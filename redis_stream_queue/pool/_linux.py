@@ -12,7 +12,7 @@ from pathlib import Path
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 
-TICKS = os.sysconf("SC_CLK_TCK")  # a second
+TICKS = os.sysconf("SC_CLK_TCK")  # clock ticks in a second
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -29,7 +29,7 @@ def set_process_name(name: str) -> None:
 
 
 def process_name(pid: int) -> str:
-    """What set_process_name() gave it, or the name of its program; "" if it has ended."""
+    """The name that ps shows, see set_process_name(); "" if the process has ended."""
     try:
         return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
     except OSError:
@@ -47,7 +47,7 @@ def children() -> list[int]:
 
 
 def _state_and_parent(pid: str) -> tuple[bool, int]:
-    """Does it live, and whose child is it?"""
+    """Does the process live, and what is the pid of its parent?"""
     try:
         state, parent = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:2]
     except (OSError, ValueError):
@@ -56,7 +56,7 @@ def _state_and_parent(pid: str) -> tuple[bool, int]:
 
 
 def memory_mb(pid: int | str = "self") -> float | None:
-    """Memory that a process has in use (resident), in MB; None = it cannot be told."""
+    """Memory that a process has in use (resident), in MB; None = unknown."""
     try:
         pages = int(_read(f"/proc/{pid}/statm").split()[1])
     except (OSError, ValueError, IndexError):
@@ -65,7 +65,7 @@ def memory_mb(pid: int | str = "self") -> float | None:
 
 
 def _read(path: str) -> bytes:
-    """What the kernel says there, in a fifth of the time that a Path takes."""
+    """The first 4096 bytes of a file in /proc, in a fifth of the time that a Path takes."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 4096)
@@ -74,8 +74,7 @@ def _read(path: str) -> bytes:
 
 
 def cpu_ms(pid: int) -> int:
-    """Processor time that a process has used so far, with the children that it waited for; 0 = it
-    cannot be told.
+    """Processor time of a process and of the children that it has waited for; 0 = unknown.
 
     Source: proc(5), /proc/PID/stat: utime, stime, cutime and cstime in ticks.
     """
@@ -87,7 +86,7 @@ def cpu_ms(pid: int) -> int:
 
 
 def ended_children() -> Iterator[tuple[int, int, int]]:
-    """Process number, wait status and used processor time in ms of each child that has ended."""
+    """Pid, wait status and used processor time in ms of each child that has ended."""
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status, usage = os.wait4(-1, os.WNOHANG)

@@ -6,10 +6,10 @@ import os
 
 
 def started_in() -> str:
-    """Its path as the shell knows it (``$PWD``): a symlink such as ``current`` stays one, so that a
-    later start finds what it leads to then.
+    """The path of the current directory as the shell knows it (``$PWD``).
 
-    Raises FileNotFoundError if it has been removed.
+    A symlink in it, such as ``current``, is not resolved: a later start follows it anew. Raises
+    FileNotFoundError if the directory has been removed.
     """
     here, shown = os.getcwd(), os.environ.get("PWD", "")
     same = os.path.isabs(shown) and os.path.isdir(shown) and os.path.samefile(shown, here)
@@ -17,7 +17,7 @@ def started_in() -> str:
 
 
 def enter_again(path: str) -> None:
-    """Go to what is there now if the current directory has been removed."""
+    """If the current directory has been removed, change to the one that is at this path now."""
     try:
         os.getcwd()
     except FileNotFoundError:

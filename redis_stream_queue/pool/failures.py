@@ -1,4 +1,4 @@
-"""What handlers have raised, grouped by the type of the error; bounded, whatever they raise."""
+"""Errors that handlers have raised, grouped by type; bounded, whatever the handlers raise."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any
 from .._clock import wall_ms
 from .._plain import plain_cut
 
-MOST_KINDS = 30  # of errors that are told apart
-OTHERS = "other"  # kind of all the rest
-DEATH = "worker died"  # kind of those that ended their process
+MOST_KINDS = 30  # kinds of errors that are told apart
+OTHERS = "other"  # the kind of all further ones
+DEATH = "worker died"  # the kind of a message that ended its worker process
 MOST_KIND, MOST_TEXT = 80, 300  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Errors of one type. text, entry_id and at_ms (ms since the epoch) are those of the last."""
+    """Errors of one type.
+
+    kind: name of the type. text, entry_id, at_ms (since the epoch): those of the last such error.
+    """
 
     kind: str
     text: str
@@ -33,7 +36,7 @@ class Failures:
         self._by_kind: dict[str, Failure] = {}
 
     def note(self, kind: str, text: str, entry_id: str, count: int = 1) -> None:
-        """So many have happened, the last one just now."""
+        """Note that ``count`` errors of this kind have happened, the last one just now."""
         kind = plain_cut(kind, MOST_KIND)
         if kind not in self._by_kind and len(self._by_kind) >= MOST_KINDS:
             kind = OTHERS
@@ -44,14 +47,14 @@ class Failures:
         self._by_kind[kind] = failure
 
     def note_all(self, errors: Iterable[list[Any]]) -> None:
-        """What a worker tells; see protocol.Failed."""
+        """Note the errors that a worker has told, as protocol.Failed has them."""
         for error in errors:
             kind, text, entry_id, count = error
             if type(count) is int and count > 0:
                 self.note(str(kind), str(text), str(entry_id), count)
 
     def all(self) -> list[Failure]:
-        """The newest first."""
+        """One Failure a kind, the newest first."""
         return sorted(self._by_kind.values(), key=lambda failure: -failure.at_ms)
 
 

@@ -1,7 +1,7 @@
 """Durations counted by size, in buckets of powers of two; pure.
 
-A bucket is one counter like all others: it never falls, and of two reports of one life the larger
-number is the newer one. So histograms travel and are added up as counters are.
+Each bucket is a counter as in totals.py: it never falls, and of two reports of one life the larger
+number is the newer one. So histograms are sent and added up as counters are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def bucket(ms: int) -> int:
 
 
 class Histogram(NamedTuple):
-    """counts: one of each bucket. sum_s: of all durations, in s."""
+    """counts: durations in each bucket. sum_s: the sum of all durations, in s."""
 
     counts: list[int]
     sum_s: float
@@ -37,7 +37,7 @@ class Histogram(NamedTuple):
 
 
 def histogram(totals: dict[str, int], kind: int) -> Histogram:
-    """Out of counters, by name."""
+    """The histogram of this kind (HANDLING or WAITING) out of the totals of a life."""
     *counts, sum_ms = (totals.get(name, 0) for name in NAMES[kind * WORDS : (kind + 1) * WORDS])
     return Histogram(counts, sum_ms / 1000)
 

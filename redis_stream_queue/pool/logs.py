@@ -1,12 +1,11 @@
-"""Logging of the pool's processes: one record an event on standard error, as text or JSON.
+"""Logging of the pool's processes: each event is one record on standard error, as text or JSON.
 
-A record's further lines are indented, so that nothing that a message or an error says looks like a
-record of its own. Records of ours are bounded; an app's own are as long as the app makes them.
+All lines of a record but the first are indented, so that no text of a message or an error looks
+like a record of its own. Our records are cut at a length; those of the app are not.
 
-Every record of a process of the pool, the app's too, knows its slot and the message during whose
-handling it was made: attributes ``rsq_slot``, ``rsq_stream``, ``rsq_message_id`` and ``rsq_task``
-(None where there is none). Where the app has its own formats, the text of our records begins with
-slot and pid.
+Every record of a process of the pool, also of the app, has the slot and the message that was being
+handled: attributes ``rsq_slot``, ``rsq_stream``, ``rsq_message_id`` and ``rsq_task`` (None where
+there is none). Where the app has its own formats, the text of our records begins with slot and pid.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ..delivery import current
 log = logger(__name__)
 
 OURS = "redis_stream_queue"
-UNDER_US = ("asyncio", "concurrent.futures")  # their lines, too, must not raise in our loop
+UNDER_US = ("asyncio", "concurrent.futures")  # when they log, nothing may be raised in our loop
 MOST_TEXT = 1900  # characters of a record of ours
 MOST_BESIDE_TRACE = 700  # of its text where a traceback follows
 MOST_TRACE = MOST_TEXT - MOST_BESIDE_TRACE
@@ -35,11 +34,11 @@ STANDARD |= {"rsq_slot", "rsq_stream", "rsq_message_id", "rsq_task"}
 
 
 class Record(logging.LogRecord):
-    """A record that knows where it was made. Names that an app gives in ``extra=`` stay free."""
+    """A record with slot, stream, message and task; other names are free for ``extra=``."""
 
     who = ""  # ``master`` or ``slot=3``
     slot: int | None = None
-    stream = ""  # that a worker reads
+    stream = ""  # the one that this worker reads
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -50,15 +49,15 @@ class Record(logging.LogRecord):
         self.rsq_task = noted[1] if noted else None
 
     def getMessage(self) -> str:
-        """For formats of the app's: ours show the same in places of their own."""
+        """The text; if a format of the app asks for a record of ours, with slot and pid first."""
         text = super().getMessage()
         begin = f"{self.who} pid={self.process} "
-        # Where a queue carries a record, what is formatted comes here once more.
+        # A QueueHandler formats a record, then it is formatted once more: so look before adding.
         return begin + text if _is_ours(self) and not text.startswith(begin) else text
 
 
 class Unsilenced(logging.Logger):
-    """A logger that ``dictConfig`` and ``fileConfig`` cannot disable for not being named there."""
+    """A logger that ``dictConfig`` and ``fileConfig`` do not disable where they do not name it."""
 
     @property
     def disabled(self) -> bool:
@@ -70,7 +69,7 @@ class Unsilenced(logging.Logger):
 
 
 class Harmless(logging.Logger):
-    """A logger of a library that runs our code: what the app's logging raises stays here."""
+    """A logger of a library that we run on: an error of the app's log handlers stops here."""
 
     def _log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
@@ -133,14 +132,14 @@ class TextFormatter(logging.Formatter):
 
 
 class OnTerminal(logging.StreamHandler[TextIO]):
-    """Erases what stands on the line already: the progress bar of ``--burst``, say."""
+    """Erases the line before each record: the progress bar of ``--burst`` may stand there."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\r\x1b[K" + super().format(record)
 
 
 def erases_lines(stream: TextIO | None) -> bool:
-    """Is it a terminal that knows how to erase a line?"""
+    """Is this stream a terminal that can erase a line?"""
     if stream is None or os.environ.get("TERM", "dumb") == "dumb":
         return False
     try:
@@ -150,13 +149,13 @@ def erases_lines(stream: TextIO | None) -> bool:
 
 
 def _handled(record: logging.LogRecord) -> tuple[str | None, ...]:
-    """Stream, message and task."""
+    """Stream, message id and task of the message that was being handled, None each if none was."""
     names = "rsq_stream", "rsq_message_id", "rsq_task"
     return tuple(getattr(record, name, None) for name in names)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    """What the app added to a record, as far as JSON can say it."""
+    """The values that the app gave in ``extra=``, or their repr where JSON has no form for them."""
     added = {name: value for name, value in vars(record).items() if name not in STANDARD}
     return {name: _sayable(value) for name, value in added.items()}
 
@@ -164,7 +163,7 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 def _sayable(value: Any) -> Any:
     try:
         json_line(value)
-    except Exception:  # no JSON, or an endless one
+    except Exception:  # no form in JSON, or a value that contains itself
         return repr(value)
     return value
 
@@ -174,7 +173,7 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 def _parts(formatter: logging.Formatter, record: logging.LogRecord) -> tuple[str, str]:
-    """What a record says, and the traceback with it ("" = none)."""
+    """The text of a record, and its traceback ("" = none)."""
     text, error = logging.LogRecord.getMessage(record), ""
     if record.exc_info and record.exc_info[1]:
         if _is_ours(record):
@@ -190,9 +189,9 @@ def _parts(formatter: logging.Formatter, record: logging.LogRecord) -> tuple[str
 
 
 def set_up(level: str, style: str, who: str, slot: int | None = None) -> None:
-    """Send this process's log to standard error; an app may configure logging as it likes.
+    """Send the log of this process to standard error; the app may change that later.
 
-    who: ``master`` or ``slot=3``.
+    level: of ``logging``, in any case. style: ``json`` or ``text``. who: ``master`` or ``slot=3``.
     """
     kind = OnTerminal if erases_lines(sys.stderr) else logging.StreamHandler[TextIO]
     handler = kind(sys.stderr)
@@ -209,7 +208,10 @@ def set_up(level: str, style: str, who: str, slot: int | None = None) -> None:
 
 
 def carry_on_as(who: str, slot: int) -> None:
-    """After a fork from a process that has imported the app: its own set-up of logging stays."""
+    """Log as this slot from now on, after a fork from a process that has imported the app.
+
+    The app's configuration of logging stays as it is.
+    """
     Record.who, Record.slot = who, slot
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, JsonFormatter | TextFormatter):

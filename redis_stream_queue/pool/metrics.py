@@ -1,4 +1,4 @@
-"""PoolMetrics: what the whole pool did, and each worker's line."""
+"""PoolMetrics: the totals of a whole pool, and the state of each worker."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .totals import NAMES
 
 @dataclass(frozen=True, slots=True)
 class WorkerMetrics:
-    """One slot now. The counters are those of the slot, over all its lives.
+    """One slot now. Its counters are sums over all its lives.
 
     crew: the target that it runs.
-    busy_ms: how long the current handler has been running, 0 = idle.
-    poll_age_ms: since the last finished read.
+    busy_ms: how long the current handler call has been running, 0 = idle.
+    poll_age_ms: time since the last finished read.
     snapshots: how many reports have come through its metrics pipes.
-    cpu_ms: processor time of all its lives. memory_mb: in use now.
+    cpu_ms: processor time of all its lives. memory_mb: memory in use now.
     message_id: the message that has been running longest, "" = none. message_ms: for how long.
-    task: of a queue, that this message calls.
+    task: name of the task that this message calls, "" = none.
     """
 
     slot: int
@@ -64,14 +64,14 @@ class PoolMetrics:
     | `acked` | messages | acknowledgements that reached Redis |
     | `errors` | handler calls | that raised |
     | `dead` | messages | moved to the dead letters |
-    | `dead_for` | messages | the same by reason, without what a killed worker could not tell |
+    | `dead_for` | messages | the same by reason, without those that a killed worker has not told |
     | `batches` | handler calls | that ended |
     | `expired` | messages | acknowledged unstarted, as their `ttl_ms` was over |
     | `retried` | messages | that failed and wait for another delivery, each time |
     | `released` | messages | given back unstarted: others were idle, or the worker ended |
-    | `redis_errors` | | that Redis did not answer workers or the master, or refused |
-    | `replaced` | workers | that ended and nobody had told to |
-    | `replaced_for` | workers | the same by how: time_limit, stuck, signal, exit |
+    | `redis_errors` | commands | of workers or the master, that Redis refused or did not answer |
+    | `replaced` | workers | that ended although nobody had told them to |
+    | `replaced_for` | workers | `replaced` by cause: time_limit, stuck, signal, exit |
     | `snapshots` | reports | that have come through the workers' metrics pipes |
     | `scheduled` | LatenessMetrics | of scheduled messages that this pool has moved |
     | `paused` | | is the stream paused for this group? |
@@ -83,8 +83,8 @@ class PoolMetrics:
     | `failures` | | what handlers raised, one Failure a type, the newest first |
     | `tasks` | | one TaskMetrics a task of a queue, by name |
     | `workers` | | one WorkerMetrics a slot |
-    | `configured` | workers | at start; signals may have changed how many there are |
-    | `crew` | | the target, empty where it is the sum of several |
+    | `configured` | workers | at start; signals may have changed how many there are now |
+    | `crew` | | the target of a crew, empty for the totals of a pool with several |
     """
 
     uptime_s: float = 0.0
@@ -139,7 +139,7 @@ def _summed(several: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def _all_tasks(crews: list[PoolMetrics]) -> dict[str, TaskMetrics]:
-    """Of one name in several crews: their sum."""
+    """The metrics of each task; those of one name in several crews are added up."""
     tasks: dict[str, TaskMetrics] = {}
     for name, one in (pair for crew in crews for pair in crew.tasks.items()):
         if (known := tasks.get(name)) is not None:

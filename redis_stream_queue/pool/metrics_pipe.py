@@ -1,8 +1,9 @@
 """The one-way pipe that a worker's metrics travel on: ``multiprocessing.Pipe(duplex=False)``.
 
-Neither end ever waits. A worker writes a snapshot of its totals each second while they move, and a
-last one before it ends; one that does not fit, because nobody reads, is dropped: the next one says
-the same and more. The master reads when it looks at the metrics and when the worker has died.
+Neither end ever waits. A worker writes a snapshot of its totals each second while they change, and
+one more before it ends. A snapshot that does not fit, because nobody reads, is dropped: the next
+one has newer values of the same counters. The master reads when it looks at the metrics and when
+the worker has died.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MOST_AT_ONCE = 20  # snapshots read at a time: a worker that floods its pipe hol
 
 
 def pipe() -> tuple[Connection, Connection]:
-    """The master's end, to read from, and the worker's, to write to; neither ever waits."""
+    """A new pipe: the master's end, to read from, and the worker's end, to write to."""
     reader, writer = multiprocessing.Pipe(duplex=False)
     for end in (reader, writer):
         os.set_blocking(end.fileno(), False)
@@ -31,7 +32,7 @@ def pipe() -> tuple[Connection, Connection]:
 
 
 class Reporter:
-    """A worker's end. totals: asked for what to send."""
+    """A worker's end of the pipe. totals: returns the totals to be sent."""
 
     def __init__(self, writer: Connection, totals: Callable[[], Totals]) -> None:
         self._writer = writer
@@ -40,12 +41,12 @@ class Reporter:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Report from now on, each second while something moves; call it in the loop."""
+        """Report now and each second while the totals change; call this in the event loop."""
         self._timer = asyncio.get_running_loop().call_later(REPORT_S, self.start)
         self.report()
 
     def report(self) -> None:
-        """Send a snapshot if it says anything new."""
+        """Send a snapshot if the totals have changed since the last one."""
         totals = self._totals()
         if totals == self._sent:
             return
@@ -58,7 +59,7 @@ class Reporter:
             self._sent = totals
 
     def close(self) -> None:
-        """Send the last one."""
+        """Send the last snapshot, then close the pipe."""
         if self._timer is not None:
             self._timer.cancel()
         self.report()
@@ -66,9 +67,9 @@ class Reporter:
 
 
 class Reports:
-    """The master's end: the newest totals of one life.
+    """The master's end of the pipe: the newest totals of one life.
 
-    snapshots: how many have come.
+    who: names the worker in the log. snapshots: how many have come.
     """
 
     def __init__(self, reader: Connection, who: str) -> None:
@@ -78,14 +79,14 @@ class Reports:
         self._who = who
 
     def read(self) -> Totals:
-        """Take what has come; returns the newest totals."""
+        """Read the snapshots that have come, MOST_AT_ONCE at most; returns the newest totals."""
         for _ in range(MOST_AT_ONCE):
             if self._reader.closed:
                 break
             try:
                 if not self._reader.poll():
                     break
-                # It is all there, or it was no single write, and so none of ours.
+                # recv_bytes cannot wait: a snapshot of ours is one write, which arrives whole.
                 self._note(decode(self._reader.recv_bytes(MAX_SNAPSHOT)))
             except EOFError:
                 self._reader.close()
@@ -103,6 +104,6 @@ class Reports:
             self.snapshots += 1
 
     def close(self) -> None:
-        """Read what is left, then close."""
+        """Read the snapshots that are left, then close the pipe."""
         self.read()
         self._reader.close()

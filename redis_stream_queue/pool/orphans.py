@@ -1,13 +1,14 @@
-"""Ends what dead workers leave behind: the processes that their handlers have started.
+"""Ends the processes that handlers have started and that outlive their worker.
 
-When a worker has ended, its children become children of the master (a subreaper), and theirs when
-those have ended. Programs that a worker starts have its pid in their environment, forks of it in
-their name; so what a living worker has put into the background is left alone. One that has neither
-(a program with an environment of its own) belongs to the worker that has just died, unless it has
-been here before. What made a session of its own is free.
+When a worker has ended, its children become children of the master (a subreaper), and so do their
+children later. A program that a worker started has the worker's pid in its environment, a fork of
+the worker has it in its process name. So background processes of a worker that lives are left
+alone. A process without such a mark (a program with an environment of its own) is ended if it
+became a child of the master just now. A process that has made a session of its own is never ended.
 
-All stay in the session and the process group of the pool: Ctrl-C and ``kill -- -PID`` reach them.
-A child that nobody has waited for keeps its pid: no other process can be meant.
+All workers and their children stay in the session and the process group of the pool: Ctrl-C and
+``kill -- -PID`` reach them. A child keeps its pid until the master waits for it, so a signal cannot
+hit another process.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ GRACE_S = 0.5  # from SIGTERM to SIGKILL: for those that clean up after themselv
 
 
 def mark_children() -> None:
-    """In a worker: whatever it starts can be told to be its."""
+    """In a worker: mark the processes that it starts from now on with its pid."""
     pid = os.getpid()
     os.environ[VARIABLE] = str(pid)
     os.register_at_fork(after_in_child=lambda: _linux.set_process_name(f"{FORK}{pid}"))
 
 
 class Orphans:
-    """Looks at the children of this process that are none of ``ours``. Call it in the loop.
+    """Ends the children of this process that a dead worker has left; make it in the event loop.
 
-    ours: pids of templates and workers. unborn: is there a worker whose pid is not known yet?
+    ours: returns the pids of templates and workers. unborn: is there a worker that is being forked,
+    so that its pid is not known yet?
     """
 
     def __init__(self) -> None:
@@ -44,23 +46,29 @@ class Orphans:
         self.unborn: Callable[[], bool] = lambda: False
         self._ending = False
         self._background: set[int] = set()
-        self._kill_at: dict[int, float] = {}  # those that were told to end; loop.time()
+        self._kill_at: dict[int, float] = {}  # by pid: SIGKILL at this loop.time()
         self._none_left = asyncio.Event()
         self._again: asyncio.TimerHandle | None = None
-        os.environ.pop(VARIABLE, None)  # a handler of another pool has started this one
+        os.environ.pop(VARIABLE, None)  # set if a handler of another pool has started this pool
 
     def note(self) -> None:
-        """Call it now and then: what is here now is not left by a worker that dies later."""
+        """Note which processes are here now, so that no worker that dies later has left them.
+
+        Call this again and again.
+        """
         if not self._ending:
             self._background = set(self._strangers())
 
     def worker_died(self) -> None:
-        """End what it has left."""
+        """End the processes that a dead worker has left."""
         self._ending = True
         self.look()
 
     async def end_all(self) -> None:
-        """No worker is left: end everything, and wait until it is gone."""
+        """End all processes that workers have left, and wait until they are gone.
+
+        Call this when there is no worker any more.
+        """
         self._background.clear()
         self.worker_died()
         while self._ending:
@@ -68,7 +76,7 @@ class Orphans:
             await self._none_left.wait()
 
     def look(self) -> None:
-        """Go on with it. Call it whenever a child has ended: its own children are here then."""
+        """Go on with ending. Call this when a child has ended: the master has its children now."""
         if not self._ending:
             return
         ours, now = self.ours(), asyncio.get_running_loop().time()
@@ -118,7 +126,7 @@ def _session(pid: int) -> int:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    """To a child, and to its process group if that is not ours."""
+    """Signal a child, and its whole process group if that is not the pool's."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         group = os.getpgid(pid)
         if group == os.getpgid(0):

@@ -1,7 +1,7 @@
 """One end of a pipe that carries whole messages: a SOCK_SEQPACKET socket pair.
 
-The kernel keeps messages apart, so a reader never sees half of one; writing never blocks: what does
-not fit waits here and goes out when the other side has read. End of file = the peer has died.
+The kernel keeps messages apart, so a reader never sees half of one. Writing never blocks: what does
+not fit waits in this process and is sent when the peer has read. End of file = the peer has died.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from .protocol import Message, decode, encode
 log = logger(__name__)
 
 MAX_MESSAGE = 192 * 1024  # below the default socket buffer
-MAX_WAITING = 10_000  # messages kept for a peer that does not read
+MAX_WAITING = 10_000  # messages kept for a peer that does not read; then the oldest is dropped
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected ends."""
+    """A new pipe: its two ends."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 class Channel:
-    """An end of the pipe inside an event loop.
+    """One end of the pipe in the running event loop.
 
-    on_message: called with each message; on_end: called once when the peer is gone.
+    on_message: called with each message. on_end: called once, when the peer is gone.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class Channel:
         self._loop.add_reader(sock.fileno(), self._readable)
 
     def send(self, message: Message) -> None:
-        """Send now, or as soon as the peer reads."""
+        """Send a message now, or as soon as the peer reads; dropped if the pipe is closed."""
         if not self._open:
             return
         raw = encode(message)
-        if len(raw) > MAX_MESSAGE:  # its refusal would look as if the peer was gone
+        if len(raw) > MAX_MESSAGE:  # the kernel would refuse it, as if the peer was gone
             log.error("a %s of %d bytes does not fit the pipe", type(message).__name__, len(raw))
             return
         self._waiting.append(raw)
@@ -65,7 +65,7 @@ class Channel:
             except BlockingIOError:
                 self._loop.add_writer(self._sock.fileno(), self._flush)
                 return
-            except OSError:  # the peer is gone; the reader notices too
+            except OSError:  # the peer is gone: _readable calls on_end
                 self._waiting.clear()
                 break
             self._waiting.popleft()
@@ -88,12 +88,12 @@ class Channel:
                 self._on_message(message)
 
     def finish(self) -> None:
-        """The peer is gone: read what it still said, then close."""
+        """Call this when the peer is gone: reads what it has still sent, then closes."""
         self._readable()
         self.close()
 
     def close(self) -> None:
-        """Close this end; safe twice."""
+        """Close this end; a second call does nothing."""
         if self._open:
             self._open = False
             self._loop.remove_reader(self._sock.fileno())

@@ -34,10 +34,10 @@ class Pool:
 
     >>> Pool(PoolConfig(target="app:handler", workers=4)).run()
 
-    config: its settings.
+    config: the settings of the pool.
 
-    Linux only. Call it in the main thread of a process of its own: it handles signals and waits
-    for all child processes.
+    Linux only. Call ``run()`` in the main thread of a process of its own: the pool handles signals
+    and waits for all child processes.
     """
 
     def __init__(self, config: PoolConfig) -> None:
@@ -45,7 +45,10 @@ class Pool:
         self._master: Master | None = None
 
     def run(self) -> int:
-        """Run until drained (SIGTERM), or until all is handled (burst); returns the exit code."""
+        """Run until drained (SIGTERM), or until all is handled (burst); returns the exit code.
+
+        What prevents the start is logged as one sentence and becomes an exit code.
+        """
         standard_streams.open_those_closed()
         logs.set_up(self.config.log_level, self.config.log_format, "master")
         config = self.config
@@ -97,17 +100,17 @@ class Pool:
             return _exits.FAILURE
 
     def drain(self) -> None:
-        """Finish what runs, then end ``run()``; call it in the pool's own loop."""
+        """Finish the messages that run, then end ``run()``; call this in the pool's event loop."""
         if self._master is not None:
             self._master.drain(_exits.OK)
 
     def metrics(self) -> PoolMetrics:
-        """What the pool has done so far."""
+        """The totals of the pool so far; all 0 before ``run()``."""
         return self._master.metrics() if self._master is not None else PoolMetrics()
 
 
 def _spec(config: PoolConfig) -> WorkerSpec:
-    """What a worker is told at its fork."""
+    """What a worker of this target is told at its fork."""
     return WorkerSpec(
         str(config.target),
         config.serializer,

@@ -1,7 +1,7 @@
 """Messages between master, template and workers: small tuples, msgpack on the wire.
 
-Ids travel, payloads never do. A message that is not known is ignored by whoever reads it. After an
-upgrade an old master may speak to new workers: a new field comes last and has a default.
+Ids travel, payloads never do. A reader ignores a message that it does not know. After an upgrade an
+old master may speak to new workers: so a new field comes last and has a default.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ class Loaded(NamedTuple):
     dlq_handler: bool
     one_at_a_time: bool  # a plain @per_message handler: the row names the message that runs
     memory_mb: int = 0  # what the app takes by itself; 0 = not known
-    tasks: list[str] = []  # noqa: RUF012 - by the numbers in rows, from 1 on
-    most_deliveries: int = 0  # of the task that has the most of its own
-    limited: bool = False  # has a task a time limit of its own?
-    workers: int | None = None  # how many are to run it
+    tasks: list[str] = []  # noqa: RUF012 - names; the first one has number 1 in the scoreboard
+    most_deliveries: int = 0  # the largest max_deliveries that a task sets for itself
+    limited: bool = False  # does a task set a time limit for itself?
+    workers: int | None = None  # how many workers the app wants, None = it does not say
 
 
 class LoadFailed(NamedTuple):
-    """The app (or the serializer) could not be imported; the error's own last lines."""
+    """The app or the serializer (``what``) could not be imported; error: its last lines."""
 
     what: str
     error: str
 
 
 class Ready(NamedTuple):
-    """Reads messages from now on."""
+    """This worker reads messages from now on."""
 
 
 class Retrying(NamedTuple):
-    """A message failed and is parked; due in so many ms."""
+    """A message failed and waits under a parking name; its retry is due in ``due_in_ms``."""
 
     id: str
     error: str
@@ -55,27 +55,29 @@ class Retrying(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The handler has raised: [name of the error's type, its text, id of one message, how often]
-    of each type."""
+    """The handler has raised.
+
+    errors: for each type of error [name of the type, text, id of one message, how often].
+    """
 
     errors: list[list[Any]]
 
 
 class Buried(NamedTuple):
-    """A message was moved to the dead letters."""
+    """This worker has moved a message to the dead letters."""
 
     reason: str
 
 
 class Released(NamedTuple):
-    """Messages were given back unstarted: somebody else could have them now."""
+    """This worker has given messages back unstarted: they can be offered to another one now."""
 
 
 class AskForWork(NamedTuple):
-    """Finished a batch while offers wait: asks for some before it reads new messages.
+    """A worker asks for offers before it reads new messages, as some are waiting.
 
-    taken: how many offers (Take) have reached it so far. beside: for so many there is room beside
-    others that run, so they must not have to be alone; 0 = nothing runs.
+    taken: how many Take messages have reached it so far. beside: how many messages it can run
+    beside those that run already, so it cannot take one that must run alone; 0 = nothing runs.
     """
 
     taken: int
@@ -83,25 +85,25 @@ class AskForWork(NamedTuple):
 
 
 class Declined(NamedTuple):
-    """An offer came while a handler was running."""
+    """The worker does not take these offers: a handler was running when they came."""
 
     ids: list[str]
 
 
 class GroupLost(NamedTuple):
-    """The stream or the group is gone."""
+    """The stream or the group does not exist any more."""
 
 
 class Retire(NamedTuple):
-    """This life has nearly used up what it may handle: start a successor, then drain me."""
+    """This life is near one of its limits: start a successor, then drain this worker."""
 
     why: str
 
 
 class Leaving(NamedTuple):
-    """Handles nothing more and has left Redis; ends as an interpreter does, threads first.
+    """This worker handles nothing more and has left Redis; its interpreter is ending.
 
-    threads: names of those that it waits for.
+    threads: names of the threads that it still waits for.
     """
 
     threads: list[str]
@@ -114,13 +116,13 @@ class Fatal(NamedTuple):
 
 
 class Periodic(NamedTuple):
-    """What its handler wants to be pushed when; each a later.periodic.Schedule."""
+    """The periodic messages that its handler declares; each is a later.periodic.Schedule."""
 
     schedules: list[list[Any]]
 
 
 class MorePeriodic(NamedTuple):
-    """What does not fit into one Periodic, which comes after it with the last of them."""
+    """Schedules that do not fit into one Periodic; that one follows, with the last of them."""
 
     schedules: list[list[Any]]
 
@@ -129,9 +131,10 @@ class MorePeriodic(NamedTuple):
 
 
 class Start(NamedTuple):
-    """All settings; ``consumer`` has the name of this life. batch_size: None = adaptive.
+    """All settings of a worker, which starts to work with them.
 
-    most_messages: so many may be handled; None = any number.
+    consumer: with the consumer name of this life. batch_size: None = adaptive. most_messages: how
+    many this life may handle; None = any number.
     """
 
     url: str
@@ -145,16 +148,17 @@ class Start(NamedTuple):
 
 
 class Take(NamedTuple):
-    """Offers to claim and handle: [id, owner, seen count, least idle ms, new count] each.
+    """Claim these messages and handle them as one batch.
 
-    They are handled as one batch. bury: reason to bury them for instead, with ``error``. alone:
-    nothing else is handled beside them.
+    offers: [id, owner, delivery count as seen, least idle time in ms, new delivery count] each.
+    bury: not None = bury them instead, for this reason and with ``error``. alone: the worker
+    handles nothing beside them.
     """
 
     offers: list[list[Any]]
     bury: str | None = None
     error: str = ""
-    alone: bool = True  # last, as a master from before an upgrade does not send it
+    alone: bool = True
 
 
 class NoWork(NamedTuple):
@@ -162,31 +166,31 @@ class NoWork(NamedTuple):
 
 
 class Pause(NamedTuple):
-    """End what runs, give back the rest, start nothing until Resume."""
+    """Finish the messages that run, give back the rest, start nothing until Resume."""
 
 
 class Resume(NamedTuple):
-    """Go on."""
+    """Read and handle messages again."""
 
 
 class Cancel(NamedTuple):
-    """This message was taken back: do not start it, or interrupt it."""
+    """This message was cancelled: do not start it, or interrupt it if it runs."""
 
     id: str
 
 
 class Drain(NamedTuple):
-    """Finish what runs, give back the rest, leave."""
+    """Finish the messages that run, give back the rest, then end."""
 
 
 # -- master <-> template -------------------------------------------------------------------------
 
 
 class WorkerSpec(NamedTuple):
-    """What a worker process does before it is told its settings.
+    """What a worker process needs before it gets its settings with Start.
 
-    row: of the scoreboard. directory: that the pool was started in. preload: the template has
-    imported the target.
+    target, serializer: ``module:attribute`` each. row: number of its row in the scoreboard.
+    directory: where the pool was started. preload: does the template import the target?
     """
 
     target: str
@@ -200,7 +204,7 @@ class WorkerSpec(NamedTuple):
 
 
 class Fork(NamedTuple):
-    """Make a worker; its end of the pipe comes along as a file descriptor."""
+    """Fork a worker; the ends of its pipes and the scoreboard come along as file descriptors."""
 
     slot: int
     life: int
@@ -208,13 +212,15 @@ class Fork(NamedTuple):
 
 
 class Forked(NamedTuple):
+    """The worker has been forked."""
+
     slot: int
     life: int
     pid: int
 
 
 class ForkFailed(NamedTuple):
-    """There is no such worker, and why."""
+    """The worker could not be forked; error: why."""
 
     slot: int
     life: int
@@ -222,13 +228,14 @@ class ForkFailed(NamedTuple):
 
 
 class Exited(NamedTuple):
-    """A worker has ended; status as of waitpid."""
+    """A worker process has ended. status: wait status, as of waitpid(2)."""
 
     pid: int
     status: int
-    cpu_ms: int = 0  # processor time that it has used, with what it waited for
+    cpu_ms: int = 0  # processor time of the process and of the children that it waited for
 
 
+# A message travels as its place in this list, so a new one comes last.
 Message = (
     Loaded
     | LoadFailed
@@ -268,7 +275,7 @@ def _field_types(kind: Any) -> list[Any]:
 
 
 def _made(value: Any, hint: Any) -> Any:
-    """A record within a message, out of what it was packed as."""
+    """The value of a field, where that is a record of its own: out of its packed form."""
     if hint is ConsumerConfig:
         return ConsumerConfig(**value)
     if hint is WorkerSpec:
@@ -278,7 +285,7 @@ def _made(value: Any, hint: Any) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Is it of this type, and what is in it, too?"""
+    """Has the value the type ``hint``, with all that it contains?"""
     kind, parts = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         return any(_fits(value, part) for part in parts)
@@ -292,7 +299,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def encode(message: Message) -> bytes:
-    """A message as bytes."""
+    """A message as bytes, as decode() reads it."""
     packed: bytes = msgpack.packb(
         [_TAGS[type(message)], *message], unicode_errors="surrogateescape", default=asdict
     )
@@ -300,7 +307,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(raw: bytes) -> Message | None:
-    """The message, or None for what is not one."""
+    """The message that these bytes are, or None if they are no message of this version."""
     try:
         tag, *values = msgpack.unpackb(raw, unicode_errors="surrogateescape")
         if type(tag) is not int:
@@ -311,6 +318,6 @@ def decode(raw: bytes) -> Message | None:
         message: Message = kind(*made, *values[len(hints) :])
         if not all(map(_fits, message, hints)):
             return None
-    except Exception:  # whatever came, it was no message of ours
+    except Exception:  # bytes of a handler or of another version may raise anything
         return None
     return message

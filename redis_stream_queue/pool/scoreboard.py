@@ -2,7 +2,7 @@
 
 Neither needs a system call for it. A row outlives its worker, so after a crash it still says what
 was running and what was counted. A field is one aligned 64-bit word, or the text of an id. Times
-are milliseconds of _clock.mono_ms(). Behind all rows stand their histograms.
+are milliseconds of _clock.mono_ms(). The histograms of all rows follow after the last row.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ MOMENT_MS = 5  # longer than it takes from one batch to the next
 
 
 class Field(IntEnum):
+    """Where a field is in a row, in words."""
+
     # written together at the start of a batch:
     BUSY_SINCE = 0  # 0 = no handler is running
     READ_AT = 1  # last finished read
@@ -54,11 +56,11 @@ class Field(IntEnum):
     OWN_MB = 16  # memory in use once the first message had ended, 0 = it has not
     # of the message that runs, where its handler has rules for it (0 = as the pool's settings say):
     LIMIT_MS = 17  # time limit; read it before MESSAGE_SINCE, which is 0 while this changes
-    MOST = 18  # deliveries
+    MOST = 18  # its max_deliveries
     TASK = 19  # number of its task
     ALONE = 20  # 1 = nothing runs beside it
     MESSAGE_SINCE = 21  # start of the message that has been running longest, 0 = none
-    # ids, the first of them right behind the start of what it names
+    # ids; CURRENT follows MESSAGE_SINCE, as both are written together
     CURRENT = 22  # the message that runs
     FIRST = CURRENT + ID_WORDS  # lowest and highest of what is held
     LAST = FIRST + ID_WORDS
@@ -67,7 +69,7 @@ class Field(IntEnum):
     RETRIED = BURYING + ID_WORDS  # counters, as above
     RELEASED = RETRIED + 1
     REDIS_ERRORS = RETRIED + 2
-    TASKS = RETRIED + 3  # how many are counted by themselves, see task_times
+    TASKS = RETRIED + 3  # how many tasks have counters of their own, see task_times
 
 
 COUNTERS = (
@@ -94,7 +96,7 @@ _NOTHING = memoryview(bytes(max(ROW_WORDS, TIMES_WORDS) * WORD)).cast("Q")
 
 
 class Row:
-    """The row of one life."""
+    """The row of one life: ``row[Field.X]`` is the word of a field."""
 
     __slots__ = ("_base", "_bytes", "_since", "_start", "_times", "_words")
 
@@ -113,29 +115,37 @@ class Row:
         self._words[self._base + field] = value
 
     def id(self, field: Field) -> str:
-        """The id there; "0-0" if there is none."""
+        """The id in this field; NO_ID if there is none."""
         at = (self._base + field) * WORD
         text = self._bytes[at : at + ID_BYTES].partition(b"\0")[0].decode(errors="replace")
         return text if is_entry_id(text) else NO_ID
 
     def set_id(self, field: Field, entry_id: str) -> None:
-        """Write an id."""
+        """Write an id into this field."""
         _write_id(self._bytes, (self._base + field) * WORD, entry_id.encode())
 
     def start(self, entry_id: str, since_ms: int) -> None:
-        """Write what runs, and since when. Not as numbers: reading one takes as long as the rest
-        of a call."""
+        """Write which message runs, and since when.
+
+        The id is written as text: to make numbers of it would double the time of this call.
+        """
         _write_start(self._bytes, self._since, since_ms, entry_id.encode())
 
     def begin(self, first_id: str, last_id: str, held: int, now_ms: int) -> None:
-        """Write what a batch holds that was read just now; nothing of it runs yet, but decoding
-        it counts for the time limit."""
+        """Write that a batch of ``held`` messages was read just now.
+
+        No message of it runs yet, but the time limit counts from now: decoding may take long, too.
+        """
         shared = self._bytes
         _write_batch(shared, self._since, now_ms, first_id.encode(), last_id.encode())
         _write_held(shared, self._start, now_ms, now_ms, now_ms, held)
 
     def rule(self, limit_ms: int, most: int, task: int, *, alone: bool) -> None:
-        """Write what holds for the message that is started next."""
+        """Write the rules of the message that is started next; 0 = those of the pool hold.
+
+        limit_ms: time limit. most: max_deliveries. task: number of its task. alone: nothing runs
+        beside it.
+        """
         words, base = self._words, self._base
         words[base + Field.MESSAGE_SINCE] = 0
         words[base + Field.LIMIT_MS] = limit_ms
@@ -150,16 +160,16 @@ class Row:
     def _lasted(self, base: int, ms: int, count: int) -> None:
         words = self._words
         at = base + bucket(ms)
-        words[at] = words[at] + count & MOST_COUNT  # whatever a mad neighbour wrote there
+        words[at] = words[at] + count & MOST_COUNT  # an app may have written anything there
         if ms:
             words[base + BUCKETS] = words[base + BUCKETS] + ms * count & MOST_COUNT
 
     def task_lasted(self, number: int, ms: int, count: int = 1) -> None:
-        """The same for a task."""
+        """Count ``count`` durations of ``ms`` each in the histogram of a task."""
         self._lasted(self._task(number), ms, count)
 
     def task_failed(self, number: int) -> None:
-        """A call of this task has raised."""
+        """Count that a call of this task has raised."""
         words, at = self._words, self._task(number) + WORDS
         words[at] = words[at] + 1 & MOST_COUNT
 
@@ -171,24 +181,27 @@ class Row:
         return self._words[self._times : self._times + TASKS_AT].tolist()
 
     def tasks(self) -> list[list[int]]:
-        """The words of each task that is counted by itself."""
+        """The words of each task that has counters of its own."""
         at, count = self._times + TASKS_AT, min(self[Field.TASKS], MOST_TASKS)
         words = self._words[at : at + count * TASK_WORDS].tolist()
         return [words[at : at + TASK_WORDS] for at in range(0, len(words), TASK_WORDS)]
 
     def clear(self) -> None:
-        """Make it ready for a new life."""
+        """Set all fields and histograms to 0, for a new life."""
         self._words[self._base : self._base + ROW_WORDS] = _NOTHING[:ROW_WORDS]
         self._words[self._times : self._times + TIMES_WORDS] = _NOTHING[:TIMES_WORDS]
 
 
 class Scoreboard:
-    """The rows of all lives, in memory that parent and children share through a file descriptor."""
+    """The rows of all lives, in memory that all processes of a pool share.
+
+    fd: file descriptor of the memory, None = make it.
+    """
 
     def __init__(self, fd: int | None = None) -> None:
         size = (ALL_ROWS_WORDS + MAX_ROWS * TIMES_WORDS) * WORD
         if fd is None:
-            # Sealed, or a worker that cuts it off would take all others and the master along.
+            # Sealed: if a worker made it shorter, all processes that use it would be killed.
             fd = os.memfd_create("rsq-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fd, size)
             seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -198,10 +211,11 @@ class Scoreboard:
         self._words = memoryview(self._bytes).cast("Q")
 
     def row(self, number: int) -> Row:
+        """The row with this number, from 0 to MAX_ROWS - 1."""
         return Row(self._bytes, self._words, number)
 
     def someone_idle(self, now_ms: int) -> bool:
-        """Has a worker of this pool been without work for more than a moment?"""
+        """Has a worker of this pool been without work for longer than MOMENT_MS?"""
         return any(
             since == 0 and 0 < max(read_at, busy_until) < now_ms - MOMENT_MS
             for since, read_at, busy_until in zip(
@@ -213,12 +227,12 @@ class Scoreboard:
         )
 
     def _all(self, field: Field) -> list[int]:
-        """The word of every row."""
+        """The word of this field in every row."""
         return self._words[ROW_WORDS + field : ALL_ROWS_WORDS : ROW_WORDS].tolist()
 
     @property
     def offers_waiting(self) -> int:
-        """Offers that no worker has taken yet: a worker asks for them before it reads."""
+        """Offers that no worker has taken yet; if there are any, workers ask before they read."""
         return int(self._words[0])
 
     @offers_waiting.setter

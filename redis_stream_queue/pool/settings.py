@@ -1,4 +1,4 @@
-"""Settings: what a pool runs by, of what it was told and what its handler declares."""
+"""Settings: what holds in a pool, out of its options and what its handler declares."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from ..delivery.fate import Policy
 from ..exceptions import ConfigError
 from .protocol import Loaded
 
-COMMAND_TIMEOUT_S = 1.2  # where the URL sets no socket_timeout: a dead connection is left behind
+COMMAND_TIMEOUT_S = 1.2  # socket_timeout where the URL sets none; after it a connection is dead
 
 
 class Settings(NamedTuple):
-    """Everything a pool runs by, once the handler is known.
+    """All settings of a pool, once the handler is known.
 
-    batch_size: None = adaptive. policy: for recovery: no fewer deliveries than any task may have.
-    limited: is there a time limit, of the pool or of a task?
+    batch_size: None = adaptive. dlq_handler: does the handler declare one? one_at_a_time: is it a
+    plain ``@per_message`` handler? policy: for recovery; it permits as many deliveries as the task
+    that has the most. limited: is there a time limit, of the pool or of a task?
     """
 
     stream: str
@@ -31,9 +32,10 @@ class Settings(NamedTuple):
 
 
 def resolve(config: PoolConfig, loaded: Loaded, *, cluster: bool) -> Settings:
-    """The command line over the decorator over the defaults; what is declared as None is None.
+    """The settings of a pool: an option wins over the decorator, the decorator over the defaults.
 
-    Raises ConfigError, for example when nobody names a stream.
+    A None in the decorator is a value, too. Raises ConfigError for settings that do not go
+    together, for example when nobody names a stream.
     """
     stream = config.stream or loaded.stream
     if not stream:

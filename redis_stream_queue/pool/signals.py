@@ -22,13 +22,16 @@ NOT_FOR_WORKERS = (  # the master decides; a terminal or a process group may sen
 
 
 def ignored() -> list[int]:
-    """Of these, which this process was started with ignored (under ``nohup``, for example)."""
+    """Those of NOT_FOR_WORKERS that this process ignores, as under ``nohup``, for example."""
     return [int(n) for n in NOT_FOR_WORKERS if signal.getsignal(n) is signal.SIG_IGN]
 
 
 def do_nothing(*numbers: signal.Signals) -> None:
-    """Let these signals do nothing here. What is ignored stays so, as in plain Python, and nothing
-    else becomes so: programs inherit that."""
+    """Let these signals do nothing in this process.
+
+    They are handled by a function, not ignored: a program that is started would inherit that. Only
+    a signal that is ignored already stays ignored.
+    """
     for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _nothing)
@@ -40,7 +43,7 @@ def _nothing(*_: object) -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """What is sent to this process meanwhile comes at the end."""
+    """Hold back the signals of NOT_FOR_WORKERS; those sent meanwhile arrive at the end."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
     try:
         yield
@@ -57,7 +60,7 @@ _held = threading.local()
 
 
 def _hold() -> None:
-    """What is sent to the child at once waits until it is itself."""
+    """Hold back signals until the child has Python's own handlers."""
     _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
 
 

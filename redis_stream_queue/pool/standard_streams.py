@@ -1,7 +1,8 @@
 """Standard input, output and error, where somebody has closed one of them.
 
-Old init scripts and daemonizers do, and handlers. The next file that is opened would get such a
-number, and whatever is printed, or read by a child, would go to it.
+Old init scripts and daemonizers close them, and some handlers. The next file that is opened would
+get the number of the closed stream; printed text would go into that file, and a child process would
+read from it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from .._log import logger
 log = logger(__name__)
 
 STREAMS = {0: "stdin", 1: "stdout", 2: "stderr"}
-CLOSELY = 1000  # calls after which a worker looks, one by one
-REST_MS = 20  # between two looks, after those
+CLOSELY = 1000  # so many handler calls are checked one by one
+REST_MS = 20  # later there is one check in this time
 
 
 def open_those_closed() -> None:
-    """Let /dev/null stand in; call it before any other file is opened to stay."""
+    """Open /dev/null in place of each closed one; call this before any other file is opened."""
     for number, name in STREAMS.items():
         try:
             os.fstat(number)
@@ -36,13 +37,13 @@ def open_those_closed() -> None:
 
 
 class StandardStreams:
-    """Puts right what a handler closes in a worker: the next file that we open would get such a
-    number, and the next message could not print, nor start a program.
+    """Opens the streams again that a handler has closed in its worker.
 
-    The first calls of a worker's life are looked after one by one, and those after a find: an app
-    that does such a thing does it soon. All others are once in ``REST_MS``.
+    Else the next handler call could not print, nor start a program. The first CLOSELY calls of a
+    life are checked one by one, as are those after a find: an app that closes streams does so soon.
+    Later there is one check in REST_MS.
 
-    next_ms: when to look next, in ms of mono_ms().
+    next_ms: when to check next, in ms of mono_ms().
     """
 
     def __init__(self) -> None:
@@ -55,13 +56,13 @@ class StandardStreams:
         self._said = False
 
     def look(self, now_ms: int) -> None:
-        """Before the next message, in the handler's thread; not needed before ``next_ms``."""
+        """Check before the next message, in the handler's thread; not needed before ``next_ms``."""
         self._closely -= self._closely > 0
         self.open_again()
         self.next_ms = 0 if self._closely else now_ms + REST_MS
 
     def open_again(self) -> None:
-        """What is closed goes where it went at the worker's start."""
+        """Open each closed stream again, on the file that it had at the worker's start."""
         closed = [number for number, event in self._poll.poll(0) if event & POLLNVAL]
         if not closed:
             return
@@ -69,16 +70,16 @@ class StandardStreams:
         for number in closed:
             try:
                 os.dup2(self._kept[number], number)
-            except OSError:  # that is closed, too
+            except OSError:  # the app has closed the kept copy, too
                 open_those_closed()
         if not self._said:
             self._said = True
             names = ", ".join(STREAMS[number] for number in closed)
-            log.warning("a handler closed %s of its process: open again for the others", names)
+            log.warning("a handler closed %s of its process: it is open again for others", names)
 
 
 class _Unclosable(io.TextIOWrapper):
-    """Of the app's code, ``sys.stdout.close()`` is for one message; others want to print."""
+    """A stream whose ``close()`` closes nothing: the next messages of a worker need it."""
 
     def close(self) -> None:
         if not self.closed and self.writable():
@@ -86,9 +87,9 @@ class _Unclosable(io.TextIOWrapper):
 
 
 def make_unclosable() -> None:
-    """From now on they write whole lines, and each at once, and their ``close`` closes nothing.
+    """Replace the streams of ``sys``: each line is written at once, and ``close()`` does nothing.
 
-    The old ones stay as they are: an app that was imported before the fork may have them.
+    The old stream objects stay open: an app that was imported before the fork may use them.
     """
     for number, name in STREAMS.items():
         if isinstance(old := getattr(sys, name), io.TextIOWrapper):

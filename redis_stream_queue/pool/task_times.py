@@ -1,7 +1,7 @@
-"""What each task of a queue took, among the counters of a life; pure.
+"""How long the calls of each task of a queue took, among the counters of a life; pure.
 
-A life knows its tasks by number. The master has to name them before it adds up lives: the code of
-the next one may have others.
+A life knows its tasks by number. The master replaces numbers by names before it adds up lives: in
+the next life, with newer code, the numbers may belong to other tasks.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from functools import cache
 from .._plain import plain_cut
 from .histogram import BUCKETS, Histogram
 
-MOST_TASKS = 32  # of one life that are told apart; 0 stands for all that are not
-MOST_NAMES = 100  # that are told apart in a pool, over all reloads
-OTHERS = "other"
+MOST_TASKS = 32  # places for tasks in one life; place 0 is for all that have none of their own
+MOST_NAMES = 100  # names that one pool tells apart, over all reloads
+OTHERS = "other"  # the name of all further ones
 MOST_NAME = 80  # characters
 PARTS = [*(str(number) for number in range(BUCKETS)), "sum_ms"]
 ERRORS = "errors"
@@ -23,43 +23,45 @@ ERRORS = "errors"
 
 @dataclass(frozen=True, slots=True)
 class TaskMetrics:
-    """One task. handling: how long its calls took. errors: calls that raised or ended their
-    worker."""
+    """Metrics of one task.
+
+    handling: how long its calls took. errors: calls that raised or ended their worker.
+    """
 
     handling: Histogram
     errors: int
 
 
 def counted_as(number: int) -> int:
-    """Number of the place where a task is counted; its own number is from 1 on, 0 = unknown."""
+    """The place where a task is counted. number: of the task, from 1 on; 0 = unknown."""
     return number if number < MOST_TASKS else 0
 
 
 @cache
 def names(number: int) -> list[str]:
-    """Of the counters of one task in a life, its histogram first."""
+    """Names of the counters of one task in a life: its histogram first, then its errors."""
     return [counter(str(number), part) for part in [*PARTS, ERRORS]]
 
 
 @cache
 def all_names() -> frozenset[str]:
-    """All that a life may send."""
+    """All names of counters of tasks that a life may send."""
     return frozenset(name for number in range(MOST_TASKS) for name in names(number))
 
 
 def counter(task: str, part: str) -> str:
-    """Name of a counter; no other counter has a ":" in its name."""
+    """Name of a counter of a task; no counter of anything else has a ":" in its name."""
     return f"{task}:{part}"
 
 
 class Labels:
-    """Names of tasks as they are shown. There are MOST_NAMES at most."""
+    """Names of tasks as they are shown: MOST_NAMES at most, then all others are OTHERS."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
 
     def of(self, name: str) -> str:
-        """What this task is called."""
+        """The name under which a task is shown."""
         label = plain_cut(name, MOST_NAME)
         if label not in self._known and len(self._known) >= MOST_NAMES:
             return OTHERS
@@ -68,7 +70,10 @@ class Labels:
 
 
 def named(totals: dict[str, int], labels: Sequence[str]) -> dict[str, int]:
-    """The counters of a life, with its tasks by name. labels: of its tasks, in their order."""
+    """The counters of a life, with names of tasks in place of numbers.
+
+    labels: the names of its tasks as they are shown, by number.
+    """
     result: dict[str, int] = {}
     for name, count in totals.items():
         number, colon, part = name.rpartition(":")
@@ -80,7 +85,7 @@ def named(totals: dict[str, int], labels: Sequence[str]) -> dict[str, int]:
 
 
 def of_totals(totals: dict[str, int]) -> dict[str, TaskMetrics]:
-    """Each task of them, by name."""
+    """The metrics of each task in these totals, by name."""
     tasks = {name.rpartition(":")[0] for name in totals if ":" in name}
     return {task: _task(totals, task) for task in sorted(tasks)}
 

@@ -1,8 +1,8 @@
 """The template: a small process with one thread and no connection that forks the workers.
 
-A fork from it never copies an event loop, an open connection or a lock, so a worker can be replaced
-years later as safely as at start. It reaps its workers, tells the master how they ended, and ends
-with the master.
+A fork of it never copies an event loop, an open connection or a lock. So a worker can be replaced
+after years as safely as at start. The template reaps its workers, tells the master how they ended,
+and ends when the master is gone.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .worker.process import worker_main
 
 log = logger(__name__)
 
-FDS = 3  # that come with a request: a pipe for control, one for metrics, the scoreboard
+FDS = 3  # file descriptors that come with a request: control pipe, metrics pipe, scoreboard
 
 
 def template_main(sock: socket.socket) -> NoReturn:
-    """Serve fork requests until the master is gone."""
+    """Serve fork requests until the master is gone. sock: the template's end of their pipe."""
     _linux.set_process_name("rsq-template")
     sock.setblocking(True)
     wake_r, wake_w = os.pipe()
@@ -52,7 +52,7 @@ def template_main(sock: socket.socket) -> NoReturn:
             for key, _ in selector.select():
                 if key.fileobj is sock:
                     raw, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, FDS)  # (it ignores flags)
-                    for fd in fds:  # what a handler starts must not keep a pipe of ours open
+                    for fd in fds:  # programs that a handler starts must not inherit a pipe
                         os.set_inheritable(fd, False)
                     if not raw:
                         os._exit(0)
@@ -77,8 +77,10 @@ def _take_signals(wake_w: int) -> None:
 
 
 def _preload(spec: WorkerSpec) -> None:
-    """Import the app here: its workers share the memory. What it cannot import they try again, and
-    say why."""
+    """Import the app in the template, so that its workers share the memory.
+
+    If the import fails, each worker tries it again and tells the master why it cannot load.
+    """
     logs.set_up(spec.log_level, spec.log_format, "template")
     enter_again(spec.directory)
     with suppress(RedisStreamError):
@@ -93,11 +95,15 @@ def _preload(spec: WorkerSpec) -> None:
             ", ".join(others[:5]),
         )
     gc.collect()
-    gc.freeze()  # or a collection in a worker would touch, and so copy, what all share
+    gc.freeze()  # else a collection in a worker would write to the shared memory, and so copy it
 
 
 def exec_main(sock_fd: int, ignored: str) -> NoReturn:
-    """The same in a fresh process. ignored: signals that the master was started with ignored."""
+    """template_main() in a fresh process, for an app whose code has changed.
+
+    sock_fd: descriptor of its end of the pipe. ignored: numbers of the signals that the master was
+    started with ignored, with spaces between them.
+    """
     os.set_inheritable(sock_fd, False)
     for number in ignored.split():
         signal.signal(int(number), signal.SIG_IGN)
@@ -112,7 +118,7 @@ def _fork(
     wakeup: tuple[int, int],
 ) -> None:
     try:
-        if len(fds) < FDS:  # the kernel drops what there is no room for
+        if len(fds) < FDS:  # the kernel drops descriptors above the limit of this process
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         pid = os.fork()
     except OSError as error:
@@ -125,7 +131,7 @@ def _fork(
             os.close(fd)
         sock.send(encode(Forked(request.slot, request.life, pid)))
         return
-    # The child: what belongs to the template must go first, or nobody would ever see an EOF.
+    # In the child. It closes the template's sockets first: else no peer would ever see an EOF.
     code = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -143,10 +149,10 @@ def _fork(
             request.slot,
             request.spec,
         )
-    except BaseException:  # whatever it was, it is said before the process ends
+    except BaseException:  # also a SystemExit of the app's code: it must not end unlogged
         log.critical("the worker process failed", exc_info=True)
     finally:  # nothing may return into the template's loop
-        with suppress(BaseException):  # what the app made of its streams
+        with suppress(BaseException):  # the app may have put anything in place of the streams
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)

@@ -1,9 +1,9 @@
-"""What one worker life has counted, as it travels to the master.
+"""The counters of one worker life, as they travel to the master.
 
 A snapshot holds totals, never differences, and a total never falls. So of two reports of one life
-the larger number of each counter is the newer one: reports may get lost, come late or come twice,
-and ``latest`` of all that have come is still the truth as of the newest. That is how the snapshots
-of the pipe and the words of the shared row go together without counting anything twice.
+the larger number of each counter is the newer one. Reports may get lost, come late or come twice:
+``latest`` of those that have come is as right as the newest of them. So the snapshots of the pipe
+and the words of the shared row are put together, and nothing is counted twice.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ KNOWN = frozenset([*NAMES, *histogram.NAMES])
 
 
 def of_row(row: Row) -> Totals:
-    """What the shared row has counted up to now; of histograms what is not 0.
+    """The totals in the shared row; those of histograms only where they are not 0.
 
-    Without what only a mad worker can have written there.
+    Numbers of MAX_COUNT or more are left out: a worker whose memory is damaged wrote them.
     """
     counted = {name: row[counter] for name, counter in NAMES.items()}
     counted.update([pair for pair in zip(histogram.NAMES, row.times(), strict=True) if pair[1]])
@@ -42,7 +42,7 @@ def of_row(row: Row) -> Totals:
 
 
 class Unconfirmed(NamedTuple):
-    """So much is missing in a counter if the entry is not pending any more."""
+    """``missing`` has to be added to counter ``name`` if the entry is not pending any more."""
 
     name: str
     missing: int
@@ -50,10 +50,11 @@ class Unconfirmed(NamedTuple):
 
 
 def unconfirmed(row: Row) -> list[Unconfirmed]:
-    """What a process that was killed asked of Redis and has not counted: it may have been done.
+    """What a killed process asked of Redis and did not count: Redis may have done it.
 
-    One command does all of it or nothing, so that one id tells. The total is written before the
-    command is sent and stays when it is counted: nothing is counted twice, whenever the end came.
+    One command does all of it or nothing, so it is enough to look at one id. The process wrote the
+    new total before it sent the command, and the same total when it counted. So nothing is counted
+    twice, whenever the process ended.
     """
     asked = (
         ("acked", row[Field.ACKING_TOTAL] - row[Field.ACKED], row.id(Field.ACKING)),
@@ -63,24 +64,24 @@ def unconfirmed(row: Row) -> list[Unconfirmed]:
 
 
 def portions(totals: Totals) -> Iterator[Totals]:
-    """What goes into one snapshot each."""
+    """The totals in parts that fit into one snapshot each."""
     counters = iter(totals.items())
     while portion := dict(islice(counters, MOST_COUNTERS)):
         yield portion
 
 
 def encode(totals: Totals) -> bytes:
-    """A snapshot as bytes; at most MAX_SNAPSHOT of them. totals: see portions()."""
+    """A snapshot as bytes, MAX_SNAPSHOT at most. totals: one part that portions() made."""
     packed: bytes = msgpack.packb(totals)
     assert len(packed) <= MAX_SNAPSHOT, f"a snapshot of {len(packed)} bytes"
     return packed
 
 
 def decode(raw: bytes) -> Totals:
-    """The totals of a snapshot. What is not known is left out; of garbage nothing is left."""
+    """The totals of a snapshot, without counters that are unknown; {} for bytes that are none."""
     try:
         sent = msgpack.unpackb(raw)
-    except Exception:  # msgpack raises many things; whatever came, it was no snapshot
+    except Exception:  # msgpack raises errors of many types for bytes that are no snapshot
         return {}
     if not isinstance(sent, dict):
         return {}
@@ -96,7 +97,7 @@ def _is_known(name: object) -> bool:
 
 
 def latest(*reports: Totals) -> Totals:
-    """The newest of each counter of one life."""
+    """The newest value of each counter. reports: of one life, in any order."""
     newest = dict.fromkeys(NAMES, 0)
     for report in reports:
         for name, count in report.items():
@@ -106,7 +107,7 @@ def latest(*reports: Totals) -> Totals:
 
 
 def added(*lives: Totals) -> Totals:
-    """The sum over several lives."""
+    """The sum of each counter over several lives."""
     total = dict.fromkeys(NAMES, 0)
     for life in lives:
         for name, count in life.items():

@@ -1,6 +1,7 @@
-"""A process that says which source files change, one line each time; for ``rsq-pool --reload``.
+"""A process that tells the master which source files have changed; for ``rsq-pool --reload``.
 
-The library that is asked for it (watchfiles) starts threads, which the master must not have.
+It is a process of its own because the library watchfiles starts threads, and the master must not
+have any.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from pathlib import Path
 
 from . import _linux, signals
 
-LOOK_MS = 1000  # how often the end of the master is looked for
+LOOK_MS = 1000  # how often this process looks whether the master still runs
 
 
 def watch_main(sock_fd: int, directory: str, since_s: float) -> None:
     """Watch the Python files below this directory until the master is gone.
 
-    since_s: what has changed since then is told, too, in seconds since the epoch.
+    sock_fd: descriptor of a socket; each message on it has names of changed files, five at most.
+    since_s: changes since this time (seconds since the epoch) are told, too.
     """
     from watchfiles import PythonFilter, watch
 
