@@ -24,7 +24,7 @@ from .options import click_option
 from .output import complain
 from .url import hide_password, url_options
 
-ANSWER_S = 5.0
+ANSWER_S = 5.0  # how long Redis may be silent
 FAILOVER_S = 10.0  # how long Sentinels or a cluster may take to name a master that works
 INTERRUPTED = 130  # as a shell reports SIGINT
 
@@ -59,27 +59,27 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 @contextlib.contextmanager
 def complaints() -> Iterator[None]:
-    """Every error that a user can do something about, as one sentence and an exit code."""
+    """Print each error that a user can mend as one sentence, and end with its exit code."""
     try:
         yield
-    except BrokenPipeError:  # whoever read our output has left: click ends us without a word
+    except BrokenPipeError:  # the reader of our output has ended: click ends us silently
         raise
     except Failure as failure:
         _end(str(failure), failure.code)
     except ConfigError as error:
         _end(str(error), _exits.USAGE)
-    except (RedisStreamError, *OUTAGES) as error:  # embedded:// could not be started, say
+    except (RedisStreamError, *OUTAGES) as error:  # for example embedded:// could not be started
         _end(str(error), _exits.REDIS)
 
 
 def _end(text: str, code: int) -> NoReturn:
-    """Say what is wrong and end."""
+    """Print what is wrong and end with this exit code."""
     complain("rsq", text)
     raise click.exceptions.Exit(code)
 
 
 class Redis:
-    """A client and the event loop it lives in, for code that also waits for files and terminals."""
+    """A client with an event loop of its own, for commands that are plain functions."""
 
     def __init__(self, url: str, prefix: str) -> None:
         watched = url.partition("://")[0].endswith(("+sentinel", "+cluster"))
@@ -92,7 +92,10 @@ class Redis:
         self._runner = asyncio.Runner()
 
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run to the end, however long it takes while bytes move. Raises what the work raises."""
+        """Run work in the loop and return its result; there is no limit while Redis answers.
+
+        Raises what the work raises.
+        """
 
         async def run() -> T:
             return await work()
@@ -103,14 +106,14 @@ class Redis:
             raise TimeoutError(f"no answer within {ANSWER_S:g} s") from None
 
     def dlq_of(self, stream: str, named: str | None = None) -> str:
-        """The stream of its dead letters; named: as the command line says."""
+        """The dead-letter stream of a stream. named: what the command line says, None = nothing."""
         client = self.client
         return named or default_dlq(stream, client.prefix, cluster=client.endpoint.cluster)
 
     def explained(self, error: Exception, key: str = "", after: str = "") -> Failure:
-        """What this error of Redis means to a user.
+        """This error of Redis as a sentence for a user, with an exit code.
 
-        key: the key it is about. after: said at the end.
+        key: the key that the command was about. after: added at the end of the sentence.
         """
         failure = self._runner.run(explained(self.client.endpoint, error, key=key))
         return Failure(failure.code, f"{failure} {after}".rstrip())
@@ -125,8 +128,10 @@ class Redis:
 
 
 def on_redis(command: Callable[..., None]) -> Any:
-    """Gives a command ``--prefix``, ``--url`` and ``--url-file``: it gets ``redis`` for them, and
-    its errors become a sentence and an exit code."""
+    """Add ``--prefix``, ``--url`` and ``--url-file`` to a command, which gets ``redis`` for them.
+
+    Its errors become a sentence and an exit code.
+    """
 
     @prefix_option
     @url_option
@@ -139,7 +144,7 @@ def on_redis(command: Callable[..., None]) -> Any:
 
 
 def ask(redis: Redis, stream: str, question: Callable[[], Awaitable[T]]) -> T:
-    """Ask Redis about a stream. Raises Failure."""
+    """The result of a question about a stream. Raises Failure if Redis does not answer it."""
     try:
         return redis.run(question)
     except OUTAGES as error:

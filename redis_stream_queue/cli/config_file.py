@@ -1,5 +1,4 @@
-"""Options out of a TOML file, below flags and environment; and all options with where they came
-from."""
+"""Options out of a TOML file, which flags and environment override; and where each came from."""
 
 from __future__ import annotations
 
@@ -26,11 +25,11 @@ TABLE = b"[tool.rsq"  # of pyproject.toml; without it that file is not ours to r
 
 
 def config_option(options: Iterable[Option], *, anywhere: bool = False) -> Callable[[Any], Any]:
-    """Adds ``--config``: what the file says becomes the defaults of these options. It may say more:
-    one file serves rsq-pool and rsq.
+    """A decorator that adds ``--config``: values in that file become defaults of these options.
 
-    anywhere: the directory may be anybody's, so a file that is not named has to belong to this user
-    or to root.
+    The file may have more options: one file serves rsq-pool and rsq. anywhere: the command may be
+    called in a directory of another user, so a file that --config does not name has to belong to
+    this user or to root.
     """
 
     def read(context: click.Context, _: click.Parameter, named: str | None) -> None:
@@ -44,12 +43,12 @@ def config_option(options: Iterable[Option], *, anywhere: bool = False) -> Calla
             raise click.UsageError(f"{path}: {error}") from None
         context.meta[CONFIG.name] = str(path)
 
-    # eager and above --url: those need to know what the file says
+    # eager, and added above --url: the options of the URL need the values of the file
     return click_option(CONFIG, is_eager=True, expose_value=False, callback=read)
 
 
 def _found(named: str | None) -> Path | None:
-    """The file that was named, else one in the directory that we are started in."""
+    """The file that --config names, else one in the current directory, else None."""
     if named is not None:
         return Path(named)
     if Path(OWN).exists():
@@ -61,7 +60,7 @@ def _found(named: str | None) -> Path | None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Says so where it is not."""
+    """Does the file belong to this user or to root? If not, a line says so."""
     if path.stat().st_uid in (0, os.geteuid()):
         return True
     say(f"{path} belongs to another user and is left out; --config {path} uses it", err=True)
@@ -89,8 +88,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _checked(said: dict[str, Any], wanted: dict[str, Option]) -> Iterator[tuple[str, Any]]:
-    """(name, value) of each option that is wanted. Raises ConfigError naming the key, also for one
-    that no command has."""
+    """(name, value) of each option that is wanted.
+
+    Raises ConfigError, which names the key, for a wrong value or a key that no command has.
+    """
     from .._pool_config import OPTIONS  # now: rsq starts faster without it
 
     known = {*wanted, *(option.key for option in (TARGET, URL_FILE, *OPTIONS))}

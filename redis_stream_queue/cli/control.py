@@ -28,7 +28,7 @@ from .common import (
 from .output import complain, say
 from .times import Span, span_text
 
-LETTERS, PAGES = 100, 50  # dead letters among which a message is looked for
+LETTERS, PAGES = 100, 50  # dead letters of a page, and pages that are searched for a message
 
 
 def _message_ids(_: click.Context, __: click.Parameter, value: Any) -> Any:
@@ -57,12 +57,12 @@ def pause(redis: Redis, stream: str, group: str | None, span: float | None) -> N
     ask(redis, stream, lambda: redis.client.pause(stream, group, for_s=span))
     lasts = "until rsq resume" if span is None else f"for {span_text(round(span * 1000))}"
     say(f"paused {lasts}: {_what(redis, stream, group)}")
-    with contextlib.suppress(Failure):  # it is paused, whoever may not look at groups
-        _doubt(redis, stream, group)
+    with contextlib.suppress(Failure):  # this user may have no right to look at groups
+        _warn_of_no_group(redis, stream, group)
 
 
-def _doubt(redis: Redis, stream: str, group: str | None) -> None:
-    """Say so if there is nobody who would hear of it: the name may be wrong."""
+def _warn_of_no_group(redis: Redis, stream: str, group: str | None) -> None:
+    """Warn if the stream has no such group: the name may be wrong."""
     groups = [one["name"] for one in ask(redis, stream, lambda: redis.client.group_info(stream))]
     if not groups or group not in (None, *groups):
         which = "no group" if group is None else f"no group {group!r}"
@@ -125,7 +125,10 @@ def _what(redis: Redis, stream: str, group: str | None) -> str:
 
 
 def _letter_of(redis: Redis, stream: str, dlq: str, message_id: str) -> MessageState | None:
-    """The dead letter that it became."""
+    """The state of a message that has become a dead letter, None if no letter of it is found.
+
+    It looks at LETTERS * PAGES letters at most, from the time of the message on.
+    """
     if not is_entry_id(message_id):
         return None
     queue, key = DeadLetterQueue(redis.client, dlq), redis.client.key(stream)

@@ -29,7 +29,7 @@ from .common import (
 from .output import say
 from .times import span_text
 
-UNSEEN_MS = 300_000  # so long after it was last declared nobody pushes it, surely
+UNSEEN_MS = 300_000  # a message that was not declared for this time is pushed by nobody
 
 
 @click.group()

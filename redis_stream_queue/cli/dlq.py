@@ -74,7 +74,7 @@ def dlq() -> None:
 
 
 class _Letters:
-    """The dead letters of one stream, with what the filters leave of them."""
+    """The dead letters of one stream, of which the filters choose some."""
 
     def __init__(
         self, redis: Redis, stream: str, dlq_stream: str | None, filters: dict[str, Any]
@@ -89,7 +89,10 @@ class _Letters:
     def pages(
         self, ids: tuple[str, ...] = (), *, payloads: bool = False
     ) -> Iterator[list[DeadLetter]]:
-        """Matching letters, oldest first, as they are now (what comes later is left out)."""
+        """Matching letters, oldest first; those that come after this call are left out.
+
+        ids: only these, whatever the filters say. payloads: read the payloads, too.
+        """
         if ids:
             yield [self.one(entry_id, payloads=payloads) for entry_id in ids]
             return
@@ -103,7 +106,7 @@ class _Letters:
             left -= len(page)
 
     def one(self, entry_id: str, *, payloads: bool) -> DeadLetter:
-        """Raises Failure for a letter that is not there."""
+        """One letter. Raises Failure if there is none with this id."""
         letter: DeadLetter | None = self._ask(lambda: self._queue.get(entry_id, payloads=payloads))
         if letter is None:
             raise Failure(_exits.FAILURE, f"there is no letter {entry_id!r} in {self.key!r}.")
@@ -113,7 +116,7 @@ class _Letters:
         return int(self._ask(lambda: self._queue.requeue(ids, to)))
 
     def is_own(self, letter: DeadLetter) -> bool:
-        """Does it say that it came from this stream? Others it may name were not asked for."""
+        """Does the letter say that it came from this stream?"""
         return letter.headers.get("original_stream") == self._own_key
 
     def purge(self, ids: list[str]) -> int:
@@ -245,7 +248,7 @@ def purge(
 
 
 def _left(others: list[DeadLetter], stream: str) -> str:
-    """What was not sent back, and how it could be."""
+    """A text that says which letters were not sent back, and how they could be."""
     names = sorted({letter.headers.get("original_stream", "(none)") for letter in others})
     return (
         f"{counted(len(others), LETTER)} did not come from {stream!r} but from "
@@ -257,7 +260,7 @@ def _left(others: list[DeadLetter], stream: str) -> str:
 def _chosen(
     letters: _Letters, ids: tuple[str, ...], every: bool, filters: dict[str, Any]
 ) -> list[DeadLetter]:
-    """Raises Failure unless the command says which letters."""
+    """The letters that the command names. Raises Failure unless it names ids, filters or --all."""
     filtered = any(value is not None for value in filters.values())
     if bool(ids) + filtered + every != 1:
         raise Failure(_exits.USAGE, "name letter ids, or a filter, or --all: exactly one of them.")
@@ -291,7 +294,7 @@ def _change(
 
 @contextlib.contextmanager
 def _progress(chosen: list[str]) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal when there are many."""
+    """A progress bar on a terminal if there is more than one page of letters."""
     if len(chosen) <= PAGE or not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -300,7 +303,7 @@ def _progress(chosen: list[str]) -> Iterator[Callable[[int], None]]:
 
 
 def _as_dict(letter: DeadLetter) -> dict[str, Any]:
-    """What the message brought, then what we know; nobody else's field stands for one of ours."""
+    """A letter as a dict. Fields of the message with names of ours cannot replace ours."""
     ours = {name: letter.headers[name] for name in LETTER_FIELDS if name in letter.headers}
     data = None if letter.unread else letter.data.decode(errors="replace")
     why = {"unread": letter.unread} if letter.unread else {}

@@ -1,4 +1,4 @@
-"""Options of a command line, made from what `_options` says of them."""
+"""Options of a command line, made from their descriptions in ``_options``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _WordOr(click.ParamType):  # type: ignore[type-arg]  # generic only in new
 
 
 def click_type(rule: Rule) -> click.ParamType[Any]:
-    """What the command line takes for this rule; PoolConfig looks at the rest."""
+    """The type of click for this rule; PoolConfig checks what click cannot."""
     if isinstance(rule, Maybe):
         return click_type(rule.rule)
     if isinstance(rule, Whole):
@@ -43,7 +43,7 @@ def click_type(rule: Rule) -> click.ParamType[Any]:
 
 
 def click_option(option: Option, **others: Any) -> Callable[[Any], Any]:
-    """The decorator. others: click's own arguments, on top."""
+    """click's decorator for this option. others: further arguments of click.option()."""
     inner = option.rule.rule if isinstance(option.rule, Maybe) else option.rule
     arguments: dict[str, Any] = {
         "envvar": option.environment,

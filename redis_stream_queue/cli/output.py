@@ -1,4 +1,4 @@
-"""What our commands print: visible characters only, whoever wrote them."""
+"""How our commands print: visible characters only, also where others wrote the text."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .._plain import plain
 
 INDENT = "    "
 
-# A command that ends need not search all it has loaded for garbage: that takes as long as its work.
+# At its end Python would search all objects for garbage, which takes as long as a whole command.
 atexit.register(gc.freeze)
 
 
 def say(*lines: str, err: bool = False) -> None:
-    """Print lines; each of them stays one. err: on standard error."""
+    """Print lines; a line break inside one is made visible. err: on standard error."""
     stream = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     text = "\n".join(map(plain, lines))
@@ -28,7 +28,7 @@ def say(*lines: str, err: bool = False) -> None:
 
 
 def complain(program: str, text: str) -> None:
-    """Say what is wrong; further lines are indented."""
+    """Print on standard error what is wrong; all lines but the first are indented."""
     first, *others = f"{program}: {text}".split("\n")
     say(first, *(INDENT + line for line in others), err=True)
 
@@ -37,13 +37,13 @@ def complain(program: str, text: str) -> None:
 def _plain_errors() -> Iterator[None]:
     try:
         yield
-    except click.ClickException as error:  # it quotes what the command line holds
+    except click.ClickException as error:  # its text quotes arguments of the command line
         error.message = plain(error.message)  # type: ignore[misc]
         raise
 
 
 class Command(click.Command):
-    """A command whose usage errors are plain text, too."""
+    """A command whose usage errors have visible characters only, too."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _plain_errors():
@@ -55,4 +55,4 @@ class Command(click.Command):
 
 
 class Group(Command, click.Group):
-    """The same with subcommands."""
+    """Such a command with subcommands."""

@@ -57,7 +57,7 @@ def pending(redis: Redis, stream: str, group: str | None, limit: int, as_json: b
 
 
 def _running(pools: list[Heartbeat], key: str) -> dict[tuple[str, str], tuple[Heartbeat, Any]]:
-    """Who runs a message, by group and id."""
+    """Pool and worker that run each message, by (group, message id)."""
     return {
         (pool.group, worker.message_id): (pool, worker)
         for pool in pools

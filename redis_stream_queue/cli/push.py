@@ -110,7 +110,7 @@ def push(
 
 
 def _source(data: tuple[str, ...], file: IO[bytes] | None) -> IO[bytes] | None:
-    """Where lines come from; None = the data are the arguments."""
+    """The file to read lines from; None = the data are the arguments. Raises click.UsageError."""
     if data and (file is not None or ("-" in data and len(data) > 1)):
         raise click.UsageError("expected DATA or --file or - (standard input), got more than one.")
     if file is not None:
@@ -135,11 +135,11 @@ def _serializer(name: str) -> Serializer:
 
 
 class _BadData(Exception):
-    """One value cannot be pushed; the text says why and follows its number."""
+    """One value cannot be pushed; the text says why, and is printed after the value's number."""
 
 
 class _Encoder:
-    """From what the user wrote to a payload."""
+    """Makes a payload of a value as the user wrote it: JSON, or text as it is."""
 
     def __init__(self, serializer: Serializer, is_text: bool) -> None:
         self.is_text = is_text
@@ -147,7 +147,7 @@ class _Encoder:
         self._decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
     def __call__(self, written: str) -> bytes:
-        """Raises _BadData."""
+        """The payload of one value. Raises _BadData."""
         try:
             value = written if self.is_text else self._decode(written)
         except (ValueError, RecursionError) as error:
@@ -180,7 +180,7 @@ def _encoded_arguments(data: Iterable[str], encode: _Encoder) -> list[bytes]:
 
 
 class _Pusher:
-    """Pushes payloads and counts what is in."""
+    """Pushes payloads, and counts those that Redis has taken."""
 
     def __init__(self, redis: Redis, stream: str, terms: Terms | None) -> None:
         self.pushed = 0
@@ -206,7 +206,7 @@ class _Pusher:
             raise self._redis.explained(error, self.key, "Nothing was pushed.") from None
 
     def push(self, payloads: list[bytes]) -> None:
-        """Raises Failure, saying how many are in."""
+        """Push payloads in chunks. Raises Failure, whose text says how many were pushed."""
         for start in range(0, len(payloads), PUSH_CHUNK):
             self._push_chunk(payloads[start : start + PUSH_CHUNK])
 
@@ -234,7 +234,10 @@ class _Pusher:
         return await push_asked(client.link(), asked, companions(self.key), 0, None)
 
     def so_far(self, unknown: int = 0) -> str:
-        """How many are in. unknown: how many of the next may be, because no answer came."""
+        """A sentence that says how many were pushed.
+
+        unknown: how many more may have been pushed, as their answer did not come.
+        """
         text = (
             counted(self.pushed, "message") + (" was" if self.pushed == 1 else " were") + " pushed"
         )
@@ -266,7 +269,7 @@ def _push_lines(
 
 
 def _payload(line: bytes, number: int, encode: _Encoder) -> bytes | None:
-    """None for an empty line. Raises _BadData."""
+    """The payload of a line, None for an empty line. Raises _BadData."""
     try:
         written = line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\r")
     except UnicodeDecodeError as error:
@@ -277,7 +280,7 @@ def _payload(line: bytes, number: int, encode: _Encoder) -> bytes | None:
 
 
 def _portions(source: IO[bytes]) -> Iterator[list[bytes]]:
-    """Whole lines, as many as there are at the moment, so that a slow pipe is pushed at once."""
+    """Whole lines: as many as can be read now, so that lines of a slow pipe are pushed at once."""
     read: Callable[[int], bytes] = getattr(source, "read1", source.read)
     begun: list[bytes] = []
     while True:
@@ -299,7 +302,7 @@ def _portions(source: IO[bytes]) -> Iterator[list[bytes]]:
 
 @contextlib.contextmanager
 def _progress(source: IO[bytes]) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal; a mere counter where the length is not known."""
+    """A progress bar on a terminal, or a counter if the length of the source is not known."""
     if not sys.stderr.isatty():
         yield lambda read, pushed: None
         return

@@ -41,7 +41,7 @@ def load(name: str) -> click.Command:
 
 
 class _Subcommands(Group):
-    """It knows of each subcommand the name and what it says of itself, until one is called."""
+    """Knows only name and help of each subcommand, and imports the one that is called."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
-if gc.isenabled():  # a tenth of the time until the pool runs: what is imported here stays
+if gc.isenabled():  # saves a tenth of the start: nothing that is imported here is garbage
     gc.disable()
 
 from typing import Any
@@ -34,12 +34,12 @@ log = logger("redis_stream_queue.cli.rsq_pool")  # __name__ may be __main__
 
 
 def _found_url(url: str) -> None:
-    standard_streams.open_those_closed()  # what is printed on the way goes there, too
+    standard_streams.open_those_closed()  # first: a message may be printed before the pool runs
     hide_password(url, "redis_stream_queue.cli.rsq_pool")
 
 
 def _all_options(command: Any) -> Any:
-    """The fields of PoolConfig, and what finds their values elsewhere."""
+    """Add an option for each field of PoolConfig, and those that name files with values."""
     for option in reversed(OPTIONS):
         if option.name != "url":
             command = click_option(option)(command)

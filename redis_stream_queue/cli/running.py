@@ -48,7 +48,7 @@ def running(redis: Redis, stream: str | None, as_json: bool) -> None:
 
 
 def _lines(pool: Heartbeat, now_ms: int) -> list[dict[str, Any]]:
-    """What its workers run."""
+    """A line for each worker of the pool that runs a message."""
     return [
         {
             "host": pool.host,

@@ -21,13 +21,13 @@ Tables = Iterable[tuple[Sequence[str], Rows]]
 
 
 class Screen:
-    """The whole terminal, until it is left."""
+    """Takes the whole terminal, as a context manager, and restores it at the end."""
 
     def __init__(self) -> None:
         self._live = Live(console=Console(), screen=True, auto_refresh=False)
 
     def show(self, summary: str, tables: Tables, keys: str) -> None:
-        """Draw anew."""
+        """Draw the screen anew: a line on top, the tables, and a line about the keys."""
         parts: list[Any] = [Text(plain_cut(summary, 200), style="bold")]
         parts += [rich_table(*of_one) for of_one in tables]
         self._live.update(Group(*parts, Text(keys, style="dim")), refresh=True)

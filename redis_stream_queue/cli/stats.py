@@ -83,7 +83,7 @@ def stats(
 
 
 def _stats(redis: Redis, stream: str, only: str | None) -> tuple[int, list[StreamStats]]:
-    """The stream's length, and its groups."""
+    """The length of a stream, and the state of each of its groups, or of one."""
     client = redis.client
     asked = groups_of(redis, stream, only)
 
@@ -94,7 +94,7 @@ def _stats(redis: Redis, stream: str, only: str | None) -> tuple[int, list[Strea
 
 
 async def _oldest(redis: Redis, stream: str, groups: list[StreamStats]) -> str | None:
-    """What keeps finished entries from being trimmed: which entry, who holds it, for how long."""
+    """The entry that keeps finished ones from being trimmed, who holds it and for how long."""
     if not any(found.lag or found.group_pel_size for found in groups):
         return None
     looked = await PendingList(redis.client, stream, "").trim(NOTHING_TO_TRIM)
@@ -110,7 +110,7 @@ async def _scheduled(redis: Redis, stream: str) -> int | None:
 
 
 async def _paused(redis: Redis, stream: str) -> list[str]:
-    """What is paused, in words."""
+    """A line for each pause; [] where this user may not see pauses."""
     try:
         found = await paused(redis.client.link(), redis.client.key(stream))
     except (NoPermissionError, ClusterSlotError):
@@ -136,7 +136,7 @@ def _group_report(found: StreamStats) -> dict[str, Any]:
 
 
 def _about(report: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The stream itself."""
+    """Lines about the stream itself, as pairs of name and value."""
     rows = [
         ("stream", report["stream"]),
         ("length", report["length"]),
@@ -170,7 +170,7 @@ def _busiest_first(group: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _of_groups(report: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Where rich shows no tables of them."""
+    """Lines about the groups, where rich is not there to show tables."""
     rows: list[tuple[str, Any]] = []
     for group in report["groups"]:
         rows += [

@@ -70,7 +70,7 @@ def _unit(target: str, directory: Path, name: str, user: str | None) -> str:
 
 
 def _literal(path: Path) -> str:
-    """A path in which systemd finds nothing to replace."""
+    """The path with each % doubled: systemd would replace ``%`` and a letter."""
     return str(path).replace("%", "%%")
 
 

@@ -22,7 +22,7 @@ def show_table(heading: Sequence[str], rows: Rows) -> None:
 
 
 def shown_by_rich(heading: Sequence[str], rows: Rows) -> bool:
-    """Print a table on a terminal, if rich is there."""
+    """Print a table if this is a terminal and rich is installed; returns whether it did."""
     if not sys.stdout.isatty():
         return False
     with contextlib.suppress(ImportError):
@@ -35,7 +35,7 @@ def shown_by_rich(heading: Sequence[str], rows: Rows) -> bool:
 
 
 def rich_table(heading: Sequence[str], rows: Rows) -> Any:
-    """A rich.table.Table; what is in the cells is no markup of rich's. Raises ImportError."""
+    """A rich.table.Table whose cells are plain text, not rich's markup. Raises ImportError."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -47,7 +47,7 @@ def rich_table(heading: Sequence[str], rows: Rows) -> Any:
 
 
 def text_table(heading: Sequence[str], rows: Rows) -> Iterator[str]:
-    """Lines of a table; columns are as wide as what is in them."""
+    """The lines of a table; each column is as wide as its longest cell."""
     cells = [list(heading), *([_cell(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:

@@ -12,7 +12,7 @@ UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class Span(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """``500ms``, ``90s``, ``15m``, ``2h``, ``7d`` as seconds."""
+    """A span of time such as ``500ms``, ``90s``, ``15m``, ``2h`` or ``7d``; converts to seconds."""
 
     name = "SPAN"
 
@@ -26,7 +26,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
 
 
 class Date(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """A date with a zone, as ISO 8601 has it."""
+    """A date with a time zone in the form of ISO 8601."""
 
     name = "DATE"
 
@@ -43,7 +43,7 @@ class Date(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
 
 
 def span_text(ms: int) -> str:
-    """``1.5 h``, ``250 ms``."""
+    """A span for people to read, such as ``1.5 h`` or ``250 ms``."""
     for size_ms, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")):
         if ms >= size_ms:
             return f"{ms / size_ms:.1f} {unit}"

@@ -42,7 +42,10 @@ GONE = "?"  # Redis did not say
 
 
 class Overview(NamedTuple):
-    """All pools at one moment, in ms since the epoch; readings: by key of the stream and group."""
+    """All pools at one moment.
+
+    now_ms: since the epoch. readings: by (key of the stream, group); None = Redis did not say.
+    """
 
     now_ms: int
     pools: list[Heartbeat]
@@ -78,7 +81,7 @@ def top(
 
 
 def _look(redis: Redis, stream: str | None) -> Overview:
-    """Raises Failure."""
+    """Ask Redis about the pools of a stream, None = of all streams. Raises Failure."""
     client = redis.client
     wanted = client.key(stream) if stream else None
     pools, now_ms = ask(redis, INDEX, lambda: living(client))
@@ -93,7 +96,7 @@ def _place(pool: Heartbeat) -> tuple[str, str]:
 
 
 def _reading(redis: Redis, pool: Heartbeat) -> Reading | None:
-    """None where Redis does not say: a stream that is no stream hides no other."""
+    """How far behind the pool's group is; None where Redis does not say, so that others show."""
     client = redis.client
     names = [key.removeprefix(client.key("")) for key in (pool.stream, pool.dlq_stream)]
     try:

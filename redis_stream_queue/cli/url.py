@@ -1,5 +1,7 @@
-"""The URL of a command: where it is found, and how a password in it is kept out of ``ps`` (a
-command given ``--url`` with one starts again without it)."""
+"""The URL of a command: where it is found, and how a password in it is kept out of ``ps``.
+
+A command that gets ``--url`` with a password starts itself again without it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from .._options import CREDENTIAL, DEFAULT_URL, URL, URL_FILE
 from ..exceptions import ConfigError
 from .options import click_option
 
-URL_FOUND = "url found in"  # the file that the URL was read from
+URL_FOUND = "url found in"  # key in click's context.meta: the file that the URL was read from
 SOURCES = (
     ParameterSource.DEFAULT,
     ParameterSource.DEFAULT_MAP,
@@ -29,7 +31,10 @@ ENVIRONMENT = "RSQ_URL"  # where the restarted command finds its URL; above REDI
 
 
 def url_options(found: Callable[[str], None]) -> Callable[[Any], Any]:
-    """Adds ``--url`` and ``--url-file``; the command gets ``url``. found: told of it at once."""
+    """A decorator that adds ``--url`` and ``--url-file``; the command gets ``url``.
+
+    found: called with the URL at once, before other options are read.
+    """
 
     def note_file(context: click.Context, _: click.Parameter, value: str | None) -> None:
         context.meta[URL_FILE.name] = value, _rank(context, "url_file")
@@ -46,7 +51,7 @@ def url_options(found: Callable[[str], None]) -> Callable[[Any], Any]:
         return url
 
     def add(command: Any) -> Any:
-        # eager: before --file opens a pipe, which can be opened only once
+        # eager: the command may start itself again, and must do so before --file opens a pipe
         command = click_option(URL, is_eager=True, default=None, callback=choose)(command)
         return click_option(URL_FILE, is_eager=True, expose_value=False, callback=note_file)(
             command
@@ -56,16 +61,17 @@ def url_options(found: Callable[[str], None]) -> Callable[[Any], Any]:
 
 
 def _rank(context: click.Context, name: str) -> int:
-    """Where an option was set: on the command line is above the environment, that above a file."""
+    """Rank of the place where an option was set: command line, then environment, then file."""
     source = context.get_parameter_source(name)
     return SOURCES.index(source) if source in SOURCES else 0
 
 
 def find_url(url: str | None, url_file: str | None) -> tuple[str, str]:
-    """A URL out of the file that holds it, or systemd's credential; else the one that is given, or
-    that of a Redis on this machine. Also returns where it was found, "" where it was given.
+    """The URL, and the file that it was found in ("" = none).
 
-    Raises ConfigError for a file that cannot be read or is empty.
+    It is read from ``url_file`` or from systemd's credential; else ``url`` itself counts, or the
+    URL of a Redis on this machine if that is None. Raises ConfigError for a file that cannot be
+    read or is empty.
     """
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if url_file is None and directory and (credential := Path(directory, CREDENTIAL)).exists():
@@ -83,16 +89,16 @@ def find_url(url: str | None, url_file: str | None) -> tuple[str, str]:
 
 
 def forget() -> None:
-    """It is read: what this process starts need not inherit it."""
+    """Remove the URL from the environment once it is read, so that no child inherits it."""
     os.environ.pop(ENVIRONMENT, None)
 
 
 def hide_password(url: str, module: str) -> None:
-    """Where this URL holds a password and stands on the command line, replace this process by the
-    same one with the URL in the environment. The pid and all open files stay.
+    """Start this command again with its URL in the environment, if ``--url`` holds a password.
 
-    url: what the command line was understood as. module: to run with ``-m``, should the way this
-    process was started not be known.
+    The process is replaced (execv): its pid and all open files stay. Else this does nothing.
+    url: the URL that this command uses. module: run with ``-m`` if it is not known how this process
+    was started.
     """
     arguments, found = _without_url(sys.argv[1:])
     if url not in found or not any(map(_may_hold_password, found)):
@@ -108,7 +114,7 @@ def _may_hold_password(url: str) -> bool:
 
 
 def _without_url(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """(the other arguments, the values of every --url)."""
+    """The arguments without --url, and the values of each --url."""
     others: list[str] = []
     urls: list[str] = []
     rest = iter(arguments)
@@ -124,7 +130,7 @@ def _without_url(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _how_it_was_started(module: str) -> list[str]:
-    """What stood between the interpreter and the arguments: its own options and the script."""
+    """What is between the interpreter and the command's arguments: Python's options, the script."""
     count = len(sys.argv) - 1
     head, tail = sys.orig_argv[1:], []
     if count:

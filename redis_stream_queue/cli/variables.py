@@ -1,4 +1,4 @@
-"""Environment variables that look like a setting of ours but are none."""
+"""Environment variables that look like settings of rsq-pool but are none."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .._options import PREFIX, Option
 from .._validate import did_you_mean
 
 OTHERS = {"RSQ_EMBEDDED_SERVER", "RSQ_WORKER_PID", "RSQ_URL"}
-NOT_MEANT = "RSQ_TEST_"  # of a test suite's own
+NOT_MEANT = "RSQ_TEST_"  # variables of test suites begin so
 
 
 def unknown_variables(options: Iterable[Option]) -> Iterator[str]:
-    """One sentence for each that no option reads, with the name that may have been meant."""
+    """A sentence for each variable that no option reads, with the name that may be meant."""
     known = OTHERS.union(*(option.environment for option in options))
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known and not name.startswith(NOT_MEANT):

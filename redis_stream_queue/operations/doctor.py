@@ -1,4 +1,4 @@
-"""Looks a server and its streams over for what will hurt one day."""
+"""Looks at a server and its streams for what will cause trouble one day."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .stream_findings import ask_stream, other_slot, stream_findings
 
 
 class Patient(NamedTuple):
-    """A stream and where its dead letters go; names without the prefix."""
+    """A stream to be examined, and the stream of its dead letters; names without the prefix."""
 
     stream: str
     dlq_stream: str
 
 
 async def examine(client: StreamClient, patients: list[Patient]) -> list[Finding]:
-    """What there is to say, the worst first; each is said once. Raises what Redis raises."""
+    """All findings, the worst first, each one once. Raises what Redis raises."""
     pools, _ = await visible(client)
     found: dict[str, Finding] = {}
     for patient in patients:

@@ -1,8 +1,8 @@
-"""Heartbeats: what each pool writes down about itself, for ``rsq running`` and ``rsq pending``.
+"""Heartbeats: what each pool writes into Redis about itself, for people and their commands.
 
-``rsq:pool:<host>:<pid>:<rand4>`` holds one pool and expires by itself; the sorted set ``rsq:pools``
-says which there are, scored by the time at which they expire. They are for people: no decision
-about a message looks at them, and whoever may write them can only make a table wrong.
+The key ``rsq:pool:<host>:<pid>:<rand4>`` describes one pool and expires by itself. The sorted set
+``rsq:pools`` lists these keys, with the times at which they expire as scores. Only people read
+them: no decision about a message does, so a forged one can do no more than make a table wrong.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .readings import server_ms
 
 INDEX = "rsq:pools"
 POOL = "rsq:pool:"
-VERSION = 1  # of what a key holds; a reader leaves out what it does not know
-TTL_S = 15  # a pool that is silent for so long is gone
-KEPT_S = 60  # so long it stays in the index
-MOST_POOLS = 10_000
+VERSION = 1  # of the format; a reader leaves out pools of another version
+TTL_S = 15  # a pool that has not written for this time is gone
+KEPT_S = 60  # how long an expired pool stays in the index
+MOST_POOLS = 10_000  # that living() reads
 
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "str": (str,), "float": (int, float)}
 
@@ -37,7 +37,8 @@ class WorkerLine:
     """One worker process. Times are the server's, in ms since the epoch.
 
     message_id, since_ms: the message that has been running longest, and when it was started; "" and
-    0 = none. held: messages in its hands, this one included. task: which one that message calls.
+    0 = none. held: how many messages it holds, this one included. acked: how many it has
+    acknowledged. task: name of the task that the message calls, "" = none.
     """
 
     slot: int
@@ -80,30 +81,30 @@ class Heartbeat:
 
 
 def new_name(host: str, pid: int) -> str:
-    """Name of the key of a pool that starts."""
+    """A new name for the key of a pool, without the prefix."""
     return f"{POOL}{host}:{pid}:{secrets.token_hex(2)}"
 
 
 def encode(beat: Heartbeat) -> bytes:
-    """What the key holds."""
+    """A heartbeat as bytes, as decode() reads it."""
     known = {**asdict(beat), "v": VERSION, "workers": [astuple(line) for line in beat.workers]}
     return bytes(msgpack.packb(known))
 
 
 def decode(raw: Any) -> Heartbeat | None:
-    """The pool of a key; None for anything else that somebody has written there."""
+    """The heartbeat in a key; None for bytes that are none, or of another version."""
     try:
         known = msgpack.unpackb(raw)
         if known.pop("v") != VERSION:
             return None
         lines = tuple(_checked(WorkerLine, line_fields(line)) for line in known.pop("workers"))
         return _checked(Heartbeat, {"memory_limit_mb": 0, **known, "workers": lines})
-    except Exception:  # msgpack and what is in it may fail in many ways
+    except Exception:  # msgpack and a wrong content raise errors of many types
         return None
 
 
 def line_fields(line: Any) -> dict[str, Any]:
-    """The values of a line by name; what a newer version has appended is left out."""
+    """The values of a WorkerLine by name, without those that a newer version has appended."""
     return {"task": "", **dict(zip((f.name for f in fields(WorkerLine)), line, strict=False))}
 
 
@@ -116,7 +117,7 @@ def _checked(made: type[T], values: dict[str, Any]) -> T:
 
 
 async def write(client: StreamClient, name: str, beat: Heartbeat, *, tidy: bool) -> None:
-    """Write a pool down. tidy: also take out of the index what has long expired.
+    """Write the heartbeat of a pool. tidy: also remove what has long expired from the index.
 
     The keys need not be in one slot of a cluster, so each command goes by itself.
     """
@@ -127,13 +128,16 @@ async def write(client: StreamClient, name: str, beat: Heartbeat, *, tidy: bool)
 
 
 async def erase(client: StreamClient, name: str) -> None:
-    """A pool has ended."""
+    """Remove the heartbeat of a pool that has ended."""
     await client.command("DEL", name)
     await client.command("ZREM", INDEX, name)
 
 
 async def living(client: StreamClient) -> tuple[list[Heartbeat], int]:
-    """The pools that live, by host and pid, and the server's time in ms."""
+    """The pools that run now, in the order of host and pid, and the server's time in ms.
+
+    Raises what Redis raises.
+    """
     now_ms = await server_ms(client, INDEX)
     members = await client.command("ZRANGEBYSCORE", INDEX, now_ms, "+inf", "LIMIT", 0, MOST_POOLS)
     names = [name for name in map(name_text, members) if name.startswith(POOL)]
@@ -143,7 +147,7 @@ async def living(client: StreamClient) -> tuple[list[Heartbeat], int]:
 
 
 async def visible(client: StreamClient) -> tuple[list[Heartbeat], int]:
-    """The same; none where this user may not read that."""
+    """As living(), but ([], 0) where this user has no right to read heartbeats."""
     try:
         return await living(client)
     except ResponseError as error:
@@ -153,7 +157,7 @@ async def visible(client: StreamClient) -> tuple[list[Heartbeat], int]:
 
 
 async def _values(client: StreamClient, names: list[str]) -> list[Any]:
-    """What the keys hold. Raises what the server says, but for a key that is no text."""
+    """The values of these keys. Raises what Redis raises, but not for a key of another type."""
     if not names:
         return []
     link, timeout_s = client.link(), client.endpoint.socket_timeout

@@ -14,8 +14,8 @@ from ..message import StreamStats, id_key
 class Reading:
     """A group at one moment.
 
-    oldest_waiting_ms: since the oldest message that was not delivered yet was pushed; 0 = none
-    waits. oldest_pending_ms: the same of those that were delivered and are not done.
+    stats: its counters. oldest_waiting_ms: age of the oldest message that was not delivered yet;
+    0 = there is none. oldest_pending_ms: age of the oldest one that is delivered and not done.
     """
 
     stats: StreamStats
@@ -26,7 +26,7 @@ class Reading:
 async def read(
     client: StreamClient, stream: str, group: str, dlq_stream: str | None = None
 ) -> Reading:
-    """Ask Redis, by whose clock ages are counted."""
+    """Ask Redis how a group is doing; ages are by its clock. Raises what Redis raises."""
     stats = await ConsumerGroup(client, stream, group).stats(dlq_stream)
     waiting = pending = 0
     if stats.lag and stats.last_delivered_id != UNKNOWN:

@@ -1,5 +1,7 @@
-"""What a server that works may do to messages one day, beyond what a pool looks at when it starts.
-Each function is one finding; it gets what the server says."""
+"""What a server that works may do to messages one day, beyond what a pool checks when it starts.
+
+Each function is one finding about the facts that the server has told.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +15,29 @@ from ..delivery.server_check import Finding, size
 
 SMALL_BYTES = 32 * 1024 * 1024  # an empty server takes some MB itself
 ASKED = "memory", "persistence", "clients", "replication", "cluster"
-OFF_MS = 2000
+OFF_MS = 2000  # a clock that is wrong by so much is a finding
 LOOPBACK = {"127.0.0.1", "-::1", "::1", "localhost"}
-FULL = 0.9  # share of the connections from which on somebody should know
-SHORT_S = 60
+FULL = 0.9  # a finding when this share of the possible connections is used
+SHORT_S = 60  # a shorter timeout for quiet clients is a finding
 SETTINGS = "protected-mode", "bind", "requirepass", "maxclients", "timeout"
 
 
 @dataclass
 class ServerFacts:
-    """What INFO and CONFIG say; empty where this user may not ask."""
+    """What INFO and CONFIG say; empty where this user has no right to ask.
+
+    where: the endpoint, for texts. ahead_ms: how far the server's clock is before ours.
+    """
 
     where: str
     cluster_client: bool
     info: dict[str, str] = field(default_factory=dict)
     config: dict[str, str] = field(default_factory=dict)
-    ahead_ms: int = 0  # of our clock, the server's
+    ahead_ms: int = 0
 
 
 async def ask_server(client: StreamClient, key: str) -> ServerFacts:
-    """Ask the server that has this key."""
+    """Ask the server that has this key. Raises what Redis raises, but not where it refuses."""
     facts = ServerFacts(str(client.endpoint), client.endpoint.cluster)
     commands: list[Command] = [
         *(("INFO", part) for part in ASKED),
@@ -54,12 +59,12 @@ async def ask_server(client: StreamClient, key: str) -> ServerFacts:
 
 
 def _beyond(moment: int, first: int, last: int) -> int:
-    """How far a moment lies outside a span."""
+    """How far a moment lies before ``first`` (below 0) or after ``last``; 0 = between them."""
     return min(moment - first, 0) or max(moment - last, 0)
 
 
 def server_findings(facts: ServerFacts) -> list[Finding]:
-    """What there is to say about it."""
+    """All findings about a server."""
     found = (
         _little_memory(facts),
         _cannot_save(facts),

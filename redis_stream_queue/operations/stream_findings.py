@@ -18,18 +18,19 @@ from ..later.control import Pause, field_of, pause_of, paused
 from ..message import PendingEntry, id_key
 from .heartbeat import Heartbeat
 
-SILENT_MS = 600_000
-LONG = 120_000  # entries; by default 100,000 finished ones are kept, about
-OLD_MS = 3_600_000
-LATE_CLAIM_MS = 300_000
-EARLY_CLAIM_MS = 1000
+SILENT_MS = 600_000  # a group that nobody has read for so long has no consumer
+LONG = 120_000  # entries; by default about 100,000 finished ones are kept
+OLD_MS = 3_600_000  # an unfinished entry of this age holds up trimming
+LATE_CLAIM_MS = 300_000  # a min_idle_claim_ms from here on is needlessly long
+EARLY_CLAIM_MS = 1000  # a min_idle_claim_ms below this may be too short
 
 
 @dataclass
 class StreamFacts:
-    """What Redis says about a stream. groups: XINFO GROUPS, and of each XINFO CONSUMERS and its
-    oldest pending entry.
-    pauses: which groups are paused.
+    """What Redis says about a stream.
+
+    letters: how many dead letters there are. groups: for each group its line of XINFO GROUPS, its
+    lines of XINFO CONSUMERS and its oldest pending entry. pauses: see later.control.paused().
     """
 
     key: str
@@ -41,7 +42,7 @@ class StreamFacts:
 
 
 async def ask_stream(client: StreamClient, stream: str, dlq_stream: str) -> StreamFacts:
-    """Ask Redis; no script, as this user may not run any."""
+    """Ask Redis about a stream; without scripts, as this user may have no right to run them."""
     infos = await client.group_info(stream)
     groups = []
     for info in infos:
@@ -58,7 +59,7 @@ async def ask_stream(client: StreamClient, stream: str, dlq_stream: str) -> Stre
 
 
 def other_slot(client: StreamClient, stream: str, dlq_stream: str) -> Finding | None:
-    """On a cluster: can a message be moved to its dead-letter stream in one step?"""
+    """On a cluster: a finding if stream and dead-letter stream are not in one slot."""
     try:
         if client.endpoint.cluster:
             check_same_slot(client.key(stream), client.key(dlq_stream))
@@ -70,7 +71,7 @@ def other_slot(client: StreamClient, stream: str, dlq_stream: str) -> Finding | 
 
 
 def stream_findings(facts: StreamFacts, pools: list[Heartbeat]) -> Iterator[Finding]:
-    """What there is to say about it."""
+    """All findings about a stream. pools: the heartbeats of all pools that run."""
     if not facts.groups and facts.length:
         yield _no_group(facts)
     for info, consumers, oldest in facts.groups:
@@ -124,7 +125,7 @@ def _nobody_reads(
 
 
 def _holds_up(facts: StreamFacts, group: str, oldest: PendingEntry | None) -> Finding | None:
-    """What is finished is trimmed up to the oldest entry that is not."""
+    """A stream that is not trimmed: finished entries behind the oldest unfinished one stay."""
     if oldest is None or facts.length < LONG:
         return None
     age_ms = wall_ms() - id_key(oldest.id)[0]
@@ -201,7 +202,7 @@ def _small_limit(facts: StreamFacts, group: str, pools: list[Heartbeat]) -> Find
 
 
 def _claim_time(facts: StreamFacts, group: str, pools: list[Heartbeat]) -> Finding | None:
-    """When messages count as abandoned, against how long calls have been seen to run."""
+    """Compares min_idle_claim_ms with the time that the longest call has been running."""
     now_ms = wall_ms()
     began_ms = [w.since_ms for pool in pools for w in pool.workers if w.since_ms]
     longest_s = max(now_ms - min(began_ms, default=now_ms), 0) / 1000
