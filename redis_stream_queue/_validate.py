@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, overload
 
 from .exceptions import ConfigError
+
+T = TypeVar("T")
 
 _HALF = re.compile("[\ud800-\udfff]")
 
@@ -188,6 +190,33 @@ class Maybe(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.rule}{self.none and f', or None for {self.none}'}"
+
+
+class Settled(Generic[T]):
+    """An attribute that is assigned once, when its object is made; later it would do nothing."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, holder: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, holder: object, owner: type) -> T: ...
+    def __get__(self, holder: object | None, owner: type) -> Any:
+        if holder is None:
+            return self
+        try:
+            return vars(holder)[self._name]
+        except KeyError:
+            raise AttributeError(f"{owner.__name__} has no {self._name} yet") from None
+
+    def __set__(self, holder: object, value: T) -> None:
+        if self._name in vars(holder):
+            kind = type(holder).__name__
+            raise AttributeError(
+                f"{self._name} of a {kind} is settled when it is made: make another {kind}."
+            )
+        vars(holder)[self._name] = value
 
 
 def check(name: str, value: object, rule: Rule) -> None:

@@ -90,9 +90,10 @@ class ConsumerConfig:
 
 
 def check_config(config: object) -> None:
-    """Raise ConfigError for what is no ConsumerConfig."""
+    """Raise ConfigError for what is no ConsumerConfig, and for wrong fields of one."""
     if not isinstance(config, ConsumerConfig):
         raise ConfigError(
             f"config must be a ConsumerConfig, got {config!r:.80}. It holds the group and all "
             "settings: StreamConsumer(client, 'orders', ConsumerConfig(group='workers'), handler)."
         )
+    config.__post_init__()  # for what was assigned since it was made

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from ._clock import mono_ms
 from ._log import logger
-from ._validate import Function, Text, check
+from ._validate import Function, Maybe, Settled, Text, check
 from .client import StreamClient, check_client
 from .config import ConsumerConfig, check_config
 from .connection.link import OUTAGES
@@ -65,6 +65,11 @@ class StreamConsumer:
     A handler that blocks the event loop also stops the renewal of its leases.
     """
 
+    client = Settled[StreamClient]()
+    stream = Settled[str]()
+    config = Settled[ConsumerConfig]()
+    group = Settled[ConsumerGroup]()
+
     _instances: ClassVar[weakref.WeakSet[StreamConsumer]] = weakref.WeakSet()
 
     def __init__(
@@ -84,6 +89,8 @@ class StreamConsumer:
         check_config(config)
         check("handler", handler, Function())
         check_runs(handler)
+        check("dlq_handler", dlq_handler, Maybe(Function()))
+        check("error_hook", error_hook, Maybe(Function()))
         source = Source(stream, config.group, config.max_deliveries)
         handler = with_middleware(handler, checked_middleware(middleware), source)
         self.client = client

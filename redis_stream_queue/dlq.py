@@ -11,7 +11,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from .client import StreamClient
+from ._validate import Text, check
+from .client import StreamClient, check_client
 from .connection.carrying import NotCarriedError, carry
 from .connection.dlq_scripts import HEADS, NEWEST, ORIGINS, ORIGINS_OF, REQUEUE
 from .connection.link import OUTAGES, Command, first_error
@@ -73,6 +74,8 @@ class DeadLetterQueue:
     """
 
     def __init__(self, client: StreamClient, dlq_stream: str) -> None:
+        check_client(client)
+        check("dlq_stream", dlq_stream, Text())
         self.client = client
         self.dlq_stream = dlq_stream
 

@@ -10,7 +10,8 @@ from typing import TypedDict
 from redis.exceptions import ResponseError
 
 from ._names import check_same_slot, parking_due_ms
-from .client import StreamClient
+from ._validate import Text, check
+from .client import StreamClient, check_client
 from .config import ConsumerConfig as ConsumerConfig  # 0.1.x had it here
 from .connection.scripts import COUNT_AFTER
 from .delivery.burial_mark import read_count
@@ -52,6 +53,9 @@ class ConsumerGroup:
     _known: set[tuple[int, object, str, str]] = set()  # noqa: RUF012 - shared on purpose
 
     def __init__(self, client: StreamClient, stream: str, group: str) -> None:
+        check_client(client)
+        check("stream", stream, Text())
+        check("group", group, Text())
         self.client = client
         self.stream = stream
         self.group = group

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Unpack
 
 from ._blocking import SyncLink, bounded
 from ._sending import Sending
-from ._validate import Choice, Maybe, Text, Whole, check
+from ._validate import Choice, Maybe, Settled, Text, Whole, check
 from .client import StreamClient, check_client
 from .connection.replies import text
 from .exceptions import ConfigError
@@ -28,6 +28,7 @@ from .pushing.time_limit import late, limit_s, within
 from .serializers import JsonSerializer, Serializer, for_stream
 
 MAX_LEN = 100_000
+LENGTH = Maybe(Whole(1), none="no trimming")
 
 
 class StreamProducer:
@@ -50,6 +51,12 @@ class StreamProducer:
         NotDurable, which names the ids. (On a cluster: push and push_many only.)
     """
 
+    stream = Settled[str]()
+    group = Settled[str | None]()
+    max_len = Settled[int | None]()
+    trim = Settled[Literal["finished", "any"]]()
+    max_scheduled = Settled[int | None]()
+
     _instances: ClassVar[weakref.WeakSet[StreamProducer]] = weakref.WeakSet()
 
     def __init__(
@@ -70,8 +77,9 @@ class StreamProducer:
     ) -> None:
         check("stream", stream, Text())
         check_client(client)
+        check("group", group, Maybe(Text()))
         check("trim", trim, Choice(("finished", "any")))
-        check("max_len", max_len, Maybe(Whole(1), none="no trimming"))
+        check("max_len", max_len, LENGTH)
         check("max_payload_bytes", max_payload_bytes, Maybe(Whole(1)))
         self._client = client
         self.stream = stream

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from ._validate import Text, check
-from .client import StreamClient
+from ._validate import Function, Maybe, Text, check
+from .client import StreamClient, check_client
 from .config import ConsumerConfig
 from .delivery.fate import Fate, Owner
 from .delivery.in_flight import InFlight
@@ -38,7 +38,9 @@ class RetryHandler:
         serializer: Serializer | None = None,
         min_idle_ms: int = 10_000,
     ) -> None:
+        check_client(client)
         check("stream", stream, Text())
+        check("dlq_handler", dlq_handler, Maybe(Function()))
         self._config = ConsumerConfig(
             group=group,
             max_deliveries=max_deliveries,

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgpack
 
 from ._log import logger
+from ._validate import Maybe, Text, check
 from .exceptions import ConfigError, SerializationError
 
 log = logger(__name__)
@@ -176,6 +177,8 @@ class SignedSerializer:
                 f"key must be {LEAST_KEY} or more secret bytes, or a list of such keys; "
                 "secrets.token_bytes(32) makes one."
             )
+        check("context", context, Maybe(Text()))
+        checked_serializer(inner)
         self._inner = inner
         self._given: Sequence[bytes] = keys
         self._context = context

@@ -132,8 +132,11 @@ def expiry_parts(extras: OneExtras | PushExtras) -> Parts:
     check("expired", expired, Choice(("count", "dead")))
     if ttl_ms is None:
         return ()
+    left_ms = whole_ms(ttl_ms, "ttl_ms")
+    if not left_ms:
+        raise ConfigError("ttl_ms must be above 0, got 0: nothing can start in no time.")
     dead = ("rsq:expired", "dead") if expired == "dead" else ()
-    return ("rsq:ttl", str(whole_ms(ttl_ms, "ttl_ms")), *dead)
+    return ("rsq:ttl", str(left_ms), *dead)
 
 
 def _check_needed(extras: OneExtras | PushExtras, *options: str) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
-from .._validate import Choice, Maybe, Name, Number, check
+from .._validate import Choice, Maybe, Name, Number, Switch, check
 from ..exceptions import ConfigError, SerializationError
 
 CatchUp = Literal["once", "skip", "all"]
@@ -79,6 +79,7 @@ def _check(periodic: Periodic) -> None:
     name, kind = periodic.name, type(periodic).__name__
     check(f"{kind}: name", name, Name(MOST_NAME, printable=True))
     check(f"{kind} {name!r}: catch_up", periodic.catch_up, Choice(("once", "skip", "all")))
+    check(f"{kind} {name!r}: overlap", periodic.overlap, Switch())
     check(f"{kind} {name!r}: late_s", periodic.late_s, Maybe(Number(0, above=True, most=MOST_S)))
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from .._validate import Text, check
+from .._validate import Maybe, Settled, Switch, Text, check
 from ..client import StreamClient
 from ..config import ConsumerConfig
 from ..delivery.per_message import PerMessage
 from ..exceptions import ConfigError
 from ..handlers import DLQHandler, ErrorHook, stream_handler
 from ..later.periodic import CatchUp, Cron, Periodic
-from ..producer import MAX_LEN, StreamProducer
+from ..producer import LENGTH, MAX_LEN, StreamProducer
 from ..serializers import JsonSerializer, Serializer, for_stream
 from .job import Job, Kept
 from .options import NAME, PushOptions, TaskOptions, checked
@@ -69,6 +69,9 @@ class Queue:
     Raises ConfigError naming a wrong setting.
     """
 
+    stream = Settled[str]()
+    group = Settled[str]()
+
     def __init__(
         self,
         stream: str,
@@ -84,6 +87,8 @@ class Queue:
         **settings: Any,
     ) -> None:
         check("stream", stream, Text())
+        check("url", url, Maybe(Text(secret=True)))
+        check("max_len", max_len, LENGTH)
         _check_not_elsewhere(settings)
         self.stream = stream
         self.group = f"{stream}_workers" if group is None else group
@@ -211,6 +216,7 @@ class Queue:
         run: False = they are only recorded, as is what has a ``delay_ms`` or an ``at``. What a task
         raises, its push raises.
         """
+        check("run", run, Switch())
         serializer = for_stream(self._declared["serializer"] or JsonSerializer(), self.stream)
         return taking(self._stream, Trial(run=run, serializer=serializer, call=self.tasks.call))
 

@@ -219,7 +219,8 @@ async def test_void_notes_do_not_pile_up(producer: StreamProducer, real_bench: B
     "options",
     [{"dedup_id": ""}, {"dedup_id": 5}, {"dedup_id": "x" * 1001}, {"dedup_id": "\ud800"},
      {"dedup_id": "a", "dedup_ttl_s": 0}, {"dedup_id": "a", "dedup_ttl_s": "1"}, {"unique": ""},
-     {"unique": "a", "unique_until": "done"}, {"ttl_ms": -1}, {"ttl_ms": 5, "expired": "maybe"}],
+     {"unique": "a", "unique_until": "done"}, {"ttl_ms": -1}, {"ttl_ms": 0},
+     {"ttl_ms": 5, "expired": "maybe"}],
 )  # fmt: skip
 async def test_what_makes_no_sense_is_refused(options: Any) -> None:
     client = StreamClient.from_url("redis://127.0.0.1:1")

@@ -228,6 +228,7 @@ class TestSendToDlq:
         ("group", ""),
         ("stream", ""),
         ("max_deliveries", "3"),
+        ("dlq_handler", 5),
     ],
 )
 def test_wrong_arguments(name: str, value: Any) -> None:

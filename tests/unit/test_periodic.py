@@ -126,6 +126,7 @@ def test_intervals_are_the_same_on_all_hosts() -> None:
         (lambda: Cron("a", "* * * * *", tz="Europe/Atlantis"), "time zone"),
         (lambda: Cron("a", "* * * * *", catch_up="twice"), "catch_up"),  # type: ignore[arg-type]
         (lambda: Cron("a", "* * * * *", late_s=0), "late_s"),
+        (lambda: Cron("a", "* * * * *", overlap="no"), "overlap"),  # type: ignore[arg-type]
         (lambda: Every("a", 0), "seconds"),
         (lambda: Every("a", "5"), "seconds"),  # type: ignore[arg-type]
         (lambda: Every("a", float("nan")), "seconds"),

@@ -184,6 +184,9 @@ def fine(when: datetime) -> None: ...
         (lambda q: Queue("work", group=""), "group must be a non-empty text, got ''"),
         (lambda q: Queue("work", error_hook=5), "error_hook must be callable"),  # type: ignore[arg-type]
         (lambda q: Queue("work", producer=5), "as in producer=TracedProducer, got 5"),  # type: ignore[arg-type]
+        (lambda q: Queue("work", url=5), "url must be a non-empty text, got a int"),  # type: ignore[arg-type]
+        (lambda q: Queue("work", max_len=0), "max_len must be a whole number of 1 or more"),
+        (lambda q: q.testing(run="no"), "run must be True or False, got 'no'"),  # type: ignore[arg-type]
         (lambda q: q.send_to("redis://x"), "client must be a StreamClient"),
         (lambda q: Queue("work", serializer="json"), "as in serializer=MsgpackSerializer(), got"),
         (lambda q: Queue("work", serializer=JsonSerializer), "with encode() and decode()"),  # type: ignore[arg-type]
