@@ -224,7 +224,7 @@ class StreamConsumer:
         try:
             while not self._stopping:
                 try:
-                    await attendance.learn()
+                    await attendance.load_pauses()
                     if attendance.paused:
                         await self._stand_still(attendance.changed)
                     else:

@@ -1,5 +1,7 @@
-"""What a running consumer does and hears beside its stream; one mover for all consumers of a stream
-in an event loop, as long as any of them runs."""
+"""What a running consumer does beside its stream: a mover, periodic messages, pauses.
+
+All consumers of a stream in one event loop share one mover, which runs as long as any of them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ ENDS_WITHIN_S = 1.0
 
 
 class _Shared:
-    """A mover that runs on a client of its own: who came first may leave first."""
+    """A running mover with a client of its own, as any of its users may close its client first."""
 
     def __init__(self, mover: Mover) -> None:
         self.users = 0
@@ -35,11 +37,11 @@ _shared: weakref.WeakKeyDictionary[Link, dict[str, _Shared]] = weakref.WeakKeyDi
 
 
 class Attendance:
-    """A running consumer's part in what stands beside its stream: what is scheduled is moved, what
-    is periodic is pushed, and it hears of pauses and cancellations.
+    """Runs beside a consumer: moves scheduled messages, pushes periodic ones, tells of pauses.
 
-    on_pause: called when its group may start nothing any more. on_cancelled: called with the id of
-    a message that was taken back while somebody had it. changed: is set when there is news.
+    schedules: the periodic messages. on_pause: called when the group is paused. on_cancelled:
+    called with the id of a message that was cancelled while a consumer held it. changed: set when
+    a pause begins or ends.
     """
 
     def __init__(
@@ -71,17 +73,17 @@ class Attendance:
         here.users += 1
         here.mover.listeners.append(listener)
         self._mine = here
-        self._learned = False
+        self._loaded = False
 
-    async def learn(self) -> None:
-        """Know what is paused, before anything is started. Raises what Redis raises."""
-        if self._mine is not None and not self._learned:
-            await self._mine.mover.learn()
-            self._learned = True
+    async def load_pauses(self) -> None:
+        """Ask Redis what is paused, before any message is started. Raises what Redis raises."""
+        if self._mine is not None and not self._loaded:
+            await self._mine.mover.load_pauses()
+            self._loaded = True
 
     @property
     def paused(self) -> bool:
-        """May its group start nothing now?"""
+        """Is the group paused now?"""
         return self._mine is not None and self._mine.mover.paused(self._group) is not None
 
     def _control_changed(self) -> None:
@@ -90,7 +92,7 @@ class Attendance:
             self._on_pause()
 
     async def end(self) -> None:
-        """The last one ends the mover."""
+        """Leave the shared mover; the last consumer that leaves ends it."""
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.wait([self._ticking])

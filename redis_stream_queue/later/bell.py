@@ -1,8 +1,8 @@
-"""The bell of a stream: a short stream beside it that wakes whoever waits for a change.
+"""The bell of a stream: a short stream beside it that wakes processes that wait for a change.
 
-Everybody hears it and nothing is consumed: each ring is an entry, and who waits goes on behind the
-last one that it has heard. What rang meanwhile is still there after a reconnect. A look at the
-state itself comes with each wait, so that a ring that was lost costs no more than one wait.
+A ring is an entry. All processes read it, and nobody removes it: each one reads on behind the last
+ring that it has read, also after a reconnect. With each wait a process also looks at the state
+itself, so a ring that was lost is made up for after one wait.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ..connection.link import Command, DedicatedConnection, first_error
 from ..connection.reading import read_entries
 from ..connection.replies import mapping, text
 
-WAIT_MS = 5000
-MARGIN_S = 2.0  # how much longer than its block a read may take before it counts as dead
+WAIT_MS = 5000  # the longest wait for a ring
+MARGIN_S = 2.0  # a read that takes so much longer than WAIT_MS has a dead connection
 
 
 class Bell:
@@ -31,26 +31,27 @@ class Bell:
 
     @property
     def newest(self) -> Command:
-        """Asks for the newest ring; see ``begin``."""
+        """The command that asks for the newest ring; its reply is for begin_behind()."""
         return ("XREVRANGE", self._key, "+", "-", "COUNT", 1)
 
-    def begin(self, found: Any) -> None:
-        """Wait for what rings behind this reply to ``newest``; it has begun where it had."""
+    def begin_behind(self, found: Any) -> None:
+        """Wait for rings behind the one in this reply to ``newest``; only the first call counts."""
         self._last = self._last or (text(found[0][0]) if found else "0-0")
 
     async def wait(
         self, looks: Sequence[Command], on_look: Callable[[int, Any], None]
     ) -> list[dict[str, Any]]:
-        """What has rung, or [] after five seconds.
+        """Wait for rings; returns their fields, or [] after WAIT_MS. Raises what Redis raises.
 
-        looks: commands that are run first; on_look gets the number and the reply of each at once.
+        looks: commands that are run first. on_look: called with number and reply of each of them,
+        as soon as the reply is there.
         """
         dedicated = self._own()
         if not self._last:
             [found] = first_error(
                 await dedicated.run([self.newest], self._client.endpoint.socket_timeout)
             )
-            self.begin(found)
+            self.begin_behind(found)
         read = ("XREAD", "COUNT", 100, "BLOCK", WAIT_MS, "STREAMS", self._key, self._last)
 
         *_, rings = first_error(

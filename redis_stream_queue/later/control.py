@@ -1,5 +1,7 @@
-"""Pausing a stream, for all its groups or for one: on all hosts, until resumed or until an end; and
-what was cancelled while somebody had it."""
+"""Pauses of a stream, for all its groups or for one; and messages that were cancelled.
+
+A pause holds on all hosts, until it is resumed or until its end.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from .keys import companions
 from .scripts import NOW
 
 EVERY = "paused"  # the field for all groups
-MOST_PAUSE_MS = 366 * 86_400_000
+MOST_PAUSE_MS = 366 * 86_400_000  # the longest pause with an end
 
 # KEYS: control, bell. ARGV: field, ms that it lasts (0 = until resumed)
 PAUSE = Script(
@@ -38,14 +40,14 @@ return was
 
 
 class Pause(NamedTuple):
-    """Since when, and until when (None = until resumed), in ms since the epoch by Redis' clock."""
+    """A pause. since_ms, until_ms: since the epoch by Redis' clock; None = until it is resumed."""
 
     since_ms: int
     until_ms: int | None
 
 
 def pauses(fields: Any) -> dict[str, Pause]:
-    """The pauses in a reply of HGETALL, by field; what is none is left out."""
+    """The pauses in a reply of HGETALL, by field; other fields are left out."""
     return {name: made for name, value in mapping(fields).items() if (made := _pause(name, value))}
 
 
@@ -57,43 +59,44 @@ def _pause(name: str, value: str) -> Pause | None:
 
 
 def pause_of(found: Mapping[str, Pause], group: str, now_ms: float) -> Pause | None:
-    """What pauses this group now; the one that lasts longest."""
+    """The pause that holds for this group now; of two the longer one, None = there is none."""
     of_group = (found.get(EVERY), found.get(field_of(group)))
     now = [p for p in of_group if p and (p.until_ms is None or p.until_ms > now_ms)]
     return max(now, key=lambda p: p.until_ms or float("inf"), default=None)
 
 
 def field_of(group: str | None) -> str:
-    """The field for one group, None = for all."""
+    """The field of the pause of a group. group: None = of all groups."""
     return EVERY if group is None else f"{EVERY}:{group}"
 
 
 async def pause(link: Link, key: str, group: str | None, for_ms: int) -> None:
-    """Nobody of the group (None = of any group) starts anything from now on."""
+    """Pause a group (None = all groups). for_ms: how long, 0 = until it is resumed."""
     beside = companions(key)
     await link.script(PAUSE, [beside.control, beside.bell], field_of(group), for_ms)
 
 
 async def resume(link: Link, key: str, group: str | None) -> bool:
-    """Was it paused?"""
+    """End the pause of a group (None = of all groups); returns whether there was one."""
     beside = companions(key)
     return bool(await link.script(RESUME, [beside.control, beside.bell], field_of(group)))
 
 
 async def paused(link: Link, key: str) -> dict[str, Pause]:
-    """What is paused, by field."""
+    """All pauses of a stream, by field. Raises what Redis raises."""
     control = companions(key).control
     return pauses(await link.call(control, "HGETALL", control))
 
 
 async def cancelled(link: Link, key: str, ids: Collection[str], limit_s: float | None) -> set[str]:
-    """Which of these, that are pending no more, were taken back.
+    """Which of these messages, none of which is pending any more, were cancelled.
 
-    (What is not there may also be acknowledged by hand, or lost with the server's memory.)
+    The others may have been acknowledged by hand, or lost with the server's memory. limit_s: how
+    long Redis may be silent, None = as the client says.
     """
     try:
         notes = companions(key).cancelled
-    except ClusterSlotError:  # nothing can be taken back there
+    except ClusterSlotError:  # messages of such a stream cannot be cancelled
         return set()
     times = sorted({entry_id.partition("-")[0] for entry_id in ids})
     looks: list[Command] = [("ZRANGE", notes, ms, ms, "BYSCORE") for ms in times]

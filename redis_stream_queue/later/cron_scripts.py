@@ -1,8 +1,8 @@
 """Lua scripts of periodic messages.
 
-One hash beside the stream has five fields for each: ``last:<name>``, the newest tick that was
-decided on, ``declared:<name>``, since when its spec counts, ``spec:<name>``, ``payload:<name>``,
-``seen:<name>``, when somebody last said that it is his; and ``paused:<name>`` where it is paused.
+One hash beside the stream has these fields for each message: ``spec:<name>``, ``payload:<name>``,
+``last:<name>`` (the newest tick that was decided on), ``declared:<name>`` (since when its spec
+holds), ``seen:<name>`` (when a process last declared it) and, if it is paused, ``paused:<name>``.
 """
 
 from __future__ import annotations

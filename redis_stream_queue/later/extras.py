@@ -1,4 +1,4 @@
-"""What a push may ask for beyond being added now: a delay, once only, not too late. Pure."""
+"""Options of a push: a delay or a date, no duplicates, a latest start. Pure."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .ids import when
 MOST_NAME = 1000  # characters of a dedup_id or a unique key
 MOST_WINDOW_S = 366 * 86_400
 DEFAULTS = {"dedup_id": None, "dedup_ttl_s": 86_400, "unique": None, "unique_until": "finished"}
-NEEDED = {"dedup_ttl_s": "dedup_id", "unique_until": "unique", "expired": "ttl_ms"}  # says more of
-ONE_ONLY = ("dedup_id", "unique")  # what many messages cannot share
+NEEDED = {"dedup_ttl_s": "dedup_id", "unique_until": "unique", "expired": "ttl_ms"}  # without: none
+ONE_ONLY = ("dedup_id", "unique")  # options whose value several messages cannot share
 _RULES: dict[str, Rule] = {
     "dedup_id": Maybe(Name(MOST_NAME)),
     "dedup_ttl_s": Number(0, above=True, most=MOST_WINDOW_S),
@@ -68,11 +68,11 @@ class OneExtras(PushExtras, total=False):
 
 
 class Terms(NamedTuple):
-    """Extras, checked.
+    """Checked options of a push that the script PUSH_WITH carries out.
 
-    when: see ids.when(). dedup_id, unique: "" = not asked for; the unique key is one of its group,
-    see PUSH_WITH. window_ms: of the dedup_id.
-    until_started: the unique key is free again once its message has started.
+    when: see ids.when(). dedup_id: "" = none. window_ms: how long it counts. unique: "" = none,
+    else the key with its group, see PUSH_WITH. until_started: the unique key is free again once
+    its message has started.
     """
 
     when: str = ""
@@ -83,15 +83,15 @@ class Terms(NamedTuple):
 
     @property
     def scheduled(self) -> bool:
-        """Is it for later?"""
+        """Has the push a delay or a date?"""
         return bool(self.when)
 
 
 class PushedId(str):
-    """Id of a pushed message: a ``str`` with one attribute more.
+    """Id of a pushed message: a ``str`` with one more attribute.
 
-    text: the id. duplicate: it is the id of an earlier one, because this one would have been there
-    twice (``dedup_id``, ``unique``): nothing was added.
+    text: the id. duplicate: nothing was added, and this is the id of the earlier message with the
+    same ``dedup_id`` or ``unique`` key.
     """
 
     duplicate: bool
@@ -103,14 +103,14 @@ class PushedId(str):
 
 
 class Asked(NamedTuple):
-    """A message to push under terms of its own."""
+    """A message to push with terms of its own. parts: its headers."""
 
     payload: bytes
     parts: Parts
     terms: Terms
 
     def script_args(self, window: int) -> list[Any]:
-        """Arguments of PUSH_WITH; window: index of its dedup key."""
+        """Arguments of PUSH_WITH for this message. window: index of its dedup key, 0 = none."""
         terms = self.terms
         parts = self.parts + (("rsq:unique", terms.unique) if terms.unique else ())
         headers = json.dumps(parts, ensure_ascii=False, separators=(",", ":")) if parts else ""
@@ -126,7 +126,7 @@ class Asked(NamedTuple):
 
 
 def expiry_parts(extras: OneExtras | PushExtras) -> Parts:
-    """Headers that say until when a message may start. Raises ConfigError."""
+    """The headers that say until when a message may start. Raises ConfigError for wrong options."""
     _check_needed(extras, "expired")
     ttl_ms, expired = extras.get("ttl_ms"), extras.get("expired", "count")
     check("expired", expired, Choice(("count", "dead")))
@@ -140,7 +140,7 @@ def expiry_parts(extras: OneExtras | PushExtras) -> Parts:
 
 
 def _check_needed(extras: OneExtras | PushExtras, *options: str) -> None:
-    """Raise ConfigError for an option without the one that it says more of."""
+    """Raise ConfigError for an option that does nothing without another one, which is missing."""
     for name in options:
         if name in extras and (needed := NEEDED[name]) not in extras:
             raise ConfigError(
@@ -149,7 +149,7 @@ def _check_needed(extras: OneExtras | PushExtras, *options: str) -> None:
 
 
 def check_shared(extras: Mapping[str, Any]) -> None:
-    """Raise ConfigError for what the messages of one push_many cannot share."""
+    """Raise ConfigError for an option that the messages of one push_many() cannot share."""
     if asked := [name for name in ONE_ONLY if extras.get(name)]:
         raise ConfigError(
             f"{asked[0]} is for one push, not for push_many(): of messages that share it only the "
@@ -160,10 +160,10 @@ def check_shared(extras: Mapping[str, Any]) -> None:
 def terms_of_each(
     extras: OneExtras | ManyExtras, group: str | None, count: int, *, one: bool
 ) -> list[Terms] | None:
-    """The terms of each of so many messages, None if nothing is asked for.
+    """The terms of each of ``count`` messages; None if no option needs the script.
 
-    one: of a call that pushes one. Raises ConfigError for wrong values, and TypeError for an option
-    that there is not.
+    one: True for a call that pushes a single message. Raises ConfigError for wrong values, and
+    TypeError for an unknown option.
     """
     shared: Any = dict(extras)
     if not one:
@@ -185,9 +185,9 @@ def terms_of_each(
 
 
 def terms_of(extras: OneExtras | PushExtras, group: str | None) -> Terms | None:
-    """The terms, None if nothing is asked for.
+    """The terms for these options; None if no option needs the script.
 
-    Raises ConfigError for wrong values, and TypeError for an option that there is not.
+    Raises ConfigError for wrong values, and TypeError for an unknown option.
     """
     asked: Any = extras
     if unknown := sorted(asked.keys() - OneExtras.__annotations__.keys()):

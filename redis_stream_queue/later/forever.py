@@ -1,4 +1,4 @@
-"""One step again and again, whatever Redis says; what it refuses is said once."""
+"""Repeats a step for ever, also after errors; the same error is logged only once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from ..connection.refusals import is_forbidden
 
 log = logger(__name__)
 
-REFUSED_S = 60.0
+REFUSED_S = 60.0  # pause after a step for which this user has no right
 
 
 class Forever:
-    """what: does not happen while the steps fail; for the log. rights: what to allow then."""
+    """Repeats a step.
+
+    what: a text for the log that says what does not happen while the step fails. rights: the ACL
+    rules that the step needs, for the log, too.
+    """
 
     def __init__(self, what: str, rights: str = "") -> None:
         self._what = what
@@ -27,13 +31,13 @@ class Forever:
         self._said = ""
 
     async def repeat(self, step: Callable[[], Awaitable[Any]]) -> NoReturn:
-        """Until it is cancelled."""
+        """Repeat the step until cancelled, with growing pauses while it fails."""
         backoff = Backoff()
         while True:
             try:
                 await step()
                 backoff.reset()
-            except Exception as error:  # whatever it was, the next step may work
+            except Exception as error:  # also a defect of ours: the next step may work
                 await asyncio.sleep(self._pause_s(error, backoff))
 
     def _pause_s(self, error: Exception, backoff: Backoff) -> float:
@@ -46,8 +50,10 @@ class Forever:
         return REFUSED_S if refused and is_forbidden(error) else pause_s
 
     def say(self, error: Exception) -> None:
-        """Once, while it stays the same. All rights that lack are named at once, so the first
-        command that is refused speaks for all."""
+        """Log an error, unless it is the same as before.
+
+        All errors about rights count as the same: the line names all rights that are needed.
+        """
         trouble = "forbidden" if is_forbidden(error) else str(error)
         if trouble == self._said:
             return

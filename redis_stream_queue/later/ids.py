@@ -20,7 +20,7 @@ def is_scheduled(message_id: object) -> bool:
 
 
 def due_ms(scheduled_id: str) -> int:
-    """When it is due, in ms since the epoch. Raises ConfigError for what is no such id."""
+    """When a scheduled message is due, in ms since the epoch. Raises ConfigError for another id."""
     check("id", scheduled_id, _SCHEDULED)
     return int(scheduled_id[1:14])
 
@@ -31,9 +31,9 @@ def as_datetime(ms: int) -> datetime:
 
 
 def when(delay_ms: Delay | None, at: datetime | None) -> str:
-    """What the script is told: ``""`` = now, ``+<ms>`` from now on, ``=<ms since the epoch>``.
+    """When to add a message, as scripts read it: ``""`` = now, ``+<ms from now>``, ``=<epoch ms>``.
 
-    Raises ConfigError for a delay or a date that cannot be one, a date without a zone among them.
+    Raises ConfigError for a wrong delay or date, also for a date without a time zone.
     """
     if at is None:
         if delay_ms is None:

@@ -1,4 +1,4 @@
-"""The keys beside a stream, all in its slot of a cluster."""
+"""Names of the keys beside a stream, all of them in the stream's slot of a cluster."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..exceptions import ClusterSlotError
 class Companions(NamedTuple):
     """Keys of one stream.
 
-    later, seq: scheduled messages, and the number of the last one. bell: a short stream that wakes
-    whoever waits for a change. control: what is paused. unique: unfinished unique messages.
-    cron: periodic messages. retried: where messages went that wait long for their next try.
-    cancelled: what was taken back lately while it ran.
+    later: scheduled messages. seq: the number of the last one. bell: a short stream that wakes the
+    processes that wait for a change. control: pauses. unique: unfinished unique messages. cron:
+    periodic messages. retried: new ids of messages whose retry was scheduled. cancelled: ids of
+    messages that were cancelled lately while they ran.
     """
 
     stream: str
@@ -30,30 +30,30 @@ class Companions(NamedTuple):
     cancelled: str
 
     def dedup(self, dedup_id: str) -> str:
-        """Key of the window in which this id is pushed once."""
+        """The key that exists as long as another push with this dedup_id is a duplicate."""
         return _beside(self.stream, f"dedup:{dedup_id}")
 
     def result(self, job_id: str) -> str:
-        """Key of what came of the message that was pushed under this id."""
+        """Key of the result of the message that was pushed under this id."""
         return f"{self.results}:{job_id}"
 
     @property
     def results(self) -> str:
-        """What the keys of results begin with."""
+        """The beginning of the keys of all results."""
         return _beside(self.stream, "result")
 
 
 def companions(key: str) -> Companions:
-    """Keys beside the stream with this key.
+    """The keys beside the stream with this key.
 
-    Raises ClusterSlotError for a name with braces that leave no room for a key in its slot.
+    Raises ClusterSlotError for a name with braces to which no other key in its slot can be made.
     """
     names = ("later", "later-seq", "bell", "control", "unique", "cron", "retried", "cancelled")
     return Companions(key, *(_beside(key, name) for name in names))
 
 
 def _beside(key: str, name: str) -> str:
-    # ':' and '|' apart, or the keys of "orders" and of "{orders}" would be the same.
+    # '|' and not ':' here, or the keys of "orders" and of "{orders}" would be the same.
     made = f"{key}|{name}" if has_hash_tag(key) else f"{{{key}}}:{name}"
     if key_slot(made.encode()) == key_slot(key.encode()):
         return made

@@ -10,10 +10,10 @@ BOUNDS_MS = (5, 10, 25, 100, 1000, 10_000, 60_000)
 
 @dataclass(frozen=True, slots=True)
 class LatenessMetrics:
-    """Since the start.
+    """How late scheduled messages were moved, since the start.
 
-    moved: messages. late_ms_total: their lateness together, in ms; late_ms_max: the worst one.
-    at_most_ms: how many were late by at most 5, 10, 25, 100, 1,000, 10,000 and 60,000 ms.
+    moved: how many messages. late_ms_total: the sum of their lateness. late_ms_max: the largest.
+    at_most_ms: by each bound in BOUNDS_MS, how many were late by at most so many ms.
     """
 
     moved: int = 0
@@ -23,7 +23,7 @@ class LatenessMetrics:
 
 
 def of_all(several: Sequence[LatenessMetrics]) -> LatenessMetrics:
-    """Those of several streams together."""
+    """The sum over several streams."""
     return LatenessMetrics(
         sum(one.moved for one in several),
         sum(one.late_ms_total for one in several),
@@ -33,14 +33,14 @@ def of_all(several: Sequence[LatenessMetrics]) -> LatenessMetrics:
 
 
 class Lateness:
-    """Counts; see LatenessMetrics."""
+    """Counts how late messages were moved; see LatenessMetrics."""
 
     def __init__(self) -> None:
         self._moved = self._total = self._max = 0
         self._at_most = dict.fromkeys(BOUNDS_MS, 0)
 
     def record(self, late_ms: int, count: int) -> None:
-        """So many messages have just been moved, each so late."""
+        """Note that ``count`` messages have been moved, each of them late by ``late_ms``."""
         self._moved += count
         self._total += late_ms * count
         self._max = max(self._max, late_ms)
@@ -48,5 +48,5 @@ class Lateness:
             self._at_most[bound] += count * (late_ms <= bound)
 
     def metrics(self) -> LatenessMetrics:
-        """As of now."""
+        """The counts so far."""
         return LatenessMetrics(self._moved, self._total, self._max, dict(self._at_most))

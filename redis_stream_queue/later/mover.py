@@ -1,7 +1,7 @@
 """Mover: moves scheduled messages into their stream when they are due.
 
-Every pool and every running consumer of a stream has one. None of them leads: one script call moves
-what is due by the server's clock, or finds that somebody else has.
+Every pool and every running consumer of a stream has one. None of them is a leader: each calls a
+script that moves what is due by the server's clock, or finds that another mover has.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from .lateness import Lateness
 from .scripts import MOVE
 from .timer import Timer
 
-AT_ONCE, AT_ONCE_BYTES = 100, 1 << 20  # of one call: a ms of Redis' time
-IN_FLIGHT = 2  # calls of one mover: Redis moves some while we hear about others
-LEAD_MS = 50  # many calls long
-SYNC_MS = 60_000.0  # so long a difference between two clocks is believed
+AT_ONCE, AT_ONCE_BYTES = 100, 1 << 20  # messages and bytes of one call: 1 ms of Redis' time
+IN_FLIGHT = 2  # calls at a time: Redis works on one while the answer of the other travels
+LEAD_MS = 50  # how long others keep away from a mover that has more to move
+SYNC_MS = 60_000.0  # after this time the difference between two clocks is measured anew
 RIGHTS = "+time +xread +xrevrange +zcount +zrange +zremrangebyrank +hget +hset +hdel +hgetall"
-CALL_EVERY_MS = 50.0
-OVER_S = 0.002  # after the end of a pause, by a clock that may be a little behind
+CALL_EVERY_MS = 50.0  # how often move_some() calls the script at most
+OVER_S = 0.002  # looked so long after the end of a pause, as clocks are not exact
 
 
 class Listener(NamedTuple):
-    """Who wants to know at once what happens to a stream.
+    """Functions that are called when something happens to a stream.
 
-    changed: called when it was paused or resumed, for some group. cancelled: called with the id of
-    a message that was taken back while somebody had it.
+    changed: the stream was paused or resumed, for one group or all. cancelled: the message with
+    this id was cancelled while a consumer held it.
     """
 
     changed: Callable[[], None]
@@ -49,14 +49,15 @@ class Listener(NamedTuple):
 
 
 class Mover:
-    """Moves what is due of one stream; see the module's text.
+    """Moves the scheduled messages of one stream into the stream when they are due.
 
     >>> await Mover(client, "orders").run()
 
-    For programs whose consumers are not of this package: pools and StreamConsumers do it by
+    It is for programs whose consumers are not of this package: pools and StreamConsumers do it by
     themselves. Any number may run at the same time, on any number of hosts.
-    lateness: how late messages were moved. listeners: who is told of pauses and cancellations.
-    Raises ConfigError, and ClusterSlotError for names that have no room beside them.
+    lateness: how late messages were moved. listeners: told of pauses and cancellations.
+    Raises ConfigError for wrong arguments, and ClusterSlotError for a name of a stream to which no
+    other key in its slot can be made.
     """
 
     def __init__(self, client: StreamClient, stream: str) -> None:
@@ -81,7 +82,7 @@ class Mover:
         )
 
     async def run(self) -> NoReturn:
-        """Until it is cancelled. Errors of Redis are waited out."""
+        """Move messages until cancelled. After an error of Redis it tries again."""
         self._changed = asyncio.Event()
         listening = asyncio.create_task(self._trouble.repeat(self._listen))
         try:
@@ -94,7 +95,7 @@ class Mover:
         raise AssertionError
 
     async def move(self) -> int:
-        """One call: move what is due, so many at most; returns how many.
+        """Move messages that are due, AT_ONCE at most; returns how many were moved.
 
         Raises what Redis raises. Source: https://redis.io/docs/latest/commands/zrange/
         """
@@ -102,9 +103,9 @@ class Mover:
         return moved
 
     async def _call(self, lead_ms: int) -> tuple[int, bool]:
-        """How many it has moved, and are there more for us?
+        """Call the script once; returns how many messages it has moved, and are more due for us?
 
-        lead_ms: if so, others are told to keep away for so long.
+        lead_ms: if more are due, other movers keep away for this time; 0 = they do not.
         """
         beside = self._beside
         keys = [beside.stream, beside.later, beside.unique, beside.control]
@@ -113,7 +114,7 @@ class Mover:
         reply = await self.client.link().script(MOVE, keys, *args)
         now_ms, wait_ms, late = int(reply[0]), int(reply[1]), reply[2]
         self._sync(now_ms, asked_ms)
-        self._learned(reply[3])
+        self._note_control(reply[3])
         moved = 0
         for late_ms, count in zip(late[::2], late[1::2], strict=True):
             self.lateness.record(late_ms, count)
@@ -121,20 +122,27 @@ class Mover:
         self._timer.answered(now_ms, moved, None if wait_ms < 0 else now_ms + wait_ms)
         return moved, moved > 0 and wait_ms == 0
 
-    async def learn(self) -> None:
-        """Know what is paused, and miss no ring from now on; what is refused is said once."""
+    async def load_pauses(self) -> None:
+        """Ask Redis what is paused now; the bell tells of all changes from now on.
+
+        Errors of the server are logged; raises what Redis raises in an outage.
+        """
         control, limit_s = self._beside.control, self.client.endpoint.socket_timeout
         looks: list[Command] = [("TIME",), ("HGETALL", control), self._bell.newest]
-        told: Callable[[Any], None] = partial(self._told_time, _loop_ms())
+        note_time: Callable[[Any], None] = partial(self._note_time, _loop_ms())
+        notes = note_time, self._note_control, self._bell.begin_behind
         replies = await self.client.link().run(control, looks, limit_s)
-        for reply, take in zip(replies, (told, self._learned, self._bell.begin), strict=True):
+        for reply, note in zip(replies, notes, strict=True):
             if isinstance(reply, ResponseError):
                 self._trouble.say(reply)
             else:
-                take(reply)
+                note(reply)
 
     async def move_some(self) -> int:
-        """The same for those who call it again and again; what the server refuses is said once."""
+        """As move(), for callers that call this again and again.
+
+        The script is called every CALL_EVERY_MS at most. Errors of the server are logged once.
+        """
         now_ms = _loop_ms()
         if now_ms < self._next_call_ms:
             return 0
@@ -155,10 +163,10 @@ class Mover:
     async def _move_in_time(self) -> None:
         await self._until_due()
         _, more = await self._call(LEAD_MS)
-        if more:  # one mover is as fast as several, and holds up others less
+        if more:  # one mover that goes on is as fast as several, and costs Redis less
             calls = [asyncio.create_task(self._move_many()) for _ in range(IN_FLIGHT)]
             try:
-                await asyncio.gather(*calls)  # a TaskGroup would make a group of what Redis says
+                await asyncio.gather(*calls)  # a TaskGroup would raise an ExceptionGroup
             finally:
                 for call in calls:
                     call.cancel()
@@ -204,14 +212,14 @@ class Mover:
         if isinstance(reply, Exception):
             raise reply
         if index == 0:
-            self._told_time(asked_ms, reply)
+            self._note_time(asked_ms, reply)
         elif index == 2:
-            self._learned(reply)
-        elif reply > 0:  # more than we know of
+            self._note_control(reply)
+        elif reply > 0:  # messages are due earlier than we know
             self._scheduled(0.0)
 
-    def _learned(self, control: Any) -> None:
-        """What is paused."""
+    def _note_control(self, control: Any) -> None:
+        """Note the pauses in a reply to HGETALL; tells the listeners if they have changed."""
         found = pauses(control)
         if found == self._pauses:
             return
@@ -232,7 +240,7 @@ class Mover:
             listener.changed()
 
     def paused(self, group: str) -> Pause | None:
-        """What keeps this group from starting anything now, as far as is known."""
+        """The pause that holds for this group now, as far as this mover knows; None = none."""
         if not self._pauses:
             return None
         now_ms = _loop_ms() + (self._offset_ms or 0.0)
@@ -242,14 +250,16 @@ class Mover:
         self._timer.scheduled(due_ms)
         self._changed.set()
 
-    def _told_time(self, asked_ms: float, reply: Any) -> None:
-        """By TIME."""
+    def _note_time(self, asked_ms: float, reply: Any) -> None:
+        """Note a reply to TIME. asked_ms: the loop's time when it was asked for."""
         self._sync(int(reply[0]) * 1000 + int(reply[1]) // 1000, asked_ms)
 
     def _sync(self, server_ms: int, asked_ms: float) -> None:
-        """The server's time of an answer that has just come in; one that took longer tells less.
+        """Note the server's time in an answer that has just come.
 
-        It was that time since it was asked. If that cannot be, the clock was set.
+        The answer was made between asked_ms and now, both by the loop's clock. An answer that took
+        longer tells less, so the largest offset is kept. An offset that is larger than the answer
+        allows shows that the server's clock was set back.
         """
         loop_ms, before = _loop_ms(), self._offset_ms
         offset_ms = server_ms - loop_ms
@@ -264,7 +274,7 @@ class Mover:
 
 
 def mover_of(client: StreamClient, stream: str) -> Mover | None:
-    """None for a name that leaves no room for keys beside it: nothing is scheduled there."""
+    """A mover; None if no key can be made beside this stream, so that nothing is scheduled."""
     try:
         return Mover(client, stream)
     except ClusterSlotError:

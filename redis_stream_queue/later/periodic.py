@@ -1,4 +1,4 @@
-"""Periodic messages: what an app declares, and which ticks there are. Pure."""
+"""Periodic messages: how an app declares them, and the times (ticks) of each. Pure."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from ..exceptions import ConfigError, SerializationError
 
 CatchUp = Literal["once", "skip", "all"]
 
-IN_TIME_MS = 60_000  # a tick that is later than this is one that was missed
-MOST_MISSED = 1000  # that are counted
-MOST_CAUGHT_UP = 100
+IN_TIME_MS = 60_000  # a tick whose message is not pushed by then was missed
+MOST_MISSED = 1000  # missed ticks that are counted
+MOST_CAUGHT_UP = 100  # missed ticks that are pushed
 MOST_PAYLOAD = 16_384  # bytes: it travels from the worker to the master
 MOST_NAME = 200
 LEAST_S, MOST_S = 0.1, 100 * 366 * 86_400.0
-BEHIND_MS = 2 * 3600 * 1000  # clocks change by an hour at most
+BEHIND_MS = 2 * 3600 * 1000  # more than a change to or from daylight saving time
 
 
 @dataclass(frozen=True)
 class Cron:
-    """A message at the times of a cron expression.
+    """A message that is pushed at the times of a cron expression.
 
-    name: of its own in the stream. expression: five fields, as in ``"0 3 * * *"``. data: what is
-    pushed. tz: time zone of the expression.
-    catch_up: of ticks that were missed while nobody was there ``"once"`` the newest, ``"all"``
-        (100 at most) or none (``"skip"``). late_s: one that is later than this is left out.
-    overlap: False = a tick is left out while the message of the one before is unfinished.
+    name: no other periodic message of the stream has it. expression: five fields, as in
+    ``"0 3 * * *"``. data: the payload. tz: time zone of the expression.
+    catch_up: which of the ticks that were missed while no pool ran are pushed later: the newest
+        (``"once"``), all (``"all"``, 100 at most) or none (``"skip"``).
+    late_s: a tick that is later than this many seconds is left out, None = no limit.
+    overlap: False = a tick is left out while the message of the tick before is unfinished.
 
-    Needs the extra ``cron``. Raises ConfigError for what cannot be.
+    Needs the extra ``cron``. Raises ConfigError for wrong values.
     """
 
     name: str
@@ -52,12 +53,12 @@ class Cron:
 
 @dataclass(frozen=True)
 class Every:
-    """A message at each multiple of so many seconds since the epoch: all hosts agree on them.
+    """A message that is pushed at each multiple of ``seconds`` since the epoch, as on all hosts.
 
-    name: of its own in the stream. seconds: from 0.1 to 100 years. data: what is pushed.
-    catch_up, late_s, overlap: see Cron.
+    name: no other periodic message of the stream has it. seconds: from 0.1 to 100 years. data: the
+    payload. catch_up, late_s, overlap: see Cron.
 
-    Raises ConfigError for what cannot be.
+    Raises ConfigError for wrong values.
     """
 
     name: str
@@ -84,7 +85,7 @@ def _check(periodic: Periodic) -> None:
 
 
 def checked(periodic: Iterable[Any]) -> tuple[Periodic, ...]:
-    """Each of them with a name of its own. Raises ConfigError."""
+    """The periodic messages as a tuple. Raises ConfigError for other types and equal names."""
     if isinstance(periodic, str) or not isinstance(periodic, Iterable):
         raise ConfigError(f"periodic must be a list of Cron and Every, got {periodic!r:.80}.")
     found = tuple(periodic)
@@ -100,7 +101,7 @@ def checked(periodic: Iterable[Any]) -> tuple[Periodic, ...]:
 class Schedule(NamedTuple):
     """A periodic message as it travels from a worker to its master, and is declared in Redis.
 
-    spec: when, as JSON; a change of it is a new declaration.
+    spec: its times, as JSON, with a hash of the payload; another spec is a new declaration.
     """
 
     name: str
@@ -114,7 +115,10 @@ class Schedule(NamedTuple):
 def schedules_of(
     periodic: Sequence[Periodic], encode: Callable[[Any], bytes]
 ) -> tuple[Schedule, ...]:
-    """With their payloads. Raises ConfigError for one that is too large or cannot be encoded."""
+    """Periodic messages with encoded payloads, ready to be declared.
+
+    Raises ConfigError for a payload that is too large or cannot be encoded.
+    """
     made = []
     for one in periodic:
         try:
@@ -146,11 +150,11 @@ class Ticks(ABC):
 
     @abstractmethod
     def after(self, ms: int) -> int | None:
-        """The first one behind a time, None if there is none."""
+        """The first tick after this time, None if there is none."""
 
     @abstractmethod
     def missed(self, after_ms: int, until_ms: int) -> list[int]:
-        """Those behind the one time and up to the other, the newest first, 1,000 at most."""
+        """The ticks after ``after_ms`` up to ``until_ms``, newest first, MOST_MISSED at most."""
 
 
 class _EveryTicks(Ticks):
@@ -186,7 +190,7 @@ class _CronTicks(Ticks):
         self._sim = CronSim
         try:
             CronSim(expression, datetime.now(self._zone))
-            if len(expression.split()) != 5:  # a sixth may be seconds, before or behind the others
+            if len(expression.split()) != 5:  # cronsim would take a sixth field as seconds
                 raise CronSimError("Wrong number of fields")
         except (CronSimError, AttributeError, TypeError) as error:
             raise ConfigError(
@@ -198,11 +202,11 @@ class _CronTicks(Ticks):
         first = next((_ms(t) for t in self._sim(self._expression, self._date(ms))), None)
         if first is None or self._date(ms).utcoffset() == self._date(first).utcoffset():
             return first
-        # Forwards it steps over the first half hour behind a change of the clocks by half an hour.
+        # Where clocks change by half an hour, cronsim leaves out the half hour after the change.
         return min([first, *self.missed(ms, first - 1000)])
 
     def missed(self, after_ms: int, until_ms: int) -> list[int]:
-        # From well behind it: a walk that begins in an hour that is repeated leaves ticks out.
+        # Begin later than until_ms: from within an hour that is repeated cronsim leaves ticks out.
         behind = self._date(until_ms + BEHIND_MS)
         found: list[int] = []
         for tick in self._sim(self._expression, behind, reverse=True):
@@ -221,16 +225,16 @@ def _ms(date: datetime) -> int:
 
 
 def ticks_of(spec: dict[str, Any]) -> Ticks:
-    """The ticks of a spec. Raises ConfigError for what cannot be."""
+    """The ticks of a spec. Raises ConfigError for a wrong expression or time zone."""
     if "every_s" in spec:
         return _EveryTicks(spec["every_s"])
     return _CronTicks(spec["cron"], spec["tz"])
 
 
 class Tick(NamedTuple):
-    """A tick that is to be decided on; missed: how many earlier ones it stands for.
+    """A tick that is due. missed: how many earlier ticks it stands for.
 
-    pushed: else it is only noted that it has passed.
+    pushed: True = push its message, False = only note that the tick has passed.
     """
 
     at_ms: int
@@ -239,7 +243,10 @@ class Tick(NamedTuple):
 
 
 def due(schedule: Schedule, ticks: Ticks, last_ms: int, now_ms: int) -> list[Tick]:
-    """What is due behind the last tick that was decided on, the oldest first."""
+    """The ticks that are due after ``last_ms``, the oldest first.
+
+    last_ms: the last tick that was decided on. now_ms: both since the epoch.
+    """
     missed = ticks.missed(last_ms, now_ms)
     if not missed:
         return []

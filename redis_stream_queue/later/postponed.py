@@ -1,8 +1,8 @@
-"""Retries that wait for long wait among the scheduled messages, and hold up no trimming.
+"""Retries that wait for longer than LONG_MS are scheduled, so that they hold up no trimming.
 
-Such a message leaves the stream, and comes back when it is due as an entry with another id. Its
-headers say what it was called first, how often it was delivered, and of what it failed last. Who
-reads it then gives it back with its true count, and it goes on as any other retry.
+Such a message leaves the stream, and comes back when it is due, as an entry with another id. Its
+headers hold its first id, how often it was delivered and its last error. The consumer that reads it
+gives it back with that number of deliveries; from then on it is a retry as all others.
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ return moved
 
 
 class Postponed(NamedTuple):
-    """An entry to schedule. deliveries: so far, -1 = as it is."""
+    """An entry to schedule.
+
+    deliveries: how many to note, -1 = as many as Redis has counted. delay_ms: until it is due.
+    error: its last error, cut to MOST_ERROR characters.
+    """
 
     id: str
     deliveries: int
@@ -98,7 +102,10 @@ class Postponed(NamedTuple):
 async def postpone(
     link: Link, beside: Companions, group: str, owner: str, entries: Sequence[Postponed]
 ) -> list[str]:
-    """Schedule entries of ``owner``; returns the ids of those that are now."""
+    """Schedule entries that ``owner`` holds; returns the ids of those that are scheduled now.
+
+    The rest stays as it is; see POSTPONE. Raises what Redis raises.
+    """
     moved: list[str] = []
     keys = [beside.stream, beside.later, beside.seq, beside.bell, beside.unique, beside.retried]
     for start in range(0, len(entries), AT_ONCE):

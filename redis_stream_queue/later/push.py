@@ -1,4 +1,4 @@
-"""Add messages under terms of their own: one script for those of one moment."""
+"""Push messages that have options of their own (later/extras.py), many with one script call."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def calls(
     group: str | None,
     results: Sequence[Any] | None = None,
 ) -> Iterator[tuple[int, Call]]:
-    """How many of the next messages, and the KEYS and ARGV of PUSH_WITH for them.
+    """Split messages into script calls: how many each one takes, and its KEYS and ARGV.
 
-    most: how many may be scheduled; 0 = any number. results: of those so far, if where not all of
-    them fit none is to be scheduled.
+    most: how many messages may be scheduled; 0 = any number. results: None, or the list of results
+    so far, which the caller extends after each call: then either all messages are scheduled or,
+    where there is no room for all, none.
     """
     start, wanted = 0, 0 if results is None else len(asked)
     while start < len(asked):
@@ -62,9 +63,9 @@ async def push_asked(
     *,
     whole: bool = False,
 ) -> list[Any]:
-    """An id or an exception for each. After an outage the rest is not tried.
+    """Push messages; returns an id or an exception for each. After an outage no more are tried.
 
-    most: see calls(). whole: where not all of them fit none is scheduled.
+    most: see calls(). whole: schedule all of them, or none where there is no room for all.
     """
     results: list[Any] = []
     for count, (keys, args) in calls(asked, beside, most, group, results if whole else None):
@@ -78,7 +79,7 @@ async def push_asked(
 
 
 def result_of(reply: Any) -> PushedId | Exception:
-    """What PUSH_WITH says of one message."""
+    """The id or the exception in PUSH_WITH's reply about one message."""
     if isinstance(reply, list):
         return PushedId(text(reply[0]), duplicate=True)
     if not isinstance(reply, Exception):

@@ -22,8 +22,8 @@ PAGE_BYTES = 1 << 20
 class ScheduledMessage:
     """A message that is not in the stream yet.
 
-    id: ``@<due ms>-<number>``. due: when it will be moved there. data: the decoded payload
-    (``bytes`` where nothing decoded it). headers: texts beside it.
+    id: ``@<due ms>-<number>``. due: when it will be moved into the stream. data: the decoded
+    payload, or ``bytes`` where nothing decoded it. headers: the texts beside the payload.
     """
 
     id: str
@@ -33,13 +33,16 @@ class ScheduledMessage:
 
 
 async def count_scheduled(client: StreamClient, stream: str) -> int:
-    """How many there are."""
+    """How many messages are scheduled. Raises what Redis raises, and ClusterSlotError."""
     key = companions(client.key(stream)).later
     return int(await client.link().call(key, "ZCARD", key))
 
 
 async def cancel_scheduled(client: StreamClient, stream: str, ids: Sequence[str]) -> list[bool]:
-    """Which of these were scheduled, and are not any more. Raises ConfigError for other ids."""
+    """Remove scheduled messages; returns for each id whether it was still scheduled.
+
+    Raises ConfigError for ids of another form.
+    """
     for scheduled_id in ids:
         due_ms(scheduled_id)
     key = companions(client.key(stream)).later
@@ -53,7 +56,7 @@ async def cancel_scheduled(client: StreamClient, stream: str, ids: Sequence[str]
 async def find_scheduled(
     client: StreamClient, stream: str, scheduled_id: str
 ) -> ScheduledMessage | None:
-    """The one with this id, None if it is not scheduled (any more)."""
+    """The scheduled message with this id, None if it is not scheduled (any more)."""
     number = int(scheduled_id[-12:])
     just_before = f"{scheduled_id[:-12]}{max(number - 1, 0):012d}"
     async for message in scheduled(client, stream, after=just_before, page_size=1):
@@ -68,10 +71,10 @@ async def scheduled(
     after: str = "",
     page_size: int = PAGE,
 ) -> AsyncIterator[ScheduledMessage]:
-    """Scheduled messages with raw payloads in the order they are due.
+    """Scheduled messages with raw payloads, in the order in which they are due.
 
-    before: only those due before it. after: only those behind this id.
-    Raises ConfigError for a date without a time zone.
+    before: only those due before this date. after: only those behind this id ("" = all).
+    page_size: how many to ask for at once. Raises ConfigError for a date without a time zone.
     """
     check("before", before, Maybe(Moment()))
     key = companions(client.key(stream)).later

@@ -1,4 +1,4 @@
-"""One message by its id: where it is, and how it is taken back."""
+"""One message by its id: where it is, and cancelling it."""
 
 from __future__ import annotations
 
@@ -125,11 +125,11 @@ ORDER = ("running", "retrying", "waiting", "done")
 
 @dataclass
 class GroupState:
-    """What one group makes of a message.
+    """The state of a message in one group.
 
-    state: ``waiting``, ``running``, ``retrying`` or ``done``. holder: the consumer that has it;
-    idle_ms: since it last said so; delivery_count: how often it was delivered. retry_in_ms: until
-    it is tried again, None where nothing waits for that.
+    state: ``waiting``, ``running``, ``retrying`` or ``done``. holder: the consumer that holds it.
+    idle_ms: time since the holder renewed it. delivery_count: how often it was delivered.
+    retry_in_ms: time until its next delivery, None if it does not wait for one.
     """
 
     group: str
@@ -144,10 +144,11 @@ class GroupState:
 class MessageState:
     """Where a message is.
 
-    id: as in the stream, of a scheduled one ``@<due ms>-<number>``. state: ``scheduled``,
-    ``waiting``, ``running``, ``retrying``, ``done`` (still in the stream) or ``dead``; of several
-    groups what is least done. data: the raw payload, headers: what is beside it. due: when a
-    scheduled one is. groups: what each group makes of it. letter: id of the dead letter.
+    id: in the stream, or ``@<due ms>-<number>`` of a scheduled message. state: ``scheduled``,
+    ``waiting``, ``running``, ``retrying``, ``done`` (still in the stream) or ``dead``; where groups
+    differ, the first of ``running``, ``retrying``, ``waiting`` that one of them has. data: the raw
+    payload. headers: the texts beside it. due: when a scheduled message is due, else None. groups:
+    its state in each group. letter: id of its dead letter, "" = none.
     """
 
     id: str
@@ -160,7 +161,10 @@ class MessageState:
 
 
 async def cancel(link: Link, key: str, message_id: str) -> str:
-    """Take it back; returns what it was, "" if it is nowhere any more."""
+    """Cancel a message; returns the state that it had, "" if there is none with this id any more.
+
+    Raises ConfigError for an id of another form, and what Redis raises.
+    """
     _check(message_id)
     beside = companions(key)
     keys = [beside.stream, beside.later, beside.bell, beside.retried, beside.cancelled]
@@ -168,7 +172,10 @@ async def cancel(link: Link, key: str, message_id: str) -> str:
 
 
 async def find(link: Link, key: str, message_id: str) -> MessageState | None:
-    """Where it is; None if it is nowhere any more."""
+    """Where a message is; None if there is none with this id any more.
+
+    Raises ConfigError for an id of another form, and what Redis raises.
+    """
     _check(message_id)
     beside = companions(key)
     reply = await link.script(STATE, [beside.stream, beside.later, beside.retried], message_id)

@@ -1,8 +1,7 @@
-"""Ticker: pushes periodic messages when it is their time, on every host, and each tick once.
+"""Ticker: pushes periodic messages at their times; many hosts may do so, each tick is pushed once.
 
-There is no leader and no entry for the future. Everybody who declares a message knows its next
-tick, and calls a script then: it pushes if nobody has for this tick. Who declares nothing pushes
-nothing.
+There is no leader, and nothing is scheduled ahead. Each process that declares a message knows its
+next tick and calls a script then; the script pushes the message unless another process has.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from .timer import Timer
 
 log = logger(__name__)
 
-LOOK_S = 60.0  # so often it is said that the messages are still declared, and the time is asked
+LOOK_S = 60.0  # how often the messages are declared anew, which also asks for the server's time
 
 
 class _Declared:
@@ -35,12 +34,12 @@ class _Declared:
         self.ticks: Ticks = ticks_of(json.loads(schedule.spec))
         self.timer = Timer()
         self.last_ms = 0
-        self.counts = False  # somebody else's newer spec does, if not ours
+        self.is_current = False  # False: another process has declared a newer spec
 
-    def known(self, last_ms: int) -> None:
-        """The newest tick that was decided on."""
+    def decided_up_to(self, last_ms: int) -> None:
+        """Note the newest tick that was decided on."""
         self.last_ms = last_ms
-        self.timer.due_ms = self.ticks.after(last_ms) if self.counts else None
+        self.timer.due_ms = self.ticks.after(last_ms) if self.is_current else None
 
 
 class Ticker:
@@ -60,7 +59,7 @@ class Ticker:
         self._look_at_s = 0.0
 
     async def run(self) -> NoReturn:
-        """Until it is cancelled. Errors of Redis are waited out."""
+        """Push messages until cancelled. After an error of Redis it tries again."""
         trouble = Forever(f"periodic messages of {self._stream} are not pushed here")
         await trouble.repeat(self._step)
 
@@ -82,7 +81,7 @@ class Ticker:
     def _server_ms(self) -> float:
         return _loop_s() * 1000 + self._offset_ms
 
-    def _told(self, server_ms: int) -> None:
+    def _note_server_time(self, server_ms: int) -> None:
         self._offset_ms = server_ms - _loop_s() * 1000
 
     async def _declare(self) -> None:
@@ -95,14 +94,14 @@ class Ticker:
             DECLARE, [self._beside.cron], int(self._new), *args
         )
         self._new = False
-        self._told(now_ms)
-        for one, counts, last_ms, declared_ms in zip(
+        self._note_server_time(now_ms)
+        for one, is_current, last_ms, declared_ms in zip(
             self._declared, found[::3], found[1::3], found[2::3], strict=True
         ):
-            if one.counts and not counts:
+            if one.is_current and not is_current:
                 self._say_superseded(one)
-            one.counts = bool(counts)
-            one.known(max(int(last_ms), int(declared_ms)))
+            one.is_current = bool(is_current)
+            one.decided_up_to(max(int(last_ms), int(declared_ms)))
 
     def _say_superseded(self, one: _Declared) -> None:
         log.info(
@@ -115,13 +114,13 @@ class Ticker:
         now_ms = int(self._server_ms())
         wanted = due(one.schedule, one.ticks, one.last_ms, now_ms)
         if not wanted:
-            one.known(one.last_ms)
+            one.decided_up_to(one.last_ms)
         for tick in wanted:
             if not await self._decide(one, tick):
                 break
 
     async def _decide(self, one: _Declared, tick: Tick) -> bool:
-        """One tick; False if there is no more to do now."""
+        """Decide on one tick; returns False if the message's later ticks have to wait."""
         schedule, beside = one.schedule, self._beside
         unique = "" if schedule.overlap else f"cron:{schedule.name}"
         if unique:
@@ -133,7 +132,7 @@ class Ticker:
             *(schedule.name, self._group, schedule.spec, tick.at_ms, at, tick.missed),
             *(schedule.payload, int(tick.pushed), unique, one.last_ms),
         )
-        self._told(now_ms)
+        self._note_server_time(now_ms)
         what = text(said)
         one.timer.answered(now_ms, int(what == "pushed"), None)
         if what == "unknown":  # FLUSHALL
@@ -141,10 +140,10 @@ class Ticker:
             return False
         if what == "superseded":
             self._say_superseded(one)
-            one.counts = False
-        one.known(max(int(last_ms), one.last_ms))
+            one.is_current = False
+        one.decided_up_to(max(int(last_ms), one.last_ms))
         if what == "overlap":
-            log.info("%s of %s is left out: the one before runs still", schedule.name, self._stream)
+            log.info("%s of %s is left out: the one before still runs", schedule.name, self._stream)
         return what not in ("early", "superseded", "changed")
 
 

@@ -258,7 +258,7 @@ async def test_what_rings_before_anybody_listens_is_heard(server_bench: Bench) -
     assert await client.cancel(stream, earlier) == "running"
     mover = Mover(client, stream)
     mover.listeners.append(Listener(lambda: None, heard.append))
-    await mover.learn()
+    await mover.load_pauses()
     assert await client.cancel(stream, later) == "running"
     listening = asyncio.create_task(mover.run())
     await server_bench.until(lambda: heard, "it is heard")

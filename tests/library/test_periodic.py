@@ -123,7 +123,7 @@ async def test_a_tick_stands_only_for_those_that_nobody_else_has_pushed(
     await late._declare()
     [one] = late._declared
     newest = one.last_ms // HOUR_MS * HOUR_MS
-    one.known(newest - 3 * HOUR_MS)  # so long ago it has looked
+    one.decided_up_to(newest - 3 * HOUR_MS)  # a process that was stopped for 3 hours
     await bench.client.link().call(cron, "HSET", cron, "last:hourly", newest - HOUR_MS)
 
     await late._tick(one)

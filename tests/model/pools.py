@@ -211,7 +211,7 @@ class Pool:
     async def learn(self) -> None:
         """What is paused; its workers are told."""
         before = self.paused
-        await self.mover.learn()
+        await self.mover.load_pauses()
         self.paused = self.mover.paused(GROUP) is not None
         if self.paused != before:
             self.recovery.offers.paused = self.paused

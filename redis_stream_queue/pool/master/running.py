@@ -111,7 +111,7 @@ class RunningCrew:
         if self.mover is not None:
             self.mover.listeners.append(Listener(self._control_changed, self._cancelled))
             with contextlib.suppress(*OUTAGES):  # then it is known a little later
-                await self.mover.learn()
+                await self.mover.load_pauses()
 
     async def let_start(self, worker: WorkerRecord) -> None:
         """Give a loaded worker its name and its settings."""
