@@ -29,8 +29,8 @@ class Hosts:
         """skew_ms: so far its clock is off from Redis', as far as it knows."""
         schedules = schedules_of(periodic, JsonSerializer().encode)
         ticker = Ticker(self.bench.client, self.bench.stream, GROUP, schedules)
-        told = ticker._told
-        ticker._told = lambda ms: told(int(ms + skew_ms))  # type: ignore[method-assign]
+        note = ticker._note_server_time
+        ticker._note_server_time = lambda ms: note(int(ms + skew_ms))  # type: ignore[method-assign]
         self.tasks.append(asyncio.create_task(ticker.run()))
         return ticker
 
