@@ -165,7 +165,7 @@ def test_the_page_needs_nothing_from_elsewhere(
     (tmp_path / "token").write_text("s3cret\n")
     start_pool("--workers", "1", "--http", f"0.0.0.0:{port}", "--http-token-file", "token")
     url = f"http://127.0.0.1:{port}"
-    for path in ("/", "/page.css", "/page.js", "/status"):
+    for path in ("/", "/page.css", "/page.js", "/troubles.js", "/status"):
         refused = httpx.get(url + path, auth=("", "wrong"))
         assert (refused.status_code, refused.headers["www-authenticate"][:5]) == (401, "Basic")
         answer = httpx.get(url + path, auth=("me", "s3cret"))

@@ -63,6 +63,26 @@ class Scraper:
             assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+TROUBLES = "document.querySelector('#troubles').textContent"
+WELL = """{stream: "it's", dlq_stream: "d", redis: {error: ""}, paused: false, lag: 0,
+    oldest_waiting_s: 0, history: {at_s: [], errors: []}, failures: [], letters: [],
+    dead_letters: 0, handling: {p99_s: 30}, workers: []}"""
+NOTED = {  # what the page says, and of what in /status
+    "": "oldest_waiting_s: 59, history: {at_s: [699], errors: [9]}",
+    "9 errors in the last 5 min. ": "history: {at_s: [701], errors: [9]}",
+    "2 messages not started, the oldest for 61 s. rsq running 'it'\\''s'": (
+        "lag: 2, oldest_waiting_s: 61"
+    ),
+    "Messages wait, the oldest for 61 s. rsq running 'it'\\''s'": "lag: null, oldest_waiting_s: 61",
+    "1 of 1 worker not there: they end, and are started again. ": "workers: [{state: 'gone'}]",
+    "Slot 3 (pid 7) has been running 1-0 for 91 s. rsq show 'it'\\''s' 1-0": (
+        "workers: [{state: 'ready', slot: 3, pid: 7, message_id: '1-0', message_ms: 91000}]"
+    ),
+    "1 dead letter. rsq dlq list 'it'\\''s' --dlq-stream d": "dead_letters: 1",
+    "Paused: nothing is started for this group. rsq resume 'it'\\''s'": "paused: true",
+}
+
+
 def test_metrics_under_load_while_20_workers_are_killed(
     start_pool: StartPool, ledger: Ledger
 ) -> None:
@@ -94,10 +114,9 @@ def test_metrics_under_load_while_20_workers_are_killed(
 async def test_the_page_in_a_browser(
     start_pool: StartPool, ledger: Ledger, pool_server: Server, tmp_path: Path
 ) -> None:
-    """Its numbers change, it says that Redis is away, its console stays empty, and it asks no other
-    host."""
+    """Numbers change, it says what is wrong, its console stays empty, no other host is asked."""
     address = f"127.0.0.1:{free_port()}"
-    start_pool("--workers", "2", "--http", address)
+    pool = start_pool("--workers", "2", "--http", address)
     with chromium(tmp_path / "browser") as port:
         async with Page(port) as page:
             await page.send("Page.navigate", url=f"http://{address}/")
@@ -109,20 +128,34 @@ async def test_the_page_in_a_browser(
             await page.until(f"{rows('failures')}.includes('Error')")
             await page.until(f"{rows('workers')}.includes('busy')")
             await page.until("document.querySelector('path').getAttribute('d').length > 20")
+            await page.until(f"{TROUBLES}.includes('in the last 5 min, the last one: ')")
             pool_server.pause()
-            await page.until(f"{text('notice')}.startsWith('Redis does not answer since')")
+            await page.until(f"{TROUBLES}.includes('Redis does not answer since')")
             pool_server.resume()
-            await page.until(f"{text('notice')} === ''")
+            await page.until(f"!{TROUBLES}.includes('Redis does not answer')")
+            for expected, changes in NOTED.items():
+                assert await page.value(looked_at(changes)) == expected
             narrow = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
             await page.send("Emulation.setDeviceMetricsOverride", **narrow)
             assert await page.value("document.documentElement.scrollWidth") == 360
             assert page.complaints == []
+            (tmp_path / "app.py").write_text("no code")
+            pool.send(signal.SIGHUP)
+            await page.until(f"{TROUBLES}.includes('failed, the old code still runs: cannot load')")
+            pool.process.kill()
+            await page.until("document.querySelector('#verdict').textContent === 'No answer'")
             assert page.hosts == {address}
 
 
 def text(name: str) -> str:
     """JavaScript: what the page shows there."""
     return f"document.querySelector('[data-text={name}]')?.textContent"
+
+
+def looked_at(changes: str) -> str:
+    """JavaScript: what the page says of a crew that is well but for these changes."""
+    crew = f"{{...{WELL}, {changes}}}"
+    return f"troublesOf({crew}, 1000).map((t) => `${{t.words}} ${{t.command}}`).join()"
 
 
 def rows(name: str) -> str:

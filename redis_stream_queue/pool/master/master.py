@@ -264,7 +264,15 @@ class Master:
     def _take_snapshot(self) -> None:
         self.supervisor.note_background()
         parts = [Part(crew.observation, crew.metrics()) for crew in self.crews.values()]
-        self._snapshot = Snapshot(time.time(), self._state(), parts, dict(self.steering.reloads))
+        steering = self.steering
+        self._snapshot = Snapshot(
+            time.time(),
+            self._state(),
+            parts,
+            dict(steering.reloads),
+            steering.reload_failed,
+            steering.reload_failed_s,
+        )
 
     def _status_tick(self) -> None:
         for crew in self.crews.values():

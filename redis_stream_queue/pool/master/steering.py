@@ -43,7 +43,8 @@ class Steering:
         self._metrics = metrics
         self._task = task
         self._reloading: asyncio.Task[None] | None = None
-        self._reload_failed = ""
+        self.reload_failed = ""  # why, if the last one did
+        self.reload_failed_s = 0.0  # when, in seconds since the epoch
         self._asked_early = ""  # why to reload once the pool runs
         self._over = False
 
@@ -63,7 +64,7 @@ class Steering:
 
     def status_line(self) -> str:
         """For systemd."""
-        failed = f"reload failed: {self._reload_failed}; " if self._reload_failed else ""
+        failed = f"reload failed: {self.reload_failed}; " if self.reload_failed else ""
         return f"STATUS={failed}{self._metrics()}"
 
     def _is_heard(self, name: str) -> bool:
@@ -101,16 +102,17 @@ class Steering:
             await self._succession.reload()
         except ReloadFailed as error:
             self.reloads["failed"] += 1
-            self._reload_failed = _in_a_line(str(error))
+            self.reload_failed = _in_a_line(str(error))
+            self.reload_failed_s = time.time()
             log.error(
                 "reload failed: %s workers stay as they are. Mend it, and send SIGHUP again. Why: "
                 "%s",
                 "some" if error.partly else "all",
-                self._reload_failed,
+                self.reload_failed,
             )
         else:
             self.reloads["ok"] += 1
-            self._reload_failed = ""
+            self.reload_failed = ""
             log.info("all workers have been replaced")
         notify("READY=1", self.status_line())
 

@@ -16,6 +16,7 @@ class Moment(NamedTuple):
 
     at_s: float
     acked: int
+    errors: int
     lag: int | None
     handling: Histogram
     waiting: Histogram
@@ -26,6 +27,7 @@ class Step(NamedTuple):
 
     at_s: float
     acked_per_s: float
+    errors: int
     lag: int | None
     handling_s: float | None
     waiting_s: float | None
@@ -45,6 +47,7 @@ class History:
                 Step(
                     round(now.at_s, 1),
                     round((now.acked - last.acked) / (now.at_s - last.at_s), 2),
+                    now.errors - last.errors,
                     now.lag,
                     quantile(_since(now.handling, last.handling), 0.95),
                     quantile(_since(now.waiting, last.waiting), 0.95),

@@ -23,6 +23,7 @@ PAGES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/troubles.js": ("troubles.js", "text/javascript"),
 }
 HEADERS = {
     "Cache-Control": "no-store",

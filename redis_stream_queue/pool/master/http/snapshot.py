@@ -21,12 +21,15 @@ class Part(NamedTuple):
 
 class Snapshot(NamedTuple):
     """at_s: seconds since the epoch. state: of the pool, in one word. parts: one a target.
-    reloads: how many there were, by how they ended."""
+    reloads: how many there were, by how they ended. reload_failed: why the last one did, "" = it
+    did not; reload_failed_s: when."""
 
     at_s: float
     state: str
     parts: Sequence[Part]
     reloads: Mapping[str, int]
+    reload_failed: str = ""
+    reload_failed_s: float = 0.0
 
 
 class Renderings:

@@ -37,7 +37,7 @@ class Status:
             for number, (seen, metrics) in enumerate(snapshot.parts):
                 lag = seen.reading.stats.lag if seen.reading and not seen.error else None
                 times = metrics.handling, metrics.waiting
-                moment = Moment(snapshot.at_s, metrics.acked, lag, *times)
+                moment = Moment(snapshot.at_s, metrics.acked, metrics.errors, lag, *times)
                 self._histories.setdefault(number, History()).note(moment)
             await asyncio.sleep(STEP_S)
 
@@ -50,6 +50,11 @@ class Status:
                 "pid": os.getpid(),
                 "state": snapshot.state,
                 "now_s": snapshot.at_s,
+                "reloads": {
+                    **snapshot.reloads,
+                    "failed_why": snapshot.reload_failed,
+                    "failed_s": snapshot.reload_failed_s,
+                },
                 "crews": [self._crew(*numbered) for numbered in enumerate(snapshot.parts)],
             }
         ).encode()

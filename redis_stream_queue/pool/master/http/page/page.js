@@ -7,54 +7,48 @@ const sections = [];
 let held = false, answeredAt = null;
 
 const byId = (id) => document.getElementById(id);
-const number = (n) => n === null ? "unknown" : n.toLocaleString("en", { maximumFractionDigits: 1 });
-const clock = (s) => new Date(s * 1000).toLocaleTimeString("en-GB");
-const idTime = (id) => new Date(Number(id.split("-")[0])).toLocaleString("sv");
-
-function span(s) {
-  if (s === null) return "unknown";
-  if (s === 0) return "none";
-  if (s < 1) return `${Math.max(1, Math.round(s * 1000))} ms`;
-  if (s < 120) return `${s < 10 ? s.toFixed(1) : Math.round(s)} s`;
-  if (s < 7200) return `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s`;
-  if (s < 172800) return `${Math.floor(s / 3600)} h ${Math.floor(s % 3600 / 60)} min`;
-  return `${Math.floor(s / 86400)} days`;
-}
 
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-function setNotice(node, text) {
-  setText(node, text);
-  node.hidden = !text;
+function setClass(node, name) {
+  if (node.className !== name) node.className = name;
 }
 
-function cell(value, kind) {
-  const td = document.createElement("td");
-  td.textContent = value;
-  if (kind) td.className = kind;
-  return td;
+// What stays as it was is left alone: somebody may be marking or reading it.
+function ofLength(parent, count, make) {
+  while (parent.children.length > count) parent.lastElementChild.remove();
+  while (parent.children.length < count) parent.append(make());
+  return [...parent.children];
 }
 
-function fill(section, name, rows, nothing) {
-  const body = section.querySelector(`[data-rows="${name}"]`);
-  const columns = body.parentNode.querySelectorAll("thead th").length;
-  const made = rows.map((cells) => {
-    const row = document.createElement("tr"), head = document.createElement("th");
-    head.scope = "row";
-    head.className = cells[0].className;
-    head.textContent = cells[0].textContent;
-    row.append(head, ...cells.slice(1));
-    return row;
-  });
-  if (!made.length) {
-    const row = document.createElement("tr"), empty = cell(nothing);
-    empty.colSpan = columns;
-    row.append(empty);
-    made.push(row);
+// A cell: its text, a class, and a second text below it.
+const cell = (value, kind = "", below = "") => ({ value: String(value), kind, below });
+
+function makeRow(columns) {
+  const row = document.createElement("tr");
+  for (let i = 0; i < columns; i++) {
+    const made = document.createElement(i ? "td" : "th");
+    if (!i) made.scope = "row";
+    made.append(document.createElement("span"), document.createElement("div"));
+    row.append(made);
   }
-  body.replaceChildren(...made);
+  return row;
+}
+
+function fill(root, name, rows) {
+  const body = root.querySelector(`[data-rows="${name}"]`);
+  const columns = body.parentNode.querySelectorAll("thead th").length;
+  const cells = rows.length ? rows : [[cell("none"), ...Array(columns - 1).fill(cell(""))]];
+  ofLength(body, cells.length, () => makeRow(columns)).forEach((row, i) => {
+    cells[i].forEach(({ value, kind, below }, j) => {
+      const [text, more] = row.children[j].children;
+      setText(text, value);
+      setClass(text, kind);
+      setText(more, below);
+    });
+  });
 }
 
 function plot(figure, times, values, nowS, show) {
@@ -98,24 +92,15 @@ function stateOf(worker, paused) {
   return paused ? ["paused", ""] : ["idle", "good"];
 }
 
-function workerCells(worker, paused, nowS) {
-  const ms = worker.message_ms || worker.busy_ms;
+function workerCells(worker, crew, nowS) {
+  const s = runningS(worker);
   return [
-    cell(worker.slot), cell(...stateOf(worker, paused)), cell(`${worker.task} ${worker.message_id}`.trim() || "-"),
-    cell(ms ? clock(nowS - ms / 1000) : "-"), cell(ms ? span(ms / 1000) : "-"),
+    cell(worker.slot), cell(...stateOf(worker, crew.paused)),
+    cell(s ? span(s) : "-", isLong(worker, crew) ? "bad" : ""),
+    cell(`${worker.task} ${worker.message_id}`.trim() || "-"), cell(s ? clock(nowS - s, nowS) : "-"),
     cell(number(worker.acked)), cell(number(worker.errors), worker.errors ? "bad" : ""),
     cell(`${Math.round(worker.memory_mb)} MB`), cell(span(worker.cpu_ms / 1000)), cell(worker.pid || "-"),
   ];
-}
-
-function noticeOf(crew, nowS) {
-  const { error, since_s: sinceS, asked_s: askedS } = crew.redis;
-  if (error) {
-    const seen = askedS ? ` Numbers from Redis are those of ${clock(askedS)}.` : "";
-    return `Redis does not answer since ${clock(sinceS)}: ${error}.${seen}`;
-  }
-  if (crew.paused) return "Paused: nothing is started for this group until rsq resume " + crew.stream + ".";
-  return crew.stream ? "" : "No worker has loaded the app yet.";
 }
 
 function timesOf(name, times) {
@@ -136,57 +121,117 @@ function showCrew(section, crew, nowS) {
     times: `${timesOf("Handling", crew.handling)} ${timesOf("Waiting", crew.waiting)}`,
     letters_title: `Dead letters in ${crew.dlq_stream || "no stream"}` +
       (crew.letters.length ? `, the newest ${crew.letters.length}` : ""),
-    letters_help: crew.letters.length ? `rsq dlq show ${crew.stream} LETTER tells all of one, ` +
-      `rsq dlq requeue ${crew.stream} LETTER sends it back.` : "",
+    letters_help: crew.letters.length ? `rsq dlq show ${letterArguments(crew)} LETTER tells all of one, ` +
+      `rsq dlq requeue ${letterArguments(crew)} LETTER sends it back.` : "",
   };
   for (const [name, text] of Object.entries(texts)) setText(section.querySelector(`[data-text="${name}"]`), text);
-  setNotice(section.querySelector('[data-text="notice"]'), noticeOf(crew, nowS));
+  setClass(section, crew.redis.error ? "old-redis" : "");
+  setClass(section.querySelector('[data-text="dead_letters"]'), crew.dead_letters ? "bad" : "");
   const { at_s: times } = crew.history;
   for (const figure of section.querySelectorAll("[data-plot]")) {
     const name = figure.dataset.plot;
-    plot(figure, times, crew.history[name], nowS, name.endsWith("_s") && name !== "acked_per_s" ? span : number);
+    plot(figure, times, crew.history[name], nowS, ["handling_s", "waiting_s"].includes(name) ? span : number);
   }
-  fill(section, "workers", crew.workers.map((worker) => workerCells(worker, crew.paused, nowS)), "none");
+  fill(section, "workers", crew.workers.map((worker) => workerCells(worker, crew, nowS)));
   const tasks = Object.entries(crew.tasks);
   section.querySelector("[data-tasks]").hidden = !tasks.length;
   fill(section, "tasks", tasks.map(([name, task]) => [
     cell(name), cell(number(task.count)), cell(number(task.errors), task.errors ? "bad" : ""),
     ...[task.mean_s, task.p50_s, task.p95_s, task.p99_s].map((s) => cell(task.count ? span(s) : "-")),
-  ]), "none");
-  fill(section, "failures", crew.failures.map((failure) => [
-    cell(failure.kind, "bad"), cell(number(failure.count)), cell(clock(failure.at_ms / 1000)),
-    cell(failure.entry_id || "-"), cell(failure.text),
-  ]), "none");
+  ]));
+  fill(section, "failures", crew.failures.map((failure) => {
+    const { kind, text } = failure, said = text.startsWith(`${kind}: `) ? text.slice(kind.length + 2) : text;
+    return [
+      cell(kind, "bad", said === kind ? "" : said), cell(number(failure.count)),
+      cell(clock(failure.at_ms / 1000, nowS)), cell(failure.entry_id || "-"),
+    ];
+  }));
   fill(section, "letters", crew.letters.map((letter) => [
-    cell(letter.id), cell(idTime(letter.id)), cell(letter.reason, "bad"), cell(letter.delivery_count), cell(letter.error),
-  ]), "none");
+    cell(letter.reason, "bad", letter.error), cell(clock(idTime(letter.id), nowS)), cell(letter.id), cell(letter.delivery_count),
+  ]));
+}
+
+function overviewCells(crew, nowS) {
+  const busy = crew.workers.filter((worker) => worker.busy_ms).length, errors = errorsSince(crew, nowS, SHOWN_S);
+  return [
+    cell(crew.target, "", crew.stream), cell(number(crew.lag)), cell(span(crew.oldest_waiting_s)),
+    cell(number(crew.totals.acked_per_s)), cell(`${busy} of ${crew.workers.length}`),
+    cell(number(errors), errors ? "bad" : ""), cell(number(crew.dead_letters), crew.dead_letters ? "bad" : ""),
+  ];
+}
+
+function showTroubles(found) {
+  const verdict = found.length ? `${counted(found.length, "thing")} to look at` : "Nothing to look at";
+  setText(byId("verdict"), verdict);
+  const worst = found.some(({ bad }) => bad) ? "bad" : found.length ? "" : "good";
+  setClass(byId("verdict"), worst);
+  const rows = ofLength(byId("troubles"), found.length, () => {
+    const row = document.createElement("li");
+    row.append(...["a", "span", "code"].map((kind) => document.createElement(kind)));
+    return row;
+  });
+  found.forEach(({ crew, words, command, bad }, i) => {
+    const [link, text, code] = rows[i].children;
+    setText(link, crew === undefined ? "" : sections[crew].dataset.target);
+    if (crew !== undefined) link.href = `#crew-${crew}`;
+    setText(text, words);
+    setClass(text, bad ? "bad" : "");
+    setText(code, command);
+  });
+  return [verdict, worst];
+}
+
+function showIcon(worst) {
+  const color = { bad: "%23d02525", good: "%2322a04f" }[worst] || "%23888888";
+  const icon = `data:image/svg+xml,<svg xmlns='${SVG}' viewBox='0 0 8 8'><circle cx='4' cy='4' r='4' fill='${color}'/></svg>`;
+  if (byId("icon").href !== icon) byId("icon").href = icon;
 }
 
 function show(status) {
+  const nowS = status.now_s, zone = new Date(nowS * 1000).toLocaleTimeString("en-GB", { timeZoneName: "short" });
+  const several = status.crews.length > 1;
   setText(byId("where"), `${status.host}, pid ${status.pid}, version ${status.version}`);
   setText(byId("state"), status.state);
-  byId("state").className = `state ${status.state === "running" ? "good" : "bad"}`;
-  setText(byId("asked"), `as of ${clock(status.now_s)}`);
-  document.title = `${status.state}: rsq-pool on ${status.host}`;
-  status.crews.forEach((crew, i) => {
-    if (!sections[i]) {
-      byId("crews").append(byId("crew").content.cloneNode(true));
-      sections[i] = byId("crews").lastElementChild;
-    }
-    showCrew(sections[i], crew, status.now_s);
-  });
+  setClass(byId("state"), `state ${status.state === "running" ? "good" : "bad"}`);
+  setText(byId("asked"), `as of ${zone}`);
+  ofLength(byId("crews"), status.crews.length, () => byId("crew").content.firstElementChild.cloneNode(true))
+    .forEach((section, i) => {
+      sections[i] = section;
+      section.id = `crew-${i}`;
+      section.dataset.target = several ? status.crews[i].target : "";
+      showCrew(section, status.crews[i], nowS);
+    });
+  byId("overview").hidden = !several;
+  if (several) fill(document, "overview", status.crews.map((crew) => overviewCells(crew, nowS)));
+  const found = status.crews.flatMap((crew, i) => troublesOf(crew, nowS).map((trouble) => ({ ...trouble, crew: i })));
+  const [verdict, worst] = showTroubles([...troublesOfPool(status), ...found]);
+  showIcon(worst);
+  document.title = `${verdict}: rsq-pool on ${status.host}, ${status.state}`;
+}
+
+function showSilence(error) {
+  const since = answeredAt ? ` since ${clock(answeredAt, Date.now() / 1000)}` : "";
+  setText(byId("state"), "no answer");
+  setClass(byId("state"), "state bad");
+  const words = `The pool does not answer${since} (${error.message}).${answeredAt ? " What is below is old." : ""}`;
+  showTroubles([{ words, command: "", bad: true }]);
+  setText(byId("verdict"), "No answer");
+  showIcon("bad");
+  document.title = `No answer: rsq-pool ${byId("where").textContent}`;
 }
 
 async function ask() {
   try {
     const answer = await fetch("status", { signal: AbortSignal.timeout(5000) });
     if (!answer.ok) throw new Error(`it says ${answer.status}`);
-    show(await answer.json());
+    const status = await answer.json();
     answeredAt = Date.now() / 1000;
-    setNotice(byId("notice"), "");
+    if (held) return;
+    setClass(document.body, "");
+    show(status);
   } catch (error) {
-    const since = answeredAt ? ` since ${clock(answeredAt)}` : "";
-    setNotice(byId("notice"), `The pool does not answer${since} (${error.message}). What is below is old.`);
+    setClass(document.body, "old");
+    showSilence(error);
   }
 }
 
@@ -197,6 +242,13 @@ async function tick() {
 
 byId("hold").addEventListener("click", () => {
   held = !held;
-  setText(byId("hold"), held ? "Go on" : "Hold still");
+  byId("hold").setAttribute("aria-pressed", held);
+  setClass(document.body, held ? "old" : "");
+  if (!held) return ask();
+  setText(byId("state"), "held still,");
+  setClass(byId("state"), "state bad");
+});
+document.addEventListener("visibilitychange", () => {
+  if (!held && !document.hidden) ask();
 });
 tick();
