@@ -179,6 +179,7 @@ class StreamConsumer:
     async def _ensure(self) -> None:
         if not self._checked:
             await check_server(self.client, self.stream)
+            self.group.reset()  # a new consumer looks for itself: a test may have flushed all
             self._checked = True
         await self.group.ensure(self.config.dlq_stream, self.config.dlq_group)
         if not self._named:

@@ -38,6 +38,15 @@ class TestGroupLost:
             await consumer.run_once()
         assert second in handler.runs
 
+    async def test_a_new_consumer_looks_for_itself(self, bench: Bench) -> None:
+        """What this process remembers of the group is no longer so: between two tests, say."""
+        await bench.consumer(RecordingHandler()).run_once()
+        await self.lose(bench, "FLUSHALL")
+        handler = RecordingHandler()
+        [message] = await bench.push(1)
+        await bench.consumer(handler).run_once()
+        assert handler.runs == {message: 1}
+
     async def test_finished_messages_do_not_run_again(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
