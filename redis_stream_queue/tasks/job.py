@@ -36,6 +36,11 @@ class Kept(NamedTuple):
     conversion: Conversion | None = None
 
 
+def kept_for(ttl_s: float, conversion: Conversion | None = None) -> Kept:
+    """What ``result_ttl_s`` asks for."""
+    return Kept(max(round(ttl_s * 1000), 1), conversion)
+
+
 class Job(Generic[R]):
     """One call of a task that was pushed.
 
@@ -121,7 +126,8 @@ class Job(Generic[R]):
         if self._kept is None:
             raise ConfigError(
                 f"task {self.task!r} keeps no results: declare it with "
-                "@queue.task(result_ttl_s=3600), so many seconds."
+                "@queue.task(result_ttl_s=3600), so many seconds; where it is pushed by its name, "
+                "push it with queue.options(result_ttl_s=3600)."
             )
         stream = self._stream
         if timeout_s is None and (waits := stream.running()):

@@ -48,6 +48,15 @@ class PushOptions(OneExtras, total=False):
     timeout_s: float
 
 
+class NamedPushOptions(PushOptions, total=False):
+    """Options of one push by the name of a task.
+
+    result_ttl_s: see TaskOptions; None = as the task says, where its code is at hand.
+    """
+
+    result_ttl_s: float | None
+
+
 CHECKED: Mapping[str, Rule] = {
     "name": Maybe(NAME),
     "max_deliveries": Maybe(Whole(1)),

@@ -15,8 +15,8 @@ from ..handlers import DLQHandler, ErrorHook, stream_handler
 from ..later.periodic import CatchUp, Cron, Periodic
 from ..producer import LENGTH, MAX_LEN, StreamProducer
 from ..serializers import JsonSerializer, Serializer, for_stream
-from .job import Job, Kept
-from .options import NAME, PushOptions, TaskOptions, checked
+from .job import Job, Kept, kept_for
+from .options import CHECKED, NAME, NamedPushOptions, TaskOptions, checked
 from .pushing import Pushing
 from .running import TaskRunner, Tasks
 from .stream import TaskStream
@@ -146,14 +146,18 @@ class Queue:
 
         return decorate if func is None else decorate(func)
 
-    def options(self, **options: Unpack[PushOptions]) -> _ByName:
-        """Push under these options where the code is not at hand; see ``push``."""
-        return _ByName(self._stream, options)
+    def options(self, **options: Unpack[NamedPushOptions]) -> _ByName:
+        """Push under these options where the code is not at hand; see ``push``.
+
+        options: those of a task's ``options()``, and result_ttl_s: seconds that its result is kept.
+        """
+        return _ByName(self._stream, self.tasks, options)
 
     async def push(self, task: str, /, *args: Any, **kwargs: Any) -> Job[Any]:
         """Push a call of a task whose code is not at hand: nothing is checked here.
 
-        task: its name. args, kwargs: of its function, as the serializer takes them.
+        task: its name. args, kwargs: of its function, as the serializer takes them. Where its
+        result is wanted: ``queue.options(result_ttl_s=3600).push(...)``.
         """
         return await self.options().push(task, *args, **kwargs)
 
@@ -246,9 +250,13 @@ class Queue:
 class _ByName:
     """Pushes calls by the names of their tasks."""
 
-    def __init__(self, stream: TaskStream, options: PushOptions) -> None:
+    def __init__(self, stream: TaskStream, tasks: Tasks, options: NamedPushOptions) -> None:
         self._stream = stream
-        self._options = options
+        self._tasks = tasks
+        self._options: Any = dict(options)
+        ttl_s = self._options.pop("result_ttl_s", None)
+        check("result_ttl_s", ttl_s, CHECKED["result_ttl_s"])
+        self._kept = None if ttl_s is None else kept_for(ttl_s)
 
     def _pushing(self, task: str) -> Pushing[..., Any]:
         if not NAME.fits(task):
@@ -256,7 +264,9 @@ class _ByName:
                 f"queue.push() wants the name of a task, {NAME}, got {task!r:.80}. (A task that is "
                 "at hand has a push() of its own.)"
             )
-        return Pushing(self._stream, task, None, options=self._options)
+        known = self._tasks.get(task)
+        kept = self._kept or (known.kept if known else None)
+        return Pushing(self._stream, task, None, kept, self._options)
 
     async def push(self, task: str, /, *args: Any, **kwargs: Any) -> Job[Any]:
         return await self._pushing(task).push(*args, **kwargs)

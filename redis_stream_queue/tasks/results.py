@@ -17,7 +17,7 @@ from ..delivery.answers import VALUE
 from ..exceptions import TaskFailed
 from ..later.keys import companions
 
-LOOK_EVERY_S = 60.0  # whether the job has ended without a result
+FIRST_LOOK_S, LAST_LOOK_S = 1.0, 60.0  # whether the job has ended without a result, more rarely
 MARGIN_S = 2.0  # how much longer than it blocks a wait may take before it counts as dead
 MOST_KEPT = 50  # connections that nobody waits on
 
@@ -35,7 +35,7 @@ class Waiting:
 
         Raises TimeoutError, and what redis-py raises where Redis refuses us.
         """
-        backoff = Backoff()
+        backoff, look_s = Backoff(), FIRST_LOOK_S
         async with asyncio.timeout(timeout_s):
             while True:
                 try:
@@ -45,15 +45,16 @@ class Waiting:
                     if await _ended(client, stream, group, job_id):
                         found = await link.call(key, "LINDEX", key, 0)
                         return bytes(found) if found else None
-                    if found := await self._moved(link, key):
+                    if found := await self._moved(link, key, look_s):
                         return bytes(found)
+                    look_s = min(look_s * 2, LAST_LOOK_S)
                 except OUTAGES as error:
                     if isinstance(error, ResponseError) and not passes(error):
                         raise
                     await asyncio.sleep(backoff.next_s())
 
-    async def _moved(self, link: Link, key: str) -> Any:
-        """Wait until it is there, and leave it for others; None after a while.
+    async def _moved(self, link: Link, key: str, longest_s: float) -> Any:
+        """Wait until it is there, and leave it for others; None after so long.
 
         Source: https://redis.io/docs/latest/commands/blmove/
         """
@@ -61,10 +62,10 @@ class Waiting:
         own = free[-1] if free else link.dedicated(key)
         if free:
             self._free.remove(own)
-        wait = ("BLMOVE", key, key, "LEFT", "LEFT", LOOK_EVERY_S)
+        wait = ("BLMOVE", key, key, "LEFT", "LEFT", longest_s)
         try:
             [found] = first_error(
-                await own.run([wait], link.endpoint.socket_timeout, last_s=LOOK_EVERY_S + MARGIN_S)
+                await own.run([wait], link.endpoint.socket_timeout, last_s=longest_s + MARGIN_S)
             )
         except BaseException:  # its answer may still be on the way
             await link.drop(own)

@@ -10,7 +10,7 @@ from ..delivery.invocation import check_runs, looks_async
 from ..delivery.rules import Rules
 from ..exceptions import ConfigError
 from .arguments import Arguments
-from .job import Kept
+from .job import kept_for
 from .options import NAME, Options
 from .pushing import Pushing
 from .stream import TaskStream
@@ -36,7 +36,8 @@ class Task(Pushing[P, R], Generic[P, R, V]):
     ) -> None:
         name = _name(func, options)
         self.bound = Arguments(name, func)
-        self.kept = _kept(options.result_ttl_s, self.bound)
+        ttl_s = options.result_ttl_s
+        self.kept = None if ttl_s is None else kept_for(ttl_s, self.bound.result())
         super().__init__(stream, name, self.bound, self.kept)
         functools.update_wrapper(self, func)
         self.func = func
@@ -84,10 +85,6 @@ class Task(Pushing[P, R], Generic[P, R, V]):
             f"{self.name!r} is a task, which runs with the others of its queue: name the queue, as "
             "in rsq-pool app:queue."
         )
-
-
-def _kept(ttl_s: float | None, bound: Arguments) -> Kept | None:
-    return None if ttl_s is None else Kept(max(round(ttl_s * 1000), 1), bound.result())
 
 
 def _name(func: Any, options: Options) -> str:

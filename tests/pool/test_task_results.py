@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from redis_stream_queue import Job, ResultGone, TaskFailed
+from redis_stream_queue import ConfigError, Job, Queue, ResultGone, TaskFailed
 from tests.support.pool import PoolProcess
 from tests.support.waiting import wait_until
 
@@ -101,6 +101,16 @@ def test_results_are_read_by_all_who_wait_while_workers_die(
         assert await outcome(cancelled) == "cancelled"
         with pytest.raises(ResultGone):
             await app.queue.job("later", "1-1").result(5)
+        assert await (await app.queue.push("later", 7)).result(10) == 7  # it knows the task
+        elsewhere = Queue("work")  # does not
+        job = await elsewhere.options(result_ttl_s=60).push("double", "1.5")
+        assert await job.result(10) == "3.0"
+        forgotten = await elsewhere.push("double", "1.5")
+        with pytest.raises(ConfigError, match=r"queue\.options\(result_ttl_s=3600\)"):
+            await forgotten.result(10)
+        with pytest.raises(ResultGone):  # none is written, which is seen soon
+            await app.queue.job("double", forgotten.id).result(10)
+        await elsewhere.close()
         await app.queue.close()
 
     args = ("--workers", "2")
