@@ -37,13 +37,13 @@ def mark_children() -> None:
 class Orphans:
     """Ends the children of this process that a dead worker has left; make it in the event loop.
 
-    ours: returns the pids of templates and workers. unborn: is there a worker that is being forked,
-    so that its pid is not known yet?
+    ours: returns the pids of templates and workers. fork_pending: is there a worker that is being
+    forked, so that its pid is not known yet?
     """
 
     def __init__(self) -> None:
         self.ours: Callable[[], set[int]] = set
-        self.unborn: Callable[[], bool] = lambda: False
+        self.fork_pending: Callable[[], bool] = lambda: False
         self._ending = False
         self._background: set[int] = set()
         self._kill_at: dict[int, float] = {}  # by pid: SIGKILL at this loop.time()
@@ -51,8 +51,8 @@ class Orphans:
         self._again: asyncio.TimerHandle | None = None
         os.environ.pop(VARIABLE, None)  # set if a handler of another pool has started this pool
 
-    def note(self) -> None:
-        """Note which processes are here now, so that no worker that dies later has left them.
+    def note_background(self) -> None:
+        """Note which processes are here now: a worker that dies later has not left them.
 
         Call this again and again.
         """
@@ -103,7 +103,7 @@ class Orphans:
         name, worker = _linux.process_name(pid), _worker_of(pid)
         if name.startswith(FORK):
             worker = name.removeprefix(FORK)
-        elif name.startswith("rsq-") and self.unborn():
+        elif name.startswith("rsq-") and self.fork_pending():
             return True
         return int(worker) in ours if worker.isdecimal() else pid in self._background
 

@@ -1,4 +1,4 @@
-"""When a clock of the master ticks next."""
+"""Alarm: tells when something that is done again and again is to be done next."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..._log import logger
 
 log = logger(__name__)
 
-JITTER = 0.1
-LONGEST_MS = 3_600_000.0  # of one wait
+JITTER = 0.1  # share of the interval
+LONGEST_MS = 3_600_000.0  # the longest wait at a time
 
 
 class Alarm:
-    """Goes off ``interval_s`` after the last time, up to 10 % more or less; None = when asked to.
+    """Goes off ``interval_s`` after the last time, up to 10 % more or less; None = only by soon().
 
-    Whoever knows of something to do makes it earlier, never later.
+    soon() makes it earlier, never later.
     """
 
     def __init__(self, interval_s: float | None = None) -> None:
@@ -35,7 +35,7 @@ class Alarm:
             self._at_ms = mono_ms() + self._interval_s * jitter * 1000
 
     def soon(self, in_ms: float = 0) -> None:
-        """Go off no later than in so many ms."""
+        """Go off in ``in_ms`` at the latest."""
         at_ms = mono_ms() + in_ms
         if at_ms < self._at_ms:
             self._at_ms = at_ms
@@ -43,13 +43,13 @@ class Alarm:
                 _look_again(self._waiting)
 
     async def wait(self) -> None:
-        """Until it goes off; then it is set again."""
+        """Wait until it goes off; then it is set anew."""
         loop = asyncio.get_running_loop()
         while (wait_ms := self._at_ms - mono_ms()) > 0:
             self._waiting = loop.create_future()
             longest_s = min(wait_ms, LONGEST_MS) / 1000
             timer = loop.call_later(longest_s, _look_again, self._waiting)
-            try:  # half as dear as a timeout around it
+            try:  # costs half as much as asyncio.timeout()
                 await self._waiting
             finally:
                 timer.cancel()
@@ -63,11 +63,11 @@ def _look_again(waiting: asyncio.Future[None]) -> None:
 
 
 async def every(interval_s: float, what: str, work: Callable[[], object]) -> NoReturn:
-    """Do something again and again that asks nobody; a defect of it ends nothing."""
+    """Call ``work`` every ``interval_s``, for ever; errors are logged. what: for the log."""
     alarm = Alarm(interval_s)
     while True:
         await alarm.wait()
         try:
             work()
-        except Exception as error:  # whatever it was, the clock goes on
+        except Exception as error:  # a defect of ours: the clock goes on
             log.exception("%s failed; trying again", what, exc_info=error)

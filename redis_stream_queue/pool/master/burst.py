@@ -1,4 +1,4 @@
-"""--burst: watch the backlog until all of it is handled, with a progress bar on a terminal."""
+"""``--burst``: watch the backlog until all of it is handled, with a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .progress import Progress
 
 log = logger(__name__)
 
-LOOK_S = 0.1
+LOOK_S = 0.1  # between two looks
 
 
 class Burst:
-    """Ends when nothing is undelivered, nothing is pending, and nothing scheduled is due.
+    """Waits until no message is undelivered or pending, and no scheduled message is due.
 
-    backlogs: of each crew.
+    backlogs: pending list and mover of each crew. metrics: returns those of the pool.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Burst:
         self._metrics = metrics
 
     async def until_done(self) -> None:
-        """Wait for the end of the backlog; shows progress on standard error if it is a terminal."""
+        """Wait until all is done; shows progress on standard error if that is a terminal."""
         progress = Progress(await self._backlog())
         try:
             while not await self._all_done():

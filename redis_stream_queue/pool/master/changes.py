@@ -17,9 +17,10 @@ log = logger(__name__)
 
 
 def watch_changes(spawner: Spawner, reload: Callable[[str], None]) -> None:
-    """Start the process that watches; call it in the loop. reload: called with what has changed.
+    """Start the process that watches files; call this in the event loop.
 
-    Raises Failure without the extra ``reload``.
+    reload: called with a text that names the changed files. Raises Failure if the extra ``reload``
+    is not installed or the process cannot be started.
     """
     if importlib.util.find_spec("watchfiles") is None:
         raise Failure(

@@ -1,4 +1,4 @@
-"""One crew, from what its first worker says of the app to its last words to Redis."""
+"""One crew, from the first worker that has loaded the app to the end of the pool."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ from .maintenance import Maintenance
 from .observation import Observation
 from .recovery import Recovery
 from .running import RunningCrew
-from .slots import Crew, WorkerRecord, snapshot
+from .slots import Crew, WorkerRecord, crew_metrics
 from .startup import prepare
 from .succession import Succession
 from .supervisor import Supervisor
 
 log = logger(__name__)
 
-CLOCKS_AFTER_S = 0.05  # what workers need for their first read comes first
+CLOCKS_AFTER_S = 0.05  # the clocks start after the first reads of workers, which are more urgent
 
 if TYPE_CHECKING:
     from .heartbeat import HeartbeatWriter
 
 
 class CrewLife:
-    """What becomes of one target.
+    """Sets up and runs the workers of one target.
 
-    config: the pool's, with this target. connected: is set once Redis has answered. state: the
-    pool's, in a word. on_set_up: called once it could start. task: runs something beside, whose
-    failure ends the pool. fail: ends it.
+    config: that of the pool, with this target. connected: is set once Redis has answered. state:
+    returns the pool's state in one word. on_set_up: called once this crew could start. task: runs
+    an awaitable in the background; its failure ends the pool. fail: ends the pool. running: None
+    until the crew is set up.
     """
 
     def __init__(
@@ -75,13 +76,13 @@ class CrewLife:
         self._fail = fail
         self._heartbeat: HeartbeatWriter | None = None
         self._setting_up = self._started = False
-        self._declared: int | None = None  # how many workers its code has asked for
+        self._declared: int | None = None  # how many workers its code asks for
         self._acked = RateWindow()
 
     # -- start ---------------------------------------------------------------------------------
 
     def loaded(self, worker: WorkerRecord, message: Loaded) -> None:
-        """A worker has the app; the first one tells what its handler wants."""
+        """A worker has loaded the app; what the first one tells sets the crew up."""
         self.loading.loaded(worker, message)
         if self._started and self.running is not None:
             self._task(self.running.let_start(worker))
@@ -90,7 +91,7 @@ class CrewLife:
             self._task(self._set_up(message))
 
     async def _set_up(self, loaded: Loaded) -> None:
-        """Check the server, create the group."""
+        """Check the settings and the server, and create the group. Raises Failure."""
         try:
             settings = resolve(self.config, loaded, cluster=self._client.endpoint.cluster)
         except ConfigError as error:
@@ -121,8 +122,10 @@ class CrewLife:
         self._on_set_up()
 
     def _adopt_size(self, declared: int | None) -> str:
-        """The decorator's, if it is another one than before, and nobody else has said how many
-        there are to be; returns what is wrong with it."""
+        """Take over the number of workers that the code asks for, unless an option says it.
+
+        declared: what it asks for now, None = nothing. Returns what is wrong with it, "" = nothing.
+        """
         if declared == self._declared or self.config.workers is not None:
             return ""
         if declared is not None and declared > MAX_WORKERS:
@@ -134,18 +137,18 @@ class CrewLife:
         return ""
 
     def reloaded(self, canary: WorkerRecord) -> None:
-        """Fresh code has started, and is kept: it may want more workers, or fewer."""
+        """Note that fresh code is kept: it may ask for another number of workers."""
         if wrong := self._adopt_size(canary.declared):
             log.error("%s It keeps those it has.", wrong)
 
     @property
     def serves(self) -> tuple[str, str]:
-        """Its stream and group, once they are known."""
+        """Names of its stream and group; "" until they are known."""
         settings = self.running.settings if self.running else None
         return (settings.stream, settings.consumer.group) if settings else ("", "")
 
     def start(self) -> None:
-        """Its workers may read, and its clocks tick."""
+        """Let the workers read, and start the clocks."""
         running = self.running
         assert running is not None
         self._started = True
@@ -203,12 +206,12 @@ class CrewLife:
     # -- life ----------------------------------------------------------------------------------
 
     def heard(self, worker: WorkerRecord, message: Message) -> None:
-        """A worker has said something about its messages."""
+        """Act on a message from a worker."""
         if self.running is not None:
             self.running.heard(worker, message)
 
     def ready(self, *, first: bool) -> None:
-        """A worker reads. first: none has before."""
+        """Note that a worker reads. first: it is the first one of this crew."""
         self.loading.ready()
         if self.running is not None:
             if first:
@@ -216,15 +219,15 @@ class CrewLife:
             self.running.recovery.offers.dispatch()
 
     def died(self, worker: WorkerRecord, why: str, *, interrupted: bool) -> None:
-        """A worker has ended. interrupted: by us, as the pool ends."""
+        """Note that a worker has ended. interrupted: the pool itself has ended it."""
         if self.running is not None:
             self.running.died(worker, why, interrupted=interrupted)
 
     def metrics(self) -> PoolMetrics:
-        """What it has done so far; no Redis call."""
+        """The metrics of this crew so far; asks nothing of Redis."""
         running = self.running
         mover = running.mover if running else None
-        return snapshot(
+        return crew_metrics(
             self.crew,
             paused=running.paused if running else False,
             buried=running.recovery.buried if running else 0,
@@ -236,7 +239,7 @@ class CrewLife:
         )
 
     async def release(self) -> None:
-        """The last words to Redis: give back what dead workers held. Raises an outage."""
+        """At the end of the pool: give back what dead workers held. Raises what Redis raises."""
         if self.running is not None:
             await self.running.recovery.release_all()
             await self.running.recovery.close()

@@ -1,4 +1,4 @@
-"""Watches the workers' vitals: kills what is stuck, retires what has grown too large."""
+"""Watches the workers: kills those that are stuck, replaces those that use too much memory."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .states import WorkerState
 
 log = logger(__name__)
 
-LIMITED_S = 0.1  # between two looks where a time limit is set
-UNLIMITED_S = 1.0
-MEMORY_EVERY_MS = 900  # at each look of those, early or late
-DUMP_WAIT_S = 0.2
-MOST_DUMP = 1500  # characters
+LIMITED_S = 0.1  # between two looks if there is a time limit
+UNLIMITED_S = 1.0  # between two looks if there is none
+MEMORY_EVERY_MS = 900  # a little less than UNLIMITED_S: then memory is read at each look
+DUMP_WAIT_S = 0.2  # how long a worker has to write its stacks
+MOST_DUMP = 1500  # bytes of them that are read
 LOADING_LOOK_S, NONE_LOADING_LOOK_S = 1.0, 5.0
-SLOW_LOADING_MS = 10_000
-MOST_FRAMES = 8  # the innermost; then come those of the import system, and ours
+SLOW_LOADING_MS = 10_000  # a worker that loads for longer is logged
+MOST_FRAMES = 8  # innermost frames that are shown; further out is the import system
 
 
 class HealthCheck:
-    """Looks at every worker, every ``interval_s``.
+    """Looks at every worker; look() is to be called every ``interval_s``.
 
-    limited: there is a time limit, of the pool or of a task.
-    living: these. redis_ok_ms: for how long Redis has answered the master without a break.
-    kill, retire: what is done about a worker.
+    living: returns the workers. redis_ok_ms: returns for how long Redis has answered the master
+    without a break. limited: is there a time limit, of the pool or of a task? kill(worker, why):
+    ends a worker at once. retire(worker): replaces it.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class HealthCheck:
         )
 
     def _name_long_handler(self, worker: WorkerRecord, vitals: Vitals) -> None:
-        """Once for each message: nothing is killed without a limit, but somebody should know."""
+        """Log a message that runs for very long, once: without a limit it is not killed."""
         since = worker.row[Field.MESSAGE_SINCE]
         if vitals.message_ms > LONG_HANDLER_MS and self._named.get(worker) != since:
             self._named[worker] = since
@@ -132,7 +132,11 @@ class HealthCheck:
 
 
 class Weighed(NamedTuple):
-    """Memory of a worker, in MB, and since when its message runs (0 = none that counts)."""
+    """Memory of a worker.
+
+    since: start of the message that runs, 0 = none, or the first one of a life, which is not looked
+    at. at_start_mb: memory when that message was started. used_mb: memory now, None = unknown.
+    """
 
     since: int
     at_start_mb: float | None
@@ -140,14 +144,16 @@ class Weighed(NamedTuple):
 
     @property
     def taken_mb(self) -> float:
+        """How much of the memory the running message has taken."""
         return (self.used_mb or 0) - (self.at_start_mb or 0)
 
 
 def weighed(before: Weighed | None, used_mb: float | None, own_mb: int, since: int) -> Weighed:
-    """What a worker uses, and what it used when the message that runs had not been started.
+    """The memory of a worker now.
 
-    before: the last time, some messages ago perhaps. own_mb: what it used once its first message
-    had ended, 0 = it has not, and does not count. since: when what runs was started, 0 = nothing.
+    before: the result of the last call, some messages ago perhaps. used_mb: memory in use now.
+    own_mb: memory after its first message, 0 = that has not ended. since: start of the message that
+    runs, 0 = none.
     """
     if not own_mb or not since:
         return Weighed(0, used_mb, used_mb)
@@ -158,7 +164,7 @@ def weighed(before: Weighed | None, used_mb: float | None, own_mb: int, since: i
 
 
 async def watch_loading(living: Callable[[], list[WorkerRecord]], target: str) -> NoReturn:
-    """Say which workers take long to load the app, and where they are: it may hang."""
+    """Log workers that take long to load the app, and where in the code one of them is."""
     say_at_ms, loading = SLOW_LOADING_MS, living()
     while True:
         await asyncio.sleep(LOADING_LOOK_S if loading else NONE_LOADING_LOOK_S)
@@ -179,10 +185,10 @@ async def watch_loading(living: Callable[[], list[WorkerRecord]], target: str) -
 
 
 async def dump_stack(worker: WorkerRecord) -> str:
-    """Where a worker's threads are now, as faulthandler prints it; "" if it cannot tell."""
+    """The stacks of a worker's threads as faulthandler prints them; "" if it cannot write them."""
     if not worker.pid:
         return ""
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # whatever the worker has there by now
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # an app may have put any file there
     try:
         dump = os.open(f"/proc/{worker.pid}/fd/{worker.row[Field.DUMP_FD]}", flags)
     except OSError:

@@ -1,4 +1,4 @@
-"""Writes down what this pool does and since when, where ``rsq running`` reads it."""
+"""Writes the heartbeat of a crew into Redis, where ``rsq running`` and other commands read it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ from .slots import WorkerRecord
 
 log = logger(__name__)
 
-LOOK_S = 1.0
-BEAT_MS = 5000  # at the latest: what runs for a moment and has changed is written at the next look
-MOMENT_MS = 500
-TIDY_MS = 60_000  # between two looks at the server's clock, and two tries that were forbidden
+LOOK_S = 1.0  # how often it is looked whether something has changed
+BEAT_MS = 5000  # after this time it is written even if nothing has changed
+MOMENT_MS = 500  # a message that has been running for less is no change
+TIDY_MS = 60_000  # between two looks at the server's clock; also after a try that was forbidden
 RIGHTS = "~rsq:* +time +set +del +zadd +zrem +zremrangebyscore"
 
 Running = frozenset[tuple[int, str]]  # pid and message
 
 
 class HeartbeatWriter:
-    """The heartbeat of one pool. What cannot be written harms nothing, and is said once.
+    """Writes the heartbeat of one crew. A missing right is logged once and does no other harm.
 
-    living, metrics, state: asked for what to write. memory_limit_mb: of a worker, None = none.
+    living, metrics, state: return the workers, the metrics and the state of the pool in one word.
+    memory_limit_mb: of a worker, None = none.
     """
 
     def __init__(
@@ -60,17 +61,17 @@ class HeartbeatWriter:
         self._memory_limit_mb = memory_limit_mb
         self._host = socket.gethostname().encode(errors="replace").decode()
         self._name = heartbeat.new_name(self._host, os.getpid())
-        self._ahead_ms = 0  # of our own clock, the server's
+        self._ahead_ms = 0  # the server's time minus mono_ms()
         self._beat_at_ms = self._tidy_at_ms = -TIDY_MS
         self._written: tuple[str, Running] = "", frozenset()
         self._is_forbidden = False
 
     async def beat(self) -> NoReturn:
-        """Write again and again."""
+        """Write the heartbeat again and again."""
         while True:
             try:
                 await self._look(mono_ms())
-            except OUTAGES as error:  # clocks that need Redis say what is wrong with it
+            except OUTAGES as error:  # the clocks of maintenance.py log an outage
                 log.debug("no heartbeat: %s", error)
                 if is_forbidden(error):
                     await self._wait_for_rights()
@@ -147,6 +148,6 @@ class HeartbeatWriter:
         )
 
     async def erase(self) -> None:
-        """The pool has ended; if this does not get through, the heartbeat expires by itself."""
+        """Remove the heartbeat at the end of the pool; in an outage it expires by itself."""
         with contextlib.suppress(*OUTAGES):
             await heartbeat.erase(self._client, self._name)

@@ -1,4 +1,4 @@
-"""Dead letters of a crew, counted by the reason that they give."""
+"""Counts the dead letters of a crew by reason."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from ...delivery.hooks import Hooks
 
 
 class LetterCounts(Hooks):
-    """Those that workers tell of, and those of the master itself. What a worker that was killed had
-    no time to tell is missing."""
+    """The letters that workers tell of, and those that the master itself makes.
+
+    A worker that was killed may not have told its last one.
+    """
 
     def __init__(self) -> None:
         self.by_reason = dict.fromkeys(REASONS, 0)
 
     def buried(self, reason: str) -> None:
-        if reason in self.by_reason:  # of a mad worker it may be anything
+        if reason in self.by_reason:  # a damaged worker may tell any text
             self.by_reason[reason] += 1

@@ -4,8 +4,8 @@
 |---|---|---|
 | runs one message | for longer than the hard time limit | TIME_OUT |
 | uses memory | more than the limit | RETIRE |
-| uses memory | more than twice the limit, more than one of it taken by what runs | KILL |
-| has left, but its threads or processes have not ended | within the time they have | KILL |
+| uses memory | more than twice the limit, and its message took more than the limit | KILL |
+| has left, but its threads or processes have not ended | within their time | KILL |
 | neither reads nor handles | while the master's own Redis has answered all that time | KILL |
 """
 
@@ -15,18 +15,20 @@ from enum import Enum
 from typing import NamedTuple
 
 POLL_LIMIT_MS = 15_000  # a read lasts a second or two; this is silence
-LONG_HANDLER_MS = 600_000  # named in the log
-OWN_AND_HALF = 1.5
+LONG_HANDLER_MS = 600_000  # a message that runs for longer is logged
+OWN_AND_HALF = 1.5  # the least limit, as a multiple of the memory that the app takes by itself
 
 
 class Action(Enum):
+    """What is done with a worker."""
+
     RETIRE = "retire"  # a successor first, then drain
     KILL = "kill"  # at once
-    TIME_OUT = "time_out"  # the same, and nothing but the message that runs is to blame
+    TIME_OUT = "time_out"  # at once; only the message that runs is a suspect
 
 
 class Limits(NamedTuple):
-    """What a worker may use; None = no limit. leave_s: for its threads when it leaves."""
+    """What a worker may use; None = no limit. leave_s: time for its threads after it has left."""
 
     time_limit_s: float | None = None
     memory_mb: float | None = None
@@ -34,13 +36,12 @@ class Limits(NamedTuple):
 
 
 class Vitals(NamedTuple):
-    """What is known of a worker now. Times in ms.
+    """What is known of a worker now.
 
-    message_ms: how long the current message has been running, 0 = none.
-    poll_age_ms: since the last finished read. memory_mb: resident size, None = not looked at.
-    taken_mb: how much of that the running message has taken; what the first batch of a life takes
-    may be the app's own.
-    redis_ok_ms: for how long the master's own commands have been answered without a break.
+    busy: does it handle a batch? message_ms: how long the current message has been running, 0 =
+    none. poll_age_ms: time since the last finished read. redis_ok_ms: for how long the master's own
+    commands have been answered without a break. memory_mb: resident size, None = not looked at.
+    taken_mb: how much of that the running message has taken; 0 for the first batch of a life.
     leaving_ms: for how long it has been waiting for its threads and processes, 0 = it does not.
     """
 
@@ -54,12 +55,12 @@ class Vitals(NamedTuple):
 
 
 def memory_limit_mb(limit_mb: float, own_mb: int) -> float:
-    """The limit to go by where the app takes ``own_mb`` by itself: less cannot be kept."""
+    """The limit that holds for an app that takes ``own_mb`` by itself: it is above that."""
     return max(limit_mb, own_mb * OWN_AND_HALF) if own_mb > limit_mb else limit_mb
 
 
 def judge(vitals: Vitals, limits: Limits) -> tuple[Action, str] | None:
-    """What has to be done with a worker, and why; None = nothing."""
+    """What is to be done with a worker, and why; None = nothing."""
     limit_s, limit_mb = limits.time_limit_s, limits.memory_mb
     if vitals.leaving_ms:
         late = limits.leave_s is not None and vitals.leaving_ms > limits.leave_s * 1000

@@ -1,4 +1,4 @@
-"""What workers say of the app that they have loaded, or could not load."""
+"""Notes what workers tell of the app: that they have loaded it, or why they could not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logger(__name__)
 
 
 class Loading:
-    """Keeps what is known of the app. fail: ends the pool."""
+    """Notes what the workers of a crew tell of the app. fail: ends the pool."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Loading:
         self._limit_too_small = self._said_name = False
 
     def loaded(self, worker: WorkerRecord, message: Loaded) -> None:
-        """A worker has the app."""
+        """A worker has loaded the app."""
         worker.loaded = True
         worker.own_mb = message.memory_mb
         worker.tasks = message.tasks
@@ -49,7 +49,7 @@ class Loading:
             )
 
     def ready(self) -> None:
-        """A worker reads: the next error is news again."""
+        """A worker reads, so that the next error is logged even if it is the same as the last."""
         self._error = ""
 
     def _check_memory_limit(self, own_mb: int) -> None:
@@ -66,12 +66,12 @@ class Loading:
         )
 
     def failed(self, worker: WorkerRecord, message: LoadFailed) -> None:
-        """It cannot load it: the end at first, later something that may pass."""
+        """A worker cannot load the app: that ends the pool, unless workers could load it before."""
         text = f"cannot load {message.what!r}: {message.error}"
         worker.told_to_go = True
         worker.refused = text
         if self._crew.ever_ready:
-            if text != self._error:  # once: it is tried again and again
+            if text != self._error:  # each start is tried again and again: log an error once
                 self._error = text
                 log.error("slot=%d %s", worker.slot, text)
         else:

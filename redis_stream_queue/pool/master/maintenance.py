@@ -1,6 +1,6 @@
-"""The master's clocks: sweep, look after the dead, renew leases, trim. Each goes on by itself.
+"""The master's clocks: sweep, recover what dead workers held, renew leases, trim and others.
 
-A clock that meets an error of Redis waits with backoff and tries again, for ever.
+Each is a task of its own. After an error it waits, each time longer, and tries again for ever.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ from .recovery import Recovery
 
 log = logger(__name__)
 
-ROLE_S = 1.0
+ROLE_S = 1.0  # how often Redis is asked whether it is a master
 
 
 class Maintenance:
-    """What has to be done for a group again and again."""
+    """Does what has to be done for a group again and again.
+
+    redis_errors: how often Redis refused or did not answer.
+    """
 
     def __init__(self, settings: Settings, group: ConsumerGroup, recovery: Recovery) -> None:
         self._group = group
         self._recovery = recovery
         self._retention = Retention(recovery.pending, settings.consumer.max_stream_size)
-        self.redis_errors = 0  # that clocks have met
+        self.redis_errors = 0
         self._ok_since_ms: int | None = None
         self._outage = Backoff()
         self._failing: set[str] = set()  # clocks whose last try failed
         self._lease_interval_ms = lease_interval_ms(settings.consumer.min_idle_claim_ms)
 
     def clocks(self) -> list[Awaitable[NoReturn]]:
-        """Everything that should run, each as a task of its own."""
+        """The clocks; each is to be run as a task of its own."""
         return [
             self._whenever(self._recovery.sweeping, "sweeping", self._sweep),
             self._whenever(self._recovery.looking, "recovering", self._recovery.look_at_deaths),
@@ -52,7 +55,7 @@ class Maintenance:
     async def every(
         self, interval_s: float, what: str, work: Callable[[], Awaitable[None]]
     ) -> NoReturn:
-        """Do something on a clock of its own."""
+        """Do work every ``interval_s``, for ever. what: names it in the log."""
         await self._whenever(Alarm(interval_s), what, work)
 
     async def _whenever(
@@ -63,7 +66,7 @@ class Maintenance:
             await alarm.wait()
             try:
                 await work()
-            except Exception as error:  # whatever it was, the clock goes on
+            except Exception as error:  # also a defect of ours: the clock goes on
                 await self._survive(what, error, backoff)
                 alarm.soon()
             else:
@@ -80,7 +83,7 @@ class Maintenance:
             if backoff.worth_a_line():
                 log.exception("%s failed; trying again", what, exc_info=error)
         else:
-            self._outage.next_s()  # one outage hits all clocks: it is said once for all of them
+            self._outage.next_s()  # an outage stops all clocks, but is logged once for all of them
             if self._outage.worth_a_line():
                 why = str(error).rstrip(".") or type(error).__name__
                 log.error("%s: %s; trying again until Redis is back", what, why)
@@ -94,7 +97,7 @@ class Maintenance:
             log.info("Redis answers again")
 
     def redis_ok_ms(self) -> int:
-        """For how long Redis has answered without a break, in ms."""
+        """For how long Redis has answered without a break, in ms; 0 = it does not now."""
         return 0 if self._ok_since_ms is None else mono_ms() - self._ok_since_ms
 
     # -- what the clocks do --------------------------------------------------------------------
@@ -110,14 +113,14 @@ class Maintenance:
         await self._group.prune_consumers(GHOST_IDLE_MS)
 
     async def restore_group(self) -> None:
-        """Create a lost group again behind what is known to be finished."""
+        """Create a lost group again; it goes on behind entries that are known to be finished."""
         try:
             await self._group.recreate(self._retention.restart_id)
         except OUTAGES as error:
             log.warning("cannot create the group again yet: %s", error)
-        except Exception as error:  # whatever it was, the next read asks for it again
+        except Exception as error:  # also a defect of ours: the next read tries it again
             log.exception("cannot create the group again", exc_info=error)
 
     async def _ask_role(self) -> None:
-        """Sweeps that find nothing to do only read, which an old master answers for ever."""
+        """Ask whether this is still the master: a replica would answer mere reads for ever."""
         await self._group.client.link().check_role(self._group.client.key(self._group.stream))

@@ -1,7 +1,7 @@
-"""The master: one loop that watches workers, hands over what they leave, and answers signals.
+"""The master: one event loop that watches workers, hands over what they leave, answers signals.
 
-It never imports the app and never handles a message. Nothing here may block: what talks to Redis is
-a task of its own, and workers are told things through pipes that never block.
+It never imports the app and never handles a message. Nothing here may block: all that talks to
+Redis is a task of its own, and the pipes to the workers never block.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ log = logger(__name__)
 if TYPE_CHECKING:
     from .http.server import HttpServer
 
-STATUS_S = 60.0
-SNAPSHOT_S = 1.0
-LAST_WORDS_S = 2.0
-MARGIN_S = 5.0  # that systemd waits beyond what our end may take
-CANCEL_AGAIN_S = 0.5
+STATUS_S = 60.0  # how often the status is logged
+SNAPSHOT_S = 1.0  # how often a snapshot for HTTP is made
+LAST_WORDS_S = 2.0  # how long Redis has to answer when the pool ends
+MARGIN_S = 5.0  # that systemd waits beyond the longest time that our end may take
+CANCEL_AGAIN_S = 0.5  # a task that has not ended by then is cancelled again
 
 
 class Master:
-    """Runs one pool; see the module's text. supervisor: has begun to start workers."""
+    """Runs one pool. supervisor: has begun to start workers already."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Master:
     # -- life ----------------------------------------------------------------------------------
 
     def listen(self) -> None:
-        """Take the signals; what they ask for is done once it runs."""
+        """Take the signals from now on; what they ask for is done in run()."""
         loop = asyncio.get_running_loop()
         self._over = loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -119,7 +119,7 @@ class Master:
         self.steering.listen(loop)
 
     async def run(self) -> int:
-        """Until drained; returns the exit code. Raises Failure."""
+        """Run until drained; returns the exit code. Raises Failure."""
         self.supervisor.on_message = self._heard
         self.supervisor.on_death = self._died
         self.supervisor.on_failure = self._fail
@@ -156,9 +156,9 @@ class Master:
             self._over.set_exception(error)
 
     async def _finish(self) -> None:
-        """The order matters: no more clocks, no more workers, then the last words to Redis."""
+        """End tasks, then workers, then give back what they held: the order matters."""
         tasks = set(self._tasks)
-        while tasks:  # again, should a library swallow a cancellation
+        while tasks:  # once more if a library has swallowed the cancellation
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
@@ -188,7 +188,7 @@ class Master:
         self._connected.set()
 
     def _start_if_all_can(self) -> None:
-        """A crew could start: not before all could, as one that cannot ends the pool."""
+        """Start all crews if each of them can start; one that cannot start ends the pool."""
         crews = list(self.crews.values())
         if any(crew.running is None for crew in crews):
             return
@@ -249,12 +249,12 @@ class Master:
     # -- metrics -------------------------------------------------------------------------------
 
     def metrics(self) -> PoolMetrics:
-        """What the pool has done so far; no Redis call."""
+        """The metrics of the pool so far; asks nothing of Redis."""
         metrics = added([crew.metrics() for crew in self.crews.values()])
         return replace(metrics, quiet=self.steering.quiet)
 
     def _state(self) -> str:
-        """How the pool is, in one word."""
+        """The state of the pool in one word."""
         if self._draining:
             return "draining"
         if self.steering.quiet:
@@ -262,7 +262,7 @@ class Master:
         return "running" if self.supervisor.ever_ready else "starting"
 
     def _take_snapshot(self) -> None:
-        self.supervisor.note_background()
+        self._spawner.orphans.note_background()
         parts = [Part(crew.observation, crew.metrics()) for crew in self.crews.values()]
         steering = self.steering
         self._snapshot = Snapshot(
@@ -303,7 +303,7 @@ class Master:
         self._end()
 
     def drain(self, exit_code: int) -> None:
-        """Let running messages finish, start nothing new, then end with this code."""
+        """Let running messages finish, start nothing new, then end with this exit code."""
         if self._draining:
             return
         self._draining = True

@@ -1,5 +1,4 @@
-"""What Redis says of the pool's stream, asked on a clock: whoever wants to know it waits for
-nobody."""
+"""What Redis says of a crew's stream, asked on a clock, so that no HTTP request waits."""
 
 from __future__ import annotations
 
@@ -15,8 +14,8 @@ from ...connection.link import OUTAGES
 from ...operations.readings import Reading, read
 from ..settings import Settings
 
-READ_S = 5.0
-LETTERS = 10
+READ_S = 5.0  # between two readings
+LETTERS = 10  # newest dead letters that are shown
 MOST_TEXT = 300  # characters
 
 log = logger(__name__)
@@ -26,11 +25,12 @@ if TYPE_CHECKING:
 
 
 class Observation:
-    """The newest reading, and when it was made (seconds since the epoch); None = none yet.
+    """The newest reading of a crew's stream.
 
-    error: why there is no newer one, "" = there is; failing_since_s: since when.
-    letters: the newest dead letters, without payloads.
-    stream, dlq_stream: keys, with their prefix; "" until the handler is known.
+    reading: None = none yet. at_s: when it was made. error: why the last try failed, "" = it did
+    not. failing_since_s: since when, 0 = it does not; both since the epoch. letters: the newest
+    dead letters, without payloads. stream, dlq_stream: keys with their prefix; "" until the handler
+    is known. group: its name.
     """
 
     def __init__(self, target: str) -> None:
@@ -43,7 +43,7 @@ class Observation:
         self._letters_of: Sequence[str] = ()
 
     async def watch(self, client: StreamClient, settings: Settings) -> NoReturn:
-        """Read again and again; while Redis is away the last one stays."""
+        """Read again and again; in an outage the last reading stays."""
         consumer = settings.consumer
         self.stream, self.group = client.key(settings.stream), consumer.group
         self.dlq_stream = client.key(consumer.dlq_stream) if consumer.dlq_stream else ""
@@ -57,7 +57,7 @@ class Observation:
                 self.at_s, self.error, self.failing_since_s = time.time(), "", 0.0
                 if consumer.dlq_stream:
                     await self._read_letters(DeadLetterQueue(client, consumer.dlq_stream))
-            except OUTAGES as error:  # clocks that need Redis say what is wrong with it
+            except OUTAGES as error:  # the clocks of maintenance.py log an outage
                 log.debug("no reading of the stream: %s", error)
                 self.error = plain_cut(str(error) or type(error).__name__, MOST_TEXT)
                 self.failing_since_s = self.failing_since_s or time.time()

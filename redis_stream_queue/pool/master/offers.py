@@ -1,6 +1,6 @@
-"""What waits for a worker: offers to idle ones, in an order that keeps innocents alive.
+"""What waits for a worker: offers to idle workers, in an order that protects harmless messages.
 
-A worker takes what it is offered by a guarded script, so an offer that comes to nothing, or comes
+A worker claims what it is offered by a guarded script. So an offer that is not taken, or is made
 twice, does no harm.
 """
 
@@ -19,18 +19,18 @@ from ..protocol import NoWork, Take
 from ..scoreboard import Field, Scoreboard
 from .slots import WorkerRecord
 
-LATE_MS = 3000  # so late a worker may still carry out what it was offered
-MOST_ALONE_WAIT_MS = 60_000  # a last delivery waits no longer for others to end
-MOST_LASTS = 50
-OFFER_MS = 250  # how long a worker has to take what it was offered
+LATE_MS = 3000  # a worker that hangs may still take an offer so much later
+MOST_ALONE_WAIT_MS = 60_000  # how long a last delivery waits for others to end
+MOST_LASTS = 50  # last deliveries that wait, of each kind; see Due.exclusive
+OFFER_MS = 250  # how long a worker has to take an offer
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """An entry that somebody should take now.
+    """An entry that a worker should take now.
 
-    last: this is its last permitted delivery. suspect: its delivery before ended with its whole
-    pool, and it may be what killed the pool.
+    error: why its last delivery failed, "" = unknown. last: this is its last permitted delivery.
+    suspect: its last delivery ended together with its whole pool, and it may be the cause.
     """
 
     offer: SeenEntry
@@ -42,25 +42,28 @@ class Due:
 
     @property
     def alone(self) -> bool:
-        """Does it come in a batch of its own?"""
+        """Is it handled in a batch of its own?"""
         return self.last or self.decision in (Fate.CLAIM_ALONE, Fate.BURY)
 
     @property
     def exclusive(self) -> bool:
-        """Does no suspect and no other last delivery run beside it? One of them would die, too."""
+        """May no suspect and no other last delivery run at the same time, on any worker?
+
+        If this one kills the pool again, they would die with it.
+        """
         return self.last and self.suspect
 
     @property
     def risky(self) -> bool:
-        """May it be kept waiting by an exclusive one?"""
+        """Must it wait while an exclusive one runs?"""
         return self.last or self.suspect
 
 
 class Offers:
-    """The queue of one master.
+    """The offers of one crew.
 
-    workers: the live workers, asked anew each time. known_error: what is remembered of a message.
-    paused: nobody is offered anything.
+    workers: returns the workers that live. known_error: returns the last error of a message, "" =
+    unknown. paused: True = no worker is offered anything.
     """
 
     def __init__(
@@ -73,9 +76,9 @@ class Offers:
         self._workers = workers
         self._known_error = known_error
         self._waiting: deque[Due] = deque()
-        self._ids: set[str] = set()  # of what waits
-        self._under_way: dict[str, int] = {}  # id -> until when its worker may still take it
-        self._risky: dict[WorkerRecord, list[Due]] = {}  # what workers have of these
+        self._ids: set[str] = set()  # of those that wait
+        self._under_way: dict[str, int] = {}  # id -> until when its worker may take it
+        self._risky: dict[WorkerRecord, list[Due]] = {}  # risky ones that a worker may run
         self.paused = False
         self._counts: Counter[bool] = Counter()  # waiting last deliveries, by exclusive
 
@@ -83,7 +86,7 @@ class Offers:
         return len(self._waiting)
 
     def add(self, due: Due) -> None:
-        """Queue it; of last deliveries, which may have to wait for each other, only a few."""
+        """Queue an entry; of last deliveries, which wait for each other, MOST_LASTS at most."""
         if due.last:
             if self._counts[due.exclusive] >= MOST_LASTS:
                 return  # it stays in Redis; the next sweep offers it
@@ -98,32 +101,32 @@ class Offers:
             self._counts[due.exclusive] -= 1
 
     def withdraw(self, owner: str) -> list[Due]:
-        """Take back what waits and was seen under this consumer's name."""
+        """Remove and return what waits and was seen under this consumer's name."""
         withdrawn = [due for due in self._waiting if due.offer.owner == owner]
         for due in withdrawn:
             self._remove(due)
         return withdrawn
 
     def has(self, entry_id: str) -> bool:
-        """Does it wait, or is it on its way to a worker?"""
+        """Does this entry wait, or is it on its way to a worker?"""
         return entry_id in self._ids or self._under_way.get(entry_id, 0) > mono_ms()
 
     def forget_old(self) -> None:
-        """What was offered long ago has been taken, or has come to nothing."""
+        """Forget offers that no worker can take any more."""
         now = mono_ms()
         self._under_way = {i: until for i, until in self._under_way.items() if until > now}
 
     # -- workers -------------------------------------------------------------------------------
 
     def dispatch(self) -> None:
-        """Offer what is due to idle workers, and note how much is left for those who ask."""
+        """Offer what is due to idle workers, and note on the scoreboard how much is left."""
         if self.paused:
-            self._scoreboard.offers_waiting = 0  # nobody is to ask
+            self._scoreboard.offers_waiting = 0  # so that no worker asks
             return
         now = mono_ms()
         self._scoreboard.offers_waiting = len(self._waiting)  # before looking who is idle
         idle = [worker for worker in self._workers() if worker.idle_now(now)]
-        # Last come those that let an offer pass, or have not been heard of for longest.
+        # Last come workers that did not take an offer, then those whose last read is longest ago.
         for worker in sorted(idle, key=lambda w: (w.passive, -w.row[Field.READ_AT])):
             if worker.channel is not None:
                 if (take := self._take_for(worker, now)) is None:
@@ -132,9 +135,9 @@ class Offers:
         self._scoreboard.offers_waiting = len(self._waiting)
 
     def answer(self, worker: WorkerRecord, taken: int, beside: int = 0) -> None:
-        """A worker asks before it reads; taken, beside: see AskForWork."""
+        """Answer a worker that asks before it reads; taken, beside: see AskForWork."""
         if taken < worker.offers:
-            return  # one is on its way: that is the answer
+            return  # an offer is on its way to it already
         worker.offered_until_ms = 0
         self._risky.pop(worker, None)
         if worker.channel is not None and self.paused:
@@ -145,7 +148,7 @@ class Offers:
         self._scoreboard.offers_waiting = len(self._waiting)
 
     def declined(self, worker: WorkerRecord, ids: list[str]) -> None:
-        """A worker had begun something else: what it was offered is free again."""
+        """A worker did not take what it was offered: other workers may get it."""
         worker.offered_until_ms = 0
         for entry_id in ids:
             self._under_way.pop(entry_id, None)
@@ -158,7 +161,7 @@ class Offers:
             return None
         first = self._waiting[index]
         if beside and (first.alone or first.suspect):
-            return None  # in its turn, for a worker that has ended its batch
+            return None  # it waits for a worker that has ended its batch
         chosen = [first]
         if not first.alone:
             most = beside or worker.row[Field.BATCH]
@@ -181,7 +184,7 @@ class Offers:
         )
 
     def _first_allowed(self, now_ms: int) -> int | None:
-        """Index of the first that may be taken now; see Due.exclusive."""
+        """Index of the first entry that may run now, None = there is none; see Due.exclusive."""
         if not self._waiting:
             return None
         living = set(self._workers())
@@ -199,7 +202,7 @@ class Offers:
 
 
 def _may_run(worker: WorkerRecord, dues: list[Due], now_ms: int) -> bool:
-    """Does this worker have them in hand, or may it still take them?"""
+    """Does this worker run one of them, or may it still take them?"""
     late_ms = LATE_MS if worker.passive else 0
     on_its_way = now_ms < worker.offered_until_ms + late_ms
     return on_its_way or any(worker.holds(due.offer.id) for due in dues)

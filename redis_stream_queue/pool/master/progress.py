@@ -12,7 +12,10 @@ WIDTH = 30
 
 
 class Progress:
-    """A line at the bottom of a terminal; log lines erase it, and it is drawn again."""
+    """A line at the bottom of a terminal; log lines erase it, and then it is drawn again.
+
+    total: how many messages there are. Does nothing if standard error is no terminal.
+    """
 
     def __init__(self, total: int) -> None:
         self._shown = erases_lines(sys.stderr)
@@ -20,7 +23,7 @@ class Progress:
         self._began_ms = mono_ms()
 
     def show(self, handled: int) -> None:
-        """Draw it, whether it has changed or not."""
+        """Draw the line, also if it has not changed."""
         if not self._shown:
             return
         self._total = max(self._total, handled)
@@ -29,7 +32,7 @@ class Progress:
         self._write(f"\r{line[:columns]}\x1b[K")
 
     def end(self) -> None:
-        """Leave it where it is."""
+        """Leave the line where it is, and go to the next one."""
         if self._shown:
             self._write("\n")
 
@@ -42,7 +45,7 @@ class Progress:
 
 
 def bar(handled: int, total: int, took_ms: int) -> str:
-    """``handling [####------] 40 of 100, 00:12 left``."""
+    """The text of the bar, such as ``handling [####------] 40 of 100, 00:12 left``."""
     filled = WIDTH * handled // total if total else WIDTH
     left = ""
     if 0 < handled < total:

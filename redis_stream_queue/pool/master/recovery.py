@@ -1,7 +1,8 @@
-"""Carries out what fate() decides about entries that nobody in this pool is running.
+"""Carries out what fate() decides about entries that no worker of this pool runs.
 
-The master never claims for a worker: it offers entries to idle ones, which take them by a guarded
-script. What no idle worker can take is parked as due now, and offered as soon as one is free.
+The master never claims an entry for a worker: it offers entries to idle workers, which claim them
+by a guarded script. An entry for which no worker is idle is parked as due now, and offered as soon
+as one is.
 """
 
 from __future__ import annotations
@@ -35,27 +36,25 @@ from .slots import WorkerRecord
 
 log = logger(__name__)
 
-PAGES_PER_TICK = 4
-REST = 4  # times as long as looking at them took
+PAGES_PER_TICK = 4  # of one sweep
+REST = 4  # a pause between pages is so many times as long as looking at them took
 MOST_OFFERS = 2000  # enough to keep all workers busy; the rest stays in Redis until then
-LARGE_BYTES = 1 << 20  # a worker may run out of memory while it reads in a message above this
+LARGE_BYTES = 1 << 20  # a worker may run out of memory while it reads a message above this
 SWEEP_S = 0.3
-PENDING_SWEEP_MS = 170  # while others hold something: what they give back goes on within 200 ms
-DEATHS_MS = 100
-NAME_LINGERS_MS = 1000  # a dead worker's last read may still arrive at Redis
+PENDING_SWEEP_MS = 170  # while other consumers hold messages: given back, they wait < 200 ms
+DEATHS_MS = 100  # between two looks at what dead workers hold
+NAME_LINGERS_MS = 1000  # the last read of a dead worker may arrive at Redis so late
 
 
 @dataclass(slots=True)
 class Death:
-    """How a worker ended, and what was in its handler's hands then.
+    """How a worker ended, and what it ran then.
 
-    suspects: tells for an entry id whether it was running.
-    why: for ``last_error``.
-    reading: nothing was in its hands: what it holds was on its way to it.
-    own_most: how often what ran may be delivered, where it has rules of its own.
-    said: the log names what was running.
-    unconfirmed: what it asked of Redis last and did not count; confirm(name, count) is called with
-    what turns out to have been done.
+    suspects: tells for an entry id whether it may be the cause. why: how the worker ended, for
+    ``last_error``. reading: the worker ran no message; what it holds was on its way to it.
+    said: the suspects have been logged. own_most: max_deliveries by id, where a task sets its own.
+    unconfirmed: what it asked of Redis last and did not count. confirm(name, count): called for
+    what Redis turns out to have done.
     """
 
     consumer: str
@@ -70,10 +69,10 @@ class Death:
 
 
 class Recovery:
-    """Offers, dead workers' leftovers, sweeps and burials of one pool.
+    """Offers, messages of dead workers, sweeps and burials of one crew.
 
-    workers: the live workers, asked anew each time. lone: there is never more than one.
-    sweeping, looking: when to call sweep() and look_at_deaths() next.
+    workers: returns the workers that live. lone: there is never more than one. sweeping, looking:
+    tell when to call sweep() and look_at_deaths() next.
     """
 
     def __init__(
@@ -111,17 +110,17 @@ class Recovery:
 
     @property
     def buried(self) -> int:
-        """Dead letters made here."""
+        """How many dead letters the master itself has made."""
         return self.dead_letter_writer.meter.dlq
 
     def died(self, death: Death) -> None:
-        """Note a death; the next look_at_deaths() sees to it."""
+        """Note a death; look_at_deaths() is called soon."""
         self._deaths[death.consumer] = death
         self._unrenewed.discard(death.consumer)
         self.looking.soon()
 
     def declined(self, worker: WorkerRecord, ids: list[str]) -> None:
-        """A worker had begun something else: what it was offered is for another one."""
+        """A worker did not take what it was offered: offer it to another one."""
         self.offers.declined(worker, ids)
         self.sweeping.soon()
         self.looking.soon()
@@ -132,13 +131,13 @@ class Recovery:
         self.sweeping.soon(due_in_ms + 1)
 
     def remember(self, entry_id: str, error: str) -> None:
-        """Keep a worker's error for the letter that the message may become."""
+        """Keep an error of a message for the dead letter that it may become."""
         self.dead_letter_writer.letters.remember(entry_id, error)
 
     # -- dead workers --------------------------------------------------------------------------
 
     async def look_at_deaths(self) -> None:
-        """Hand over or bury what dead workers held; remove their names when nothing is left."""
+        """Hand over or bury what dead workers hold; remove names that hold nothing any more."""
         for death in reversed(list(self._deaths.values())):  # the newest is the most urgent
             now = mono_ms()
             held = await self._held_by(death)
@@ -186,7 +185,10 @@ class Recovery:
         return self.policy if most is None else self.policy._replace(max_deliveries=most)
 
     async def _unread(self, death: Death, held: list[PendingEntry]) -> dict[str, str]:
-        """What was on its way to a dead worker, and is so large that it may have died of it."""
+        """Messages on their way to a dead worker that are so large that it may have died of them.
+
+        Returns a text about the size, by id.
+        """
         if not death.reading:
             return {}
         ids = [e.id for e in held if not death.suspects(e.id) and not self.offers.has(e.id)]
@@ -195,7 +197,7 @@ class Recovery:
         return {i: f"{size_text(size)} could not be read in" for i, size in large.items()}
 
     def _unread_due(self, entry: PendingEntry, why: str) -> Due:
-        """This delivery has come to nothing; the next one is alone."""
+        """What to do with a message that a worker could not read: its next delivery is alone."""
         _, _, deliveries = read_count(entry.delivery_count)
         log.warning(
             "message %s of stream %s: %s; delivery %d of %d",
@@ -210,7 +212,7 @@ class Recovery:
         return self._due(entry, decision, why)
 
     async def _held_by(self, death: Death) -> list[PendingEntry]:
-        """What a dead worker holds; what it does not hold any more was done before it died."""
+        """What a dead worker holds; also counts what it had done and not counted."""
         held = await self.pending.held_by(death.consumer)
         still = {entry.id for entry in held} if death.unconfirmed else ()
         for name, missing, entry_id in death.unconfirmed:
@@ -220,8 +222,8 @@ class Recovery:
         return held
 
     async def _park_unoffered(self, death: Death) -> None:
-        """No idle worker: put it where every pool finds it, and tell ours to ask for it."""
-        # Taken back before anything is awaited: nobody may be offered them meanwhile.
+        """Park what no worker is idle for, so that every pool finds it, and sweep for it."""
+        # Withdrawn before anything is awaited: else a worker could get such an offer meanwhile.
         left = self.offers.withdraw(death.consumer)
         if not left:
             return
@@ -248,7 +250,10 @@ class Recovery:
             del self._deaths[death.consumer]
 
     async def release_all(self) -> None:
-        """The pool leaves: give back what dead workers held, uncounted, and remove their names."""
+        """At the end of the pool: give back what dead workers hold, and remove their names.
+
+        These deliveries do not count.
+        """
         for death in list(self._deaths.values()):
             held = await self._held_by(death)
             await self.pending.park(
@@ -261,10 +266,7 @@ class Recovery:
     # -- sweep ---------------------------------------------------------------------------------
 
     async def sweep(self) -> None:
-        """Look through the pending list for what is due.
-
-        Bounded: a long list is continued by the next call, after a rest.
-        """
+        """Look through the pending list for what is due; the next call continues a long list."""
         async with self._one_sweep:
             next_ms = await self._sweep_pages()
         if next_ms is not None:
@@ -275,7 +277,7 @@ class Recovery:
             await self.dead_letter_writer.settle()  # a burial that an outage interrupted
 
     async def _sweep_pages(self) -> int | None:
-        """Returns ms until the next one that is known."""
+        """Look at some pages; returns ms until the next message is known to be due, None = none."""
         dead: list[Due] = []
         began_ms = mono_ms()
         self.offers.forget_old()
@@ -299,7 +301,7 @@ class Recovery:
                 break
         self.offers.dispatch()
         rest_ms = None if self.offers else REST * (mono_ms() - began_ms)
-        await self._bury(dead)  # last: letters that cannot be written hold up nothing else
+        await self._bury(dead)  # last, as letters that cannot be written would hold up the rest
         return self._sweep.next_due_ms if self._sweep.at_start else rest_ms
 
     def _due(
@@ -311,13 +313,13 @@ class Recovery:
         return Due(made, decision, error, self.policy.is_last(made.new_count), suspect)
 
     def _was_running(self, entry: PendingEntry) -> bool:
-        """Is it still held by a consumer that vanished, not parked by one that lived?"""
+        """Is the entry held by a consumer that is gone, and not parked?"""
         parked = parking_due_ms(self.policy.group, entry.consumer) is not None
         return bool(entry.consumer) and not parked
 
     def _owner(self, entry: PendingEntry) -> Owner:
         if entry.consumer in self._deaths:
-            return Owner.MATE  # left to look_at_deaths()
+            return Owner.MATE  # look_at_deaths() decides about it
         mate = self._mates.get(entry.consumer)
         if mate is None:
             return Owner.STRANGER
@@ -325,7 +327,7 @@ class Recovery:
         return Owner.MATE if fresh or mate.may_hold(entry.id) else Owner.STRANGER
 
     async def renew_leases(self, interval_ms: int) -> None:
-        """Fallback renewal: for workers whose loop cannot (a handler holds the GIL)."""
+        """Renew leases for workers that have not: a handler that holds the GIL stops their loop."""
         now = mono_ms()
         for worker in self._workers():
             row = worker.row
@@ -339,9 +341,9 @@ class Recovery:
                 )
                 self._unrenewed.discard(worker.consumer)
             except ResponseError as error:
-                if passes(error):  # it refuses the others', too
+                if passes(error):  # Redis refuses those of other workers, too
                     raise
-                if worker.consumer not in self._unrenewed:  # its row may be nonsense: said once
+                if worker.consumer not in self._unrenewed:  # ids in its row may be damaged
                     self._unrenewed.add(worker.consumer)
                     log.warning("slot=%d: its leases could not be renewed: %s", worker.slot, error)
 
@@ -351,7 +353,7 @@ class Recovery:
         if not dead:
             return
         if self.settings.dlq_handler:
-            for due in dead:  # the dlq_handler lives in the workers
+            for due in dead:  # workers bury, as they have the dlq_handler
                 self.offers.add(due)
             return
         async with self._burying:
@@ -360,7 +362,7 @@ class Recovery:
             await self.pending.prune(self.dead_letter_writer.name)
 
     async def close(self) -> None:
-        """Remove the names that this pool leaves behind, as far as they hold nothing."""
+        """Remove the consumer names that hold nothing: parking names, and that of the master."""
         group, own = self.settings.consumer.group, self.dead_letter_writer.name
         parking = [f"{group}:retry:{1 << exponent}" for exponent in range(40)]
         await self.pending.prune(*parking, *filter(None, [own]))

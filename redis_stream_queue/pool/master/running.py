@@ -1,4 +1,4 @@
-"""A crew once its first worker has loaded: what it runs on, and what its workers ask for."""
+"""A crew once its first worker has loaded the app: answers what its workers say and ask for."""
 
 from __future__ import annotations
 
@@ -53,9 +53,10 @@ if TYPE_CHECKING:
 
 
 class RunningCrew:
-    """Made once, when the server is checked and the group is there.
+    """Answers the workers of a crew. It is made once the server is checked and the group exists.
 
-    task: runs something beside, whose failure ends the pool. fail: ends it.
+    task: runs an awaitable in the background; its failure ends the pool. fail: ends the pool.
+    paused: is the stream paused for this group?
     """
 
     def __init__(
@@ -74,8 +75,8 @@ class RunningCrew:
         self.recovery = recovery
         self.maintenance = maintenance
         self.mover = mover_of(client, settings.stream)
-        self.paused = False  # the stream, for this group
-        self._quiet = False  # this pool alone
+        self.paused = False
+        self._quiet = False  # does this pool start nothing new (SIGTSTP)?
         self.failures = Failures()
         self._config = config
         self._client = client
@@ -84,7 +85,7 @@ class RunningCrew:
         self._fail = fail
         self._schedules: tuple[Schedule, ...] = ()
         self._ticking: asyncio.Future[NoReturn] | None = None
-        # What workers say: a message of another kind needs its line here.
+        # A new kind of message from workers needs a line here.
         self._said: dict[type[Message], Callable[[WorkerRecord, Any], None]] = {
             GroupLost: lambda worker, message: task(maintenance.restore_group()),
             MorePeriodic: lambda worker, message: worker.periodic.extend(message.schedules),
@@ -102,15 +103,15 @@ class RunningCrew:
         }
 
     def heard(self, worker: WorkerRecord, message: Message) -> None:
-        """A worker has said something."""
+        """Act on a message from a worker."""
         if (act := self._said.get(type(message))) is not None:
             act(worker, message)
 
     async def attend(self) -> None:
-        """Learn whether the stream is paused, and hear of it from now on."""
+        """Ask whether the stream is paused, and listen to changes of that from now on."""
         if self.mover is not None:
             self.mover.listeners.append(Listener(self._control_changed, self._cancelled))
-            with contextlib.suppress(*OUTAGES):  # then it is known a little later
+            with contextlib.suppress(*OUTAGES):  # the running mover asks again
                 await self.mover.load_pauses()
 
     async def let_start(self, worker: WorkerRecord) -> None:
@@ -153,7 +154,7 @@ class RunningCrew:
     # -- periodic messages ---------------------------------------------------------------------
 
     def _tick(self, worker: WorkerRecord, message: Periodic) -> None:
-        """A worker has said what its code wants to be pushed; the newest one counts."""
+        """A worker has told the periodic messages of its code; those of the newest one count."""
         said, worker.periodic = [*worker.periodic, *message.schedules], []
         if not (said or self._schedules):
             return
@@ -179,7 +180,7 @@ class RunningCrew:
     # -- pausing and cancelling ----------------------------------------------------------------
 
     def _control_changed(self) -> None:
-        """The stream was paused or resumed for some group: does it concern us?"""
+        """The stream was paused or resumed for some group: tell the workers if it is theirs."""
         settings, mover = self.settings, self.mover
         paused = mover.paused(settings.consumer.group) if mover else None
         if bool(paused) == self.paused:
@@ -192,7 +193,7 @@ class RunningCrew:
         self._tell_whether_to_start()
 
     def be_quiet(self, quiet: bool) -> None:
-        """Start nothing new in this pool, or go on."""
+        """Start nothing new in this pool (True), or start messages again (False)."""
         self._quiet = quiet
         self._tell_whether_to_start()
 
@@ -207,7 +208,7 @@ class RunningCrew:
         self.recovery.sweeping.soon()
 
     def say_paused(self) -> None:
-        """Nothing is started, for how long whoever."""
+        """Log that the stream is paused."""
         names = self.settings.stream, self.settings.consumer.group
         log.warning("stream %s is paused for group %s: nothing is started", *names)
 
@@ -220,9 +221,10 @@ class RunningCrew:
                 worker.channel.send(message)
 
     def died(self, worker: WorkerRecord, why: str, *, interrupted: bool) -> None:
-        """Note what was in its handler's hands while the row still says so.
+        """Note which messages a dead worker ran, as long as its row still shows it.
 
-        interrupted: by us, so what it ran is given back uncounted.
+        interrupted: the pool itself has ended the worker, so its messages are given back and this
+        delivery does not count.
         """
         if not worker.consumer:
             return
@@ -236,6 +238,6 @@ class RunningCrew:
         slot = self._crew.slot_of(worker)
         if worker.running()[0] and not interrupted and worker.task_errors:
             slot.confirm(worker.task_errors, 1)
-        if worker in slot.lives:  # else its row may be another one's by now
+        if worker in slot.lives:  # else another life may have its row by now
             death.unconfirmed, death.confirm = unconfirmed(worker.row), slot.confirm
         self.recovery.died(death)

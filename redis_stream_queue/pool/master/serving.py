@@ -21,12 +21,12 @@ log = logger(__name__)
 def http_server(
     config: PoolConfig, newest: Callable[[], Snapshot], is_ready: Callable[[], bool]
 ) -> HttpServer:
-    """What answers on ``config.http``. Raises Failure without the extra ``http``.
+    """The HTTP server for the address ``config.http``; newest, is_ready: see HttpServer.
 
-    newest, is_ready: see HttpServer.
+    Raises Failure if the extra ``http`` is not installed or the token cannot be read.
     """
     assert config.http is not None
-    try:  # now: workers need none of it, and start meanwhile
+    try:  # imported here and not at the start of the pool: workers start meanwhile
         from .http.access import read_token
         from .http.server import HttpServer
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Who exists: one record per worker life, and what the scoreboard says about it."""
+"""One record per worker life, per slot and per crew, with what the scoreboard shows of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..totals import NAMES, Totals, added, latest, of_row
 from .states import WorkerState, move
 
 TIME_LIMIT, STUCK, SIGNAL, EXIT = ENDS = "time_limit", "stuck", "signal", "exit"
-MOST_LIVES = 4  # of one slot: old ones that finish long jobs, and a new one
+MOST_LIVES = 4  # of one slot at a time: a new one, and old ones that finish long messages
 
 
 def nobody(_: str) -> bool:
@@ -34,7 +34,7 @@ def nobody(_: str) -> bool:
 
 @dataclass(eq=False)
 class WorkerRecord:
-    """One life of one slot."""
+    """One life of one slot: a worker process."""
 
     slot: int
     life: int
@@ -49,51 +49,53 @@ class WorkerRecord:
     loaded: bool = False
     told_to_go: bool = False
     own_mb: int = 0  # memory of the app by itself; 0 = not known
-    tasks: Sequence[str] = ()  # that its row may name
-    labels: Sequence[str] = ()  # what they are called where they are counted
-    periodic: list[list[Any]] = field(default_factory=list)  # what it has said of them so far
-    declared: int | None = None  # how many workers its code wants there to be
-    overran: bool = False  # it was killed for how long its message ran
+    tasks: Sequence[str] = ()  # names of its tasks; the row has their numbers, from 1 on
+    labels: Sequence[str] = ()  # the names under which these tasks are counted
+    periodic: list[list[Any]] = field(default_factory=list)  # told so far, see MorePeriodic
+    declared: int | None = None  # how many workers its code asks for
+    overran: bool = False  # it was killed because its message ran for too long
     began_ms: int = field(default_factory=mono_ms)
-    code: int = 0  # how often fresh code had been asked for when it was started
-    retiring: bool = False  # a successor is on its way
-    leaving_since_ms: int = 0  # it waits for its threads and processes
-    waits_for: str = ""
+    code: int = 0  # number of the code that it runs, see Supervisor
+    retiring: bool = False  # it is to be replaced
+    leaving_since_ms: int = 0  # since then it waits for its threads and processes, 0 = it does not
+    waits_for: str = ""  # names them
     killed: str = ""  # why the master killed it
     refused: str = ""  # why it could not load the app
     ended: str = ""  # how it ended
-    offers: int = 0  # how many were sent to it
-    offered_until_ms: int = 0  # how long it has to take the newest; 0 = it asked since, or declined
+    offers: int = 0  # how many Take messages were sent to it
+    offered_until_ms: int = 0  # until then it may take the newest; 0 = it has asked or declined
+    batches_before: int = 0  # how many batches it had handled when it got the newest offer
     cpu_ms: int = 0  # processor time, when it was last looked at
-    batches_before: int = 0  # how many it had handled when it was offered that
 
     def totals(self) -> Totals:
-        """What it has counted: its reports, and what its row has counted since the newest."""
+        """Its counters: those of its reports, or of its row where that has counted more."""
         reported = self.reports.read() if self.reports is not None else {}
         return named(latest(reported, of_row(self.row)), self.labels)
 
     def processor_ms(self) -> int:
-        """Processor time that it has used so far."""
+        """Processor time that it has used so far, in ms."""
         self.cpu_ms = max(self.cpu_ms, cpu_ms(self.pid) if self.pid else 0)
         return self.cpu_ms
 
     def running(self) -> tuple[str, int]:
-        """The message that has been running longest, and since when; "" and 0 = none."""
+        """The message that has been running longest, and when it began (mono_ms()), or ("", 0)."""
         entry_id, since_ms = self.row.id(Field.CURRENT), self.row[Field.MESSAGE_SINCE]
         runs = self.busy and since_ms and entry_id != NO_ID
         return (entry_id, since_ms) if runs else ("", 0)
 
-    def go(self, state: WorkerState) -> None:
+    def move_to(self, state: WorkerState) -> None:
+        """Change the state, if the move is legal."""
         self.state = move(self.state, state)
 
     def ended_by(self, exit_code: int) -> str:
-        """Which of ENDS it was. exit_code: below 0 it was a signal."""
+        """Which of ENDS has ended it. exit_code: below 0 = minus the signal's number."""
         if self.killed:
             return TIME_LIMIT if self.overran else STUCK
         return SIGNAL if exit_code < 0 else EXIT
 
     @property
     def busy(self) -> bool:
+        """Does it handle a batch?"""
         return self.row[Field.BUSY_SINCE] > 0
 
     @property
@@ -103,7 +105,7 @@ class WorkerRecord:
 
     @property
     def passive(self) -> bool:
-        """Has it done nothing since it was offered something? It may hang."""
+        """Has it finished no batch since its newest offer? It may hang."""
         return self.offered_until_ms > 0 and self.row[Field.BATCHES] == self.batches_before
 
     def idle_now(self, now_ms: int) -> bool:
@@ -113,19 +115,24 @@ class WorkerRecord:
         return self.state is WorkerState.READY and not engaged
 
     def suspects(self, *, one_at_a_time: bool) -> Callable[[str], bool]:
-        """Which messages may be the cause of its death; stays true when the row is cleared.
+        """A function that tells for an id whether this message may be the cause of the death.
 
-        one_at_a_time: of the batch, what was started: the row names the message that runs, and
-        those before it may have ended without Redis knowing; else it is the whole batch. A task
-        that runs alone is to blame alone: what else is held has deliveries of its own, and need
-        not have begun though its id is lower. Between two batches it is the last one, which Redis
-        may not know of yet either. Before the first message is started all are being decoded. (One
-        that kills while a batch grows goes free once: it comes again at the start of a batch.)
+        It copies what it needs from the row, so it may be called when the row is cleared.
+
+        - A message that was killed by its time limit, or a task that ran alone, is the only one.
+          Others that are held may not have begun, even if their ids are lower.
+        - one_at_a_time: the messages of the batch up to the one that runs. Those before it may have
+          ended, but Redis does not know that yet. Otherwise the whole batch.
+        - Before the first message is started: the whole batch, as it is being decoded.
+        - Between two batches: the last batch, of whose end Redis may not know yet.
+
+        A message that kills while it is added to a running batch is not found the first time; it is
+        found when it comes again, at the start of a batch.
         """
         first, last = self._bounds()
         current = id_key(self.row.id(Field.CURRENT))
         alone = self.busy and self.row[Field.ALONE]
-        if (self.overran or alone) and current > (0, 0):  # else it was still being decoded
+        if (self.overran or alone) and current > (0, 0):
             return lambda entry_id: id_key(entry_id) == current
         if one_at_a_time and self.busy and current > (0, 0):
             last = current
@@ -138,7 +145,7 @@ class WorkerRecord:
         return counter(self.labels[number - 1], ERRORS) if 0 < number <= len(self.labels) else ""
 
     def own_most(self) -> dict[str, int]:
-        """How often what runs may be delivered, by its id, where its task says so itself."""
+        """The max_deliveries of the message that runs, by its id, if its task sets one; else {}."""
         most = self.row[Field.MOST]
         return {self.row.id(Field.CURRENT): most} if most else {}
 
@@ -149,11 +156,11 @@ class WorkerRecord:
         return self.tasks[number - 1] if 0 < number <= len(self.tasks) else ""
 
     def holds(self, entry_id: str) -> bool:
-        """Is this message in the batch that it handles?"""
+        """Is this message in the batch that it handles now?"""
         return self.busy and self._in_batch(entry_id)
 
     def may_hold(self, entry_id: str) -> bool:
-        """The same, or in the last one, of whose end Redis may not know yet."""
+        """Is this message in the batch that it handles, or in one whose end Redis may not know?"""
         return self.holding and self._in_batch(entry_id)
 
     def _bounds(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -166,9 +173,10 @@ class WorkerRecord:
 
 @dataclass(eq=False)
 class Slot:
-    """A worker number over all its lives; for a moment it may have two, an old and a new one.
+    """A worker number with all its lives; it may have several at a time, of which one is new.
 
     wanted: is it to have a worker? failed_starts: lives in a row that ended before they were ready.
+    past, past_snapshots, past_cpu_ms: sums over the lives that have ended.
     """
 
     number: int
@@ -183,7 +191,7 @@ class Slot:
 
     @property
     def active(self) -> WorkerRecord | None:
-        """The life that works or is about to; None while the slot needs a new one."""
+        """The life that works or is starting; None while the slot needs a new one."""
         for worker in reversed(self.lives):
             if worker.state in (WorkerState.STARTING, WorkerState.READY):
                 return worker
@@ -191,7 +199,7 @@ class Slot:
 
     @property
     def is_full(self) -> bool:
-        """Has it as many lives as there is room for?"""
+        """Has it as many lives at a time as it may have?"""
         scarce = len(self.crew.free_rows) < len(self.crew.slots)
         return len(self.lives) >= (2 if scarce else MOST_LIVES)
 
@@ -201,16 +209,16 @@ class Slot:
         return self.active is not None and self.active.state is WorkerState.READY
 
     def totals(self) -> Totals:
-        """What all its lives have counted."""
+        """The counters of all its lives together."""
         return added(self.past, *(worker.totals() for worker in self.lives))
 
     def confirm(self, name: str, count: int) -> None:
-        """A life that has ended had done more than it could count."""
+        """Add to a counter what a life that has ended had done and not counted."""
         self.past = added(self.past, {name: count})
 
     @property
     def snapshots(self) -> int:
-        """How many snapshots have come through the pipes."""
+        """How many snapshots have come through its metrics pipes."""
         return self.past_snapshots + sum(w.reports.snapshots for w in self.lives if w.reports)
 
     def processor_ms(self) -> int:
@@ -218,7 +226,7 @@ class Slot:
         return self.past_cpu_ms + sum(worker.processor_ms() for worker in self.lives)
 
     def remove(self, worker: WorkerRecord) -> None:
-        """A life has ended: keep its counters, and clear its row for another one."""
+        """Remove a life that has ended: keep its counters, and clear its row for another life."""
         if worker.reports is not None:
             worker.reports.close()
             self.past_snapshots += worker.reports.snapshots
@@ -231,8 +239,9 @@ class Slot:
 class Crew:
     """The slots whose workers run one target, and the scoreboard that they share.
 
-    spec: what a new worker is told at its fork. workers: how many there are to be at start; None =
-    one per core, unless the decorator says more about it.
+    spec: what a new worker is told at its fork. workers: how many there are at start; None = one
+    per core, until the app says how many it wants. replaced: workers that ended although nobody had
+    told them to, by cause.
     """
 
     def __init__(self, spec: WorkerSpec, scoreboard: Scoreboard, workers: int | None) -> None:
@@ -245,7 +254,7 @@ class Crew:
         self.began_ms = mono_ms()
         self.ever_ready = False
         self.labels = Labels()
-        self.replaced = dict.fromkeys(ENDS, 0)  # workers that ended and nobody had told to
+        self.replaced = dict.fromkeys(ENDS, 0)
 
     @property
     def wanted(self) -> list[Slot]:
@@ -253,14 +262,14 @@ class Crew:
         return [slot for slot in self.slots if slot.wanted]
 
     def living(self) -> list[WorkerRecord]:
-        """The workers there are, in any state but GONE."""
+        """All workers, in any state but GONE."""
         return [worker for slot in self.slots for worker in slot.lives]
 
     def slot_of(self, worker: WorkerRecord) -> Slot:
         return next(slot for slot in self.slots if slot.number == worker.slot)
 
 
-def snapshot(
+def crew_metrics(
     crew: Crew,
     *,
     paused: bool,
@@ -271,9 +280,12 @@ def snapshot(
     acked: RateWindow,
     failures: list[Failure],
 ) -> PoolMetrics:
-    """PoolMetrics from what the workers report. buried: dead letters that the master made itself;
-    redis_errors: those that it met. dead_for: all, by reason. scheduled: what it has moved. acked:
-    is told of the messages that were acknowledged since the last time."""
+    """The metrics of a crew: what its workers report, and what the master itself has counted.
+
+    buried, redis_errors: counted by the master; those of workers are added. dead_for: all dead
+    letters by reason. scheduled: of messages that the master moved. acked: for the rate; this call
+    tells it how many messages have been acknowledged since the last call.
+    """
     totals = [slot.totals() for slot in crew.slots]
     workers = [_line(*pair, mono_ms()) for pair in zip(crew.slots, totals, strict=True)]
     counted = added(*totals)

@@ -1,7 +1,7 @@
-"""The master's side of processes: starts the template, asks it for workers, reaps, kills.
+"""Starts the template, asks it for workers, waits for all child processes, kills.
 
-The first template is forked (it shares the master's memory and costs a few ms); later ones are
-started fresh, because by then the master runs an event loop, and such a process must not fork.
+The first template is forked: that takes a few ms, and it shares the master's memory. Later ones are
+started as new programs: the master runs an event loop by then, and such a process must not fork.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ..protocol import Exited, Fork, Forked, ForkFailed, Message, WorkerSpec, de
 from ..scoreboard import Scoreboard
 from ..template import template_main
 
-# The arguments and the path are the master's, as the first template has them. Our own modules are
-# found before any file of the app's: its directory comes last while they are imported.
+# The new process has the arguments and the path of the master. While our modules are imported, the
+# directory of the app comes last in the path: so no file of the app can take the place of a module.
 OURS_FIRST = """
 import sys
 _, sock, ignored, here, path, *sys.argv = sys.argv
@@ -49,10 +49,10 @@ watch_main(int(sock), here, since)
 
 
 @dataclass(eq=False)
-class Template:
-    """One such process, as the master knows it; so is the one that watches files.
+class HelperProcess:
+    """A template, or the process that watches files.
 
-    process: of those that were started fresh.
+    sock: our end of the pipe to it. process: None = it was forked.
     """
 
     sock: socket.socket
@@ -61,25 +61,25 @@ class Template:
 
 
 class Spawner:
-    """Starts and reaps processes.
+    """Starts processes and waits for them.
 
     on_forked(slot, life, pid), on_fork_failed(slot, life, error), on_exit(pid, status, cpu_ms),
-    on_template_death(how) are called in the loop. trial_ended: how the template on trial has; "" =
-    it lives.
+    on_template_death(how): called in the loop. orphans: ends what workers leave. others: pids of
+    templates and watcher. trial_ended: how the template on trial has ended; "" = it lives.
     """
 
     def __init__(self) -> None:
         self.directory = started_in()
         self.orphans = Orphans()
-        self.others: set[int] = set()  # pids of ours: templates, old ones until they have ended
+        self.others: set[int] = set()
         self.on_forked: Callable[[int, int, int], None] = lambda *_: None
         self.on_fork_failed: Callable[[int, int, str], None] = lambda *_: None
         self.on_exit: Callable[[int, int, int], None] = lambda *_: None
         self.on_template_death: Callable[[str], None] = lambda _: None
         self.trial_ended = ""
-        self._template: Template | None = None
-        self._watcher: Template | None = None
-        self._trial: Template | None = None  # its code has not been seen to start yet
+        self._template: HelperProcess | None = None
+        self._watcher: HelperProcess | None = None
+        self._trial: HelperProcess | None = None  # with fresh code, until that has started
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_in = os.getcwd()
         self._began_s = time.time()
@@ -89,14 +89,14 @@ class Spawner:
     # -- the template --------------------------------------------------------------------------
 
     def start_before_loop(self) -> None:
-        """Start the first template; call it before any event loop or thread exists.
+        """Start the first template; call this before any event loop or thread exists.
 
-        Raises OSError where the system has no room for it.
+        Raises OSError if the system cannot start another process.
         """
         if threading.active_count() > 1:
             self._template = self._exec(TEMPLATE)
             return
-        gc.freeze()  # or the collector would touch, and so copy, what both sides share
+        gc.freeze()  # else a collection would write to the shared memory, and so copy it
         mine, theirs = pipe.pair()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -105,17 +105,19 @@ class Spawner:
             mine.close()
             template_main(theirs)
         theirs.close()
-        self._template = Template(mine, pid)
+        self._template = HelperProcess(mine, pid)
         self.others.add(pid)
 
     def start_watcher(self) -> socket.socket:
-        """Start the process that tells which files change; returns where it does. Raises
-        OSError."""
+        """Start the process that watches files; returns the socket on which it tells of changes.
+
+        Raises OSError if the system cannot start another process.
+        """
         self._watcher = self._exec(f"since = {self._began_s!r}\n{WATCHER}")
         return self._watcher.sock
 
-    def _exec(self, program: str) -> Template:
-        """Start a fresh process where a symlink leads now."""
+    def _exec(self, program: str) -> HelperProcess:
+        """Start a Python process in the pool's directory, as its path leads to it now."""
         here = self.directory if os.path.isdir(self.directory) else None
         path = [here if here and entry == self._started_in else entry for entry in self._path]
         mine, theirs = pipe.pair()
@@ -136,15 +138,15 @@ class Spawner:
         finally:
             theirs.close()
         self.others.add(process.pid)
-        return Template(mine, process.pid, process)
+        return HelperProcess(mine, process.pid, process)
 
     @property
     def has_template(self) -> bool:
-        """Is there one, as far as we know?"""
+        """Is there a template, as far as the master knows?"""
         return self._template is not None
 
     def attach(self) -> None:
-        """Begin to listen; call it in the running loop."""
+        """Begin to listen to the template and to the end of children; call this in the loop."""
         self._loop = asyncio.get_running_loop()
         _linux.become_subreaper()
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
@@ -153,18 +155,26 @@ class Spawner:
         self._reap()
 
     def replace_template(self) -> None:
-        """Start a new one in the place of one that has died. Raises OSError where the system has no
-        room for it."""
+        """Start a template in place of one that has died.
+
+        Raises OSError if the system cannot start another process.
+        """
         self._template = self._exec(TEMPLATE)
         self._listen(self._template)
 
     def try_template(self) -> None:
-        """Start a new one beside the one there is, for workers on trial. Raises OSError."""
+        """Start a second template, for workers on trial.
+
+        Raises OSError if the system cannot start another process.
+        """
         self._trial, self.trial_ended = self._exec(TEMPLATE), ""
         self._listen(self._trial)
 
     def keep_trial(self) -> bool:
-        """The new one takes the place of the old one, whose workers live on. False if it died."""
+        """Replace the old template by the one on trial; returns False if that one has died.
+
+        The workers of the old one live on.
+        """
         if self._trial is None:
             return False
         if self._template is not None:
@@ -173,17 +183,17 @@ class Spawner:
         return True
 
     def drop_trial(self) -> None:
-        """All stays as it was."""
+        """End the template on trial; the old one stays."""
         if self._trial is not None:
             self._drop(self._trial)
             self._trial = None
 
-    def _listen(self, template: Template) -> None:
+    def _listen(self, template: HelperProcess) -> None:
         assert self._loop is not None
         template.sock.setblocking(False)
         self._loop.add_reader(template.sock.fileno(), self._readable, template)
 
-    def _readable(self, template: Template) -> None:
+    def _readable(self, template: HelperProcess) -> None:
         while template.sock.fileno() >= 0:
             try:
                 raw = template.sock.recv(pipe.MAX_MESSAGE)
@@ -192,7 +202,7 @@ class Spawner:
             except OSError:
                 raw = b""
             if not raw:
-                self._drop(template)  # _reap() sees the death itself
+                self._drop(template)  # _reap() notes that the process has ended
                 return
             self._dispatch(decode(raw))
 
@@ -208,8 +218,8 @@ class Spawner:
         self.on_exit(pid, status, cpu_ms)
         self.orphans.look()
 
-    def _drop(self, template: Template) -> None:
-        """Close its pipe: that ends it."""
+    def _drop(self, template: HelperProcess) -> None:
+        """Close the pipe to a template, which then ends."""
         if template.sock.fileno() >= 0:
             if self._loop is not None:
                 self._loop.remove_reader(template.sock.fileno())
@@ -220,8 +230,11 @@ class Spawner:
     def fork(
         self, slot: int, life: int, spec: WorkerSpec, scoreboard: Scoreboard, *, on_trial: bool
     ) -> tuple[socket.socket, Connection] | None:
-        """Ask for a worker; returns our ends of its two pipes, for control and for metrics, or None
-        if there is no template now. Raises OSError where the system has no room for it."""
+        """Ask the template for a worker; None if there is no template now.
+
+        on_trial: ask the template on trial. Returns our ends of the worker's two pipes, for control
+        and for metrics. Raises OSError if the system has no more file descriptors.
+        """
         template = self._trial if on_trial else self._template
         if template is None or template.sock.fileno() < 0:
             return None
@@ -247,7 +260,7 @@ class Spawner:
             os.kill(pid, number)
 
     def _reap(self) -> None:
-        """Wait for the template, for workers orphaned by its death, and for their orphans."""
+        """Wait for children that have ended: templates, and orphans of templates and workers."""
         for pid, status, cpu_ms in _linux.ended_children():
             self.others.discard(pid)
             if self._template is not None and pid == self._template.pid:
@@ -260,14 +273,14 @@ class Spawner:
             else:
                 self._ended(pid, status, cpu_ms)
 
-    def _template_ended(self, template: Template, status: int) -> None:
+    def _template_ended(self, template: HelperProcess, status: int) -> None:
         if template.process is not None:
             template.process.returncode = os.waitstatus_to_exitcode(status)
-        self._readable(template)  # what it still said
+        self._readable(template)  # what it has still sent
         self._drop(template)
 
     def close(self) -> None:
-        """End the template and wait for it."""
+        """End templates and watcher; waits for the template."""
         if self._loop is not None:
             self._loop.remove_signal_handler(signal.SIGCHLD)
         self.drop_trial()
@@ -283,7 +296,7 @@ class Spawner:
 
 
 def how_it_ended(status: int) -> str:
-    """A wait status in words."""
+    """A wait status in words, such as ``exit code 1`` or ``killed by SIGTERM``."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return f"exit code {code}"

@@ -1,6 +1,6 @@
-"""Before the first message: reach Redis, check that it will do, make sure the group is there.
+"""Before the first message: reaches Redis, checks the server, and creates the group.
 
-Everything that is wrong here ends the pool with one sentence and its exit code.
+Whatever is wrong here ends the pool with one sentence and an exit code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..settings import Settings
 
 log = logger(__name__)
 
-SAY_AFTER_MS = 1000  # a wait that is longer than this is worth a line
+SAY_AFTER_MS = 1000  # a wait that is longer than this is logged
 
 
 async def connect(client: StreamClient, timeout_s: float) -> None:
@@ -51,9 +51,9 @@ async def connect(client: StreamClient, timeout_s: float) -> None:
 
 
 async def prepare(client: StreamClient, settings: Settings, timeout_s: float) -> ConsumerGroup:
-    """Check the server and create what is missing, at most ``timeout_s`` through an outage or a
-    refusal that passes.
+    """Check the server and create the group; returns the group.
 
+    In an outage, or while Redis refuses for a reason that passes, it tries again for ``timeout_s``.
     Raises Failure.
     """
     deadline = mono_ms() + timeout_s * 1000
@@ -97,7 +97,7 @@ async def _prepare(client: StreamClient, settings: Settings) -> ConsumerGroup:
 
 
 def look_at_host_name() -> None:
-    """Consumer names have it in them."""
+    """Warn of a host name that is not UTF-8: consumer names contain it."""
     host = socket.gethostname()
     try:
         host.encode()

@@ -12,6 +12,8 @@ from enum import Enum
 
 
 class WorkerState(Enum):
+    """State of a worker life."""
+
     STARTING = "starting"  # forked; loads the app and connects
     READY = "ready"  # reads messages
     DRAINING = "draining"  # told to stop; finishes what it runs

@@ -1,4 +1,4 @@
-"""What an operator asks of a running pool: fresh code, more or fewer workers, quiet."""
+"""Answers signals of operators to a running pool: fresh code, more or fewer workers, quiet."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ MOST_REASON = 200  # characters
 
 
 class Steering:
-    """Answers the signals that end nothing.
+    """Answers the signals that do not end the pool.
 
-    metrics: of the pool. task: runs something beside.
+    metrics: returns those of the pool. task: runs an awaitable in the background. quiet: does the
+    pool start nothing new? reloads: how many there were, by result.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Steering:
         self._over = False
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """To signals from now on."""
+        """Listen to signals from now on."""
         loop.add_signal_handler(signal.SIGHUP, self.reload, "SIGHUP")
         loop.add_signal_handler(signal.SIGTTIN, self._scale, "SIGTTIN", 1)
         loop.add_signal_handler(signal.SIGTTOU, self._scale, "SIGTTOU", -1)
@@ -57,13 +58,13 @@ class Steering:
         loop.add_signal_handler(signal.SIGCONT, self._go_on)
 
     def stop(self) -> None:
-        """The pool drains: from now on signals are left out."""
+        """Ignore all further signals, as the pool drains."""
         self._over = True
         if self._reloading is not None:
             self._reloading.cancel()
 
     def status_line(self) -> str:
-        """For systemd."""
+        """The line about the pool's state for systemd."""
         failed = f"reload failed: {self.reload_failed}; " if self.reload_failed else ""
         return f"STATUS={failed}{self._metrics()}"
 
@@ -74,7 +75,7 @@ class Steering:
         return True
 
     def started(self) -> None:
-        """The pool runs: do what was asked for before."""
+        """Do now what was asked for before the pool ran."""
         if self._asked_early:
             self.reload(self._asked_early)
             self._asked_early = ""
@@ -82,10 +83,13 @@ class Steering:
     # -- fresh code ----------------------------------------------------------------------------
 
     def reload(self, why: str) -> None:
-        """Replace all workers, if the fresh code starts; a reload that is under way is given up."""
+        """Replace all workers, if the fresh code starts; a reload under way is cancelled.
+
+        why: who or what asks for it, for the log.
+        """
         if not self._over and not self._supervisor.ever_ready:
             log.info("%s: the workers are replaced with fresh code as soon as the pool runs", why)
-            self._asked_early = why  # some may have loaded what was there before
+            self._asked_early = why  # some workers may have loaded the old code already
             return
         if not self._is_heard(why):
             return
@@ -147,6 +151,6 @@ class Steering:
 
 
 def _in_a_line(error: str) -> str:
-    """What was tried and what came of it: the first line and the last, of a traceback say."""
+    """The first and the last line of an error: of a traceback they say the most."""
     lines = error.splitlines() or ["the new worker ended"]
     return plain_cut(" ".join(dict.fromkeys([lines[0], lines[-1].strip()])), MOST_REASON)

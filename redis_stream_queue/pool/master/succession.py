@@ -1,8 +1,8 @@
-"""Replaces workers that still live: first a new one gets ready, then the old one drains.
+"""Replaces workers that still work: first a new one gets ready, then the old one drains.
 
-Fresh code is tried first: a new template and one new worker of each crew (a canary). When these
-are ready all others follow, one by one; if one of them does not get ready, all old ones stay, and
-so does the template that they came from.
+Fresh code is tried first, by a new template and one new worker of each crew (a canary). When the
+canaries are ready, all other workers are replaced one by one. If a canary does not get ready, all
+old workers stay, and so does the old template.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .supervisor import (
 
 log = logger(__name__)
 
-RETIRE_AGAIN_S = 1.0
+RETIRE_AGAIN_S = 1.0  # pause before the next try to replace a worker
 
 
 class ReloadFailed(Exception):
-    """The fresh code does not start; the text says why. partly: some workers run it already."""
+    """The fresh code does not start; the text says why. partly: some workers already run it."""
 
     def __init__(self, why: str, *, partly: bool = False) -> None:
         super().__init__(why)
@@ -49,21 +49,21 @@ class Succession:
         self._spawner = spawner
         self._to_retire: deque[WorkerRecord] = deque()
         self._retiring: asyncio.Task[None] | None = None
-        self._refused = ""  # why a worker with fresh code could not load it, after others could
+        self._refused = ""  # why a worker cannot load fresh code that the canaries could load
         self._again = Backoff(RESTART_FIRST_S, RESTART_LONGEST_S)
         self._early_deaths = 0  # of templates, before every crew has had a worker
         self.on_fresh_code: Callable[[WorkerRecord], None] = lambda _: None
         spawner.on_template_death = self._template_died
 
     def stop(self) -> None:
-        """The pool ends: replace nobody any more."""
+        """Replace no more workers, as the pool ends."""
         if self._retiring is not None:
             self._retiring.cancel()
 
     # -- one by one ----------------------------------------------------------------------------
 
     def retire(self, worker: WorkerRecord) -> None:
-        """Replace a worker; one at a time."""
+        """Replace a worker, when those that were to be replaced earlier have been."""
         if worker.retiring or self._supervisor.ending:
             return
         worker.retiring = True
@@ -81,7 +81,7 @@ class Succession:
         pause_s = RETIRE_AGAIN_S
         while old in slot.lives and slot.wanted and not supervisor.ending:
             if slot.lives[-1] is old and slot.is_full:
-                self._to_retire.append(old)  # long jobs still end there: the others first
+                self._to_retire.append(old)  # old workers still end in this slot: others first
                 await asyncio.sleep(RETIRE_AGAIN_S)
                 return
             new = supervisor.begin_life(slot) if slot.lives[-1] is old else slot.lives[-1]
@@ -98,9 +98,9 @@ class Succession:
     # -- fresh code ----------------------------------------------------------------------------
 
     async def reload(self) -> None:
-        """Replace all workers by some with fresh code; returns when the last one has its successor.
+        """Replace all workers by new ones with fresh code; returns when the last one is replaced.
 
-        Raises ReloadFailed where that code does not start. May be cancelled, by another reload.
+        Raises ReloadFailed if that code does not start. May be cancelled, for another reload.
         """
         supervisor = self._supervisor
         try:
@@ -128,7 +128,7 @@ class Succession:
                 self.retire(worker)
         self._refused = ""
         while any(w.code < code and not w.told_to_go for w in supervisor.living()):
-            if self._refused:  # changed once more meanwhile: it is tried on, but this is over
+            if self._refused:  # the code has changed again; _replace goes on trying
                 raise ReloadFailed(self._refused, partly=True)
             await supervisor.change()
 
@@ -142,16 +142,16 @@ class Succession:
     async def _until_ready(self, canaries: list[WorkerRecord]) -> None:
         while any(canary.state is not WorkerState.READY for canary in canaries):
             for number, canary in enumerate(canaries):
-                if canary.told_to_go and not canary.refused:  # its slot is not wanted any more
+                if canary.told_to_go and not canary.refused:  # fewer workers are wanted now
                     canaries[number] = self._canary(self._supervisor.slot_of(canary).crew)
                 elif canary.state in (WorkerState.GONE, WorkerState.DRAINING):
                     raise ReloadFailed(self._why(canary))
             await self._supervisor.change()
 
     def _why(self, canary: WorkerRecord) -> str:
-        """It did not get ready."""
-        unborn = canary.pid == 0 and self._spawner.trial_ended
-        return self._how_the_trial_ended if unborn else canary.refused or canary.ended
+        """Why a canary did not get ready."""
+        never_forked = canary.pid == 0 and self._spawner.trial_ended
+        return self._how_the_trial_ended if never_forked else canary.refused or canary.ended
 
     @property
     def _how_the_trial_ended(self) -> str:
@@ -160,7 +160,7 @@ class Succession:
     # -- the template --------------------------------------------------------------------------
 
     def _template_died(self, how: str) -> None:
-        """Its workers live on; they finish what they run and are replaced one by one."""
+        """Start a new template; workers of the dead one finish what they run and are replaced."""
         supervisor = self._supervisor
         supervisor.template_died()
         if supervisor.ending:
@@ -206,6 +206,6 @@ class Succession:
         )
 
     def worked(self) -> None:
-        """A worker has got ready: if it was the last one, the template is all right."""
+        """Note that a worker is ready; when all are, the next trouble begins with short pauses."""
         if self._supervisor.all_ready:
             self._again.reset()

@@ -1,4 +1,4 @@
-"""The workers as processes: started, watched, sent away, replaced. Knows nothing of Redis."""
+"""The workers as processes: starts them, replaces those that have ended, and ends them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from .states import WorkerState
 
 log = logger(__name__)
 
-RESTART_FIRST_S = 0.1
-RESTART_LONGEST_S = 10.0
-MOST_FAILED_STARTS = 5
-FORKED_WAIT_S = 1.0
-REFILL_S = 0.02
-ORPHANS_S = 3.0
+RESTART_FIRST_S = 0.1  # pause after a failed start; it doubles
+RESTART_LONGEST_S = 10.0  # up to this
+MOST_FAILED_STARTS = 5  # in a row, before the first success: then the pool ends
+FORKED_WAIT_S = 1.0  # how long a Forked message may be on its way
+REFILL_S = 0.02  # from the end of a worker to the start of the next one
+ORPHANS_S = 3.0  # how long the end waits for processes that workers have left
 
 
 class Supervisor:
-    """The slots of all crews, each with at most one worker that is to stay.
+    """The slots of all crews; each has one worker that works, and perhaps older ones that end.
 
     on_message(worker, message), on_death(worker, why), on_failure(error): called in the loop.
-    code: what new workers run, counted by how often fresh code was asked for; newest_code: what was
-    asked for last, which may be on trial.
+    code: number of the code that new workers run; each reload counts it up. newest_code: number of
+    the code that was loaded last, and may be on trial.
     """
 
     def __init__(self, crews: list[Crew], spawner: Spawner) -> None:
@@ -64,12 +64,12 @@ class Supervisor:
     # -- starting ------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Fill every slot; call it in the running loop."""
+        """Give every slot a worker; call this in the event loop."""
         self._spawner.on_forked = self._forked
         self._spawner.on_fork_failed = self._fork_failed
         self._spawner.on_exit = self._exited
         self._spawner.orphans.ours = lambda: {w.pid for w in self.living()} | self._spawner.others
-        self._spawner.orphans.unborn = lambda: any(w.pid == 0 for w in self.living())
+        self._spawner.orphans.fork_pending = lambda: any(w.pid == 0 for w in self.living())
         self._spawner.attach()
         for slot in self.slots:
             self._fill(slot)
@@ -80,7 +80,10 @@ class Supervisor:
             self.begin_life(slot)
 
     def begin_life(self, slot: Slot, *, fresh: bool = False) -> WorkerRecord | None:
-        """Start one more worker there; None = it cannot be now. fresh: of the code on trial."""
+        """Start one more worker in a slot; None = it is not possible now.
+
+        fresh: it runs the code on trial.
+        """
         crew = slot.crew
         slot.lives_so_far += 1
         row_number = crew.free_rows.popleft()
@@ -92,7 +95,7 @@ class Supervisor:
         except OSError as error:
             self._fill_when_there_is_room(slot, str(error))
             pipes = None
-        if pipes is None:  # or no template now: its successor will start us
+        if pipes is None:  # also without a template: fill_all() is called when there is one again
             crew.free_rows.append(row_number)
             return None
         sock, reader = pipes
@@ -116,7 +119,7 @@ class Supervisor:
                 return
 
     def _fill_when_there_is_room(self, slot: Slot, error: str) -> None:
-        """The system has no more processes, memory or descriptors now."""
+        """Try again later: the system has no more processes, memory or descriptors now."""
         pause_s = self._no_room.next_s()
         if self._no_room.worth_a_line():
             log.error(
@@ -138,13 +141,13 @@ class Supervisor:
                 return
 
     def introduced(self, worker: WorkerRecord, pid: int) -> None:
-        """A worker says who it is; a template that was replaced may not have told."""
+        """A worker tells its pid, which a template that was replaced may not have told."""
         if worker.pid == 0:
             self._forked(worker.slot, worker.life, pid)
 
     def ready(self, worker: WorkerRecord) -> None:
-        """A worker reads messages now."""
-        worker.go(WorkerState.READY)
+        """Note that a worker reads messages now."""
+        worker.move_to(WorkerState.READY)
         slot = self.slot_of(worker)
         slot.failed_starts = 0
         slot.crew.ever_ready = True
@@ -152,16 +155,12 @@ class Supervisor:
         self._changed.set()
 
     def leaving(self, worker: WorkerRecord, threads: list[str]) -> None:
-        """A worker handles nothing more; it ends when its threads and processes have."""
-        worker.go(WorkerState.DRAINING)
+        """Note that a worker handles nothing more; it ends when its threads and processes have."""
+        worker.move_to(WorkerState.DRAINING)
         worker.leaving_since_ms = mono_ms()
         worker.waits_for = f"thread(s) {', '.join(threads)}" if threads else "what it started"
         self._changed.set()
         asyncio.get_running_loop().call_later(REFILL_S, self._fill, self.slots[worker.slot])
-
-    def note_background(self) -> None:
-        """Call it now and then: see Orphans.note()."""
-        self._spawner.orphans.note()
 
     @property
     def all_ready(self) -> bool:
@@ -177,11 +176,11 @@ class Supervisor:
         return self.slots[worker.slot]
 
     def living(self) -> list[WorkerRecord]:
-        """The workers there are, in any state but GONE."""
+        """All workers, in any state but GONE."""
         return [worker for slot in self.slots for worker in slot.lives]
 
     async def change(self) -> None:
-        """Wait until a worker gets ready, is sent away or ends."""
+        """Wait until a worker gets ready, is told to go or ends."""
         self._changed.clear()
         await self._changed.wait()
 
@@ -208,12 +207,12 @@ class Supervisor:
         self._spawner.orphans.worker_died()
         if was_starting and not self.ending:
             self._fill_later(slot, why)
-        else:  # what it leaves is handed over first: booting takes more CPU than that
+        else:  # a little later: a start takes CPU time that handing over its messages needs
             asyncio.get_running_loop().call_later(REFILL_S, self._fill, slot)
         self._check_all_gone()
 
     def _remove(self, worker: WorkerRecord, why: str) -> Slot:
-        worker.go(WorkerState.GONE)
+        worker.move_to(WorkerState.GONE)
         worker.ended = why
         if worker.channel is not None:
             worker.channel.close()
@@ -225,7 +224,7 @@ class Supervisor:
         return slot
 
     def _fill_later(self, slot: Slot, why: str) -> None:
-        """A worker that never got ready is replaced with backoff, or ends the pool."""
+        """Replace a worker that never got ready after a pause; after too many the pool ends."""
         slot.failed_starts += 1
         if not slot.crew.ever_ready and slot.failed_starts >= MOST_FAILED_STARTS:
             target = slot.crew.name
@@ -253,32 +252,32 @@ class Supervisor:
             self._spawner.kill(worker.pid)
 
     def send_away(self, worker: WorkerRecord) -> None:
-        """Ask a worker to finish what it runs and leave; one that still loads runs nothing."""
+        """Ask a worker to finish what it runs and end; one that still loads is killed."""
         if worker.state is WorkerState.STARTING and not worker.loaded:
             self.kill(worker, "it was still loading")
-        self._let_go(worker)
+        self._drain(worker)
 
-    def _let_go(self, worker: WorkerRecord) -> None:
-        """The same, but one that still loads goes when it has."""
+    def _drain(self, worker: WorkerRecord) -> None:
+        """Ask a worker to finish what it runs and end; one that still loads ends when it has."""
         worker.told_to_go = True
-        worker.go(WorkerState.DRAINING)
+        worker.move_to(WorkerState.DRAINING)
         if worker.channel is not None:
             worker.channel.send(Drain())
         self._changed.set()
 
     def send_all_away(self) -> None:
-        """Drain the whole pool; nothing is started any more."""
+        """Drain the whole pool; no worker is started any more."""
         self.ending = True
         for worker in self.living():
             self.send_away(worker)
         self._check_all_gone()
 
     async def until_all_gone(self) -> None:
-        """Wait for the last worker to be gone."""
+        """Wait until the last worker has ended."""
         await self._all_gone.wait()
 
     async def kill_all(self) -> None:
-        """End every worker now, and wait until the last one is gone."""
+        """Kill every worker, and wait until all of them and their processes have ended."""
         self.ending = True
         for worker in self.living():
             if worker.pid:
@@ -297,8 +296,10 @@ class Supervisor:
     # -- how many ------------------------------------------------------------------------------
 
     def resize(self, crew: Crew, count: int) -> int:
-        """Give it so many workers, 1 at least; who is too many finishes what it runs. Returns how
-        many it is to have now: room for old ones that still end may be scarce."""
+        """Let a crew have ``count`` workers, 1 at least; those that are too many are drained.
+
+        Returns how many it is to have now: fewer if old workers that still end take up all rows.
+        """
         while len(crew.wanted) < count and len(crew.free_rows) > len(crew.slots):
             free = [slot for slot in crew.slots if not slot.wanted and not slot.lives]
             slot = free[0] if free else self._add_slot(crew)
@@ -309,16 +310,16 @@ class Supervisor:
             slot = (idle or crew.wanted)[-1]
             slot.wanted = False
             for worker in slot.lives:
-                self._let_go(worker)
+                self._drain(worker)
         return len(crew.wanted)
 
     def template_died(self) -> None:
-        """Nobody answers for those that it was asked for and has not told of."""
+        """Forget the workers that the dead template was asked for and has not told of."""
         for worker in self.living():
             if worker.pid == 0:
                 self._never_forked(worker)
 
     def fill_all(self) -> None:
-        """There is a template again."""
+        """Give every slot a worker, as there is a template again."""
         for slot in self.slots:
             self._fill(slot)

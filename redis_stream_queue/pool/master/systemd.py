@@ -1,4 +1,4 @@
-"""Tell systemd how we are. Does nothing where there is no systemd.
+"""Tells systemd the state of the pool; does nothing without systemd.
 
 Source: https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
 """
@@ -14,7 +14,7 @@ MOST_LINE = 400  # characters
 
 
 def notify(*lines: str) -> None:
-    """Send lines such as ``READY=1`` or ``STATUS=...``; each stays one, whatever it says."""
+    """Send lines such as ``READY=1`` or ``STATUS=...``; a line break in one becomes a space."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -24,7 +24,7 @@ def notify(*lines: str) -> None:
         try:
             text = "\n".join(plain_cut(line, MOST_LINE, newline=" ") for line in lines)
             sock.sendto(text.encode(), address)
-        except OSError:  # a service manager that went away is no reason to stop
+        except OSError:  # the pool goes on also without its service manager
             return
 
 
