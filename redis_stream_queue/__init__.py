@@ -132,5 +132,6 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *_HOME})
+def __dir__() -> list[str]:  # what completion and help() show: nothing that is not for users
+    own = (name for name in globals() if name.startswith("__"))
+    return sorted({*own, *__all__, *filter(str.isidentifier, _MODULES)})

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+import redis_stream_queue
+import redis_stream_queue.pool
 from tests.guide.conftest import ROOT
 
 WRONG_CALLS = "tests/typing/wrong_calls.py"
+EVERY_NAME = "tests/typing/every_name.py"
 
 
 @pytest.mark.parametrize(
@@ -24,12 +27,12 @@ WRONG_CALLS = "tests/typing/wrong_calls.py"
     ids=lambda command: str(command[0]),
 )
 def test_exactly_the_wrong_lines_are_marked(checker: list[str]) -> None:
-    """Each at least once."""
+    """Each at least once; none in an app that uses every public name."""
     lines = (ROOT / WRONG_CALLS).read_text().splitlines()
     wrong = [(WRONG_CALLS, n) for n, line in enumerate(lines, 1) if line.endswith("  # wrong")]
 
     done = subprocess.run(
-        [sys.executable, "-m", *checker, "examples/shop", WRONG_CALLS],
+        [sys.executable, "-m", *checker, "examples/shop", WRONG_CALLS, EVERY_NAME],
         cwd=ROOT,
         env={**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},  # or it asks for newer ones
         stdout=subprocess.PIPE,
@@ -40,3 +43,8 @@ def test_exactly_the_wrong_lines_are_marked(checker: list[str]) -> None:
     said = re.findall(r"^ *(/?\w\S*?):(\d+):.*error: ", done.stdout, re.MULTILINE)
     found = {(str(Path(ROOT, name).relative_to(ROOT)), int(line)) for name, line in said}
     assert sorted(found) == wrong, done.stdout
+
+
+def test_the_app_uses_every_public_name() -> None:
+    names = set(re.findall(r"\w+", (ROOT / EVERY_NAME).read_text()))
+    assert {*redis_stream_queue.__all__, *redis_stream_queue.pool.__all__} <= names
