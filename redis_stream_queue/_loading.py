@@ -18,6 +18,8 @@ from .handlers import HandlerSource
 from .serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
 
 LAST_LINES = 12
+IMPORTING = (__file__, importlib.__file__, "<frozen importlib")
+OURS = (os.path.dirname(__file__) + os.sep, "<string>")  # that is a dataclass' __init__
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 SIZED = re.compile(r"(.*)=(\d{1,9})\Z")
 
@@ -134,15 +136,15 @@ def load_serializer(name: str) -> Serializer:
 
 
 def last_lines(what: str, error: BaseException) -> str:
-    """What failed, and the end of the traceback."""
-    trace = error.__traceback__
-    while trace and (
-        (path := trace.tb_frame.f_code.co_filename) in (__file__, importlib.__file__)
-        or path.startswith("<frozen importlib")
-    ):
-        trace = trace.tb_next
-    shown = traceback.format_exception(type(error), error, trace)
-    lines = "".join(shown).rstrip().splitlines()
+    """What failed, and the end of the traceback: as far as the app's own code, where we refused."""
+    shown = traceback.TracebackException.from_exception(error)
+    frames = shown.stack
+    while frames and frames[0].filename.startswith(IMPORTING):
+        del frames[0]
+    if isinstance(error, RedisStreamError):
+        while frames and frames[-1].filename.startswith(OURS):
+            del frames[-1]
+    lines = "".join(shown.format()).rstrip().splitlines()
     return f"{what}\n" + "\n".join(lines[-LAST_LINES:])
 
 

@@ -1,0 +1,46 @@
+"""What is said of an app that cannot be imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from redis_stream_queue._loading import LoadError, load
+
+REFUSED = """
+from redis_stream_queue import Cron, Queue
+
+def declare():
+    {wrong}
+
+declare()
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ('Queue("mails").task(max_delivery=3)', "Did you mean 'max_deliveries'?"),
+        ('Queue("mails").task(lambda: 1)', "a lambda has no name"),
+        ('Cron("nightly", "61 3 * * *")', "five fields are wanted"),  # by a dataclass
+    ],
+)
+def test_where_we_refuse_the_apps_own_line_is_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, said: str
+) -> None:
+    """What is called inside this package says nothing to whoever wrote the app."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "refused_app.py").write_text(REFUSED.format(wrong=wrong))
+
+    with pytest.raises(LoadError) as failed:
+        load("refused_app:queue")
+
+    lines = str(failed.value).splitlines()
+    places = [line for line in lines if line.lstrip().startswith("File ")]
+    assert [place.partition(", ")[0].strip() for place in places] == [
+        f'File "{tmp_path}/refused_app.py"'
+    ] * 2
+    assert wrong in str(failed.value)
+    assert said in lines[-1]
