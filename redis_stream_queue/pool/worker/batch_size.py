@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 TARGET_MS = 100.0
-LARGEST = 512  # a read of so many holds Redis for a millisecond or two
-MEMORY = 0.5  # weight of all measurements before, when there is a new one
-LEAST_GROWING = 4  # longer messages are read when nothing runs: they could wait behind a long one
+LARGEST = 512  # a read of so many takes Redis a millisecond or two
+MEMORY = 0.5  # weight of all earlier measurements when there is a new one
+LEAST_GROWING = 4  # smaller batches do not grow: their messages are long, others would wait
 
 
 class AdaptiveBatch:
@@ -20,7 +20,7 @@ class AdaptiveBatch:
         self._ms = self._count = 0.0
 
     def observe(self, count: int, elapsed_ms: float) -> None:
-        """So many messages took so long."""
+        """Note how long ``count`` messages took together."""
         if count < 1:
             return
         self._ms = self._ms * MEMORY + max(elapsed_ms, 0.001)
@@ -29,17 +29,20 @@ class AdaptiveBatch:
         self.size = max(1, min(wanted, self.size * 2, self._largest))
 
     def more(self, newly_handled: int, waiting: int, running: int, blocks: bool = False) -> int:
-        """How many more to read while a batch is handled, so that it need not end.
+        """How many more to read while a batch is handled, so that it goes on; 0 or less = none.
 
-        blocks: what runs runs alone.
+        newly_handled: messages done since the last call. waiting: messages of the batch that have
+        not started. running: those that run. blocks: does the one that runs stop all others?
         """
         grows = newly_handled > 0 and self.size >= LEAST_GROWING
         return self.size - waiting if grows else 0
 
 
 class MixedBatch(AdaptiveBatch):
-    """Where some messages block and others run side by side: no more are read at once than take
-    100 ms, and then as many as can be started beside what runs."""
+    """For handlers of which some calls block and others run side by side.
+
+    Reads as many as take about 100 ms; while nothing blocks also as many as can be started.
+    """
 
     def __init__(self, concurrency: int) -> None:
         super().__init__()
@@ -56,8 +59,8 @@ def batch_size(
 ) -> AdaptiveBatch | FixedBatch:
     """The rule for a worker.
 
-    fixed: what the user asked for. concurrency: messages that the handler runs side by side; more
-    than one are read as many at once as can be started. mixed: only some of them run so.
+    fixed: a size that the user has set, None = adaptive. concurrency: how many messages the handler
+    runs side by side. mixed: only some of its messages run side by side.
     """
     if fixed is None and mixed:
         return MixedBatch(concurrency)
@@ -67,15 +70,15 @@ def batch_size(
 
 
 class FixedBatch:
-    """Always the same size; it grows where messages run side by side, so that no lane is idle."""
+    """Always the same size. grows: read more as soon as one of several lanes is free."""
 
     def __init__(self, size: int, *, grows: bool) -> None:
         self.size = size
         self._grows = grows
 
     def observe(self, count: int, elapsed_ms: float) -> None:
-        """Fixed is fixed."""
+        """Does nothing: the size is fixed."""
 
     def more(self, newly_handled: int, waiting: int, running: int, blocks: bool = False) -> int:
-        """How many more to read while others run."""
+        """How many more to read while a batch is handled; see AdaptiveBatch."""
         return self.size - waiting - running if self._grows else 0

@@ -1,7 +1,8 @@
-"""Interrupts a plain @per_message handler whose message was taken back: Cancelled is raised there.
+"""Interrupts a plain @per_message handler whose message was cancelled: Cancelled is raised in it.
 
-By a signal of our own, which arrives in the main thread, blocking system calls included. Nothing is
-paid for it while no message is cancelled: it is the signal that looks at the stack for what runs.
+A signal does that: it arrives in the main thread, also during a blocking system call. The handler
+of the signal finds out from the stack which message runs, so messages that are not cancelled cost
+nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ OURS = __name__.partition(".")[0]
 
 
 class Cancellation:
-    """Make it in the main thread, before an app can patch anything."""
+    """Interrupts handlers. Make it in the main thread, before the app can patch the interpreter."""
 
     def __init__(self) -> None:
         self._main_thread = get_ident()
@@ -26,7 +27,7 @@ class Cancellation:
         signal.signal(INTERRUPT, self._interrupted)
 
     def interrupt(self, entry_id: str) -> None:
-        """The handler that runs for this message, if one does."""
+        """Raise Cancelled in the handler, if it runs for this message."""
         self._id = entry_id
         signal.pthread_kill(self._main_thread, INTERRUPT)
 
@@ -37,7 +38,7 @@ class Cancellation:
 
 
 def handled_in(frame: FrameType | None) -> str:
-    """Id of the message for which code of the app runs there; "" if none does."""
+    """Id of the message for which the app's code runs in this frame; "" if none does."""
     of_app = False
     while frame is not None:
         if frame.f_code is PerMessage.run.__code__:

@@ -1,4 +1,4 @@
-"""The worker's loop: read, handle, acknowledge; until told to stop."""
+"""The worker's loop: reads, handles and acknowledges messages until it is told to stop."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ from .reporting import LONG_OVERRUN_MS, OVERRUN_MS, ReportingHooks
 
 log = logger(__name__)
 
-BLOCK_MS = 800  # with the margin of a read: a dead connection is noticed within two seconds
-LEAVE_S = 5.0  # how long a leaving worker tries to settle through an outage
-RETIRE_SHARE = 0.1  # of its messages that a life may have left when it asks for a successor
-NEW_ONES_SHARE = 12  # times as long as a take-over took
-MOST_THREADS = 5  # that are named when they are waited for
-MOST_NEW_ONES_S = 1.0  # also after a take-over that an outage held up
+BLOCK_MS = 800  # of a read; so a dead connection is noticed within two seconds
+LEAVE_S = 5.0  # how long a worker that ends tries to settle its messages in an outage
+RETIRE_SHARE = 0.1  # a life asks for a successor when it may handle only this share of its messages
+NEW_ONES_SHARE = 12  # after a take-over new messages have so many times the time that it took
+MOST_NEW_ONES_S = 1.0  # but no more than this, as an outage may have held up the take-over
+MOST_THREADS = 5  # threads that are named when they are waited for
 
 
 class Worker:
-    """The loop's side of a worker."""
+    """A worker once its app is loaded. start: its settings. Other parameters: see Session, Host."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Worker:
         self.orders = Orders(self.session, self._send)
         self._lanes = runner.concurrency
         self._fixed_size = start.batch_size is not None
-        self._observed_ms = self._observed = 0  # when, and how many of the batch were done
+        self._observed_ms = self._observed = 0  # the last look: when, and how many were done
         self._most_messages = start.most_messages
         self._asked_to_retire = False
         self._new_ones_until_s = 0.0
@@ -128,7 +128,7 @@ class Worker:
             self._channel.send(message)
 
     def drain_from_signal(self) -> None:
-        """SIGTERM to the worker itself: finish what runs and leave (the master replaces it)."""
+        """Drain, as SIGTERM was sent to the worker itself; the master replaces it."""
         self.orders.draining = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.orders.drain)
@@ -136,7 +136,7 @@ class Worker:
     # -- the loop ------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until drained, or until the master is gone."""
+        """Run until drained, or until the master is gone."""
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(self._sock, self.orders.heard, self.orders.drain)
         setbacks = Setbacks()
@@ -153,19 +153,19 @@ class Worker:
             except RedisStreamError as error:
                 self._send(Fatal(str(error)))
                 break
-            except Exception as error:  # Redis, the network, a bug: the loop must go on
+            except Exception as error:  # Redis, the network, a defect of ours: the loop goes on
                 await self._survive(error, setbacks)
         await self._leave()
 
     async def _turn(self) -> bool:
-        """One step; True if Redis has answered."""
+        """Do one step; returns whether Redis has answered."""
         if self.orders.takes:
             await self._carry_out(self.orders.takes.pop(0))
             return True
         if self.orders.paused:
             await self._until_told()
             return True
-        self._row[Field.ONLY_NEW] = 0  # first: who adds offers from now on sees it
+        self._row[Field.ONLY_NEW] = 0  # before the look at offers_waiting: no offer is missed
         only_new = False
         if self._scoreboard.offers_waiting:
             only_new = not self._is_turn_of_offers()
@@ -175,11 +175,11 @@ class Worker:
         if room <= 0:
             await self._until_told()
             return False
-        self._row[Field.ONLY_NEW] = only_new  # never while a read blocks
+        self._row[Field.ONLY_NEW] = only_new  # 1 only if the read does not block
         block_ms = 0 if only_new else BLOCK_MS
         messages = await self.session.read(min(self._batch.size, room), block_ms)
         if messages:
-            # What was read before, and is stranded, may have to be alone.
+            # A message that was delivered before may have to run alone.
             await self._handle(messages, grows=not [m for m in messages if m.delivery_count != 1])
         else:
             self._row[Field.READ_AT] = mono_ms()
@@ -191,11 +191,11 @@ class Worker:
         return asyncio.get_running_loop().time()
 
     def _is_turn_of_offers(self) -> bool:
-        """Taking over costs Redis much more than reading: new messages keep their share."""
+        """May offers be taken now? They cost Redis more than reads; new messages keep a share."""
         return self._now_s() >= self._new_ones_until_s
 
     def _room(self) -> int:
-        """How many more messages this life may handle; asks to be replaced a little before."""
+        """How many more messages this life may handle; asks for a successor when few are left."""
         if self._most_messages is None:
             return self._batch.size
         room = self._most_messages - self.session.in_flight.meter.read.total
@@ -205,8 +205,8 @@ class Worker:
         return room
 
     async def _until_told(self) -> None:
-        """Nothing may be started, as this life is used up or all is paused: acknowledge what is
-        done, and wait for the successor or for the end of it."""
+        """Acknowledge what is done, and wait for orders: the stream is paused, or this life may
+        handle no more messages."""
         await self.session.in_flight.flush_acks()
         await self.session.in_flight.settle()
         self._row[Field.READ_AT] = mono_ms()
@@ -228,7 +228,7 @@ class Worker:
         self._new_ones_after(took_s)
 
     def _new_ones_after(self, took_s: float) -> None:
-        """A take-over took so long: new messages have their share of the time from now on."""
+        """Give new messages their share of the time after a take-over that took ``took_s``."""
         share_s = min(NEW_ONES_SHARE * took_s, MOST_NEW_ONES_S)
         self._new_ones_until_s = self._now_s() + share_s
 
@@ -255,8 +255,10 @@ class Worker:
         return min(more, self._room())
 
     def _gives_back(self, batch: Batch) -> list[StreamMessage]:
-        """What waits behind a message that overruns goes to others, unless batches have a fixed
-        size."""
+        """The messages to give back, as they would wait behind one that overruns.
+
+        None if the batch size is fixed.
+        """
         runs_ms = self._hooks.runs_ms()
         wanted = runs_ms >= OVERRUN_MS and (
             runs_ms >= LONG_OVERRUN_MS or self._scoreboard.someone_idle(mono_ms())
@@ -264,7 +266,7 @@ class Worker:
         return batch.withdraw() if wanted and not self._fixed_size else []
 
     async def _fetch(self, count: int) -> list[StreamMessage]:
-        """More for the lanes that are free: first what waits for a worker."""
+        """Get up to ``count`` more messages for free lanes: offers first, then new ones."""
         if not (self._scoreboard.offers_waiting and self._is_turn_of_offers()):
             return await self.session.read(count, 0)
         self.orders.room_beside = count
@@ -273,14 +275,14 @@ class Worker:
         finally:
             self.orders.room_beside = 0
         if not got_some:
-            return []  # what waits must be alone: this batch ends
+            return []  # the offers must run alone: let this batch end
         began_s = self._now_s()
         messages = await self.session.in_flight.take(_offers(self.orders.takes.pop(0)))
         self._new_ones_after(self._now_s() - began_s)
         return messages
 
     def _observe(self, handled: int) -> int:
-        """So many of the batch are done; returns how many since the last time."""
+        """Note how many of the batch are done; returns how many since the last call."""
         now_ms, newly_handled = mono_ms(), handled - self._observed
         if newly_handled > 0:
             self._batch.observe(newly_handled, now_ms - self._observed_ms)

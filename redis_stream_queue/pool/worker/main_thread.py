@@ -1,12 +1,12 @@
 """The main thread of a worker: the event loop and a plain handler's calls take turns in it.
 
-There, timer signals arrive at once, and libraries that insist on the main thread work. A short call
-costs no change of threads, and a long one that handles many short messages lets the loop have a
-turn between two of them. One that does not, for ``LONG_CALL_S``, does not stop the loop either: a
-second thread takes it over.
+In the main thread timer signals arrive at once, and libraries work that need it. A short call needs
+no change of threads. A call that handles many short messages lets the loop have a turn between two
+of them. If a call does not do that for LONG_CALL_S, a second thread, the stand-in, runs the loop
+until the call ends.
 
-That thread, its locks and the selector are the interpreter's own, taken before an app can patch
-them (gevent does): a greenlet in its place would run the loop in the midst of a handler.
+That thread, its locks and the selector are taken from the interpreter before an app can patch them
+(gevent does): a greenlet in place of the thread would run the loop in the middle of a handler.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from ...delivery.invocation import end_forked_child, forks
 
 log = logger(__name__)
 
-LONG_CALL_S = 0.025  # a call is taken for a long one after once or twice as much
-BROKEN_LOOP = {errno.EBADF, errno.EINVAL}  # said by a selector that was closed, or is a file now
-TURN_STEPS = 4  # a turn: the task that a timer or a reply wakes comes to its next wait
+LONG_CALL_S = 0.025  # after this time, or up to twice as much, a call counts as long
+BROKEN_LOOP = {errno.EBADF, errno.EINVAL}  # errors of a selector that the app has closed
+TURN_STEPS = 4  # steps of the loop in a turn: so many a task needs from its waking to its next wait
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -45,7 +45,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 class MainThread:
-    """Runs the loop, and between its turns the calls that the loop asks for, one at a time."""
+    """Runs the loop, and between its turns the calls that tasks ask for, one at a time."""
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner(loop_factory=_new_loop)
@@ -53,35 +53,38 @@ class MainThread:
         self._asked: tuple[Callable[[], None], asyncio.Future[None]] | None = None
         self._calls = 0  # how many have begun
         self._calling = False
-        self._turn = allocate_lock()  # who holds it may run the loop
+        self._turn = allocate_lock()  # the thread that holds it may run the loop
         self._has_stand_in = False
         self._said = False
         self._serving = True
         self._forks = forks()
         os.register_at_fork(after_in_child=self._stop_in_child)
-        self._wanted = False  # the stand-in may sleep, on:
+        self._wanted = False  # False = the stand-in may sleep until the bell is released
         self._bell = allocate_lock()
         self._bell.acquire()
 
     def _stop_in_child(self) -> None:
         if self._serving:
-            self._loop.stop()  # after this turn, and what else waits for it is the parent's
-            for handle in getattr(self._loop, "_ready", ()):  # (uvloop shows none)
+            self._loop.stop()  # after this turn
+            for handle in getattr(self._loop, "_ready", ()):  # callbacks of the parent (not uvloop)
                 handle.cancel()
 
     def run(self, call: Callable[[], None]) -> asyncio.Future[None]:
-        """Run a call in the main thread as soon as the loop's turn ends; one at a time."""
+        """Run a call in the main thread as soon as the loop's turn ends; one at a time.
+
+        The future has the error that the call raises.
+        """
         done: asyncio.Future[None] = self._loop.create_future()
         self._asked = (call, done)
         self._loop.stop()
         return done
 
     def first(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run something in the loop, to its end, before it serves. Raises what it raises."""
+        """Run a coroutine to its end before serve(). Raises what it raises."""
         self._loop.run_until_complete(coroutine)
 
     def serve(self, main: Coroutine[Any, Any, None]) -> None:
-        """Body of the main thread: run ``main`` in the loop until it ends."""
+        """Run ``main`` in the loop until it ends; this is all that the main thread does."""
         with contextlib.closing(self), self._turn:
             task = self._loop.create_task(main)
             task.add_done_callback(lambda _: self._loop.stop())
@@ -89,11 +92,11 @@ class MainThread:
                 while not task.done():
                     if self._asked is None:
                         self._run_loop()
-                        end_forked_child(self._forks)  # of a task of the app's
+                        end_forked_child(self._forks)  # a task of the app may have forked
                     else:
                         asked, self._asked = self._asked, None
                         self._call(*asked)
-                        del asked  # or a batch would live until the next one has been handled
+                        del asked  # else a batch would stay in memory until the next one is done
             finally:
                 self._serving = False
                 self._wake_stand_in()
@@ -106,10 +109,10 @@ class MainThread:
             self._runner.close()
 
     def _run_loop(self) -> None:
-        """A turn; what a task or a callback of the app's raises out of the loop ends nothing."""
+        """Run a turn of the loop; an error that the app's tasks raise out of the loop is logged."""
         try:
             self._loop.run_forever()
-        except BaseException as error:  # a SystemExit or a panic, too: the worker lives on
+        except BaseException as error:  # also a SystemExit of the app's: the worker goes on
             end_forked_child(self._forks, error)
             if isinstance(error, OSError) and error.errno in BROKEN_LOOP:
                 log.critical(
@@ -117,7 +120,7 @@ class MainThread:
                     "(%s): this worker ends and is replaced",
                     error,
                 )
-                os._exit(1)  # nothing can be waited for any more
+                os._exit(1)  # without its loop the worker can do nothing
             log.exception("a task or a callback of the app's has raised this in the event loop")
 
     def _call(self, call: Callable[[], None], done: asyncio.Future[None]) -> None:
@@ -125,7 +128,7 @@ class MainThread:
         self._begin()
         try:
             call()
-        except BaseException as caught:  # it belongs to whoever waits for the call
+        except BaseException as caught:  # the future of the call gets it
             error = caught
         end_forked_child(self._forks, error)
         self._end()
@@ -137,7 +140,7 @@ class MainThread:
             done.set_exception(error)
 
     def between(self, now_ms: int) -> int:
-        """Between two messages of a call: a turn for the loop. Times: mono_ms()."""
+        """Give the loop a turn between two messages of a call; takes and returns mono_ms()."""
         end_forked_child(self._forks)
         if self._turn.acquire(blocking=False):
             self._step(TURN_STEPS)
@@ -191,7 +194,10 @@ class MainThread:
             self._bell.release()
 
     def _watch(self) -> None:
-        """Body of the stand-in's thread. It looks now and then: to be told would cost more."""
+        """All that the stand-in's thread does: look every LONG_CALL_S whether a call is long.
+
+        To be told of each call would cost more.
+        """
         known = 0
         while self._serving:
             sleep(LONG_CALL_S)

@@ -1,4 +1,4 @@
-"""What the master has told a worker, and what of it the loop has still to carry out."""
+"""The master's messages to a worker, and what of them the worker has still to carry out."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ..protocol import (
     Take,
 )
 
-FREE_WAIT_S = 0.1
+ANSWER_WAIT_S = 0.1  # how long a worker waits for an answer when it asks for offers
 
 
 class Orders:
     """The master's orders to the worker of this session.
 
-    takes: offers that are to be carried out. draining, paused: nothing more is started.
-    handling: a handler has a batch. room_beside: for so many offers, asked for while it runs.
-    answered: set when something was said.
+    takes: offers to carry out. draining, paused: start nothing more. handling: a batch is being
+    handled. room_beside: how many messages can run beside those of the batch; set while the worker
+    asks for them. answered: set when a message of the master has come.
     """
 
     def __init__(self, session: Session, send: Callable[[Message], None]) -> None:
@@ -43,11 +43,11 @@ class Orders:
 
     @property
     def start_nothing(self) -> bool:
-        """Is nothing to be started any more, or for a while?"""
+        """May the worker start no message now?"""
         return self.draining or self.paused
 
     def heard(self, message: Message) -> None:
-        """The master has said this."""
+        """Act on a message from the master."""
         if isinstance(message, Take):
             self._taken += 1
             fits = self.room_beside > 0 and not message.alone
@@ -78,14 +78,14 @@ class Orders:
         self._session.reader.interrupt()
 
     async def ask(self, beside: int = 0) -> bool:
-        """While offers wait: ask for some; True if any came. beside: see AskForWork."""
+        """Ask the master for offers; returns whether any came. beside: see AskForWork."""
         self.answered.clear()
         self._send(AskForWork(self._taken, beside))
-        await self._until_answered(FREE_WAIT_S)
+        await self._until_answered(ANSWER_WAIT_S)
         return bool(self.takes)
 
     async def wait(self, longest_s: float) -> None:
-        """Until something is said; not at all where it is to end."""
+        """Wait for a message from the master; not at all when draining."""
         self.answered.clear()
         if not self.draining:
             await self._until_answered(longest_s)

@@ -62,22 +62,22 @@ from .loop import Worker
 from .main_thread import MainThread
 from .soft_limit import SoftLimit
 
-MASTER_FIRST_S = 5.0
-EXITS_S = 2.0  # for what is to run at exit where the app cannot be loaded
-USUAL_THRESHOLD = 700  # new containers before the collector looks at them, up to Python 3.13
-THRESHOLD = 2000  # and after it: about as many as the largest batch brings
+MASTER_FIRST_S = 5.0  # a worker ends itself so much later than the master would have killed it
+EXITS_S = 2.0  # how long exit handlers may run if the app cannot be loaded
+USUAL_THRESHOLD = 700  # new containers that start a collection, up to Python 3.13
+THRESHOLD = 2000  # the same later: about as many as the largest batch brings
 
 log = logger(__name__)
 
 
 def worker_main(
-    sock: socket.socket,
-    metrics: Connection,
+    sock: socket.socket,  # to the master
+    metrics: Connection,  # the metrics pipe
     scoreboard: Scoreboard,
     slot: int,
     spec: WorkerSpec,
 ) -> int:
-    """One worker life, from just after the fork to the exit code."""
+    """Run one worker life, from just after the fork; returns its exit code."""
     _linux.set_process_name(f"rsq-worker-{slot}")
     signals.keep_from_children()
     orphans.mark_children()
@@ -133,8 +133,11 @@ def worker_main(
 
 
 def _keep_from_collector() -> None:
-    """The app stays, and messages are garbage in no circles: neither is to be looked through again
-    and again, which took up to a quarter of the time. An app that sets a threshold keeps it."""
+    """Let the garbage collector look less often, which saves up to a quarter of the time.
+
+    The app's objects stay for ever, and messages are freed without the collector. An app that sets
+    a threshold of its own keeps it.
+    """
     gc.freeze()
     youngest, *others = gc.get_threshold()
     if youngest == USUAL_THRESHOLD:
@@ -151,7 +154,7 @@ def _log_as(who: str, slot: int, spec: WorkerSpec) -> None:
 def _refuse(sock: socket.socket, what: str, error: RedisStreamError) -> int:
     """Tell the master why the app cannot be loaded; returns the exit code.
 
-    What is registered to run at exit runs first: the master ends us when it knows.
+    Exit handlers of the app run first: the master kills this process when it knows.
     """
     exits = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
     with contextlib.suppress(RuntimeError):  # no thread can be started
@@ -162,14 +165,14 @@ def _refuse(sock: socket.socket, what: str, error: RedisStreamError) -> int:
 
 
 def _attach(handler: Handler, start: Start) -> None:
-    """Let log and handler know whose messages these are."""
+    """Tell log and handler which stream and group the messages belong to."""
     logs.Record.stream = start.stream
     if isinstance(handler, PerMessage) and handler.attach is not None:
         handler.attach(start.url, start.prefix, start.stream, start.consumer.group)
 
 
 def _soft_limit(start: Start, handler: Handler) -> SoftLimit:
-    """Watching already, if the pool or a task has one."""
+    """The soft time limit, with its thread running if the pool or a task has one."""
     limit = SoftLimit(start.soft_time_limit_s, rules_of(handler))
     limits_s = [start.soft_time_limit_s, *(rules.soft_time_limit_s for rules in _rules(handler))]
     if any(limits_s):
@@ -188,9 +191,10 @@ def _rules(handler: Handler) -> Sequence[Rules]:
 
 
 def _end_as_an_interpreter_does(timeout_s: float) -> None:
-    """Threads and pools of threads or processes finish, then what is registered to run at exit.
+    """Wait for threads, then run exit handlers, as a Python program does at its end.
 
-    timeout_s: how long the master lets it take; should that be gone, we see to it ourselves.
+    timeout_s: after this time the master kills the process. If the master is gone, the process ends
+    itself a little later.
     """
     signals.do_nothing(signal.SIGTERM)
     current.handled.set(None)
@@ -214,13 +218,13 @@ async def _begun(declared: Declaration) -> None:
     if declared.nice:
         try:
             os.nice(declared.nice)
-        except OSError as error:  # only root may be less nice
+        except OSError as error:  # only root may set a lower value
             log.warning("nice=%d of @stream_handler: %s", declared.nice, error.strerror)
     if declared.on_worker_start is None:
         return
     try:
         await call_hook(declared.on_worker_start)
-    except BaseException as error:  # whatever it raises: without it no message can be handled
+    except BaseException as error:  # no message can be handled without it
         raise LoadError(last_lines("on_worker_start failed:", error)) from None
 
 
@@ -252,7 +256,7 @@ def _answer_stack_dumps(row: Row) -> None:
 
 
 def _count_tasks(row: Row, handler: Handler) -> None:
-    """By themselves, if there are any."""
+    """Write how many tasks have counters of their own."""
     if rules := _rules(handler):
         row[Field.TASKS] = min(len(rules) + 1, MOST_TASKS)
 
@@ -260,7 +264,7 @@ def _count_tasks(row: Row, handler: Handler) -> None:
 def _schedules(
     declared: Declaration, serializer: Serializer | None, start: Start
 ) -> list[list[Any]]:
-    """What the handler wants to be pushed, encoded. Raises what is wrong with it."""
+    """The periodic messages that the handler declares, encoded. Raises ConfigError."""
     key = prefixed(start.prefix, start.stream)
     encode = for_stream(serializer or JsonSerializer(), key).encode
     return [list(schedule) for schedule in schedules_of(declared.periodic, encode)]
@@ -274,7 +278,7 @@ def _tell_of(schedules: list[list[Any]], sock: socket.socket) -> None:
 
 
 def _portions(schedules: list[list[Any]]) -> Iterator[list[list[Any]]]:
-    """So many at a time as fit into one message; at least one portion."""
+    """Parts of which each fits into one message to the master; at least one, perhaps empty."""
     portion: list[list[Any]] = []
     room = MAX_MESSAGE
     for one in schedules:
@@ -288,7 +292,7 @@ def _portions(schedules: list[list[Any]]) -> Iterator[list[list[Any]]]:
 
 
 def _first_names(rules: Sequence[Rules]) -> list[str]:
-    """Of tasks: as many as fit into the message beside the rest. One without a name has none."""
+    """Names of the first tasks: as many as fit into one message to the master."""
     room = accumulate(len(one.name.encode()) + 8 for one in rules)
     return [one.name for one, size in zip(rules, room, strict=True) if size < MAX_MESSAGE // 2]
 

@@ -21,16 +21,17 @@ from ..scoreboard import NO_ID, Field, Row
 from ..standard_streams import StandardStreams
 from .stopwatch import Stopwatch
 
-OVERRUN_MS = 100  # after so long the rest of the batch is given back if a worker is idle,
-LONG_OVERRUN_MS = 250  # after so long in any case: one of another host may be idle
+OVERRUN_MS = 100  # a message runs for so long: the rest is given back if a worker is idle
+LONG_OVERRUN_MS = 250  # for so long: in any case, as a worker of another host may be idle
 _note_handled = current.handled.set
 
 
 class ReportingHooks(Hooks):
     """Keeps this worker's shared row, and tells the master what it should know at once.
 
-    side_by_side: several messages run at a time. whole_batch: the handler is called with all of a
-    batch. rules_of: what it knows of each message; time_limit_s: of those that have none.
+    send: to the master. side_by_side: several messages run at a time. whole_batch: the handler is
+    called with a whole batch. rules_of: returns the rules of a message, None = there are none.
+    time_limit_s: of messages whose rules have none.
     """
 
     def __init__(
@@ -61,9 +62,9 @@ class ReportingHooks(Hooks):
         self._limit_ms = round((time_limit_s or 0) * 1000)
         self._batches = 0
         self._counts: Counter[Field] = Counter()
-        self._shown: Rules | None = None  # what the row says; None = nothing, or something older
-        self._looked = False  # at the standard streams, since the last message
-        self._running: dict[str, tuple[int, Rules]] = {}  # since when what runs, the oldest first
+        self._shown: Rules | None = None  # the rules that the row has now; None = none, or old ones
+        self._looked = False  # were the standard streams checked since the last message?
+        self._running: dict[str, tuple[int, Rules]] = {}  # start and rules by id, oldest first
 
     def receiving(self) -> None:
         self.row[Field.READ_AT] = mono_ms()
@@ -134,13 +135,15 @@ class ReportingHooks(Hooks):
         self._start(entry_id, since_ms)
 
     def _limit_of(self, rules: Rules) -> int:
-        """In ms; 0 = it has none."""
+        """The time limit in ms, 0 = none."""
         own_s = rules.time_limit_s
         return self._limit_ms if own_s is None else max(round(own_s * 1000), 1)
 
     def _show_oldest(self) -> None:
-        """Of those that run side by side the one that was started first; of those with time limits
-        the one that has to end first."""
+        """Write into the row which of several running messages the master should look at.
+
+        It is the one that has to end first by its time limit, else the one that was started first.
+        """
         ending = []
         if self._rules_of is not None:
             ending = [
@@ -165,21 +168,21 @@ class ReportingHooks(Hooks):
         self._weigh_first()
 
     def _weigh_first(self) -> None:
-        """What the first message of a life has taken may be the app's own: a model, say."""
+        """Note the memory in use after the first message: the app may have loaded a model in it."""
         if not self.row[Field.OWN_MB] and self.row.id(Field.CURRENT) != NO_ID:
             self.row[Field.OWN_MB] = max(round(memory_mb() or 0), 1)
 
     @property
     def overruns(self) -> bool:
-        """Does a message run that others would wait for?"""
+        """Has a message run for so long that others should not wait behind it?"""
         return self.runs_ms() >= OVERRUN_MS and not self._side_by_side
 
     def runs_ms(self) -> int:
-        """For how long the message runs that was started last."""
+        """How long the message that was started last has been running."""
         return mono_ms() - self._stopwatch.since_ms
 
     def tending(self, batch: Batch) -> None:
-        self._streams.open_again()  # before anything is read or connected
+        self._streams.open_again()  # before a read or a new connection
         if batch.handled:
             self._weigh_first()
 
@@ -187,7 +190,7 @@ class ReportingHooks(Hooks):
         self.row[Field.RENEWED_AT] = mono_ms()
 
     def acknowledging(self, entry_id: str, total: int) -> None:
-        self.row.set_id(Field.ACKING, entry_id)  # first: the old total says nothing new
+        self.row.set_id(Field.ACKING, entry_id)  # before the total, which makes it count
         self.row[Field.ACKING_TOTAL] = total
 
     def burying(self, entry_id: str, total: int) -> None:
@@ -198,7 +201,7 @@ class ReportingHooks(Hooks):
         self._send(Buried(reason))
 
     def failed(self, errors: Sequence[tuple[BaseException, list[StreamMessage]]]) -> None:
-        self._streams.open_again()  # what failed may have closed where it is told
+        self._streams.open_again()  # the handler may have closed the stream of the log
         if self._rules_of is not None:
             for _, messages in errors:
                 for message in messages:
@@ -229,9 +232,9 @@ class ReportingHooks(Hooks):
         self._send(Released())
 
     def redis_failed(self) -> None:
-        """Redis did not answer, or refused."""
+        """Count that Redis did not answer, or refused."""
         self._count(Field.REDIS_ERRORS)
 
     def _count(self, field: Field, count: int = 1) -> None:
-        self._counts[field] += count  # not in the row: a mad neighbour may write there
+        self._counts[field] += count  # not in the row, where the app may write anything
         self.row[field] = self._counts[field]

@@ -1,10 +1,9 @@
-"""Soft time limit: SoftTimeLimitExceeded is raised where a call or a decoding takes too long.
+"""Soft time limit: SoftTimeLimitExceeded is raised in a call or a decoding that takes too long.
 
-What runs in the main thread is interrupted by a signal, blocking system calls included. The
-signal is one of our own, sent by a thread: SIGALRM and the timers belong to the app, and decoding
-holds up the loop. What is awaited is cancelled like a timeout does it, so all that runs under it
-(wait_for, a TaskGroup) ends with it; the cancellation is a SoftTimeLimitExceeded as well, so a
-handler can catch it as one.
+Code in the main thread is interrupted by a signal, also in a blocking system call. A thread of ours
+sends it: SIGALRM and the timers belong to the app, and the loop stands still during a decoding.
+An awaitable is cancelled as by a timeout, so everything that it runs (wait_for, a TaskGroup) ends,
+too. That cancellation is a SoftTimeLimitExceeded as well, so a handler can catch it as one.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ log = logger(__name__)
 
 INTERRUPT = signal.SIGRTMIN + 9
 RUNNING, DECODING = "the handler ran for", "decoding took"
-AGAIN_S = 0.05  # until the next signal, should the first be swallowed (in a __del__, say)
+AGAIN_S = 0.05  # until the next signal: the first may have been lost, in a __del__ for example
 
 
 class _Cancelled(asyncio.CancelledError, SoftTimeLimitExceeded):
-    """How the limit arrives in what is awaited."""
+    """Raised in an awaitable that takes too long."""
 
 
 class SoftLimit:
     """Limits each call of a handler, for a message or for a batch, and each decoding.
 
-    limit_s: seconds; None = only what has rules of its own is limited. Make it in the main thread,
-    before an app can patch anything.
+    limit_s: None = only messages with rules of their own are limited. Make it in the main thread,
+    before the app can patch the interpreter.
     """
 
     def __init__(self, limit_s: float | None, rules_of: RulesOf = as_configured) -> None:
@@ -50,11 +49,11 @@ class SoftLimit:
         self._running_s = 0.0  # the limit of what runs
         self._watching = False
         self._main_thread = get_ident()
-        self._ends_at = 0.0  # when what runs must end, in s of monotonic(); 0 = nothing runs
+        self._ends_at = 0.0  # when the call must end, by monotonic(); 0 = none runs
         self._what = RUNNING
 
     def limited(self, handler: Handler) -> Any:
-        """The same handler, each call limited, if there is a limit."""
+        """The handler with a limit around each call, if there is any limit."""
         runner = runner_of(handler)
         if not self._watching:
             return runner
@@ -64,7 +63,7 @@ class SoftLimit:
         return runner.calling(call, is_async=runner.is_async)
 
     def _limit_of(self, argument: Any) -> float | None:
-        """Of the call for a message or a batch."""
+        """The limit of the call for this message or batch, None = none."""
         if not isinstance(argument, StreamMessage):
             return self._limit_s
         own_s = self._rules_of(argument).soft_time_limit_s
@@ -96,7 +95,7 @@ class SoftLimit:
             raise _exceeded(self._running_s, self._what)
 
     def decoding(self, decode: Decode) -> Decode:
-        """The same decoding, limited: one that cannot be interrupted fails when it has ended."""
+        """The decoding with a limit. One that cannot be interrupted fails when it has ended."""
         limit_s = self._limit_s
         if limit_s is None:
             return decode
@@ -110,15 +109,15 @@ class SoftLimit:
             finally:
                 if get_ident() == self._main_thread:
                     self._ends_at = 0.0
-                if monotonic() >= ends_at:  # whatever a serializer made of the interruption
+                if monotonic() >= ends_at:  # also if the serializer has caught the interruption
                     raise _exceeded(limit_s, DECODING)
 
         return limited
 
     def watch(self, least_s: float) -> None:
-        """Send the signal whenever what runs is over its limit, from a thread, for ever.
+        """Start the thread that sends the signal when a call is over its limit.
 
-        least_s: the lowest limit.
+        least_s: the lowest limit of all.
         """
         self._watching = True
         signal.signal(INTERRUPT, self._interrupted)
@@ -142,7 +141,7 @@ def _exceeded(limit_s: float, what: str = RUNNING) -> SoftTimeLimitExceeded:
 
 
 class _Limited:
-    """Awaits what a call gave, and cancels it when the limit has passed."""
+    """Awaits the awaitable that a call has returned, and cancels it when the limit has passed."""
 
     def __init__(self, result: Any, limit_s: float) -> None:
         self._result = result
@@ -164,7 +163,7 @@ class _Limited:
             if self._passed and not task.cancelling():
                 raise _exceeded(self._limit_s) from None
             raise
-        except BaseExceptionGroup as group:  # of a TaskGroup that it went through
+        except BaseExceptionGroup as group:  # a TaskGroup has wrapped the cancellation
             if group.subgroup(_Cancelled):
                 raise _exceeded(self._limit_s) from group
             raise
@@ -190,5 +189,5 @@ class _Limited:
                     thrown = True
                     if not task.uncancel():  # else the consumer is cancelled as well
                         error = _Cancelled(str(_exceeded(self._limit_s)))
-            except BaseException as other:  # whatever is thrown in goes to the coroutine
+            except BaseException as other:  # all that is thrown in goes to the coroutine
                 error = other

@@ -1,7 +1,7 @@
-"""How long messages waited and how long handling them took, into the histograms of a row.
+"""Measures how long messages waited and how long their handling took, for the histograms of a row.
 
-Handlers of short messages start thousands of them a second, so what started in one ms is counted
-together: those before the last took less than 1 ms, and the last one until the next one starts.
+Thousands of short messages may start in a second, so those that start in the same ms are counted
+together: all but the last took less than 1 ms, and the last one took until the next one starts.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from ..scoreboard import Row
 
 
 class Stopwatch:
-    """Times the messages of one worker. Times are ms of mono_ms().
+    """Measures the messages of one worker. Times are ms of mono_ms().
 
-    started: what started at ``since_ms`` and is not counted yet; to be appended to. tasks: the
-    numbers of their tasks, where a queue runs them one after the other; likewise. batch: what a
-    call for a whole batch is about; its first message is started, then.
+    started: messages that started at ``since_ms`` and are not counted yet; the caller appends to
+    it. tasks: the numbers of their tasks, if a queue runs them one after the other; the caller
+    appends to it, too. batch: the messages of a call for a whole batch; only the first of them is
+    in ``started`` then.
     """
 
     def __init__(self, row: Row) -> None:
@@ -31,7 +32,7 @@ class Stopwatch:
         self._row = row
 
     def tick(self, now_ms: int) -> None:
-        """Count what was started before; one after the other is handled."""
+        """Count the started messages, of a handler that handles one after the other."""
         if self.started:
             self._row.lasted(HANDLING, now_ms - self.since_ms)
             if (others := len(self.started) - 1) > 0:
@@ -50,7 +51,7 @@ class Stopwatch:
             self.tasks.clear()
 
     def tick_batch(self, now_ms: int) -> None:
-        """The same of a call for a whole batch."""
+        """Count the started call, of a handler that takes a whole batch."""
         if self.started:
             self._row.lasted(HANDLING, now_ms - self.since_ms)
             self.waited(self.batch, now_ms - self.since_ms)
@@ -58,22 +59,28 @@ class Stopwatch:
         self.since_ms = now_ms
 
     def tick_side_by_side(self, now_ms: int) -> None:
-        """The same where the end of each one is told by itself."""
+        """Count the waits of the started messages, which run side by side; see ended()."""
         if self.started:
             self.waited(self.started, now_ms - self.since_ms)
             self.started.clear()
         self.since_ms = now_ms
 
     def ended(self, since_ms: int, task: int | None) -> None:
-        """What was started then has ended now. task: its number, None = it is none of a queue."""
+        """Count a message that was started at ``since_ms`` and has ended now.
+
+        task: number of its task, None = it belongs to no queue.
+        """
         lasted_ms = mono_ms() - since_ms
         self._row.lasted(HANDLING, lasted_ms)
         if task is not None:
             self._row.task_lasted(task, lasted_ms)
 
     def waited(self, messages: Sequence[StreamMessage], ago_ms: int) -> None:
-        """These, in the order of their ids, were started so long ago. For how long a message lay
-        in its stream is counted when it is delivered first, by this host's clock and Redis'."""
+        """Count how long messages waited in their stream, if this is their first delivery.
+
+        messages: in the order of their ids. ago_ms: how long ago they were started. The wait is
+        the time of this host's clock minus the time in the id, which is by Redis' clock.
+        """
         first, last = messages[0], messages[-1]
         if first.delivery_count != 1 or last.delivery_count != 1:
             messages = [message for message in messages if message.delivery_count == 1]

@@ -1,5 +1,8 @@
-"""Who may see what over HTTP: probes and metrics are for all who reach the address, status and page
-for this machine, or for who knows the token."""
+"""Who may see what over HTTP.
+
+Probes and metrics are for all who can reach the address; status and page are for this machine, or
+for clients that know the token.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ OPEN = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 class Refusal(NamedTuple):
-    """HTTP status, a sentence, and further headers."""
+    """An answer to a request that is refused: HTTP status, a sentence, and further headers."""
 
     status: int
     why: str
@@ -26,17 +29,20 @@ class Refusal(NamedTuple):
 
 
 class Access:
-    """host: that we listen on. token: that status and page need; None = there is none, so they are
-    served on a loopback address only."""
+    """Decides which requests are answered.
+
+    host: the address that the server listens on. token: needed for status and page; None = these
+    are served on a loopback address only, without a token.
+    """
 
     def __init__(self, host: str, token: str | None) -> None:
         self._is_loopback = is_loopback(host)
         self._token = token
 
     def refusal(self, path: str, headers: Mapping[str, str]) -> Refusal | None:
-        """Why this request is not answered; None = it is."""
+        """Why this request is refused; None = it is answered. headers: names in lower case."""
         if self._is_loopback and not is_loopback(_without_port(headers.get("host", ""))):
-            # A page in a browser here cannot ask us under a name of its own (DNS rebinding).
+            # Else a web page whose name leads to 127.0.0.1 could read it (DNS rebinding).
             return Refusal(403, "ask for localhost or 127.0.0.1", {})
         if path in OPEN or (self._token is None and self._is_loopback):
             return None
@@ -49,7 +55,7 @@ class Access:
 
 
 def _given(headers: Mapping[str, str]) -> str:
-    """The token of a request: as a bearer's, or as the password that a browser asks for."""
+    """The token in a request: a bearer token, or the password that a browser has asked for."""
     kind, _, given = headers.get("authorization", "").partition(" ")
     if kind.lower() == "basic":
         with contextlib.suppress(ValueError):
@@ -58,7 +64,7 @@ def _given(headers: Mapping[str, str]) -> str:
 
 
 def read_token(file: str) -> str:
-    """Raises ConfigError for a file that cannot be read or is empty."""
+    """The token in a file. Raises ConfigError for a file that cannot be read or is empty."""
     try:
         token = Path(file).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -75,7 +81,7 @@ def _without_port(host: str) -> str:
     return host.rpartition(":")[0] if host.count(":") == 1 else host
 
 
-@lru_cache(16)  # scrapers ask under the same name
+@lru_cache(16)  # scrapers use the same name each time
 def is_loopback(host: str) -> bool:
     """Does this name or address mean this machine alone?"""
     with contextlib.suppress(ValueError):

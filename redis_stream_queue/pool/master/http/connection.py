@@ -1,7 +1,8 @@
-"""One client over HTTP/1.1: h11 speaks the protocol, the limits are kept here.
+"""One client over HTTP/1.1: h11 reads and writes the protocol, this module keeps the limits.
 
-No client can hold us up: it has CONNECTION_S in all and MOST_HEAD bytes a request, and while it
-does not read its answers nothing more is read of it. Bodies of requests are not looked at.
+No client can hold up the master: its connection lasts CONNECTION_S at most, a request has MOST_HEAD
+bytes at most, and while the client does not read its answers, nothing more is read from it. Bodies
+of requests are ignored.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ import h11
 from .repeated import Exchange, Repeated, Request, Response, sentence
 
 MOST_HEAD = 16 * 1024  # bytes
-PIECE = 4 * 1024  # so many more h11 gets to see at a time
-CONNECTION_S = 5.0  # so long one lives, whether it asks for something or is silent
+PIECE = 4 * 1024  # bytes that h11 gets at a time
+CONNECTION_S = 5.0  # how long a connection lasts, whatever the client does
 
 
 class Connection(asyncio.Protocol):
-    """repeated: has the answers. open_: the others; most: so many there may be at a time."""
+    """repeated: makes the answers. open_: all connections. most: how many there may be."""
 
     def __init__(self, repeated: Repeated, open_: set[Connection], most: int) -> None:
         self._repeated = repeated
         self._open = open_
         self._most = most
-        self._http: h11.Connection | None = None  # None = nothing is under way
-        self._unread = bytearray()  # has come, and h11 has not seen it
-        self._blocked = False  # the client does not read
-        self._ended = False  # the last answer was given
+        self._http: h11.Connection | None = None  # None = no request is under way
+        self._unread = bytearray()  # bytes that h11 has not got yet
+        self._blocked = False  # the client does not read its answers
+        self._ended = False  # the last answer has been sent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -42,7 +43,7 @@ class Connection(asyncio.Protocol):
         self._open.add(self)
 
     def abort(self) -> None:
-        """Leave at once."""
+        """Close the connection at once."""
         self._transport.abort()
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -72,8 +73,10 @@ class Connection(asyncio.Protocol):
         self._go_on(asked)
 
     def _go_on(self, asked: bytes = b"") -> None:
-        """Answer what was asked, as long as the answers are read. asked: all that has come, if
-        nothing of it was looked at yet."""
+        """Answer requests, as long as the client reads the answers.
+
+        asked: the bytes that have just come, if no request is under way.
+        """
         http = self._http
         if http is None or self._blocked or self._ended or self._transport.is_closing():
             return
@@ -104,14 +107,14 @@ class Connection(asyncio.Protocol):
         """Answer a request, and get ready for the next one."""
         at_s = int(time.time())
         sent = _as_bytes(http, response, at_s, is_head=request.method == "HEAD")
-        closes = http.our_state is not h11.DONE  # the client wants no more
+        closes = http.our_state is not h11.DONE  # the client has asked to close
         more = bool(self._unread or http.trailing_data[0])
         if asked and not more:
             self._repeated.note(asked, Exchange(request, response, sent, at_s, closes))
         if closes or not more:
             self._http = None
             self._transport.resume_reading()
-        else:  # one at a time: others wait for the loop, too
+        else:  # the next request in the next turn of the loop, so that others have theirs
             http.start_next_cycle()
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._go_on)
@@ -124,8 +127,11 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _give_up(self, http: h11.Connection, response: Response, *, is_head: bool = False) -> None:
-        """The last answer, while more is under way: that is not read, and to close now would take
-        the answer back."""
+        """Send the last answer, although more bytes of the request may come.
+
+        Only our half is closed: to close both now would reset the connection before the client has
+        read the answer.
+        """
         self._ended = True
         response = response._replace(headers={**response.headers, "Connection": "close"})
         self._transport.write(_as_bytes(http, response, time.time(), is_head=is_head))

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from ...histogram import BOUNDS_S, Histogram
 
-STEP_S = 5
+STEP_S = 5  # from one point of a plot to the next
 STEPS = 15 * 60 // STEP_S
 
 
 class Moment(NamedTuple):
-    """Totals at one moment. lag: None = Redis did not say."""
+    """Totals at one moment. at_s: since the epoch. lag: None = Redis did not say."""
 
     at_s: float
     acked: int
@@ -23,7 +23,10 @@ class Moment(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What happened between two moments; times of 95 of 100, in s, None = there was nothing."""
+    """What happened between two moments.
+
+    handling_s, waiting_s: 95 % of the messages took so long at most; None = there was none.
+    """
 
     at_s: float
     acked_per_s: float
@@ -41,7 +44,7 @@ class History:
         self._last: Moment | None = None
 
     def note(self, now: Moment) -> None:
-        """A moment later than all before."""
+        """Add the step from the last moment to this one, which is later."""
         if (last := self._last) is not None and now.at_s > last.at_s:
             self.steps.append(
                 Step(
@@ -62,9 +65,9 @@ def _since(now: Histogram, then: Histogram) -> Histogram:
 
 
 def quantile(seen: Histogram, share: float) -> float | None:
-    """So long, in s, this share of the durations took at most; within a bucket by proportion.
+    """The duration in s that ``share`` (0 to 1) of all durations do not exceed.
 
-    None if there are none.
+    Durations count as spread evenly within a bucket. None = there are no durations.
     """
     wanted = share * seen.total
     if wanted <= 0:

@@ -1,6 +1,6 @@
-"""The pool's metrics in Prometheus' words: names with units, counters that never fall.
+"""The pool's metrics in Prometheus' formats: names with units, counters that never fall.
 
-The workers of one target are known by the stream and the group that they serve.
+Each crew is one pair of labels: its stream and its group.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ BOUNDS = [*map(str, BOUNDS_S), "+Inf"]
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """Does a scraper with this ``Accept`` read OpenMetrics, or Prometheus' own text?"""
+    """Does a scraper with this ``Accept`` want OpenMetrics, and not Prometheus' own text?"""
     return "application/openmetrics-text" in accept
 
 
 def render(snapshot: Snapshot, *, openmetrics: bool) -> bytes:
-    """The text in one of the two; KINDS are their content types."""
-    # To look for what is to be escaped in our names would take a third of the time.
+    """The metrics in one of the two formats; KINDS are their content types."""
+    # "allow-utf-8" skips the search for characters to escape, which takes a third of the time.
     encoder, _ = choose_encoder(f"{OPENMETRICS}; escaping=allow-utf-8" if openmetrics else "")
     return encoder(_Pool(snapshot))
 
@@ -61,7 +61,7 @@ class _Pool(Collector):
         yield reloads
         families = _Families()
         for seen, metrics in self._snapshot.parts:
-            if seen.stream:  # before, nothing is counted
+            if seen.stream:  # not known before the handler is loaded; nothing is counted until then
                 families.labels = [seen.stream, seen.group]
                 _totals(families, metrics)
                 for worker in metrics.workers:
@@ -71,7 +71,10 @@ class _Pool(Collector):
 
 
 class _Families:
-    """Each family once, with samples of all parts. labels: of the part that is looked at."""
+    """Each metric family once, with the samples of all crews.
+
+    labels: stream and group of the crew whose samples are being added.
+    """
 
     def __init__(self) -> None:
         self.by_name: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""Exchanges that come again and again: their bytes in, the same bytes out.
+"""Repeated requests: the same bytes in the same second get the same bytes as an answer.
 
-A scraper or a probe sends the same request each time, and to read it and to write the answer
-costs ten times what the answer itself does where that is made once a second.
+A scraper or a probe sends the same request each time. To parse it and to write the answer costs ten
+times as much as the answer itself, which is made once a second.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TEXT = "text/plain; charset=utf-8"
 
 
 class Request(NamedTuple):
-    """path: without what stands behind a "?". headers: their names are in lower case."""
+    """A request. path: without "?" and what follows. headers: their names are in lower case."""
 
     method: str
     path: str
@@ -23,7 +23,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """kind: its content type."""
+    """An answer. kind: its content type."""
 
     body: bytes
     status: int = 200
@@ -32,12 +32,16 @@ class Response(NamedTuple):
 
 
 def sentence(text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer for people."""
+    """An answer of one line of text."""
     return Response(f"{text}\n".encode(), status, headers=headers or {})
 
 
 class Exchange(NamedTuple):
-    """sent: the response as bytes, of this second. closes: does the connection end with it?"""
+    """A request and its answer.
+
+    sent: the answer as bytes. at_s: the second in which it was made, since the epoch. closes: is
+    the connection closed after it?
+    """
 
     request: Request
     response: Response
@@ -47,22 +51,25 @@ class Exchange(NamedTuple):
 
 
 class Repeated:
-    """The last exchanges, by all that the client had sent. answer: called for each request, also
-    for one that is known: only while it gives the very same Response that is sent again."""
+    """The last exchanges, by the bytes of the request.
+
+    answer: makes the answer to a request. It is called for each request; if it returns the same
+    object as last time, the bytes of that answer are sent again.
+    """
 
     def __init__(self, answer: Callable[[Request], Response]) -> None:
         self.answer = answer
         self._known: dict[bytes, Exchange] = {}
 
     def find(self, asked: bytes) -> Exchange | None:
-        """None = the answer has to be made."""
+        """The exchange to repeat for these bytes; None = the answer has to be made."""
         known = self._known.get(asked)
         if known is None or known.at_s != int(time.time()):
             return None
         return known if self.answer(known.request) is known.response else None
 
     def note(self, asked: bytes, exchange: Exchange) -> None:
-        """asked: the request as it came, whole, on a connection with nothing else under way."""
+        """Keep an exchange. asked: the whole request, as it came in one piece."""
         if len(self._known) >= MOST:
             self._known.clear()
         self._known[asked] = exchange

@@ -16,8 +16,8 @@ from .repeated import Repeated, Request, Response, sentence
 from .snapshot import Renderings, Snapshot
 from .status import Status
 
-MOST_CONNECTIONS = 128  # and a BACKLOG more, where all of them come in one moment
-BACKLOG = 32  # accepted at once, before they are counted
+MOST_CONNECTIONS = 128  # and up to BACKLOG more for a moment
+BACKLOG = 32  # connections that are accepted at once, before they are counted
 PAGE = Path(__file__).with_name("page")
 PAGES = {
     "/": ("index.html", "text/html"),
@@ -39,8 +39,8 @@ NOT_READY = sentence("not ready", 503)
 class HttpServer:
     """Answers GET and HEAD of probes, metrics, status and page.
 
-    token: see Access. newest: tells the newest snapshot. is_ready: may work be expected of this
-    pool?
+    address: ``host:port``. token: see Access. newest: returns the newest snapshot. is_ready: does
+    the pool handle messages, for ``/readyz``?
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class HttpServer:
         self._server: asyncio.Server | None = None
 
     async def serve(self) -> NoReturn:
-        """Listen, and keep what the page shows. Raises Failure where that cannot be."""
+        """Listen, and record the history for the page. Raises Failure if it cannot listen."""
         repeated = Repeated(self._answer)
         try:
             self._server = await asyncio.get_running_loop().create_server(
@@ -76,7 +76,7 @@ class HttpServer:
                 self._port,
                 backlog=BACKLOG,
             )
-        except (OSError, UnicodeError) as error:  # a host's name may be no name at all
+        except (OSError, UnicodeError) as error:  # UnicodeError: a text that is no host name
             why = getattr(error, "strerror", None) or str(error)
             raise Failure(
                 _exits.FAILURE, f"--http: cannot listen on {self._host}:{self._port}: {why}."
@@ -84,7 +84,7 @@ class HttpServer:
         await self._status.watch()
 
     def close(self) -> None:
-        """Stop listening, and leave those who ask."""
+        """Stop listening, and close all connections."""
         if self._server is not None:
             self._server.close()
         for connection in list(self._open):

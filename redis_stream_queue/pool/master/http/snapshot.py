@@ -1,4 +1,4 @@
-"""How the pool was a moment ago: all that is told of it over HTTP is made of this, and once."""
+"""The state of the pool a moment ago; each HTTP answer about it is made once per snapshot."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 
 
 class Part(NamedTuple):
-    """Workers of one target: what Redis says of their stream, and what they did."""
+    """One crew: what Redis says of its stream, and its metrics."""
 
     observation: Observation
     metrics: PoolMetrics
 
 
 class Snapshot(NamedTuple):
-    """at_s: seconds since the epoch. state: of the pool, in one word. parts: one a target.
-    reloads: how many there were, by how they ended. reload_failed: why the last one did, "" = it
-    did not; reload_failed_s: when."""
+    """The state of a pool. Times are seconds since the epoch.
+
+    state: in one word. parts: one for each crew. reloads: how many there were, by result.
+    reload_failed: why the last reload failed, "" = it did not. reload_failed_s: when it failed.
+    """
 
     at_s: float
     state: str
@@ -33,7 +35,7 @@ class Snapshot(NamedTuple):
 
 
 class Renderings:
-    """Answers made of the newest snapshot, however many ask for it. newest: tells which it is."""
+    """Answers made of the newest snapshot, each once. newest: returns that snapshot."""
 
     def __init__(self, newest: Callable[[], Snapshot]) -> None:
         self._newest = newest
@@ -41,7 +43,7 @@ class Renderings:
         self._made: dict[str, Response] = {}
 
     def get(self, name: str, make: Callable[[Snapshot], Response]) -> Response:
-        """What is called so."""
+        """The answer ``name``: made now, or earlier of the same snapshot."""
         newest = self._newest()
         if newest is not self._of:
             self._of, self._made = newest, {}

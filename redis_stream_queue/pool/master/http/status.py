@@ -1,4 +1,4 @@
-"""``/status``: all that the page shows, as JSON. Asks nobody but this process."""
+"""``/status``: all that the page shows, as JSON; made of what the master knows already."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOTALS = (
 
 
 class Status:
-    """The status of a pool. newest: asked for the snapshots that its history is made of."""
+    """The status of a pool. newest: returns the newest snapshot, for the history."""
 
     def __init__(self, newest: Callable[[], Snapshot]) -> None:
         self._newest = newest
@@ -31,7 +31,7 @@ class Status:
         self._host = socket.gethostname().encode(errors="replace").decode()
 
     async def watch(self) -> NoReturn:
-        """Keep the history."""
+        """Add to the history every STEP_S, for ever."""
         while True:
             snapshot = self._newest()
             for number, (seen, metrics) in enumerate(snapshot.parts):
@@ -42,7 +42,7 @@ class Status:
             await asyncio.sleep(STEP_S)
 
     def json(self, snapshot: Snapshot) -> bytes:
-        """On one line of visible ASCII."""
+        """The status as JSON, on one line of visible ASCII."""
         return json_line(
             {
                 "version": version(),
@@ -87,7 +87,7 @@ class Status:
 
 
 def _of_stream(seen: Observation) -> dict[str, Any]:
-    """What Redis said last; None = it has said nothing yet."""
+    """What Redis has told of the stream; None each = nothing yet."""
     reading = seen.reading
     stats = reading.stats if reading else None
     return {
