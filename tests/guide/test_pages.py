@@ -132,6 +132,21 @@ def test_tasks(shell: Shell, pool_url: str) -> None:
     assert "2 passed" in said
 
 
+def test_how_to(shell: Shell, pool_url: str) -> None:
+    """What is above the rate comes later, and nothing dies; a plain XADD calls a task."""
+    shell.environment["REDIS_URL"] = pool_url
+    blocks = copied(shell, "how-to.md")
+    with closing(redis.Redis.from_url(pool_url)) as server:
+        server.xadd("partner", {"data": '{"task": "order", "args": [12]}'})
+        server.xadd("partner", {"data": '{"task": "order", "kwargs": {"number": 13}}'})
+        said = shell.run(commands(blocks))
+        counts = [int(server.get(key) or 0) for key in server.scan_iter("calls:partner:*")]
+
+    assert sorted(int(n) for n in re.findall(r"ordered (\d+)", said)) == list(range(14))
+    assert len(counts) > 2
+    assert "dead 0" in said
+
+
 def test_coming_from_celery(shell: Shell, pool_url: str) -> None:
     """The ported project: all six tasks run, but for the reminder in an hour, which waits."""
     shell.environment["REDIS_URL"] = pool_url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,14 @@ def test_every_link_leads_somewhere() -> None:
                 dead.append(f"{page.relative_to(ROOT)}: {target}#{anchor}")
 
     assert dead == []
+
+
+def test_the_readme_names_every_extra() -> None:
+    install = README.read_text().partition("## Install\n")[2].partition("\n## ")[0]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    missing = {*extras["optional-dependencies"]} - set(re.findall(r"`(\w+)`", install))
+    assert missing == {"dev", "msgpack"}  # ours, and one that is always installed
 
 
 def test_the_readme_lists_every_page() -> None:
