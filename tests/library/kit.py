@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 from redis_stream_queue import (
     ConsumerConfig,
+    ScheduledMessage,
     StreamClient,
     StreamConsumer,
     StreamMessage,
@@ -23,6 +24,11 @@ from tests.support.waiting import wait_until_async
 
 GROUP = "workers"
 WAIT_S = 10.0
+
+
+async def waiting(producer: StreamProducer, **before: Any) -> list[ScheduledMessage]:
+    """The scheduled messages of a producer's stream, in the order in which they are due."""
+    return [message async for message in producer.scheduled(**before)]
 
 
 class CountingProxy(FaultProxy):

@@ -1,4 +1,4 @@
-"""Messages for later: on every way of pushing, moved exactly once, when they are due."""
+"""Messages for later: every way of pushing takes a delay or a date; listing and cancelling."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ import pytest
 from redis_stream_queue import (
     BacklogFull,
     ConfigError,
-    Mover,
-    ScheduledMessage,
     StreamClient,
     StreamProducer,
 )
 from redis_stream_queue.exceptions import ClusterSlotError
 from redis_stream_queue.later.ids import due_ms, is_scheduled
 from redis_stream_queue.later.keys import companions
-from tests.library.kit import Bench, RecordingHandler, running
-from tests.support.waiting import wait_until_async
+from redis_stream_queue.operations.readings import server_ms
+from tests.library.kit import Bench, waiting
 
 HOUR_MS = 3_600_000
 
@@ -34,15 +32,6 @@ WAYS: dict[str, Push] = {
     "push_sync": lambda p, **when: asyncio.to_thread(p.push_sync, {"n": 1}, **when),
     "push_many_sync": lambda p, **when: asyncio.to_thread(p.push_many_sync, [{"n": 1}], **when),
 }
-
-
-async def waiting(producer: StreamProducer, **before: Any) -> list[ScheduledMessage]:
-    return [message async for message in producer.scheduled(**before)]
-
-
-async def server_ms(client: StreamClient, stream: str) -> int:
-    seconds, micros = await client.link().call(client.key(stream), "TIME")
-    return int(seconds) * 1000 + int(micros) // 1000
 
 
 # -- pushing ---------------------------------------------------------------------------------------
@@ -185,217 +174,3 @@ async def test_listing_ends_before_a_date(server_bench: Bench) -> None:
 
     assert [m.data for m in await waiting(producer)] == [1, 2, 3]
     assert [m.data for m in await waiting(producer, before=dates[0])] == [1, 2]
-
-
-# -- moving ----------------------------------------------------------------------------------------
-
-
-async def test_a_running_consumer_moves_what_is_due(real_bench: Bench) -> None:
-    """In the order it is due; one that is due earlier than all others is on time, too."""
-    producer, handler = StreamProducer(real_bench.client, real_bench.stream), RecordingHandler()
-    consumer = real_bench.consumer(handler, block_ms=1000)
-    async with running(real_bench, consumer):
-        far = await producer.push("far", delay_ms=HOUR_MS)
-        late = await producer.push("late", delay_ms=400)
-        early = await producer.push("early", delay_ms=100, headers={"a": "b"})
-        await real_bench.until(lambda: len(handler.messages) == 2, "both are handled")
-
-    assert [m.data for m in handler.messages] == ["early", "late"]
-    assert [m.headers for m in handler.messages] == [
-        {"rsq:scheduled": early, "a": "b"},
-        {"rsq:scheduled": late},
-    ]
-    late_ms = [int(m.id.partition("-")[0]) - due_ms(m.headers["rsq:scheduled"])
-               for m in handler.messages]  # fmt: skip
-    assert all(0 <= ms < 500 for ms in late_ms)  # not by the five seconds of a look
-    assert [m.id for m in await waiting(producer)] == [far]
-
-
-async def test_run_once_moves_what_is_due(real_bench: Bench) -> None:
-    producer, handler = StreamProducer(real_bench.client, real_bench.stream), RecordingHandler()
-    await producer.push_many([1, 2, 3], delay_ms=1)
-    consumer = real_bench.consumer(handler)
-
-    async def turn() -> bool:
-        await consumer.run_once()
-        return len(handler.messages) == 3
-
-    await real_bench.until(turn, "all are handled")
-
-
-async def test_a_mover_works_for_foreign_consumers(server_bench: Bench) -> None:
-    """What waited while nobody was there is moved by the first who comes, however much it is."""
-    producer = StreamProducer(server_bench.client, server_bench.stream)
-    await producer.push_many(list(range(1234)), delay_ms=1)
-    mover = Mover(server_bench.client, server_bench.stream)
-    running = asyncio.create_task(mover.run())
-
-    await wait_until_async(lambda: mover.lateness.metrics().moved == 1234, 5, "all are moved")
-
-    running.cancel()
-    await asyncio.wait([running])
-    entries = await server_bench.client.command("XRANGE", server_bench.stream, "-", "+")
-    assert [int(fields[1]) for _, fields in entries] == list(range(1234))
-    assert await waiting(producer) == []
-
-
-async def test_many_movers_move_each_message_once(server_bench: Bench) -> None:
-    producer = StreamProducer(server_bench.client, server_bench.stream)
-    movers = [Mover(server_bench.client, server_bench.stream) for _ in range(8)]
-    tasks = [asyncio.create_task(mover.run()) for mover in movers]
-
-    for start in range(0, 500, 50):
-        await asyncio.gather(*(producer.push(n, delay_ms=n % 50) for n in range(start, start + 50)))
-
-    async def all_moved() -> bool:
-        return await server_bench.client.stream_len(server_bench.stream) >= 500
-
-    await wait_until_async(all_moved, 5, "all are moved")
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    entries = await server_bench.client.command("XRANGE", server_bench.stream, "-", "+")
-    assert sorted(int(fields[1]) for _, fields in entries) == list(range(500))
-
-
-async def test_many_at_once_are_left_to_the_mover_that_leads(server_bench: Bench) -> None:
-    """Until it is silent; and a note from before a clock was set back keeps nobody away."""
-    client, producer = server_bench.client, StreamProducer(server_bench.client, server_bench.stream)
-    control = companions(client.key(server_bench.stream)).control
-    mover = Mover(client, server_bench.stream)
-
-    async def led_for(ms: int) -> None:
-        until = await server_ms(client, server_bench.stream) + ms
-        await client.link().call(control, "HSET", control, "moving", f"{until}:another")
-
-    await producer.push_many(list(range(500)), delay_ms=1)
-    await asyncio.sleep(0.01)
-    await led_for(200)
-    assert await mover.move() == 0
-    await wait_until_async(lambda: _moved(mover, 100), 5, "it goes on")
-    await led_for(3_600_000)
-    assert await mover.move() == 100
-
-    running = asyncio.create_task(mover.run())
-    await wait_until_async(lambda: mover.lateness.metrics().moved == 500, 5, "all are moved")
-    await producer.push_many(list(range(1000)), delay_ms=1)
-    await wait_until_async(lambda: mover.lateness.metrics().moved == 1500, 5, "all are moved")
-    running.cancel()
-    await asyncio.wait([running])
-    assert not await client.link().call(control, "EXISTS", control)
-    entries = await client.command("XRANGE", server_bench.stream, "-", "+")
-    assert [int(fields[1]) for _, fields in entries] == [*range(500), *range(1000)]
-
-
-async def test_two_groups_get_each_message_once(server_bench: Bench) -> None:
-    producer = StreamProducer(server_bench.client, server_bench.stream)
-    handlers = [RecordingHandler(), RecordingHandler()]
-    consumers = [
-        server_bench.consumer(handler, group=f"g{n}", block_ms=1000)
-        for n, handler in enumerate(handlers)
-    ]
-    async with running(server_bench, *consumers):
-        await producer.push_many(list(range(20)), delay_ms=50)
-        await server_bench.until(
-            lambda: all(len(handler.messages) >= 20 for handler in handlers), "both have them"
-        )
-    assert [sorted(m.data for m in handler.messages) for handler in handlers] == [
-        list(range(20))
-    ] * 2
-
-
-async def test_what_others_put_among_them_stops_nothing(server_bench: Bench) -> None:
-    """It is moved as it stands: a dead letter shows it."""
-    beside = companions(server_bench.client.key(server_bench.stream))
-    producer = StreamProducer(server_bench.client, server_bench.stream)
-    for odd in ("x", "0000000000000-000000000001:99:[]", "1-1:5:hello{}", "\xff"):
-        await server_bench.client.link().call(beside.later, "ZADD", beside.later, 1, odd)
-    await producer.push("good", delay_ms=1)
-
-    assert len(await waiting(producer)) == 5
-    mover = Mover(server_bench.client, server_bench.stream)
-    await wait_until_async(lambda: _moved(mover, 5), 5, "all are moved")
-
-
-async def _moved(mover: Mover, count: int) -> bool:
-    await mover.move()
-    return mover.lateness.metrics().moved == count
-
-
-# -- trouble ---------------------------------------------------------------------------------------
-
-
-async def test_a_full_server_loses_and_doubles_nothing(server_bench: Bench) -> None:
-    """The move fails before it has changed anything, and works once there is memory again."""
-    client = server_bench.client
-    producer = StreamProducer(client, server_bench.stream)
-    await producer.push_many(["x" * 1000] * 50, delay_ms=1)
-    await asyncio.sleep(0.01)
-    mover = Mover(client, server_bench.stream)
-    await client.link().call("", "CONFIG", "SET", "maxmemory", "1")
-    try:
-        with pytest.raises(Exception, match="maxmemory"):
-            await mover.move()
-        with pytest.raises(Exception, match="maxmemory"):
-            await producer.push(1, delay_ms=5)
-        assert len(await waiting(producer)) == 50
-    finally:
-        await client.link().call("", "CONFIG", "SET", "maxmemory", "0")
-    await wait_until_async(lambda: _moved(mover, 50), 5, "all are moved")
-    assert await client.stream_len(server_bench.stream) == 50
-
-
-async def test_a_cut_amid_many_is_waited_out_in_silence(
-    server_bench: Bench, warnings_logged: pytest.LogCaptureFixture
-) -> None:
-    client, producer = server_bench.client, StreamProducer(server_bench.client, server_bench.stream)
-    await producer.push_many(list(range(10_000)), delay_ms=1)
-    mover = Mover(client, server_bench.stream)
-    running = asyncio.create_task(mover.run())
-    for least in (500, 3000, 6000):
-        await wait_until_async(partial(_has_moved, mover, least), 5, f"{least} are moved")
-        await client.link().call("", "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-
-    async def all_moved() -> bool:
-        return await client.stream_len(server_bench.stream) == 10_000
-
-    await wait_until_async(all_moved, 10, "all are moved")
-    running.cancel()
-    await asyncio.wait([running])
-    assert not warnings_logged.records
-
-
-def _has_moved(mover: Mover, least: int) -> bool:
-    return mover.lateness.metrics().moved >= least
-
-
-async def test_a_lost_bell_costs_one_look(
-    server_bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """FLUSHALL takes the bell away; what is scheduled then is found all the same."""
-    monkeypatch.setattr("redis_stream_queue.later.bell.WAIT_MS", 200)
-    client = server_bench.client
-    mover = Mover(client, server_bench.stream)
-    task = asyncio.create_task(mover.run())
-    beside = companions(client.key(server_bench.stream))
-    await client.link().call("", "FLUSHALL")
-    now = await server_ms(client, server_bench.stream)
-    member = f"{now:013d}-{1:012d}:0:1"
-    await client.link().call(beside.later, "ZADD", beside.later, now, member)  # no bell rings
-
-    await wait_until_async(lambda: mover.lateness.metrics().moved == 1, 5, "it is moved")
-    task.cancel()
-    await asyncio.wait([task])
-
-
-async def test_a_stream_that_was_deleted_is_there_again(server_bench: Bench) -> None:
-    """What was scheduled is data of its own: it is moved and handled all the same."""
-    handler = RecordingHandler()
-    consumer = server_bench.consumer(handler, block_ms=100)
-    producer = StreamProducer(server_bench.client, server_bench.stream)
-    async with running(server_bench, consumer):
-        await server_bench.push(1)
-        await server_bench.until(lambda: len(handler.messages) == 1, "the first is handled")
-        await producer.push(2, delay_ms=200)
-        await server_bench.client.command("DEL", server_bench.stream)
-        await server_bench.until(lambda: len(handler.messages) == 2, "the other one is handled")
