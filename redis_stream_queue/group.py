@@ -9,6 +9,7 @@ from typing import TypedDict
 
 from redis.exceptions import ResponseError
 
+from ._clock import span_text
 from ._names import check_same_slot, parking_due_ms
 from ._validate import Text, check
 from .client import StreamClient, check_client
@@ -177,13 +178,13 @@ class ConsumerGroup:
             if consumer.pending and consumer.idle_ms > max_idle_ms:
                 issues.append(
                     f"consumer {consumer.name} holds {consumer.pending} message(s) and has been "
-                    f"idle for {consumer.idle_ms} ms (limit {max_idle_ms})"
+                    f"idle for {span_text(consumer.idle_ms)} (limit {span_text(max_idle_ms)})"
                 )
         idle_ms = min((consumer.idle_ms for consumer in stats.consumers), default=None)
         if stats.lag and idle_ms is not None and idle_ms > max_idle_ms:
             issues.append(
-                f"{stats.lag} message(s) wait and no consumer has read for {idle_ms} ms "
-                f"(limit {max_idle_ms})"
+                f"{stats.lag} message(s) wait and no consumer has read for {span_text(idle_ms)} "
+                f"(limit {span_text(max_idle_ms)})"
             )
         return {"healthy": not issues, "issues": issues, "stats": stats}
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from .. import _exits
+from .._clock import span_text
 from .._exits import Failure
 from .._plain import json_line
 from ..dlq import DeadLetterQueue
@@ -26,7 +27,7 @@ from .common import (
     stream_argument,
 )
 from .output import complain, say
-from .times import Span, span_text
+from .times import Span
 
 LETTERS, PAGES = 100, 50  # dead letters of a page, and pages that are searched for a message
 

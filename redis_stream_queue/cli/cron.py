@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from .. import _exits
+from .._clock import span_text
 from .._exits import Failure
 from .._plain import json_line
 from ..connection.replies import mapping, text
@@ -27,7 +28,6 @@ from .common import (
     stream_argument,
 )
 from .output import say
-from .times import span_text
 
 UNSEEN_MS = 300_000  # a message that was not declared for this time is pushed by nobody
 

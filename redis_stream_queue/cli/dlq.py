@@ -160,6 +160,8 @@ def list_(
             break
     if not letters and not as_json:
         say(f"no such letters in {found.key}", err=True)
+    if len(letters) >= limit and not as_json:
+        say(f"the oldest {limit}; --limit shows more", err=True)
     del letters[limit:]
     if letters and as_json:
         say(*(json_line(_as_dict(letter)) for letter in letters))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from .. import _exits
-from .._exits import Failure
 from .._names import default_dlq
 from .._plain import json_line
 from ..operations.doctor import Patient, examine
@@ -34,7 +33,7 @@ def doctor(redis: Redis, stream: str | None, dlq_stream: str | None, as_json: bo
     Exit code 1 if something is fatal or serious; hints alone end with 0.
     """
     patients = _patients(redis, stream, dlq_stream)
-    found = ask(redis, patients[0].stream, lambda: examine(redis.client, patients))
+    found = ask(redis, INDEX, lambda: examine(redis.client, patients))
     where, keys = str(redis.client.endpoint), [redis.client.key(p.stream) for p in patients]
     if as_json:
         findings = [finding._asdict() for finding in found]
@@ -44,7 +43,7 @@ def doctor(redis: Redis, stream: str | None, dlq_stream: str | None, as_json: bo
             why = [f"    why: {finding.why}"] if finding.why else []
             remedy = [f"    do:  {finding.remedy}"] if finding.remedy else []
             say(f"{finding.severity}: {finding.what}", *why, *remedy)
-        say(f"{counted(len(found), 'finding')} at {where}, {', '.join(keys)}")
+        say(f"{counted(len(found), 'finding')} at {', '.join([where, *keys])}")
     if any(finding.severity != "hint" for finding in found):
         raise click.exceptions.Exit(_exits.FAILURE)
 
@@ -56,9 +55,4 @@ def _patients(redis: Redis, stream: str | None, dlq_stream: str | None) -> list[
     pools, _ = ask(redis, INDEX, lambda: visible(client))
     head = client.key("")
     streams = {(pool.stream, pool.dlq_stream or default_dlq(pool.stream)) for pool in pools}
-    found = [Patient(*(key.removeprefix(head) for key in keys)) for keys in sorted(streams)]
-    if not found:
-        raise Failure(
-            _exits.USAGE, "no pool is seen there: name a stream, as in rsq doctor orders."
-        )
-    return found
+    return [Patient(*(key.removeprefix(head) for key in keys)) for keys in sorted(streams)]

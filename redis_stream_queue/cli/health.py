@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .. import _exits
+from .._clock import span_text
 from .._plain import json_line
 from ..group import ConsumerGroup
 from ..operations.readings import read
@@ -20,7 +21,6 @@ from .common import (
 )
 from .groups import groups_of
 from .output import say
-from .times import span_text
 
 
 @click.command()

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from .. import _exits
+from .._clock import span_text
 from .._exits import Failure
 from .._plain import json_line, plain_cut
 from ..exceptions import ConfigError
@@ -25,7 +26,7 @@ from .common import (
     stream_argument,
 )
 from .output import say
-from .times import Date, span_text
+from .times import Date
 
 SHOWN_DATA = 60  # characters of a payload in a table
 WHAT = "scheduled message"

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .._clock import span_text
 from .._names import parking_due_ms
 from .._plain import json_line
 from ..group import ConsumerGroup
@@ -22,9 +23,8 @@ from .common import (
 from .groups import groups_of
 from .output import say
 from .tables import show_table
-from .times import span_text
 
-HEADING = ("message", "deliveries", "how it is", "held by")
+HEADING = ("message", "group", "deliveries", "how it is", "held by")
 
 
 @click.command()
@@ -37,23 +37,26 @@ def pending(redis: Redis, stream: str, group: str | None, limit: int, as_json: b
     """Show which messages of STREAM were handed out and are not done, oldest first: what runs and
     for how long, what waits for a retry, what is held."""
 
-    async def look() -> list[dict[str, Any]]:
+    async def look() -> tuple[list[dict[str, Any]], int]:
         found = []
+        infos = await redis.client.group_info(stream)
         for each in names:
             entries = await ConsumerGroup(redis.client, stream, each).pending_details(limit)
             found += [_line(each, entry, runs.get((each, entry.id)), now_ms) for entry in entries]
-        return found
+        return found, sum(int(info["pending"]) for info in infos if info["name"] in names)
 
     names = groups_of(redis, stream, group)
     pools, now_ms = ask(redis, stream, lambda: visible(redis.client))
     runs = _running(pools, redis.client.key(stream))
-    lines = ask(redis, stream, look)
+    lines, total = ask(redis, stream, look)
     if as_json:
-        say(json_line({"stream": redis.client.key(stream), "pending": lines}))
+        say(json_line({"stream": redis.client.key(stream), "total": total, "pending": lines}))
     elif not lines:
         say(f"nothing is pending in {redis.client.key(stream)}", err=True)
     else:
-        show_table(HEADING, [[x["id"], x["deliveries"], _words(x), x["consumer"]] for x in lines])
+        show_table(HEADING, [_cells(line, several=len(names) > 1) for line in lines])
+        if total > len(lines):
+            say(f"{total} are pending; --limit shows more than the oldest {limit}", err=True)
 
 
 def _running(pools: list[Heartbeat], key: str) -> dict[tuple[str, str], tuple[Heartbeat, Any]]:
@@ -83,6 +86,11 @@ def _line(group: str, entry: PendingEntry, runs: Any, now_ms: int) -> dict[str, 
         line |= {"state": "running", "running_ms": max(now_ms - worker.since_ms, 0)}
         line |= {"host": pool.host, "slot": worker.slot, "pid": worker.pid}
     return line
+
+
+def _cells(line: dict[str, Any], *, several: bool) -> list[Any]:
+    group = line["group"] if several else ""
+    return [line["id"], group, line["deliveries"], _words(line), line["consumer"]]
 
 
 def _words(line: dict[str, Any]) -> str:

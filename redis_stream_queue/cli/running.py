@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .._clock import span_text
 from .._plain import json_line
 from ..operations.heartbeat import INDEX, Heartbeat, living
 from .common import (
@@ -18,7 +19,6 @@ from .common import (
 )
 from .output import say
 from .tables import show_table
-from .times import span_text
 
 HEADING = ("host", "slot", "pid", "stream", "message", "task", "runs for", "held")
 

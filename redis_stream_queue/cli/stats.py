@@ -8,6 +8,7 @@ from typing import Any
 import click
 from redis.exceptions import NoPermissionError
 
+from .._clock import span_text
 from .._plain import json_line, plain_cut
 from ..delivery.pending import PendingList
 from ..delivery.retention import blocker
@@ -29,7 +30,6 @@ from .common import (
 from .groups import groups_of
 from .output import say
 from .tables import shown_by_rich
-from .times import span_text
 
 SHOWN_NAME = 100  # characters of a consumer's name in a table
 GROUPS = "group", "lag", "pending", "waiting for retry", "consumers"

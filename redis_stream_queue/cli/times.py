@@ -40,11 +40,3 @@ class Date(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
                 f"{value} has no time zone: add one, as in {value}+01:00, or Z for UTC.", param, ctx
             )
         return date
-
-
-def span_text(ms: int) -> str:
-    """A span for people to read, such as ``1.5 h`` or ``250 ms``."""
-    for size_ms, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")):
-        if ms >= size_ms:
-            return f"{ms / size_ms:.1f} {unit}"
-    return f"{ms} ms"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from .. import _exits
+from .._clock import span_text
 from .._exits import Failure
 from .._plain import json_line
 from ..connection.link import OUTAGES
@@ -29,7 +30,6 @@ from .common import (
 )
 from .output import say
 from .tables import text_table
-from .times import span_text
 
 STREAMS = "stream", "group", "lag", "oldest", "pending", "retries", "letters", "per s"
 POOLS = (
@@ -37,6 +37,10 @@ POOLS = (
     *("replaced", "memory", "up", "seen"),
 )
 WORKERS = "host", "slot", "pid", "state", "runs", "for", "held", "handled", "memory"
+LEAST = (  # important, of all columns: a narrow terminal goes without them
+    *("replaced", "held", "pid", "memory", "dead", "up", "group", "handled", "letters"),
+    *("retries", "seen", "pending", "state", "host", "errors", "target"),
+)
 KEYS = "q quits, w shows workers, p holds still"
 GONE = "?"  # Redis did not say
 
@@ -87,7 +91,7 @@ def _look(redis: Redis, stream: str | None) -> Overview:
     pools, now_ms = ask(redis, INDEX, lambda: living(client))
     pools = [pool for pool in pools if wanted in (None, pool.stream)]
     places = {_place(pool): pool for pool in pools}
-    readings = {place: _reading(redis, pool) for place, pool in places.items()}
+    readings = {place: _reading(redis, places[place]) for place in sorted(places)}
     return Overview(now_ms, pools, readings)
 
 
@@ -194,15 +198,19 @@ def _live(redis: Redis, stream: str | None, interval_s: float) -> None:
             "'redis-stream-queue[top]'; or print it once: rsq top --once",
         ) from None
     where, shows_workers, held = str(redis.client.endpoint), False, False
-    seen = _look(redis, stream)
-    with screen.Screen() as shown:
+    seen, trouble = _look(redis, stream), ""
+    with screen.Screen(LEAST) as shown:
         while True:
-            summary = f"{_summary(seen, where)}{', held still' if held else ''}"
+            summary = trouble + _summary(seen, where) + (", held still" if held else "")
             shown.show(summary, _tables(seen, workers=shows_workers), KEYS)
             key = shown.key(interval_s)
             if key == "q":
                 return
             shows_workers ^= key == "w"
             held ^= key == "p"
-            if not held:
-                seen = _look(redis, stream)
+            if held:
+                continue
+            try:
+                seen, trouble = _look(redis, stream), ""
+            except Failure as failure:  # it may come back; what is shown stays
+                trouble = f"OLD: {failure} "

@@ -105,7 +105,7 @@ async def reason(endpoint: Endpoint, error: Exception, key: str = "") -> str | N
     """
     words = _words(error)
     if isinstance(error, NoPermissionError) or "NOPERM" in words:
-        return f"{endpoint} does not let this user do that ({words})."
+        return f"{endpoint} does not let this user do that ({words}). Allow it: ACL SETUSER."
     if isinstance(error, AuthenticationError) or "NOAUTH" in words:
         return f"{endpoint} refuses the user or password ({words}). {URL_FORM}"
     if "WRONGTYPE" in words:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.exceptions import ResponseError
 
-from .._clock import mono_ms
+from .._clock import mono_ms, span_text
 from .._log import logger
 from ..client import StreamClient
 from ..connection.refusals import is_forbidden
@@ -74,7 +74,7 @@ async def blocker(client: StreamClient, stream: str, trimmed: Trimmed) -> str:
     if held and held[0].id == oldest:
         return (
             f"group {group} has not finished {oldest}, held by {held[0].consumer or 'nobody'} "
-            f"for {held[0].idle_ms} ms"
+            f"for {span_text(held[0].idle_ms)}"
         )
     if oldest == "0-1":
         return f"group {group} has not read anything yet"

@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 from ..client import StreamClient
 from ..connection.refusals import is_forbidden
 from ..delivery.server_check import Finding, missing_right, unusable, worries, wrong_key
-from .heartbeat import Heartbeat, visible
+from .heartbeat import INDEX, Heartbeat, visible
 from .server_findings import ask_server, server_findings
 from .stream_findings import ask_stream, other_slot, stream_findings
 
@@ -22,21 +22,35 @@ class Patient(NamedTuple):
 
 
 async def examine(client: StreamClient, patients: list[Patient]) -> list[Finding]:
-    """All findings, the worst first, each one once. Raises what Redis raises."""
+    """All findings, the worst first, each one once; without patients those about the server.
+
+    Raises what Redis raises.
+    """
     pools, _ = await visible(client)
-    found: dict[str, Finding] = {}
+    found = [] if patients else [*await _server(client, INDEX), _no_pool(client)]
     for patient in patients:
-        for finding in [*await _server(client, patient), *await _stream(client, patient, pools)]:
-            found.setdefault(finding.what, finding)
+        cannot = await unusable(client, patient.stream)
+        found += [cannot] if cannot else []
+        found += await _server(client, patient.stream)
+        found += await _stream(client, patient, pools)
     order = ["fatal", "serious", "hint"]
-    return sorted(found.values(), key=lambda finding: order.index(finding.severity))
+    once = {finding.what: finding for finding in found}
+    return sorted(once.values(), key=lambda finding: order.index(finding.severity))
 
 
-async def _server(client: StreamClient, patient: Patient) -> list[Finding]:
-    facts = await ask_server(client, client.key(patient.stream))
-    cannot = await unusable(client, patient.stream)
-    found = [cannot] if cannot else []
-    return [*found, *await worries(client, patient.stream), *server_findings(facts)]
+async def _server(client: StreamClient, stream: str) -> list[Finding]:
+    facts = await ask_server(client, client.key(stream))
+    return [*await worries(client, stream), *server_findings(facts)]
+
+
+def _no_pool(client: StreamClient) -> Finding:
+    return Finding(
+        "no_pool",
+        "hint",
+        f"no pool is seen at {client.endpoint}",
+        "only the server itself was looked at",
+        "Name a stream, as in rsq doctor orders.",
+    )
 
 
 async def _stream(client: StreamClient, patient: Patient, pools: list[Heartbeat]) -> list[Finding]:

@@ -134,7 +134,7 @@ async def erase(client: StreamClient, name: str) -> None:
 
 
 async def living(client: StreamClient) -> tuple[list[Heartbeat], int]:
-    """The pools that run now, in the order of host and pid, and the server's time in ms.
+    """The pools that run now, in the order of host, pid and target, and the server's time in ms.
 
     Raises what Redis raises.
     """
@@ -143,7 +143,7 @@ async def living(client: StreamClient) -> tuple[list[Heartbeat], int]:
     names = [name for name in map(name_text, members) if name.startswith(POOL)]
     beats = [beat for raw in await _values(client, names) if (beat := decode(raw)) is not None]
     fresh = [beat for beat in beats if now_ms - beat.beat_ms < TTL_S * 1000]
-    return sorted(fresh, key=lambda beat: (beat.host, beat.pid)), now_ms
+    return sorted(fresh, key=lambda beat: (beat.host, beat.pid, beat.target)), now_ms
 
 
 async def visible(client: StreamClient) -> tuple[list[Heartbeat], int]:

@@ -72,8 +72,8 @@ def other_slot(client: StreamClient, stream: str, dlq_stream: str) -> Finding | 
 
 def stream_findings(facts: StreamFacts, pools: list[Heartbeat]) -> Iterator[Finding]:
     """All findings about a stream. pools: the heartbeats of all pools that run."""
-    if not facts.groups and facts.length:
-        yield _no_group(facts)
+    if not facts.groups:
+        yield _no_group(facts) if facts.length else _no_stream(facts)
     for info, consumers, oldest in facts.groups:
         name = str(info["name"])
         consumers = [c for c in consumers if parking_due_ms(name, c["name"]) is None]
@@ -91,6 +91,16 @@ def stream_findings(facts: StreamFacts, pools: list[Heartbeat]) -> Iterator[Find
         yield from (finding for finding in found if finding is not None)
     if facts.letters:
         yield _letters(facts)
+
+
+def _no_stream(facts: StreamFacts) -> Finding:
+    return Finding(
+        "no_stream",
+        "hint",
+        f"stream {facts.key!r} is not there, or has neither entries nor groups",
+        "nothing about it could be looked at",
+        "A pool or the first push makes it; or is it another name, or a prefix?",
+    )
 
 
 def _no_group(facts: StreamFacts) -> Finding:

@@ -166,7 +166,8 @@ def test_a_claim_that_is_shorter_than_calls_is_named() -> None:
 
 def test_streams_of_pools_that_run(pool_url: str, pool_server: Server) -> None:
     """Without a name: those that pools say they read; with settings that differ, that is said."""
-    assert doctor(url=pool_url).exit_code == _exits.USAGE
+    assert findings(url=pool_url).keys() == {"no_pool"}
+    assert "no_stream" in findings("nothing", url=pool_url)
     with pool_server.client() as client:
         seconds, _ = client.time()
         for most, claim_ms in ((3, 500), (5, 600_000)):

@@ -48,7 +48,7 @@ class TestStats:
 
         assert done.returncode == _exits.OK, done.stderr
         shown = re.sub(r"idle .*", "idle T", done.stdout)
-        shown = re.sub(r"\d+-\d+, held by g:retry:\d+ for \d+ ms", "ID, held by H", shown)
+        shown = re.sub(r"\d+-\d+, held by g:retry:\d+ for [\d.]+ m?s", "ID, held by H", shown)
         assert shown == (
             "stream             orders\n"
             "length             6\n"
