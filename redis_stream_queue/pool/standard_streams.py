@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from select import POLLNVAL, poll
+from fcntl import F_GETFD, fcntl
 
 from .._log import logger
 
@@ -48,9 +48,6 @@ class StandardStreams:
 
     def __init__(self) -> None:
         self._kept = [os.dup(number) for number in STREAMS]
-        self._poll = poll()
-        for number in STREAMS:
-            self._poll.register(number, 0)
         self._closely = CLOSELY
         self.next_ms = 0
         self._said = False
@@ -62,8 +59,16 @@ class StandardStreams:
         self.next_ms = 0 if self._closely else now_ms + REST_MS
 
     def open_again(self) -> None:
-        """Open each closed stream again, on the file that it had at the worker's start."""
-        closed = [number for number, event in self._poll.poll(0) if event & POLLNVAL]
+        """Open each closed stream again, on the file that it had at the worker's start.
+
+        The handler's thread and the loop's may call it at the same moment.
+        """
+        closed = []
+        for number in STREAMS:
+            try:
+                fcntl(number, F_GETFD)  # (one poll object for two threads raises RuntimeError)
+            except OSError:
+                closed.append(number)
         if not closed:
             return
         self._closely, self.next_ms = CLOSELY, 0
