@@ -13,6 +13,17 @@ from .exceptions import ClusterSlotError
 MAX_WORKER_NAME = 64
 MAX_HOST = 40
 SUSPECT_DUE_MS = 2  # what waits under this D may have killed a worker: it is delivered alone
+# What stands beside a stream, and as what.
+BESIDE = {
+    "later": "zset",
+    "later-seq": "string",
+    "bell": "stream",
+    "control": "hash",
+    "unique": "hash",
+    "cron": "hash",
+    "retried": "hash",
+    "cancelled": "zset",
+}
 _ALPHABET = string.ascii_lowercase + string.digits
 MOST_DUE_MS = 1 << 36  # two years: nothing is parked for longer
 _DUE_MS = {str(1 << exponent): 1 << exponent for exponent in range(MOST_DUE_MS.bit_length())}
@@ -38,6 +49,23 @@ def has_hash_tag(key: str) -> bool:
     """Does a part in braces alone decide the key's slot?"""
     start = key.find("{")
     return start >= 0 and key.find("}", start) > start + 1
+
+
+def beside(key: str, name: str) -> str:
+    """Key of this name beside the stream ``key``."""
+    # ':' and '|' apart, or the keys of "orders" and of "{orders}" would be the same.
+    return f"{key}|{name}" if has_hash_tag(key) else f"{{{key}}}:{name}"
+
+
+def kind_of(key: str) -> str:
+    """What this key should hold, as TYPE says it; a stream, if its name does not tell."""
+    for name, kind in BESIDE.items():
+        if key.endswith((f"}}:{name}", f"|{name}")):
+            return kind
+    for name, kind in (("dedup", "string"), ("result", "list")):
+        if f"}}:{name}:" in key or f"|{name}:" in key:
+            return kind
+    return "stream"
 
 
 def check_same_slot(stream_key: str, dlq_key: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import time
 from datetime import datetime
 from typing import Any
@@ -29,6 +31,7 @@ from .common import (
 )
 from .output import say
 
+MS = re.compile("[0-9]{1,13}")  # what others have written is no time
 UNSEEN_MS = 300_000  # a message that was not declared for this time is pushed by nobody
 
 
@@ -114,18 +117,17 @@ def _unknown(stream: str, message: str) -> str:
 
 
 def _shown(found: str, fields: dict[str, Any]) -> dict[str, Any]:
-    def moment(kind: str) -> str | None:
+    def ms_of(kind: str) -> int:
         ms = fields.get(f"{kind}:{found}", "")
-        return as_datetime(int(ms)).isoformat(timespec="seconds") if ms.isdecimal() else None
+        return int(ms) if MS.fullmatch(ms) else 0
 
-    spec = json.loads(fields[f"spec:{found}"])
-    last, declared, seen = (
-        fields.get(f"{kind}:{found}", "0") for kind in ("last", "declared", "seen")
-    )
-    try:
-        following = ticks_of(spec).after(max(int(last), int(declared)))
-    except ConfigError:  # the extra 'cron' is missing here
-        following = None
+    def moment(kind: str) -> str | None:
+        ms = ms_of(kind)
+        return as_datetime(ms).isoformat(timespec="seconds") if ms else None
+
+    spec, following = _spec_of(fields[f"spec:{found}"]), None
+    with contextlib.suppress(ConfigError):  # the extra 'cron' is missing here, or it is no spec
+        following = ticks_of(spec).after(max(ms_of("last"), ms_of("declared")))
     return {
         "name": found,
         "every_s": spec.get("every_s"),
@@ -134,13 +136,25 @@ def _shown(found: str, fields: dict[str, Any]) -> dict[str, Any]:
         "last": moment("last"),
         "next": None if following is None else as_datetime(following).isoformat(),
         "declared": moment("declared"),
-        "alive": time.time() * 1000 - int(seen) < UNSEEN_MS,
-        "paused": moment("paused"),
+        "alive": time.time() * 1000 - ms_of("seen") < UNSEEN_MS,
+        "paused": moment("paused") or fields.get(f"paused:{found}"),
     }
 
 
+def _spec_of(written: str) -> dict[str, Any]:
+    """Empty where others have written what is none."""
+    with contextlib.suppress(ValueError, RecursionError):
+        spec = json.loads(written)
+        if isinstance(spec, dict):
+            return spec
+    return {}
+
+
 def _line(shown: dict[str, Any]) -> str:
-    when = f"{shown['cron']} ({shown['tz']})" if shown["cron"] else f"every {shown['every_s']:g} s"
+    if shown["cron"]:
+        when = f"{shown['cron']} ({shown['tz']})"
+    else:
+        when = "at no known time" if shown["every_s"] is None else f"every {shown['every_s']} s"
     if shown["paused"]:
         state = "PAUSED"
     elif not shown["alive"]:

@@ -16,7 +16,14 @@ from .._exits import Failure
 from .._plain import json_line, plain_cut
 from ..exceptions import ConfigError
 from ..later.ids import due_ms
-from ..later.scheduled import PAGE, ScheduledMessage, cancel_scheduled, find_scheduled, scheduled
+from ..later.scheduled import (
+    ScheduledMessage,
+    cancel_scheduled,
+    count_scheduled,
+    find_scheduled,
+    purge_scheduled,
+    scheduled,
+)
 from .common import (
     Redis,
     ask,
@@ -119,19 +126,8 @@ def purge(redis: Redis, stream: str, before: datetime | None, every: bool, dry_r
     if (before is not None) + every != 1:
         raise Failure(_exits.USAGE, "say --before DATE or --all: exactly one of them.")
     client, key = redis.client, redis.client.key(stream)
-
-    async def purge() -> int:
-        count, page = 0, list[str]()
-        async for message in scheduled(client, stream, before):
-            page.append(message.id)
-            if len(page) == PAGE and not dry_run:
-                count += sum(await cancel_scheduled(client, stream, page))
-                page.clear()
-        if dry_run:
-            return len(page)
-        return count + sum(await cancel_scheduled(client, stream, page))
-
-    count = ask(redis, stream, purge)
+    work = count_scheduled if dry_run else purge_scheduled
+    count = ask(redis, stream, lambda: work(client, stream, before))
     would = "would be purged" if dry_run else "purged"
     say(f"{would}: {counted(count, WHAT)} of {key}")
 

@@ -10,6 +10,7 @@ from redis.exceptions import NoPermissionError
 
 from .._clock import span_text
 from .._plain import json_line, plain_cut
+from ..connection.refusals import WrongKind
 from ..delivery.pending import PendingList
 from ..delivery.retention import blocker
 from ..exceptions import ClusterSlotError
@@ -105,7 +106,7 @@ async def _scheduled(redis: Redis, stream: str) -> int | None:
     """How many messages are scheduled; None where that cannot be known."""
     try:
         return await count_scheduled(redis.client, stream)
-    except (NoPermissionError, ClusterSlotError):
+    except (NoPermissionError, ClusterSlotError, WrongKind):
         return None
 
 
@@ -113,7 +114,7 @@ async def _paused(redis: Redis, stream: str) -> list[str]:
     """A line for each pause; [] where this user may not see pauses."""
     try:
         found = await paused(redis.client.link(), redis.client.key(stream))
-    except (NoPermissionError, ClusterSlotError):
+    except (NoPermissionError, ClusterSlotError, WrongKind):
         return []
     words = []
     for field, made in found.items():

@@ -27,7 +27,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .endpoint import Endpoint
-from .refusals import no_redis, says_demoted
+from .refusals import is_wrong_kind, keys_of, no_redis, says_demoted, wrong_kind
 from .replies import info_lines
 from .scripts import Script
 from .wire import Wire, wire_of
@@ -378,9 +378,12 @@ class Link(ABC):
         await dedicated.close()
 
     async def call(self, key: str, *command: Any) -> Any:
-        """Run one command within the endpoint's ``socket_timeout``."""
-        [reply] = first_error(await self.run(key, [command], self.endpoint.socket_timeout))
-        return reply
+        """Run one command within the endpoint's ``socket_timeout``; WRONGTYPE names the key."""
+        [reply] = await self.run(key, [command], limit_s := self.endpoint.socket_timeout)
+        if is_wrong_kind(reply):
+            kinds = [("TYPE", one) for one in keys_of(command, key)]
+            reply = wrong_kind(kinds, await self.run(key, kinds, limit_s)) or reply
+        return first_error([reply])[0]
 
     async def script(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
         """Run a script by its hash, and by its source where the server does not know it yet."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Sequence
+from typing import Any
 
 from redis.exceptions import (
     AuthenticationError,
@@ -22,7 +24,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .. import _exits
 from .._exits import Failure
+from .._names import kind_of
 from .endpoint import Endpoint
+from .replies import text
 from .tls import tls_trouble
 
 URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
@@ -42,6 +46,43 @@ _PASSING_WORDS = (
     "BUSY ", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM ", "READONLY",
     "TRYAGAIN", "instance state changed", "max number of clients",
 )  # fmt: skip
+
+
+class WrongKind(ResponseError):
+    """WRONGTYPE, and which key it is about. found: what is there."""
+
+    def __init__(self, key: str, found: str = "something else") -> None:
+        self.key = key
+        self.what = (
+            f"the key {key!r} holds {found}, and not a {kind_of(key)}: others have written it"
+        )
+        self.remedy = "Delete it, or give it another name (RENAME)"
+        super().__init__(f"WRONGTYPE {self.what}. {self.remedy}")
+
+
+def is_wrong_kind(reply: Any) -> bool:
+    """Is there something else in a key of the command?"""
+    return isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply)
+
+
+def keys_of(command: Sequence[Any], key: str) -> Sequence[str]:
+    """The keys of a script, of another command this one."""
+    is_script = command[0] in ("EVAL", "EVALSHA")
+    return command[3 : 3 + command[2]] if is_script else (key,)
+
+
+def wrong_kind(asked: Sequence[tuple[str, str]], kinds: Sequence[Any]) -> WrongKind | None:
+    """The first key that holds what it must not. asked: TYPE of each; kinds: the replies."""
+    for (_, key), kind in zip(asked, kinds, strict=True):
+        found = "none" if isinstance(kind, Exception) else text(kind)
+        if found not in ("none", kind_of(key)):
+            return WrongKind(key, f"a {found}")
+    return None
+
+
+def of_key(reply: Any, key: str) -> Any:
+    """The reply to a command about this key alone; one of WRONGTYPE names it."""
+    return WrongKind(key) if is_wrong_kind(reply) else reply
 
 
 def passes(error: Exception) -> bool:
@@ -108,6 +149,8 @@ async def reason(endpoint: Endpoint, error: Exception, key: str = "") -> str | N
         return f"{endpoint} does not let this user do that ({words}). Allow it: ACL SETUSER."
     if isinstance(error, AuthenticationError) or "NOAUTH" in words:
         return f"{endpoint} refuses the user or password ({words}). {URL_FORM}"
+    if isinstance(error, WrongKind) and error.key != key:
+        return f"{error.what} on {endpoint}. {error.remedy}."
     if "WRONGTYPE" in words:
         return f"key {key!r} on {endpoint} is not a stream. Choose another name or a prefix."
     if isinstance(error, ResponseError):

@@ -13,6 +13,7 @@ from typing import Any
 from ..client import StreamClient
 from ..connection.link import Command, DedicatedConnection, first_error
 from ..connection.reading import read_entries
+from ..connection.refusals import of_key
 from ..connection.replies import mapping, text
 
 WAIT_MS = 5000  # the longest wait for a ring
@@ -41,28 +42,30 @@ class Bell:
     async def wait(
         self, looks: Sequence[Command], on_look: Callable[[int, Any], None]
     ) -> list[dict[str, Any]]:
-        """Wait for rings; returns their fields, or [] after WAIT_MS. Raises what Redis raises.
+        """Wait for rings; returns their fields, or [] after WAIT_MS, and the first time at once.
 
         looks: commands that are run first. on_look: called with number and reply of each of them,
-        as soon as the reply is there.
+        as soon as the reply is there, also where the key of the bell holds something else.
+        Raises what Redis raises.
         """
         dedicated = self._own()
         if not self._last:
-            [found] = first_error(
-                await dedicated.run([self.newest], self._client.endpoint.socket_timeout)
+            found, *replies = await dedicated.run(
+                [self.newest, *looks], self._client.endpoint.socket_timeout
             )
-            self.begin_behind(found)
+            for index, reply in enumerate(replies):
+                on_look(index, reply)
+            self.begin_behind(first_error([of_key(found, self._key)])[0])
+            return []
         read = ("XREAD", "COUNT", 100, "BLOCK", WAIT_MS, "STREAMS", self._key, self._last)
 
-        *_, rings = first_error(
-            await dedicated.run(
-                [*looks, read],
-                self._client.endpoint.socket_timeout,
-                on_look,
-                last_s=WAIT_MS / 1000 + MARGIN_S,
-            )
+        *_, rings = await dedicated.run(
+            [*looks, read],
+            self._client.endpoint.socket_timeout,
+            on_look,
+            last_s=WAIT_MS / 1000 + MARGIN_S,
         )
-        entries = read_entries(rings)
+        entries = read_entries(first_error([of_key(rings, self._key)])[0])
         if entries:
             self._last = text(entries[-1][0])
         return [mapping(fields) for _, fields in entries if fields]

@@ -5,12 +5,12 @@ A pause holds on all hosts, until it is resumed or until its end.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from redis.exceptions import NoPermissionError
-
 from ..connection.link import Command, Link, first_error
+from ..connection.refusals import is_forbidden
 from ..connection.replies import mapping, text
 from ..connection.scripts import Script
 from ..exceptions import ClusterSlotError
@@ -19,6 +19,7 @@ from .scripts import NOW
 
 EVERY = "paused"  # the field for all groups
 MOST_PAUSE_MS = 366 * 86_400_000  # the longest pause with an end
+TIMES = re.compile(r"([0-9]{1,13}):([0-9]{1,13})")  # what others have written is no pause
 
 # KEYS: control, bell. ARGV: field, ms that it lasts (0 = until resumed)
 PAUSE = Script(
@@ -27,14 +28,14 @@ PAUSE = Script(
 local ends = 0
 if tonumber(ARGV[2]) > 0 then ends = now + tonumber(ARGV[2]) end
 redis.call('HSET', KEYS[1], ARGV[1], int(now) .. ':' .. int(ends))
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', 16, '*', 'control', '1')
+redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 16, '*', 'control', '1')
 """
 )
 
 # KEYS: control, bell. ARGV: field. Returns 1 if it was paused.
 RESUME = Script("""
 local was = redis.call('HDEL', KEYS[1], ARGV[1])
-if was == 1 then redis.call('XADD', KEYS[2], 'MAXLEN', '~', 16, '*', 'control', '1') end
+if was == 1 then redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 16, '*', 'control', '1') end
 return was
 """)
 
@@ -52,10 +53,8 @@ def pauses(fields: Any) -> dict[str, Pause]:
 
 
 def _pause(name: str, value: str) -> Pause | None:
-    since, _, until = value.partition(":")
-    if not (name.partition(":")[0] == EVERY and since.isdecimal() and until.isdecimal()):
-        return None
-    return Pause(int(since), int(until) or None)
+    found = TIMES.fullmatch(value) if name.partition(":")[0] == EVERY else None
+    return Pause(int(found[1]), int(found[2]) or None) if found else None
 
 
 def pause_of(found: Mapping[str, Pause], group: str, now_ms: float) -> Pause | None:
@@ -101,5 +100,10 @@ async def cancelled(link: Link, key: str, ids: Collection[str], limit_s: float |
     times = sorted({entry_id.partition("-")[0] for entry_id in ids})
     looks: list[Command] = [("ZRANGE", notes, ms, ms, "BYSCORE") for ms in times]
     replies = await link.run(key, looks, limit_s)
-    noted = first_error([r for r in replies if not isinstance(r, NoPermissionError)])
+    noted = first_error([reply for reply in replies if not _says_never(reply)])
     return {text(entry_id) for reply in noted for entry_id in reply}.intersection(ids)
+
+
+def _says_never(reply: Any) -> bool:
+    """Is this an error that waiting does not end?"""
+    return isinstance(reply, Exception) and (is_forbidden(reply) or "WRONGTYPE" in str(reply))

@@ -75,6 +75,7 @@ elseif ARGV[8] == '1' then
   if running and unfinished(KEYS[1], KEYS[2], ARGV[2], running, true) then
     said = 'overlap'
   else
+    redis.call('HSET', KEYS[4], 'spec:' .. name, spec) -- may this user? It changes nothing
     local add = {'XADD', KEYS[1], '*', 'data', ARGV[7], 'rsq:cron', name, 'rsq:tick', ARGV[5]}
     if ARGV[6] ~= '0' then add[#add + 1], add[#add + 2] = 'rsq:missed', ARGV[6] end
     if key ~= '' then add[#add + 1], add[#add + 2] = 'rsq:unique', key end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from ..connection.refusals import is_forbidden
 log = logger(__name__)
 
 REFUSED_S = 60.0  # pause after a step for which this user has no right
+AGAIN_S = 600.0  # an error that was away for so long is logged again
 
 
 class Forever:
@@ -28,7 +30,14 @@ class Forever:
     def __init__(self, what: str, rights: str = "") -> None:
         self._what = what
         self._rights = rights
-        self._said = ""
+        self._said: dict[str, float] = {}
+        self._before: Forever | None = None
+
+    def beside(self, what: str) -> Forever:
+        """Another step with the same rights, of which one of them says what lacks."""
+        made = Forever(what, self._rights)
+        made._before = self
+        return made
 
     async def repeat(self, step: Callable[[], Awaitable[Any]]) -> NoReturn:
         """Repeat the step until cancelled, with growing pauses while it fails."""
@@ -50,14 +59,18 @@ class Forever:
         return REFUSED_S if refused and is_forbidden(error) else pause_s
 
     def say(self, error: Exception) -> None:
-        """Log an error, unless it is the same as before.
+        """Log an error, unless the same one has come within the last ten minutes.
 
         All errors about rights count as the same: the line names all rights that are needed.
         """
-        trouble = "forbidden" if is_forbidden(error) else str(error)
-        if trouble == self._said:
+        if self._before is not None and is_forbidden(error):
+            self._before.say(error)
             return
-        self._said = trouble
+        trouble, now_s = "forbidden" if is_forbidden(error) else str(error), time.monotonic()
+        lately = {said: at_s for said, at_s in self._said.items() if at_s > now_s - AGAIN_S}
+        self._said = {**lately, trouble: now_s}
+        if trouble in lately:
+            return
         allow = f". Allow it: ACL SETUSER name {self._rights}" if self._rights else ""
         log.warning(
             "%s: %s%s",

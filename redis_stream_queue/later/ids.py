@@ -25,7 +25,7 @@ def due_ms(scheduled_id: str) -> int:
     return int(scheduled_id[1:14])
 
 
-def as_datetime(ms: int) -> datetime:
+def as_datetime(ms: float) -> datetime:
     """Milliseconds since the epoch as a datetime in UTC."""
     return datetime.fromtimestamp(ms / 1000, UTC)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from redis.crc import key_slot
 
-from .._names import has_hash_tag
+from .._names import BESIDE, beside
 from ..exceptions import ClusterSlotError
 
 
@@ -48,13 +48,11 @@ def companions(key: str) -> Companions:
 
     Raises ClusterSlotError for a name with braces to which no other key in its slot can be made.
     """
-    names = ("later", "later-seq", "bell", "control", "unique", "cron", "retried", "cancelled")
-    return Companions(key, *(_beside(key, name) for name in names))
+    return Companions(key, *(_beside(key, name) for name in BESIDE))
 
 
 def _beside(key: str, name: str) -> str:
-    # '|' and not ':' here, or the keys of "orders" and of "{orders}" would be the same.
-    made = f"{key}|{name}" if has_hash_tag(key) else f"{{{key}}}:{name}"
+    made = beside(key, name)
     if key_slot(made.encode()) == key_slot(key.encode()):
         return made
     raise ClusterSlotError(

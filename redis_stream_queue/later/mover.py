@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 from .._validate import Text, check
 from ..client import StreamClient, check_client
 from ..connection.link import OUTAGES, Command
-from ..connection.refusals import is_forbidden
+from ..connection.refusals import is_forbidden, of_key
 from ..exceptions import ClusterSlotError
 from .bell import Bell
 from .control import Pause, pause_of, pauses
@@ -80,11 +80,12 @@ class Mover:
         self._trouble = Forever(
             f"scheduled messages of {stream} are not moved here", f"{keys} {RIGHTS}"
         )
+        self._deaf = self._trouble.beside(f"what happens beside {stream} is noticed late here")
 
     async def run(self) -> NoReturn:
         """Move messages until cancelled. After an error of Redis it tries again."""
         self._changed = asyncio.Event()
-        listening = asyncio.create_task(self._trouble.repeat(self._listen))
+        listening = asyncio.create_task(self._deaf.repeat(self._listen))
         try:
             await self._trouble.repeat(self._move_in_time)
         finally:
@@ -132,9 +133,10 @@ class Mover:
         note_time: Callable[[Any], None] = partial(self._note_time, _loop_ms())
         notes = note_time, self._note_control, self._bell.begin_behind
         replies = await self.client.link().run(control, looks, limit_s)
-        for reply, note in zip(replies, notes, strict=True):
+        keys = "", control, self._beside.bell
+        for reply, note, key in zip(replies, notes, keys, strict=True):
             if isinstance(reply, ResponseError):
-                self._trouble.say(reply)
+                self._deaf.say(of_key(reply, key))
             else:
                 note(reply)
 
@@ -210,8 +212,8 @@ class Mover:
 
     def _looked(self, asked_ms: float, index: int, reply: Any) -> None:
         if isinstance(reply, Exception):
-            raise reply
-        if index == 0:
+            self._deaf.say(of_key(reply, (self._beside.later, self._beside.control)[index == 2]))
+        elif index == 0:
             self._note_time(asked_ms, reply)
         elif index == 2:
             self._note_control(reply)

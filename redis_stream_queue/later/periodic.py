@@ -10,7 +10,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
-from .._validate import Choice, Maybe, Name, Number, Switch, check
+from .._validate import Choice, Maybe, Name, Number, Switch, Text, check
 from ..exceptions import ConfigError, SerializationError
 
 CatchUp = Literal["once", "skip", "all"]
@@ -20,7 +20,8 @@ MOST_MISSED = 1000  # missed ticks that are counted
 MOST_CAUGHT_UP = 100  # missed ticks that are pushed
 MOST_PAYLOAD = 16_384  # bytes: it travels from the worker to the master
 MOST_NAME = 200
-LEAST_S, MOST_S = 0.1, 100 * 366 * 86_400.0
+MOST_S = 100 * 366 * 86_400.0
+SECONDS = Number(0.1, most=MOST_S)
 BEHIND_MS = 2 * 3600 * 1000  # more than a change to or from daylight saving time
 
 
@@ -70,7 +71,7 @@ class Every:
 
     def __post_init__(self) -> None:
         _check(self)
-        check(f"Every {self.name!r}: seconds", self.seconds, Number(LEAST_S, most=MOST_S))
+        check(f"Every {self.name!r}: seconds", self.seconds, SECONDS)
 
 
 Periodic = Cron | Every
@@ -82,6 +83,7 @@ def _check(periodic: Periodic) -> None:
     check(f"{kind} {name!r}: catch_up", periodic.catch_up, Choice(("once", "skip", "all")))
     check(f"{kind} {name!r}: overlap", periodic.overlap, Switch())
     check(f"{kind} {name!r}: late_s", periodic.late_s, Maybe(Number(0, above=True, most=MOST_S)))
+    check(f"{kind} {name!r}: overlap", periodic.overlap, Switch())
 
 
 def checked(periodic: Iterable[Any]) -> tuple[Periodic, ...]:
@@ -227,8 +229,10 @@ def _ms(date: datetime) -> int:
 def ticks_of(spec: dict[str, Any]) -> Ticks:
     """The ticks of a spec. Raises ConfigError for a wrong expression or time zone."""
     if "every_s" in spec:
+        check("every_s", spec["every_s"], SECONDS)
         return _EveryTicks(spec["every_s"])
-    return _CronTicks(spec["cron"], spec["tz"])
+    check("a cron expression", spec.get("cron"), Text())
+    return _CronTicks(spec["cron"], spec.get("tz", ""))
 
 
 class Tick(NamedTuple):

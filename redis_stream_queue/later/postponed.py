@@ -25,8 +25,8 @@ AT_ONCE = 50
 #       deliveries (-1 = as it is), ms to wait, its last error
 # Schedules each entry that still belongs to the owner, and deletes it from the stream. Not where
 # another group reads the stream (it would get the message again), nor entries of others' making.
-# The note comes first, then ZADD: if one fails (OOM, a right that is missing), the entry stays as
-# it is. What may fail behind them is of no weight.
+# If ZADD fails (OOM, a right that is missing), the entry stays as it is. The notes beside it are of
+# no weight.
 # Returns the ids of those that are scheduled now.
 POSTPONE = Script(
     NOW
@@ -59,8 +59,8 @@ for i = 3, #ARGV, 4 do
     local due, headers = now + tonumber(ARGV[i + 2]), cjson.encode(parts)
     local number = string.format('%013.0f-%012.0f', due, redis.call('INCR', KEYS[3]))
     local member = number .. ':' .. #headers .. ':' .. headers .. fields[2]
-    redis.call('HSET', KEYS[6], first, '@' .. number)
     if redis.pcall('ZADD', KEYS[2], due, member) == 1 then
+      redis.pcall('HSET', KEYS[6], first, '@' .. number)
       redis.call('XACK', KEYS[1], ARGV[1], id)
       redis.pcall('XDEL', KEYS[1], id)
       local key = known['rsq:unique']

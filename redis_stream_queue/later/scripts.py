@@ -1,6 +1,10 @@
 """Lua scripts of what stands beside a stream. Each is atomic: done wholly, or not at all.
 
 The clock is the server's (TIME), one for all hosts. Every key a script touches is among its KEYS.
+
+What Redis has written stays when a script fails behind it. So what can be refused (a key that
+somebody else has written, a right that is missing) comes before the first write, costs one message,
+or is a pcall where it is of no weight: a ring, a note.
 """
 
 from __future__ import annotations
@@ -15,31 +19,39 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function int(n) return string.format('%.0f', n) end
 """
 
+# forbidden(command, ...): an error if this user may not run it (before Redis 7.0 nobody tells).
+MAY = """
+local function forbidden(...)
+  if not redis.acl_check_cmd or redis.acl_check_cmd(...) then return false end
+  return {err = 'NOPERM this user has no permissions to run ' .. select(1, ...)}
+end
+"""
+
 # A scheduled message is a member of a sorted set, by the time it is due:
 # <due, 13 digits>-<number, 12 digits>:<bytes of headers>:<headers as a JSON list><payload>
-# rank_of(key, id): rank of the first member that is not below this id (without its '@').
+# rank_of(key, score, id, behind): rank of the first member of this score, or of a greater one, that
+# is not below this id (without its '@'); behind: that is above it.
 # find(key, id): rank and member, nil if there is none.
 FIND = """
-local function rank_of(key, id)
-  local due = string.sub(id, 1, 13)
-  local low = redis.call('ZCOUNT', key, '-inf', '(' .. due)
-  local high = redis.call('ZCOUNT', key, '-inf', due)
+local function rank_of(key, score, id, behind)
+  local low = redis.call('ZCOUNT', key, '-inf', '(' .. score)
+  local high = redis.call('ZCOUNT', key, '-inf', score)
   while low < high do
     local middle = math.floor((low + high) / 2)
-    local member = redis.call('ZRANGE', key, middle, middle)[1]
-    if string.sub(member, 1, 26) < id then low = middle + 1 else high = middle end
+    local found = string.sub(redis.call('ZRANGE', key, middle, middle)[1], 1, 26)
+    if found < id or behind and found == id then low = middle + 1 else high = middle end
   end
   return low
 end
 local function find(key, id)
-  local rank = rank_of(key, id)
+  local rank = rank_of(key, string.sub(id, 1, 13), id)
   local member = redis.call('ZRANGE', key, rank, rank)[1]
   if member and string.sub(member, 1, 26) == id then return rank, member end
 end
 """
 
 # fields(member): what its entry holds beside the payload, and the payload. What is no member of
-# ours is a payload as a whole.
+# ours (no list of pairs of texts, or of more than one command takes) is a payload as a whole.
 FIELDS = """
 local function fields(member)
   local _, last, size = string.find(member, '^%d+-%d+:(%d+):')
@@ -48,7 +60,12 @@ local function fields(member)
   local parts = {}
   if size > 0 then
     local ok, found = pcall(cjson.decode, string.sub(member, last + 1, last + size))
-    if not ok or type(found) ~= 'table' then return {}, member end
+    if not ok or type(found) ~= 'table' or #found % 2 > 0 or #found > 7100 then
+      return {}, member
+    end
+    for i = 1, #found do
+      if type(found[i]) ~= 'string' then return {}, member end
+    end
     parts = found
   end
   return parts, string.sub(member, last + size + 1)
@@ -86,13 +103,26 @@ end
 #       group>:<group>:), 1 = what has started counts, headers as a JSON list ('' = none), payload
 # Adds each to the stream, or to the scheduled ones, unless it was pushed before (dedup) or the
 # same work is unfinished (unique).
-# Returns for each: its id; {the first one's id, 1} for a duplicate; or an error.
+# Returns for each: its id; {the first one's id, 1} for a duplicate; or an error. A right for the
+# notes that is missing is one, too: what was pushed without them would be pushed again.
 PUSH_WITH = Script(
     NOW
+    + MAY
     + FIND
     + UNFINISHED
     + """
 local most, out, first, noted = tonumber(ARGV[1]), {}, nil, {}
+local function of_key(reply, key)
+  if type(reply) ~= 'table' or not string.find(reply.err or '', 'WRONGTYPE', 1, true) then
+    return reply
+  end
+  return {err = 'WRONGTYPE the key ' .. key .. ' holds something else: delete or rename it'}
+end
+local function or_error(ask, ...)
+  local ok, got = pcall(ask, ...)
+  if ok or type(got) == 'table' then return got end
+  return {err = tostring(got)}
+end
 local room = most > 0 and most - redis.call('ZCARD', KEYS[2]) or math.huge
 if room < tonumber(ARGV[3]) then room = 0 end
 for i = 4, #ARGV, 7 do
@@ -100,16 +130,22 @@ for i = 4, #ARGV, 7 do
   local headers, payload = ARGV[i + 5], ARGV[i + 6]
   local kind, ms = string.sub(when, 1, 1), tonumber(string.sub(when, 2)) or 0
   local due = kind == '+' and now + ms or ms
-  local known = window > 0 and redis.call('GET', KEYS[5 + window])
+  local known, id = false, nil
+  if window > 0 then known = of_key(redis.pcall('GET', KEYS[5 + window]), KEYS[5 + window]) end
   if not known and key ~= '' then
-    known = redis.call('HGET', KEYS[5], key)
-    if known and not unfinished(KEYS[1], KEYS[2], ARGV[2], known, ARGV[i + 4] == '1') then
-      known = nil
+    known = of_key(redis.pcall('HGET', KEYS[5], key), KEYS[5])
+    if type(known) == 'string' then
+      local args = {KEYS[1], KEYS[2], ARGV[2], known, ARGV[i + 4] == '1'}
+      local is = or_error(unfinished, unpack(args))
+      if is ~= true then known = is end
     end
   end
-  local id
+  if not known then
+    known = window > 0 and forbidden('SET', KEYS[5 + window], '')
+            or key ~= '' and forbidden('HSET', KEYS[5], key, '')
+  end
   if known then
-    id = {known, 1}
+    id = type(known) == 'string' and {known, 1} or known
   elseif due <= now then
     local parts = headers ~= '' and cjson.decode(headers) or {}
     id = redis.pcall('XADD', KEYS[1], '*', 'data', payload, unpack(parts))
@@ -119,12 +155,15 @@ for i = 4, #ARGV, 7 do
     if string.find(headers, '"rsq:ttl"', 1, true) then
       headers = string.sub(headers, 1, -2) .. ',"rsq:pushed","' .. int(now) .. '"]'
     end
-    local number = string.format('%013.0f-%012.0f', due, redis.call('INCR', KEYS[3]))
-    local member = number .. ':' .. #headers .. ':' .. headers .. payload
-    id = redis.pcall('ZADD', KEYS[2], due, member)
+    id = of_key(redis.pcall('INCR', KEYS[3]), KEYS[3])
     if type(id) == 'number' then
-      id, room = '@' .. number, room - 1
-      if not first or due < first then first = due end
+      local number = string.format('%013.0f-%012.0f', due, id)
+      local member = number .. ':' .. #headers .. ':' .. headers .. payload
+      id = of_key(redis.pcall('ZADD', KEYS[2], due, member), KEYS[2])
+      if type(id) == 'number' then
+        id, room = '@' .. number, room - 1
+        if not first or due < first then first = due end
+      end
     end
   end
   out[#out + 1] = id
@@ -138,14 +177,16 @@ for i = 4, #ARGV, 7 do
 end
 -- of the notes that are void two go with each call, so that they never become the most
 local own = #ARGV[2] .. ':' .. ARGV[2] .. ':'
-for _, key in ipairs(next(noted) and redis.call('HRANDFIELD', KEYS[5], 2) or {}) do
-  if string.sub(key, 1, #own) == own and not noted[key]
-     and not unfinished(KEYS[1], KEYS[2], ARGV[2], redis.call('HGET', KEYS[5], key), true) then
-    redis.call('HDEL', KEYS[5], key)
+pcall(function()
+  for _, key in ipairs(next(noted) and redis.call('HRANDFIELD', KEYS[5], 2) or {}) do
+    if string.sub(key, 1, #own) == own and not noted[key]
+       and not unfinished(KEYS[1], KEYS[2], ARGV[2], redis.call('HGET', KEYS[5], key), true) then
+      redis.call('HDEL', KEYS[5], key)
+    end
   end
-end
-if first and redis.call('ZCOUNT', KEYS[2], '-inf', '(' .. int(first)) == 0 then
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', 16, '*', 'due', int(first))
+end)
+if first and redis.pcall('ZCOUNT', KEYS[2], '-inf', '(' .. int(first)) == 0 then
+  redis.pcall('XADD', KEYS[4], 'MAXLEN', '~', 16, '*', 'due', int(first))
 end
 return out
 """
@@ -163,9 +204,11 @@ return out
 # is done for each.)
 MOVE = Script(
     NOW
+    + MAY
     + FIELDS
     + """
-local control, lead = redis.call('HGETALL', KEYS[4]), tonumber(ARGV[4])
+local control, lead = redis.pcall('HGETALL', KEYS[4]), tonumber(ARGV[4])
+if control.err then control = {} end
 local left, leader = 0, nil
 for i = 1, #control, 2 do
   if control[i] == 'moving' then left, leader = string.match(control[i + 1], '^(%d+):(.*)$') end
@@ -174,6 +217,8 @@ left = (tonumber(left) or 0) - now
 if leader ~= ARGV[3] and left > 0 and left <= 1000 then return {now, left, {}, control} end
 
 local most = math.min(redis.call('ZCOUNT', KEYS[2], '-inf', int(now)), tonumber(ARGV[1]))
+local never = most > 0 and forbidden('ZREMRANGEBYRANK', KEYS[2], 0, 0)
+if never then return never end
 local add, sub, byte = redis.pcall, string.sub, string.byte
 local stream, most_bytes = KEYS[1], tonumber(ARGV[2])
 local late, moved, bytes, page, failed, due = {}, 0, 0, 1, nil, nil
@@ -190,8 +235,8 @@ while moved < most and bytes < most_bytes and not failed do
       local parts, payload = fields(member)
       id = add('XADD', stream, '*', 'data', payload, 'rsq:scheduled', scheduled, unpack(parts))
       for i = 1, type(id) == 'string' and #parts - 1 or 0, 2 do
-        if parts[i] == 'rsq:unique' and redis.call('HGET', KEYS[3], parts[i + 1]) == scheduled then
-          redis.call('HSET', KEYS[3], parts[i + 1], id)
+        if parts[i] == 'rsq:unique' and redis.pcall('HGET', KEYS[3], parts[i + 1]) == scheduled then
+          redis.pcall('HSET', KEYS[3], parts[i + 1], id)
         end
       end
     end
@@ -259,29 +304,32 @@ return out
 """
 )
 
-# KEYS: later. ARGV: id to go on behind, without its '@' ('' = from the first), ms since the epoch
-#       that it must be due before ('' = any), most messages, most bytes
-# Returns for each: its id, its headers as a flat list, its payload.
+# KEYS: later. ARGV: score and id to go on behind, the id without its '@' ('' = from the first), ms
+#       since the epoch that it must be due before ('' = any), most messages, most bytes
+# Returns for each: its id, its headers as a flat list, its payload, its score.
 LIST_LATER = Script(
-    NOW
-    + FIND
+    FIND
     + FIELDS
     + """
-local rank, bytes, out = 0, 0, {}
-if ARGV[1] ~= '' then
-  rank = rank_of(KEYS[1], ARGV[1])
-  local member = redis.call('ZRANGE', KEYS[1], rank, rank)[1]
-  if member and string.sub(member, 1, 26) == ARGV[1] then rank = rank + 1 end
-end
-while #out < tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
-  local member = redis.call('ZRANGE', KEYS[1], rank + #out, rank + #out)[1]
-  if not member then break end
-  local due = tonumber(string.sub(member, 1, 13))
-  if ARGV[2] ~= '' and due and due >= tonumber(ARGV[2]) then break end
+local rank, bytes, out, last = 0, 0, {}, nil
+if ARGV[1] ~= '' then rank = rank_of(KEYS[1], ARGV[1], ARGV[2], true) end
+if ARGV[3] == '' then last = redis.call('ZCARD', KEYS[1])
+else last = redis.call('ZCOUNT', KEYS[1], '-inf', '(' .. ARGV[3]) end
+while rank < last and #out < tonumber(ARGV[4]) and bytes < tonumber(ARGV[5]) do
+  local member, score = unpack(redis.call('ZRANGE', KEYS[1], rank, rank, 'WITHSCORES'))
   local parts, payload = fields(member)
-  out[#out + 1] = {'@' .. string.sub(member, 1, 26), parts, payload}
-  bytes = bytes + #member
+  out[#out + 1] = {'@' .. string.sub(member, 1, 26), parts, payload, score}
+  rank, bytes = rank + 1, bytes + #member
 end
 return out
 """
 )
+
+# KEYS: later. ARGV: ms since the epoch that it must be due before ('' = any), most messages
+# Deletes the first ones. Returns how many.
+PURGE_LATER = Script("""
+local last = ARGV[1] == '' and '+inf' or '(' .. ARGV[1]
+local count = math.min(redis.call('ZCOUNT', KEYS[1], '-inf', last), tonumber(ARGV[2]))
+if count > 0 then redis.call('ZREMRANGEBYRANK', KEYS[1], 0, count - 1) end
+return count
+""")

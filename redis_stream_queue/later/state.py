@@ -39,7 +39,8 @@ local function moved(id)
   end
 end
 local function where(id, retried)
-  for _, one in ipairs({redis.call('HGET', retried, id) or id, id}) do
+  local noted = redis.pcall('HGET', retried, id)
+  for _, one in ipairs({type(noted) == 'string' and noted or id, id}) do
     if string.sub(one, 1, 1) ~= '@' then return one end
     local entry = find(KEYS[2], string.sub(one, 2)) and one or moved(one)
     if entry then return entry end
@@ -87,7 +88,7 @@ end)
 if groups == 0 and exists then state = 'waiting' end
 if state ~= '' then redis.call('XDEL', KEYS[1], id) end
 if state == 'running' then
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', 16, '*', 'cancel', id)
+  redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', 16, '*', 'cancel', id)
   redis.pcall('ZADD', KEYS[5], string.match(id, '%d+'), id)
   redis.pcall('ZREMRANGEBYRANK', KEYS[5], 0, -10001)
   redis.pcall('PEXPIRE', KEYS[5], 3600000)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NoReturn
 
+from redis.exceptions import ResponseError
+
 from .._log import logger
 from ..client import StreamClient
 from ..connection.replies import text
@@ -23,6 +25,7 @@ from .timer import Timer
 
 log = logger(__name__)
 
+REFUSED_MS = 1000.0  # a message whose tick was refused is tried again after this time
 LOOK_S = 60.0  # how often the messages are declared anew, which also asks for the server's time
 
 
@@ -54,14 +57,14 @@ class Ticker:
         self._group = group
         self._beside = companions(client.key(stream))
         self._declared = [_Declared(schedule) for schedule in schedules]
+        self._trouble = Forever(f"periodic messages of {stream} are not pushed here")
         self._new = True
         self._offset_ms = 0.0
         self._look_at_s = 0.0
 
     async def run(self) -> NoReturn:
         """Push messages until cancelled. After an error of Redis it tries again."""
-        trouble = Forever(f"periodic messages of {self._stream} are not pushed here")
-        await trouble.repeat(self._step)
+        await self._trouble.repeat(self._step)
 
     async def _step(self) -> None:
         now_s = _loop_s()
@@ -71,7 +74,11 @@ class Ticker:
         for one in self._declared:
             at_ms = one.timer.call_at_ms
             if at_ms is not None and at_ms <= self._server_ms():
-                await self._tick(one)
+                try:
+                    await self._tick(one)
+                except ResponseError as error:  # of the others each has its turn
+                    self._trouble.say(error)
+                    one.timer.due_ms = self._server_ms() + REFUSED_MS
         times = [at for one in self._declared if (at := one.timer.call_at_ms) is not None]
         wait_s = self._look_at_s - _loop_s()
         if times:

@@ -12,9 +12,11 @@ from redis.exceptions import NoPermissionError
 from .._clock import wall_ms
 from .._names import check_same_slot, parking_due_ms
 from ..client import StreamClient
+from ..connection.refusals import WrongKind, wrong_kind
 from ..delivery.server_check import Finding
 from ..exceptions import ClusterSlotError
 from ..later.control import Pause, field_of, pause_of, paused
+from ..later.keys import companions
 from ..message import PendingEntry, id_key
 from .heartbeat import Heartbeat
 
@@ -31,6 +33,7 @@ class StreamFacts:
 
     letters: how many dead letters there are. groups: for each group its line of XINFO GROUPS, its
     lines of XINFO CONSUMERS and its oldest pending entry. pauses: see later.control.paused().
+    strange: of the keys beside it those that hold what they must not.
     """
 
     key: str
@@ -39,6 +42,7 @@ class StreamFacts:
     letters: int
     groups: list[tuple[dict[str, Any], list[dict[str, Any]], PendingEntry | None]]
     pauses: dict[str, Pause] = field(default_factory=dict)
+    strange: list[WrongKind] = field(default_factory=list)
 
 
 async def ask_stream(client: StreamClient, stream: str, dlq_stream: str) -> StreamFacts:
@@ -52,10 +56,22 @@ async def ask_stream(client: StreamClient, stream: str, dlq_stream: str) -> Stre
         groups.append((info, consumers, oldest[0] if oldest else None))
     length, letters = await client.stream_len(stream), await client.stream_len(dlq_stream)
     pauses: dict[str, Pause] = {}
-    with contextlib.suppress(NoPermissionError, ClusterSlotError):
+    with contextlib.suppress(NoPermissionError, ClusterSlotError, WrongKind):
         pauses = await paused(client.link(), client.key(stream))
     key, dlq_key = client.key(stream), client.key(dlq_stream)
-    return StreamFacts(key, length, dlq_key, letters, groups, pauses)
+    strange = await _strange(client, key)
+    return StreamFacts(key, length, dlq_key, letters, groups, pauses, strange)
+
+
+async def _strange(client: StreamClient, key: str) -> list[WrongKind]:
+    try:
+        keys = companions(key)[1:]
+    except ClusterSlotError:
+        return []
+    asked = [("TYPE", one) for one in keys]
+    kinds = await client.link().run(key, asked, client.endpoint.socket_timeout)
+    found = [wrong_kind([one], [kind]) for one, kind in zip(asked, kinds, strict=True)]
+    return [one for one in found if one is not None]
 
 
 def other_slot(client: StreamClient, stream: str, dlq_stream: str) -> Finding | None:
@@ -89,6 +105,7 @@ def stream_findings(facts: StreamFacts, pools: list[Heartbeat]) -> Iterator[Find
             _is_paused(facts, name),
         )
         yield from (finding for finding in found if finding is not None)
+    yield from map(_is_strange, facts.strange)
     if facts.letters:
         yield _letters(facts)
 
@@ -100,6 +117,16 @@ def _no_stream(facts: StreamFacts) -> Finding:
         f"stream {facts.key!r} is not there, or has neither entries nor groups",
         "nothing about it could be looked at",
         "A pool or the first push makes it; or is it another name, or a prefix?",
+    )
+
+
+def _is_strange(found: WrongKind) -> Finding:
+    return Finding(
+        "wrong_kind",
+        "serious",
+        found.what,
+        "what needs it, of delays, unique and periodic messages and pauses, does not work",
+        f"{found.remedy}.",
     )
 
 

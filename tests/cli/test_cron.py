@@ -41,6 +41,22 @@ def test_periodic_messages_are_listed_run_and_paused(pool_url: str) -> None:
     assert "paused: beat" in rsq("cron", "pause", "reports", "beat", url=pool_url).stdout
     assert "PAUSED" in rsq("cron", "list", "reports", url=pool_url).stdout
     assert "goes on: beat" in rsq("cron", "resume", "reports", "beat", url=pool_url).stdout
+    with redis.Redis.from_url(pool_url) as server:  # what others have written is shown as it can be
+        server.hset(
+            "{reports}:cron", mapping={"spec:odd": "?", "last:beat": "x", "seen:beat": "9" * 5000}
+        )
+        server.set("{reports}:later", "?")
+    odd = rsq("cron", "list", "reports", "--json", url=pool_url).stdout.splitlines()
+    assert [json.loads(line)["name"] for line in odd] == ["beat", "nightly", "odd"]
+    assert "odd" in rsq("cron", "list", "reports", url=pool_url).stdout
+    listed_too = rsq("later", "list", "reports", url=pool_url)
+    assert (
+        listed_too.returncode,
+        "the key '{reports}:later' holds a string" in listed_too.stderr,
+    ) == (2, True)
+    assert rsq("stats", "reports", url=pool_url).returncode == 0
+    found = json.loads(rsq("doctor", "reports", "--json", url=pool_url).stdout)["findings"]
+    assert "{reports}:later" in next(f for f in found if f["name"] == "wrong_kind")["what"]
     unknown = rsq("cron", "run", "reports", "weekly", url=pool_url)
     assert (unknown.returncode, "no periodic message" in unknown.stderr) == (1, True)
     assert "nothing periodic" in rsq("cron", "list", "other", url=pool_url).stderr
