@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.cli.kit import rsq
+from tests.support.rsq import rsq
 
 
 def test_a_stream_is_paused_and_goes_on(pool_url: str) -> None:

@@ -10,7 +10,7 @@ from redis_stream_queue import Cron, Every, JsonSerializer
 from redis_stream_queue.connection.scripts import Script
 from redis_stream_queue.later.cron_scripts import DECLARE
 from redis_stream_queue.later.periodic import schedules_of
-from tests.cli.kit import rsq
+from tests.support.rsq import rsq
 
 
 def run(server: redis.Redis, script: Script, keys: list[str], *args: object) -> object:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.cli.kit import rsq
+from tests.support.rsq import rsq
 
 ID = re.compile(r"@\d{13}-\d{12}")
 

@@ -16,18 +16,17 @@ import pytest
 
 from redis_stream_queue import _exits
 from tests.cli.kit import (
-    COMMAND,
     ID,
     WAIT_S,
     feed,
     length,
     payloads,
     piped,
-    rsq,
     said,
     wait_for_length,
 )
 from tests.support.pool import plain_environment
+from tests.support.rsq import RSQ, rsq
 from tests.support.servers import Server
 
 
@@ -244,7 +243,7 @@ class TestPushLines:
         ours, theirs = pty.openpty()
         try:
             done = subprocess.run(
-                [*COMMAND, "push", "orders"],
+                [*RSQ, "push", "orders"],
                 stdin=theirs,
                 capture_output=True,
                 text=True,
@@ -258,7 +257,7 @@ class TestPushLines:
 
 
 def _peak_kb(url: str, file: Path) -> int:
-    command = [*COMMAND, "push", "orders", "--file", str(file)]
+    command = [*RSQ, "push", "orders", "--file", str(file)]
     process = subprocess.Popen(command, env=plain_environment(url), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -270,7 +269,7 @@ def _on_a_terminal(*args: str, url: str, stdin: bytes | None = None) -> str:
     """What is shown on standard error when that is a terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, *args],
+        [*RSQ, *args],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=theirs,

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from redis_stream_queue import _exits
-from tests.cli.kit import COMMAND, WAIT_S, feed, length, payloads, piped, rsq, said, wait_for_length
+from tests.cli.kit import WAIT_S, feed, length, payloads, piped, said, wait_for_length
 from tests.support.faultproxy import ThreadedFaultProxy
 from tests.support.guarded import SECRET, limited_user
 from tests.support.pool import plain_environment
+from tests.support.rsq import RSQ, rsq
 from tests.support.servers import Server, free_port
 from tests.support.stub import OTHERS, answering
 from tests.support.waiting import wait_until
@@ -196,7 +197,7 @@ class TestRedisThatDoesNotWork:
         os.close(write_end)
         args = ["push", "orders", "--file", f"/dev/fd/{read_end}", "--url", guarded_server.url]
         done = subprocess.run(
-            [*COMMAND, *args],
+            [*RSQ, *args],
             pass_fds=[read_end],
             capture_output=True,
             text=True,

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from redis_stream_queue import _exits
-from tests.cli.kit import COMMAND, ID, WAIT_S, rsq, said
+from tests.cli.kit import ID, WAIT_S, said
 from tests.support.cluster import Cluster
+from tests.support.rsq import RSQ, rsq
 from tests.support.servers import Server
 
 
@@ -145,7 +146,7 @@ def test_a_reader_that_has_left_is_no_trouble_of_redis(pool_server: Server, pool
         client.xadd("orders_dlq", {"data": "1"})
     ours, theirs = os.pipe()
     os.close(ours)
-    command = [*COMMAND, "dlq", "list", "orders", "--url", pool_url]
+    command = [*RSQ, "dlq", "list", "orders", "--url", pool_url]
     done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, timeout=WAIT_S)
     os.close(theirs)
     assert (done.returncode, done.stderr) == (_exits.FAILURE, b"")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import redis
 
 from redis_stream_queue.cli.config_file import _is_ours
-from tests.support.pool import PoolProcess, plain_environment
+from tests.support.pool import PoolProcess
+from tests.support.rsq import rsq
 
 USAGE = 2
 WRONG = "redis://127.0.0.1:1/0"
@@ -20,10 +20,7 @@ WRONG = "redis://127.0.0.1:1/0"
 def stats(
     *args: str, url: str | None = None, cwd: Path | None = None, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "redis_stream_queue.cli", "stats", "orders", *args],
-        env={**plain_environment(url), **env}, capture_output=True, text=True, check=False, cwd=cwd,
-    )  # fmt: skip
+    return rsq("stats", "orders", *args, url=url, cwd=cwd, env=env)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from redis_stream_queue.cli.rsq import main
 from redis_stream_queue.operations.heartbeat import INDEX, POOL, TTL_S
 from tests.support.ledger import DLQ, GROUP, SOURCE, STREAM, Ledger
 from tests.support.pool import PoolProcess, plain_environment
+from tests.support.rsq import RSQ
 from tests.support.servers import Server
 from tests.support.terminal import Terminal
 from tests.support.waiting import wait_until
@@ -30,7 +30,6 @@ RIGHTS = (
 )
 
 StartPool = Callable[..., PoolProcess]
-RSQ = [sys.executable, "-m", "redis_stream_queue.cli"]
 
 
 def said(url: str, *args: str) -> str:

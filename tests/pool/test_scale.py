@@ -6,8 +6,6 @@ import asyncio
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,7 +16,8 @@ import pytest
 
 from redis_stream_queue import StreamClient, StreamProducer
 from tests.support.ledger import GROUP, HOST_ENV, SOURCE, STREAM, Ledger
-from tests.support.pool import ROOT, PoolProcess, plain_environment
+from tests.support.pool import ROOT, PoolProcess
+from tests.support.rsq import rsq
 from tests.support.waiting import wait_until
 
 Note = Callable[[str, object], None]
@@ -206,14 +205,8 @@ def test_what_a_leaving_host_gives_back_starts_on_another_within_200_ms(
 
 def _push_by_command(url: str, numbers: range) -> None:
     """``rsq push``, into a group that exists and that nobody reads for."""
-    subprocess.run(
-        [sys.executable, "-m", "redis_stream_queue.cli", "push", STREAM, "--group", GROUP],
-        input="\n".join(map(str, numbers)),
-        text=True,
-        check=True,
-        env=plain_environment(url),
-        stdout=subprocess.DEVNULL,
-    )
+    lines = "\n".join(map(str, numbers)).encode()
+    assert rsq("push", STREAM, "--group", GROUP, url=url, stdin=lines).returncode == 0
 
 
 async def _push_by_program(url: str, numbers: range) -> None:

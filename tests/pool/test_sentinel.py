@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -18,7 +16,8 @@ from redis.exceptions import RedisError
 
 from redis_stream_queue import StreamClient, StreamProducer
 from tests.support.ledger import SOURCE, STREAM, Notes
-from tests.support.pool import PoolProcess, plain_environment
+from tests.support.pool import PoolProcess
+from tests.support.rsq import rsq
 from tests.support.sentinel import SentinelSet
 from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
@@ -58,7 +57,7 @@ def test_the_master_dies_under_load(watched: SentinelSet, tmp_path: Path) -> Non
         wait_until(lambda: later() == set(range(LATER)), FAILOVER_S, "all that was for later is")
         assert max(Counter(ticks(watched)).values()) == 1
         wait_until(lambda: len(ticks(watched)) > 3, FAILOVER_S, "there are ticks")
-        assert STREAM in rsq(watched.url, "stats", STREAM)
+        assert STREAM in rsq("stats", STREAM, url=watched.url).stdout
         assert pool.drain() == 0
         assert "Traceback" not in pool.stderr
         assert "NOGROUP" not in pool.stderr
@@ -96,14 +95,6 @@ def ticks(watched: SentinelSet) -> list[bytes]:
     return [fields[b"rsq:tick"] for fields in found if b"rsq:tick" in fields]
 
 
-def rsq(url: str, *args: str) -> str:
-    """What rsq prints on standard output; it must work."""
-    command = [sys.executable, "-m", "redis_stream_queue.cli", *args]
-    ran = subprocess.run(command, env=plain_environment(url), capture_output=True, text=True)
-    assert ran.returncode == 0, f"rsq {' '.join(args)}: exit {ran.returncode}: {ran.stderr}"
-    return ran.stdout
-
-
 def test_a_sentinel_that_is_wrong_is_passed_over(watched: SentinelSet) -> None:
     """It names a server that is dead, or hangs, or is a replica: the next one is asked."""
     with socket.create_server(("127.0.0.1", 0)) as hangs:
@@ -117,7 +108,7 @@ def test_a_sentinel_that_is_wrong_is_passed_over(watched: SentinelSet) -> None:
 
         asyncio.run(push_both_ways())
         del wrong[1], named[1]  # it took its time
-        assert STREAM in rsq(watched.url_of([*wrong, *watched.ports]), "stats", STREAM)
+        assert STREAM in rsq("stats", STREAM, url=watched.url_of([*wrong, *watched.ports])).stdout
 
         client = StreamClient.from_url(watched.url_of(wrong[1:]), socket_connect_timeout=1)
         with pytest.raises(RedisError, match=f"{named[1]}: it is a replica"):

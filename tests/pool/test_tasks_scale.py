@@ -21,9 +21,9 @@ import redis
 
 from redis_stream_queue import Job, Queue
 from redis_stream_queue.later.keys import companions
-from tests.cli.kit import rsq
 from tests.pool.noted import did, noted
 from tests.support.pool import PoolProcess
+from tests.support.rsq import rsq
 from tests.support.waiting import wait_until
 
 Note = Callable[[str, object], None]

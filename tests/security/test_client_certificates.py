@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,8 @@ import pytest
 
 from redis_stream_queue import StreamClient, StreamProducer
 from tests.support.certificates import Authority
-from tests.support.pool import PoolProcess, plain_environment
+from tests.support.pool import PoolProcess
+from tests.support.rsq import rsq
 from tests.support.servers import Server
 from tests.support.tlsfront import TLSFront
 
@@ -54,11 +53,6 @@ def walled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walled]:
         yield Walled(front.url, authority.pem, authority.sign("ours"), other.sign("stranger"))
 
 
-def rsq(url: str, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "redis_stream_queue.cli", *args]
-    return subprocess.run(command, env=plain_environment(url), capture_output=True, text=True)
-
-
 def test_library_pool_and_rsq_work(walled: Walled, tmp_path: Path) -> None:
     url = walled.reached_with(*walled.ours)
     producer = StreamProducer(StreamClient.from_url(url), "work")
@@ -69,7 +63,7 @@ def test_library_pool_and_rsq_work(walled: Walled, tmp_path: Path) -> None:
         await producer.close()
 
     asyncio.run(push())
-    assert rsq(url, "push", "work", "3").returncode == 0
+    assert rsq("push", "work", "3", url=url).returncode == 0
     with PoolProcess(APP, "--workers", "1", "--burst", url=url, cwd=tmp_path) as pool:
         assert pool.wait() == 0
         assert sorted(pool.stdout.split()) == ["1", "2", "3", "got", "got", "got"]
@@ -94,7 +88,7 @@ def test_what_is_wrong_is_one_sentence(
 
     url = walled.reached_with(path(certificate), path(key))
     for words in (("push", "work", "1"), ("stats", "work")):
-        ran = rsq(url, *words)
+        ran = rsq(*words, url=url)
         assert (ran.returncode, ran.stdout) == (REDIS, "")
         assert said in ran.stderr
         assert len(ran.stderr.splitlines()) == 1
