@@ -19,13 +19,14 @@ from redis.connection import (
     SSLConnection,
     UnixDomainSocketConnection,
 )
-from redis.exceptions import NoScriptError, RedisClusterException, ResponseError
+from redis.exceptions import InvalidResponse, NoScriptError, RedisClusterException, ResponseError
 from redis.retry import Retry
 
 from .connection.endpoint import Endpoint
 from .connection.link import OUTAGES
 from .connection.scripts import BACKLOG, PUSH, TRIM, Script
 from .connection.sentinel import FAILED, Search, ask_sync, check_role
+from .connection.shapes import WrongReplyError, checked, no_reply, of_length
 from .delivery.pending import TRIM_AT_ONCE
 from .exceptions import ConfigError
 from .later.extras import Asked
@@ -257,7 +258,7 @@ class SyncLink:
         results: list[Any] = []
         for count, (keys, args) in calls(asked, beside, most, group, results):
             try:
-                results += map(result_of, self._script(PUSH_WITH, keys, *args))
+                results += map(result_of, of_length(count, self._script(PUSH_WITH, keys, *args)))
             except ResponseError as error:
                 results += [own_copy(error) for _ in range(count)]
             except OUTAGES as error:  # the rest is not tried
@@ -273,7 +274,7 @@ class SyncLink:
         same = copy.copy(self)
         same._redis = self._redis.client()
         try:
-            return push(same), int(same._redis.execute_command(*durability.wait))
+            return push(same), int(same._run(*durability.wait))
         finally:
             same._redis.close()
 
@@ -281,14 +282,14 @@ class SyncLink:
         args = portion.script_args() if len(portion.payloads) > 1 else None
         if args is not None:
             try:
-                return list(self._script(PUSH, [key], *args))
+                return of_length(len(portion.payloads), self._script(PUSH, [key], *args))
             except ResponseError as error:
                 if not forbids_scripts(error):
                     return [own_copy(error) for _ in portion.payloads]
         results: list[Any] = []
         for command in portion.adds(key):
             try:
-                results.append(self._redis.execute_command(*command))
+                results.append(self._run(*command))
             except ResponseError as error:
                 results.append(self._refused(portion, error))
             except OUTAGES as error:
@@ -301,8 +302,8 @@ class SyncLink:
         if not portion.is_large:
             return error
         limit = None
-        with contextlib.suppress(*OUTAGES, ValueError):
-            limit = int(self._redis.config_get(LIMIT).get(LIMIT, ""))
+        with contextlib.suppress(*OUTAGES, LookupError, ValueError):
+            limit = int(self._run("CONFIG", "GET", LIMIT)[1])
         return refusal(len(portion.payloads[0]), error, limit)
 
     def trim(self, key: str, max_len: int) -> None:
@@ -315,7 +316,7 @@ class SyncLink:
 
     def cut(self, key: str, max_len: int) -> None:
         """Remove the oldest entries beyond ``max_len``, finished or not."""
-        self._redis.xtrim(key, maxlen=max_len, approximate=True)
+        self._run("XTRIM", key, "MAXLEN", "~", max_len)
 
     def backlog(self, key: str, most: int) -> int:
         """How many entries are unfinished."""
@@ -326,9 +327,28 @@ class SyncLink:
 
     def _script(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
         try:
-            return self._redis.evalsha(script.sha, len(keys), *keys, *args)
+            return self._run("EVALSHA", script.sha, len(keys), *keys, *args)
         except NoScriptError:
-            return self._redis.eval(script.source, len(keys), *keys, *args)
+            return self._run("EVAL", script.source, len(keys), *keys, *args)
+
+    def _run(self, *command: Any) -> Any:
+        try:
+            return checked(command, self._redis.execute_command(*command))
+        except InvalidResponse as error:  # what comes then would not be to the next command either
+            self._cut()
+            if isinstance(error, WrongReplyError):
+                raise
+            raise no_reply(command, error) from error
+
+    def _cut(self) -> None:
+        """Close the connection of the command before, or all that nobody uses."""
+        clients = [self._redis]
+        if self._endpoint.cluster:
+            clients = [n.redis_connection for n in self._redis.get_nodes() if n.redis_connection]
+        for client in clients:
+            if client.connection is not None:
+                client.connection.disconnect()
+            client.connection_pool.disconnect(inuse_connections=False)
 
     def close(self) -> None:
         if "_redis" in vars(self):

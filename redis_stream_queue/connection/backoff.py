@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 
+from .._clock import mono_ms
+
 FIRST_S = 0.05
 LONGEST_S = 1.0  # Redis is back within two seconds for everybody
 JITTER = 0.25
+CALM_MS = 2000  # so long after an error all is well: what comes and goes is told as one outage
 
 
 class Backoff:
@@ -17,19 +20,25 @@ class Backoff:
         self._longest_s = longest_s
         self.tries = 0
         self.pause_s = 0.0  # the pause that next_s() gave last; 0 while all is well
+        self._errors = 0
+        self._error_ms = 0
 
     def reset(self) -> None:
         """It worked."""
         self.tries = 0
         self.pause_s = 0.0
+        if self._errors and mono_ms() - self._error_ms > CALM_MS:
+            self._errors = 0
 
     def next_s(self) -> float:
         """The next pause in seconds."""
         pause_s = min(self._first_s * float(1 << min(self.tries, 30)), self._longest_s)
         self.tries += 1
+        self._errors += 1
+        self._error_ms = mono_ms()
         self.pause_s = pause_s * (1 - JITTER * random.random())
         return self.pause_s
 
     def worth_a_line(self) -> bool:
         """Say so the 1st, 4th, 16th, ... time: an outage of an hour is a handful of lines."""
-        return self.tries & (self.tries - 1) == 0 and self.tries.bit_length() % 2 == 1
+        return self._errors & (self._errors - 1) == 0 and self._errors.bit_length() % 2 == 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from .scripts import Script
+from .shapes import Either, an_id
+
+REQUEUED = Either(an_id, 0, -2, -3, -4)
 
 # requeue(is_free): copies the letter without what burial added to the end of the target, then
 # deletes it. is_free(key): may the message with this unique key be unfinished again?
@@ -40,7 +43,7 @@ end
 """
 
 # One with a unique key is left to REQUEUE_UNIQUE, which looks at more keys.
-REQUEUE = Script(REQUEUING + "return (requeue(function() return false end))")
+REQUEUE = Script(REQUEUING + "return (requeue(function() return false end))").returning(REQUEUED)
 
 # walk(after, most, see): calls see(id, fields, size) for each letter behind that id ('' = from the
 # start), as far as one call may look: about 512 kB of letters.
@@ -79,7 +82,7 @@ walk(ARGV[1], tonumber(ARGV[2]), function(id, fields)
 end)
 return found
 """
-)
+).returning([bytes])
 
 # ARGV: id to go on behind, most letters, most bytes of a value, field...
 # Returns {id, size in bytes, {field, value...}} for each letter: of its fields the named ones.
@@ -99,7 +102,7 @@ walk(ARGV[1], tonumber(ARGV[2]), function(id, fields, size)
 end)
 return heads
 """
-)
+).returning([(an_id, int, [bytes])])
 
 # ARGV: most letters
 # Returns the ids of the newest ones, the newest first.
@@ -112,7 +115,7 @@ for i = 1, ARGV[1] do
   if letter[1] == '0-1' then break end
 end
 return ids
-""")
+""").returning([an_id])
 
 # ARGV: id...
 # Returns the original stream of each of these letters: '' = it names none, 0 = it is gone.
@@ -129,4 +132,4 @@ for i, id in ipairs(ARGV) do
   origins[i] = origin
 end
 return origins
-""")
+""").returning([Either(bytes, int)])

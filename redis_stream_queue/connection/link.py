@@ -10,10 +10,9 @@ import asyncio
 import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
@@ -27,14 +26,14 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .endpoint import Endpoint
+from .packing import Command as Command  # what is exchanged
+from .packing import packets
 from .refusals import is_wrong_kind, keys_of, no_redis, says_demoted, wrong_kind
 from .replies import info_lines
 from .scripts import Script
+from .shapes import answered
 from .wire import Wire, wire_of
 
-Command = tuple[Any, ...]
-
-PACKET_BYTES = 32_768  # sent together
 IDLE_S = 10.0  # a connection that was not used for so long is asked whether it still is one
 PROBE_S = 1.0  # how long it may take to say so
 
@@ -63,17 +62,17 @@ async def exchange(
     on_late: called once when that silence is nearly over.
 
     Whatever interrupts it (timeout, cut, cancellation) closes the connection, since a reply that
-    was not read would be taken for the answer to the next command. So does a server that says it
-    was demoted: behind the address is another one by now, see Link.generation. And so does a
-    protocol error, after which the server closes its side.
+    was not read would be taken for the answer to the next command. So do a reply of another shape
+    than its command's, one too many, a protocol error, and a server that says it was demoted:
+    behind the address is another one by now, see Link.generation.
     """
     replies: list[Any] = []
-    wire = wire_of(connection)
+    wire, asked = wire_of(connection), answered(commands)
     silence, demoted, spoiled, last = wire.silence, False, False, len(commands) - 1
     wire.used_s = began_s = wire.now()
     silence.begin(timeout_s and timeout_s + wire.rtt_s, began_s, on_late)
     try:
-        for packed in _packets(commands):
+        for packed in packets(commands):
             wire.sending(len(packed))
             try:
                 await connection.send_packed_command(packed, check_health=False)
@@ -83,7 +82,7 @@ async def exchange(
             if index == last and last_s is not None:
                 silence.begin(last_s + wire.rtt_s, wire.now(), on_late)
             try:
-                replies.append(await wire.reply())
+                replies.append(await wire.reply(asked[index]))
             except ResponseError as error:
                 replies.append(error)
                 demoted |= says_demoted(error)
@@ -104,7 +103,7 @@ async def exchange(
         wire.took(wire.now() - began_s)
     if demoted:
         wire.on_demoted()
-    if demoted or spoiled or silence.ended:
+    if demoted or spoiled or silence.ended or wire.unasked:
         await cut(connection)
     return replies
 
@@ -127,31 +126,6 @@ async def cut(connection: AbstractConnection) -> None:
 
 def _broken(error: Exception) -> RedisConnectionError:
     return RedisConnectionError(f"the connection broke ({type(error).__name__}: {error})")
-
-
-def _packets(commands: Sequence[Command]) -> Iterator[bytes]:
-    """Bytes to send: small commands together; the server works on a large one meanwhile."""
-    packet = b""
-    for command in commands:
-        packet += _packed(command)
-        if len(packet) >= PACKET_BYTES:
-            yield packet
-            packet = b""
-    if packet:
-        yield packet
-
-
-def _packed(command: Command) -> bytes:
-    packed: bytes
-    try:
-        packed = hiredis.pack_command(command)
-    except UnicodeEncodeError:  # a name that others gave, see name_text()
-        parts: Command = tuple(
-            part.encode(errors="surrogateescape") if isinstance(part, str) else part
-            for part in command
-        )
-        packed = hiredis.pack_command(parts)
-    return packed
 
 
 def first_error(replies: Sequence[Any]) -> list[Any]:
@@ -185,10 +159,7 @@ async def reconnect(link: Link, connection: AbstractConnection) -> None:
         began_s = link.loop.time()
         await connection.connect()
         link.wire(connection, began_s)
-        [pong] = await exchange(connection, [("PING",)], None)
-        if not (pong == b"PONG" or isinstance(pong, ResponseError)):
-            await cut(connection)
-            raise no_redis(link.endpoint, f"to PING it says {pong!r:.50}")
+        await exchange(connection, [("PING",)], None)
 
 
 async def life_of(connection: AbstractConnection) -> str:
@@ -268,9 +239,6 @@ class DedicatedConnection(ABC):
             connection = self.connection = await self._open()
             wire = self.link.wire(connection, began_s)
             id_, info = await exchange(connection, [("CLIENT", "ID"), ("INFO", "server")], None)
-            if not isinstance(id_, int | ResponseError):
-                await cut(connection)
-                raise no_redis(self.endpoint, f"to CLIENT ID it says {id_!r:.50}")
         self.life = wire.life = run_id(info)
         # An ACL may forbid it; and without a life it cannot be told from another's.
         self.client_id = id_ if isinstance(id_, int) and self.life else None
@@ -336,7 +304,7 @@ class Link(ABC):
     async def is_good(self, connection: AbstractConnection) -> bool:
         """Does an open connection that was idle still lead to the server that is wanted?"""
         wire = wire_of(connection)
-        if wire.generation != self.generation or wire.ended:
+        if wire.generation != self.generation or wire.ended or wire.unasked:
             return False
         if wire.now() - wire.used_s < IDLE_S:
             return True

@@ -27,6 +27,7 @@ from .._exits import Failure
 from .._names import kind_of
 from .endpoint import Endpoint
 from .replies import text
+from .shapes import WrongReplyError
 from .tls import tls_trouble
 
 URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
@@ -132,6 +133,12 @@ async def explained(
     if isinstance(error, ResponseError):
         after = "" if waited_s is None else f" after {waited_s:g} s"
         return Failure(_exits.REDIS, f"{endpoint} refuses{after}: {why}.")
+    if isinstance(error, WrongReplyError):
+        return Failure(
+            _exits.REDIS,
+            f"{endpoint} is reached, but {why}. Is it a Redis, and does nothing on the way change "
+            "what it says?",
+        )
     within = "" if waited_s is None else f" within {waited_s:g} s"
     return Failure(
         _exits.REDIS,

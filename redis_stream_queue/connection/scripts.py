@@ -7,6 +7,9 @@ same id twice is the look; what does not match is left alone and reported.
 from __future__ import annotations
 
 import hashlib
+from typing import Self
+
+from .shapes import ENTRY, Either, Shape, an_id, ids_or_errors, of_script, positive
 
 
 class Script:
@@ -15,6 +18,11 @@ class Script:
     def __init__(self, source: str) -> None:
         self.source = source
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    def returning(self, shape: Shape) -> Self:
+        """What its reply looks like."""
+        of_script[self.sha] = of_script[self.source] = shape
+        return self
 
 
 # (Lua passes at most about 8,000 values to one command: no script unpacks more than its caller
@@ -94,7 +102,7 @@ if #missing > 0 then
 end
 return {taken, gone, back, deleted and 1 or 0}
 """
-)
+).returning(([an_id], [an_id], [an_id], int))
 
 # ARGV: group, consumer, first id ('(' before it = behind it), last id, most entries
 # Renews what the consumer holds between two ids. Returns the last id that was renewed, or '' if
@@ -108,7 +116,7 @@ if #held > 0 then
   redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(ids))
 end
 return #held == tonumber(ARGV[5]) and ids[#held] or ''
-""")
+""").returning(Either(an_id, b""))
 
 # ARGV: group, new owner, most bytes (0 = no payloads), then for each entry: id, owner, delivery
 #       count (-1 = any), least idle ms (-1 = it stands at 0), new count
@@ -144,7 +152,7 @@ while i <= #ARGV and (most == 0 or bytes < most) do
 end
 return {taken, gone, (i - 4) / 5, made}
 """
-)
+).returning(([ENTRY], [an_id], positive, int))
 
 # ARGV: id...
 # Returns the size in bytes of the fields of each, as far as one call may look: about 512 kB.
@@ -157,7 +165,7 @@ for i, id in ipairs(ARGV) do
   sizes[i], bytes = size, bytes - size
 end
 return sizes
-""")
+""").returning([int, ...])
 
 # ARGV: group, owner, then for each entry: id, delivery count (-1 = any), parking name, idle ms,
 #       new count (-1 = as it is)
@@ -176,7 +184,7 @@ for i = 3, #ARGV, 5 do
   end
 end
 return parked
-""")
+""").returning([an_id])
 
 # KEYS: stream, dead-letter stream, what keys of results begin with (missing: nobody waits).
 # ARGV: group, owner, id, MAXLEN ~ (0 = none), group to create
@@ -218,7 +226,7 @@ if ARGV[5] ~= '' and redis.call('XLEN', KEYS[2]) == 1 then
   redis.pcall('XGROUP', 'CREATE', KEYS[2], ARGV[5], '0')
 end
 return id
-""")
+""").returning(Either(an_id, 0, -1, -2))
 
 # ARGV: group, consumer...
 # Deletes each consumer that holds nothing (DELCONSUMER alone would drop what it holds).
@@ -233,7 +241,7 @@ for i = 2, #ARGV do
   end
 end
 return left
-""")
+""").returning(int)
 
 # ARGV: group, consumer, least idle ms, cursor, count
 # XAUTOCLAIM whose answer is the same on every server and carries delivery counts; entries that
@@ -252,7 +260,7 @@ for _, id in ipairs(page[2]) do
   end
 end
 return {page[1], claimed}
-""")
+""").returning((an_id, [(an_id, int, [bytes])]))
 
 # count(after, counted): goes on counting the entries behind an id, as far as one call may: about
 # 500 small ones, or 512 kB. Returns how many so far, the last id, and whether that is all (or
@@ -284,16 +292,14 @@ COUNT_AFTER = Script(
 local counted, after, done = count(ARGV[2], tonumber(ARGV[3]))
 return {counted, after, done and 1 or 0}
 """
-)
+).returning((int, an_id, int))
 
 # ARGV: id
 # Returns the first id of an entry after that, or nil: its payload may be large.
-FIRST_AFTER = Script(
-    """
+FIRST_AFTER = Script("""
 local entries = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1)
 return entries[1] and entries[1][1]
-"""
-)
+""").returning(Either(an_id, None))
 
 # ARGV: most to count where the server does not know a group's lag, then for each such group what
 #       the call before returned: name, id, counted so far
@@ -325,7 +331,7 @@ for _, flat in ipairs(groups) do
 end
 return {all and 1 or 0, worst, states}
 """
-)
+).returning((int, int, [Either(bytes, int)]))
 
 # ARGV: field, number of header parts (2,000 at most), the parts, payload...
 # Adds each payload with these headers. Returns one id, or one error, for each.
@@ -336,7 +342,7 @@ for i = first, #ARGV do
   ids[#ids + 1] = redis.pcall('XADD', KEYS[1], '*', ARGV[1], ARGV[i], unpack(parts))
 end
 return ids
-""")
+""").returning(ids_or_errors)
 
 # ARGV: group ('' = none), length to keep, most entries to trim
 # Trims finished entries only: everything below the oldest entry that some group has not read or
@@ -376,4 +382,4 @@ if oldest and surplus > 0 then
 end
 return {trimmed, length, mine or '', oldest or '', blocker or ''}
 """
-)
+).returning((int, int, Either(an_id, b""), Either(an_id, b""), bytes))

@@ -25,6 +25,7 @@ from .backoff import Backoff
 from .endpoint import Endpoint
 from .refusals import passes
 from .replies import text
+from .shapes import checked
 
 ANSWER_S = 1.0  # a Sentinel that is slower is passed over
 CANDIDATE_S = 2.0  # and so is a server, perhaps a dead one, that it names
@@ -107,15 +108,15 @@ def _question(endpoint: Endpoint) -> tuple[Any, ...]:
     return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", endpoint.service)
 
 
-def _named(reply: Any) -> tuple[str, int]:
-    if reply is None:
+def _named(endpoint: Endpoint, reply: Any) -> tuple[str, int]:
+    if checked(_question(endpoint), reply) is None:
         raise ResponseError("does not know it")
     return text(reply[0]), int(reply[1])
 
 
 def check_role(role: Any) -> None:
     """Raise ReadOnlyError for the reply to ROLE of a server that is no master."""
-    if role[0] != b"master":
+    if checked(("ROLE",), role)[0] != b"master":
         raise ReadOnlyError("it is a replica (now)")
 
 
@@ -128,7 +129,7 @@ async def ask(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> tup
         async with asyncio.timeout(answer_s):
             await connection.connect()
             await connection.send_command(*_question(endpoint))
-            return _named(await connection.read_response(disable_decoding=True))
+            return _named(endpoint, await connection.read_response(disable_decoding=True))
     finally:
         await connection.disconnect(nowait=True)
 
@@ -141,7 +142,7 @@ def ask_sync(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> tupl
     try:
         connection.connect()
         connection.send_command(*_question(endpoint))
-        return _named(connection.read_response(disable_decoding=True))
+        return _named(endpoint, connection.read_response(disable_decoding=True))
     finally:
         connection.disconnect()
 

@@ -10,12 +10,15 @@ import termios
 from collections.abc import Callable
 from typing import Any, cast
 
+from hiredis import PushNotification
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 
 from .arrival import Arrival
+from .packing import Command
+from .shapes import is_wrong, no_reply, wrong_reply
 from .timeout import Silence
 
 LARGE_BYTES = 65_536  # what is larger is seen going out; the rest is gone at once
@@ -82,8 +85,20 @@ class Wire(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._behind.resume_writing()
 
-    async def reply(self) -> Any:
-        """The next reply, undecoded. Raises what the server says instead, or how it broke."""
+    async def reply(self, command: Command) -> Any:
+        """The next reply, undecoded, which is to this command. Raises what the server says instead,
+        or how it broke."""
+        while True:
+            try:
+                reply = await self._next()
+            except InvalidResponse as error:
+                raise no_reply(command, error) from error
+            if not is_wrong(command, reply):
+                return reply
+            if not isinstance(reply, PushNotification):  # that is no reply
+                raise wrong_reply(command, reply)
+
+    async def _next(self) -> Any:
         if self._fake is not None:
             return await self._fake.read_response(disable_decoding=True)
         reader, parser = self._reader, self._parser
@@ -105,6 +120,11 @@ class Wire(asyncio.Protocol):
     def ended(self) -> bool:
         """Has the other side closed it?"""
         return bool(self._reader.at_eof()) if hasattr(self._reader, "at_eof") else False
+
+    @property
+    def unasked(self) -> bool:
+        """Has something come that nobody has asked for? It would be taken for the next reply."""
+        return self._fake is None and bool(self._reader._buffer or self._parser.has_data())
 
     def took(self, took_s: float) -> None:
         """So long took an exchange that waited for nothing but its answer."""

@@ -45,7 +45,7 @@ for i = 2, #KEYS do
   end
 end
 return refused
-""")
+""").returning(int)
 
 
 class Answer(NamedTuple):

@@ -223,7 +223,9 @@ class PendingList:
             start, made = start + int(looked_at), made or newly
             counts = {o.id: o.new_count for o in chunk}
             messages += [
-                entry_message(entry, self.payload_field, counts[text(entry[0])]) for entry in taken
+                entry_message(entry, self.payload_field, count)
+                for entry in taken
+                if (count := counts.get(text(entry[0]))) is not None
             ]
             deleted += [text(i) for i in gone]
         return messages, deleted, bool(made)

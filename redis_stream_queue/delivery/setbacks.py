@@ -41,7 +41,7 @@ class Setbacks:
         pause_s = self._backoff.next_s()
         if self._backoff.worth_a_line():
             log.error(
-                "%s%s; trying again in %.1f s",
+                "%s%s; trying again in %.2g s",
                 who,
                 str(error).rstrip(".") or type(error).__name__,
                 pause_s,

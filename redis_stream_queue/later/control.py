@@ -30,14 +30,14 @@ if tonumber(ARGV[2]) > 0 then ends = now + tonumber(ARGV[2]) end
 redis.call('HSET', KEYS[1], ARGV[1], int(now) .. ':' .. int(ends))
 redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 16, '*', 'control', '1')
 """
-)
+).returning(None)
 
 # KEYS: control, bell. ARGV: field. Returns 1 if it was paused.
 RESUME = Script("""
 local was = redis.call('HDEL', KEYS[1], ARGV[1])
 if was == 1 then redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 16, '*', 'control', '1') end
 return was
-""")
+""").returning(int)
 
 
 class Pause(NamedTuple):

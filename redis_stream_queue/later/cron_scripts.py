@@ -8,6 +8,7 @@ holds), ``seen:<name>`` (when a process last declared it) and, if it is paused, 
 from __future__ import annotations
 
 from ..connection.scripts import Script
+from ..connection.shapes import Either, an_id
 from .scripts import FIND, NOW, UNFINISHED
 
 # KEYS: cron. ARGV: 1 = these replace others (they are new here), then for each: name, spec, payload
@@ -45,7 +46,7 @@ for i = 2, #ARGV, 3 do
 end
 return out
 """
-)
+).returning([int, ...])
 
 # KEYS: stream, later, unique, cron. ARGV: name, group, spec, tick in ms, the same as text, how many
 #       it stands for, payload, 1 = push it (else note only that it has passed), key that is unique
@@ -87,14 +88,14 @@ end
 redis.call('HSET', KEYS[4], 'last:' .. name, ARGV[4])
 return {now, said, tick}
 """
-)
+).returning((int, bytes, int))
 
 # KEYS: stream, cron. ARGV: name. Pushes it now, beside its ticks. Returns its id, '' if unknown.
 RUN_NOW = Script("""
 local payload = redis.call('HGET', KEYS[2], 'payload:' .. ARGV[1])
 if not payload then return '' end
 return redis.call('XADD', KEYS[1], '*', 'data', payload, 'rsq:cron', ARGV[1], 'rsq:manual', '1')
-""")
+""").returning(Either(an_id, b""))
 
 # KEYS: cron. ARGV: name, 1 = pause, 0 = go on. Returns 1 if that changes something, -1 if unknown.
 PAUSE_NAME = Script(
@@ -105,4 +106,4 @@ local field = 'paused:' .. ARGV[1]
 if ARGV[2] == '0' then return redis.call('HDEL', KEYS[1], field) end
 return redis.call('HSETNX', KEYS[1], field, int(now))
 """
-)
+).returning(int)

@@ -13,6 +13,7 @@ from .._log import logger
 from ..connection.backoff import Backoff
 from ..connection.link import OUTAGES
 from ..connection.refusals import is_forbidden
+from ..connection.shapes import WrongReplyError
 
 log = logger(__name__)
 
@@ -52,7 +53,7 @@ class Forever:
     def _pause_s(self, error: Exception, backoff: Backoff) -> float:
         pause_s = backoff.next_s()
         refused = isinstance(error, ResponseError)
-        if refused or not isinstance(error, OUTAGES):
+        if refused or isinstance(error, WrongReplyError) or not isinstance(error, OUTAGES):
             self.say(error)
         elif backoff.worth_a_line():
             log.debug("%s: waiting for Redis: %s", self._what, error)
@@ -77,5 +78,5 @@ class Forever:
             self._what,
             error,
             allow if is_forbidden(error) else "",
-            exc_info=None if isinstance(error, ResponseError) else error,
+            exc_info=None if isinstance(error, OUTAGES) else error,
         )

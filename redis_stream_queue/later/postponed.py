@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..connection.link import Link
 from ..connection.replies import text
 from ..connection.scripts import Script
+from ..connection.shapes import an_id
 from .keys import Companions
 from .scripts import NOW
 
@@ -83,7 +84,7 @@ if earliest and redis.pcall('ZCOUNT', KEYS[2], '-inf', '(' .. int(earliest)) == 
 end
 return moved
 """
-)
+).returning([an_id])
 
 
 class Postponed(NamedTuple):

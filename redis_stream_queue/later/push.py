@@ -9,6 +9,7 @@ from redis.exceptions import ResponseError
 
 from ..connection.link import OUTAGES
 from ..connection.replies import text
+from ..connection.shapes import of_length
 from ..exceptions import BacklogFull
 from ..pushing.bulk import own_copy
 from ..pushing.portions import PUSH_CHUNK_BYTES
@@ -70,7 +71,8 @@ async def push_asked(
     results: list[Any] = []
     for count, (keys, args) in calls(asked, beside, most, group, results if whole else None):
         try:
-            results += map(result_of, await link.script(PUSH_WITH, keys, *args))
+            reply = await link.script(PUSH_WITH, keys, *args)
+            results += map(result_of, of_length(count, reply))
         except ResponseError as error:
             results += [own_copy(error) for _ in range(count)]
         except OUTAGES as error:

@@ -9,8 +9,9 @@ or is a pcall where it is of no weight: a ring, a note.
 
 from __future__ import annotations
 
-from ..connection.dlq_scripts import REQUEUING
+from ..connection.dlq_scripts import REQUEUED, REQUEUING
 from ..connection.scripts import BELOW, Script
+from ..connection.shapes import PAIRS, Either
 
 # now: ms since the epoch. int(n): a number as Redis reads it (Lua writes 1.7e12).
 NOW = """
@@ -190,7 +191,7 @@ if first and redis.pcall('ZCOUNT', KEYS[2], '-inf', '(' .. int(first)) == 0 then
 end
 return out
 """
-)
+).returning([Either(bytes, (bytes, int), Exception)])
 
 # KEYS: stream, later, unique, control. ARGV: most messages, most bytes, the mover's name, ms for
 #       which it leads where more is due than that (0 = it does not)
@@ -267,7 +268,7 @@ elseif leader == ARGV[3] then
 end
 return {now, wait, late, control}
 """
-)
+).returning((int, int, [int], PAIRS))
 
 # KEYS: dead-letter stream, target stream, later, unique. ARGV: see REQUEUING
 # Sends a letter with a unique key back, which notes its new id; not while the same work is
@@ -285,9 +286,9 @@ local id, key = requeue(function(key)
   return not (known and group and unfinished(KEYS[2], KEYS[3], group, known, true))
 end)
 if type(id) == 'string' and key then redis.call('HSET', KEYS[4], key, id) end
-return {id, known}
+return {id, known or false}
 """
-)
+).returning((REQUEUED, Either(bytes, None)))
 
 # KEYS: later. ARGV: ids without their '@'
 # Returns 1 for each that was scheduled and is not any more, else 0.
@@ -302,7 +303,7 @@ for i, id in ipairs(ARGV) do
 end
 return out
 """
-)
+).returning([int])
 
 # KEYS: later. ARGV: score and id to go on behind, the id without its '@' ('' = from the first), ms
 #       since the epoch that it must be due before ('' = any), most messages, most bytes
@@ -323,7 +324,7 @@ while rank < last and #out < tonumber(ARGV[4]) and bytes < tonumber(ARGV[5]) do
 end
 return out
 """
-)
+).returning([(bytes, list, bytes, bytes)])
 
 # KEYS: later. ARGV: ms since the epoch that it must be due before ('' = any), most messages
 # Deletes the first ones. Returns how many.
@@ -332,4 +333,4 @@ local last = ARGV[1] == '' and '+inf' or '(' .. ARGV[1]
 local count = math.min(redis.call('ZCOUNT', KEYS[1], '-inf', last), tonumber(ARGV[2]))
 if count > 0 then redis.call('ZREMRANGEBYRANK', KEYS[1], 0, count - 1) end
 return count
-""")
+""").returning(int)

@@ -10,6 +10,7 @@ from .._names import parking_due_ms
 from ..connection.link import Link
 from ..connection.replies import entry_message, text
 from ..connection.scripts import BELOW, Script
+from ..connection.shapes import PENDING, Either, an_id
 from ..exceptions import ConfigError
 from ..message import is_entry_id
 from .ids import as_datetime, due_ms, is_scheduled
@@ -95,7 +96,10 @@ if state == 'running' then
 end
 return state
 """
-)
+).returning(Either(b"scheduled", b"waiting", b"retrying", b"running", b""))
+
+_SCHEDULED = (int, list, bytes, bytes)
+_IN_THE_STREAM = (int, an_id, [bytes], [(bytes, int, Either(PENDING, ()))])
 
 # KEYS: stream, later, retried. ARGV: id
 # Returns {1, headers, payload, id} of a scheduled message, else {0, id of its entry, fields,
@@ -119,7 +123,7 @@ end)
 if not entry and #found == 0 then return false end
 return {0, id, entry and entry[2] or {}, found}
 """
-)
+).returning(Either(None, _SCHEDULED, _IN_THE_STREAM))
 
 ORDER = ("running", "retrying", "waiting", "done")
 

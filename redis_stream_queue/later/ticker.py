@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 from .._log import logger
 from ..client import StreamClient
 from ..connection.replies import text
+from ..connection.shapes import of_length
 from .cron_scripts import DECLARE, TICK
 from .forever import Forever
 from .keys import companions
@@ -100,6 +101,7 @@ class Ticker:
         now_ms, *found = await self._client.link().script(
             DECLARE, [self._beside.cron], int(self._new), *args
         )
+        of_length(3 * len(self._declared), found)
         self._new = False
         self._note_server_time(now_ms)
         for one, is_current, last_ms, declared_ms in zip(

@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 
 from ..connection.link import OUTAGES, Link
 from ..connection.scripts import PUSH
+from ..connection.shapes import of_length
 from .portions import Command, Pushes, round_trips
 
 LIMIT = "proto-max-bulk-len"  # the server's setting
@@ -58,7 +59,7 @@ async def _send(link: Link, key: str, together: Sequence[Pushes]) -> list[Any]:
         if portion.each is not None:
             results += mine
         elif not isinstance(mine[0], Exception):
-            results += mine[0]
+            results += of_length(len(portion.payloads), mine[0])
         elif forbids_scripts(mine[0]):
             results += await link.run(key, portion.adds(key), timeout_s)
         else:

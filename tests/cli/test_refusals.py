@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -15,6 +16,7 @@ from redis_stream_queue import _exits
 from tests.cli.kit import WAIT_S, feed, length, payloads, piped, said, wait_for_length
 from tests.support.faultproxy import ThreadedFaultProxy
 from tests.support.guarded import SECRET, limited_user
+from tests.support.lyingproxy import NONSENSE, LyingProxy
 from tests.support.pool import plain_environment
 from tests.support.rsq import RSQ, rsq
 from tests.support.servers import Server, free_port
@@ -81,6 +83,14 @@ class TestRedisThatDoesNotWork:
             text = said(rsq(*(STATS if other == "nothing" else PUSH), url=url), _exits.REDIS)
         assert f"what answers at {url} is no Redis: " in text
         assert "Check --url or REDIS_URL" in text
+
+    @pytest.mark.parametrize("args", [PUSH, STATS, ["cron", "list", "orders"]], ids=" ".join)
+    async def test_a_server_that_talks_nonsense(self, pool_server: Server, args: list[str]) -> None:
+        assert pool_server.socket_path is not None
+        async with LyingProxy(pool_server.socket_path) as liar:
+            liar.lies = {"*": NONSENSE["a list of the wrong shape"]}
+            text = said(await asyncio.to_thread(rsq, *args, url=liar.url), _exits.REDIS)
+        assert re.search(r" is reached, but the server answers [A-Z ]+ with a list of 2, exp", text)
 
     @pytest.mark.parametrize("args", [PUSH, STATS], ids=["push", "stats"])
     @pytest.mark.parametrize("credentials", [":wrong@", "me:wrong@", ""], ids=["pw", "user", "no"])
