@@ -36,6 +36,7 @@ from .wire import Wire, wire_of
 
 IDLE_S = 10.0  # a connection that was not used for so long is asked whether it still is one
 PROBE_S = 1.0  # how long it may take to say so
+ROLE_S = 0.8  # after which the role of a server is asked for again
 
 # What talking to a Redis that is down, unreachable or unwilling may raise. (UnicodeError: a host
 # name that no lookup accepts.)
@@ -63,14 +64,14 @@ async def exchange(
 
     Whatever interrupts it (timeout, cut, cancellation) closes the connection, since a reply that
     was not read would be taken for the answer to the next command. So do a reply of another shape
-    than its command's, one too many, a protocol error, and a server that says it was demoted:
-    behind the address is another one by now, see Link.generation.
+    than its command's, one too many, a protocol error, and a demoted server: see Link.generation.
     """
     replies: list[Any] = []
     wire, asked = wire_of(connection), answered(commands)
     silence, demoted, spoiled, last = wire.silence, False, False, len(commands) - 1
+    waits, limit_s = (True, last_s) if last_s and last == 0 else (False, timeout_s)
     wire.used_s = began_s = wire.now()
-    silence.begin(timeout_s and timeout_s + wire.rtt_s, began_s, on_late)
+    silence.begin(limit_s and limit_s + wire.rtt_s, began_s, on_late, waits=waits)
     try:
         for packed in packets(commands):
             wire.sending(len(packed))
@@ -79,8 +80,8 @@ async def exchange(
             except _BROKEN as error:
                 raise _broken(error) from error
         for index in range(last + 1):
-            if index == last and last_s is not None:
-                silence.begin(last_s + wire.rtt_s, wire.now(), on_late)
+            if index == last and last_s is not None and not waits:
+                silence.begin(last_s + wire.rtt_s, wire.now(), on_late, waits=True)
             try:
                 replies.append(await wire.reply(asked[index]))
             except ResponseError as error:
@@ -266,6 +267,7 @@ class Link(ABC):
         self.dedicated_connections: set[DedicatedConnection] = set()
         self.closed = False
         self.generation = 0
+        self._ask_role_s = 0.0
         self.receivers: set[Callable[[], None]] = set()
 
     @abstractmethod
@@ -314,12 +316,19 @@ class Link(ABC):
             return False
         return True
 
-    async def check_role(self, key: str) -> None:
-        """Leave a server that turns out to be a replica. Raises ReadOnlyError then."""
-        [info] = await self.run(key, [("INFO", "replication")], self.endpoint.socket_timeout)
+    async def read(
+        self, key: str, commands: Sequence[Command], timeout_s: float | None
+    ) -> list[Any]:
+        """``run`` for who only reads: a replica answers that, too. Raises ReadOnlyError then."""
+        now_s = self.loop.time()
+        if now_s < self._ask_role_s:
+            return await self.run(key, commands, timeout_s)
+        *replies, info = await self.run(key, [*commands, ("INFO", "replication")], timeout_s)
         if isinstance(info, bytes) and b"role:slave" in info and b"slave_read_only:1" in info:
             self.abandon()
             raise ReadOnlyError(f"{self.endpoint} is a replica (now)")
+        self._ask_role_s = now_s + ROLE_S
+        return replies
 
     def abandon(self) -> None:
         """Leave all connections that there are: they lead to what is no master any more."""

@@ -39,25 +39,36 @@ class Silence:
         self._timer = LazyTimer(self._look)
 
     def begin(
-        self, limit_s: float | None, now_s: float, on_late: Callable[[], None] | None = None
+        self,
+        limit_s: float | None,
+        now_s: float,
+        on_late: Callable[[], None] | None = None,
+        *,
+        waits: bool = False,
     ) -> None:
         """From now on so many seconds of silence.
 
         on_late: called once when the silence has lasted for all but the last look.
+        waits: the server waits, too: nothing to look at until shortly before the end, or moves().
         """
         self.limit_s, self._on_late = limit_s, on_late
         if limit_s is not None:
             self._left_s = limit_s
             self._seen = self._progress()
-            self._look_after(now_s)
+            self._look_after(now_s, limit_s - LOOK_S if waits else 0.0)
+
+    def moves(self) -> None:
+        """A part of what is waited for has come."""
+        if self.limit_s is not None and self._step_s > LOOK_S:
+            self._look_after(self._now())
 
     def end(self) -> None:
         """The exchange is over."""
         self.limit_s = self._on_late = None  # the timer finds nothing to do
 
-    def _look_after(self, now_s: float) -> None:
+    def _look_after(self, now_s: float, least_s: float = 0.0) -> None:
         assert self.limit_s is not None
-        self._step_s = min(LOOK_S, self.limit_s / 2, self._left_s)
+        self._step_s = max(min(LOOK_S, self.limit_s / 2, self._left_s), least_s)
         self._timer.set(now_s + self._step_s)
 
     def _look(self) -> None:

@@ -101,8 +101,10 @@ class Wire(asyncio.Protocol):
     async def _next(self) -> Any:
         if self._fake is not None:
             return await self._fake.read_response(disable_decoding=True)
-        reader, parser = self._reader, self._parser
+        reader, parser, data = self._reader, self._parser, b""
         while (reply := parser.gets(False)) is NOT_ENOUGH_DATA:
+            if data:
+                self.silence.moves()
             if reader._buffer or reader.at_eof() or reader.exception() is not None:
                 data = await reader.read(READ_BYTES)
                 if not data:

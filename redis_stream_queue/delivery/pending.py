@@ -97,10 +97,16 @@ class Trimmed(NamedTuple):
 
 
 class PendingList:
-    """The pending entries of ``group`` on ``stream``."""
+    """The pending entries of ``group`` on ``stream``. only_reads: see Link.read."""
 
     def __init__(
-        self, client: StreamClient, stream: str, group: str, payload_field: str | None = "data"
+        self,
+        client: StreamClient,
+        stream: str,
+        group: str,
+        payload_field: str | None = "data",
+        *,
+        only_reads: bool = False,
     ) -> None:
         self.client = client
         self.stream = stream
@@ -108,6 +114,7 @@ class PendingList:
         self.payload_field = payload_field
         self._was_empty = False
         self._time_asked_ms = 0
+        self._only_reads = only_reads
 
     async def page(
         self, after: str | None, count: int, consumer: str | None = None
@@ -127,24 +134,26 @@ class PendingList:
         is asked for once a minute only.
         """
         start = "-" if after is None else f"({after}"
-        key = self.client.key(self.stream)
-        page: Command = ("XPENDING", key, self.group, start, end, count)
-        link, limit_s = self.client.link(), self.client.endpoint.socket_timeout
+        page = "XPENDING", self.client.key(self.stream), self.group, start, end, count
         if self._was_empty and mono_ms() - self._time_asked_ms < ASK_TIME_EVERY_MS:
-            [reply] = first_error(await link.run(key, [page], limit_s))
+            [reply] = first_error(await self._ask(page))
             if not reply:
                 return [], None
         self._time_asked_ms = mono_ms()
-        replies = await link.run(key, [page, ("TIME",)], limit_s)
+        replies = await self._ask(page, ("TIME",))
         first_error(replies[:1])
         self._was_empty = not replies[0]
         return pending_entries(replies[0]), _server_ms(replies[1])
 
     async def server_ms(self) -> int | None:
         """The server's time in ms; None where an ACL forbids TIME."""
-        key, limit_s = self.client.key(self.stream), self.client.endpoint.socket_timeout
-        [reply] = await self.client.link().run(key, [("TIME",)], limit_s)
+        [reply] = await self._ask(("TIME",))
         return _server_ms(reply)
+
+    async def _ask(self, *commands: Command) -> list[Any]:
+        link, limit_s = self.client.link(), self.client.endpoint.socket_timeout
+        run = link.read if self._only_reads else link.run
+        return await run(self.client.key(self.stream), commands, limit_s)
 
     async def newest(self) -> str:
         """The highest pending id, "+" if nothing is pending."""

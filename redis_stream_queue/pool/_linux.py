@@ -37,16 +37,17 @@ def process_name(pid: int) -> str:
 
 
 def children() -> list[int]:
-    """Pids of this process's living children, adopted orphans included."""
-    pids: list[str] = []
-    with contextlib.suppress(OSError):  # the kernel has no such list, or a thread has just ended
-        for task in os.listdir("/proc/self/task"):
-            pids += Path(f"/proc/self/task/{task}/children").read_text().split()
-    found = pids or [name for name in os.listdir("/proc") if name.isdecimal()]
-    return [int(pid) for pid in found if _state_and_parent(pid) == (True, os.getpid())]
+    """Pids of this process's living children, adopted orphans included. Call it in the main thread,
+    which has them."""
+    try:
+        with open("/proc/thread-self/children", "rb", buffering=0) as file:
+            found = file.read().split()
+    except OSError:  # the kernel has no such list
+        found = [name.encode() for name in os.listdir("/proc") if name.isdecimal()]
+    return [pid for pid in map(int, found) if _state_and_parent(pid) == (True, os.getpid())]
 
 
-def _state_and_parent(pid: str) -> tuple[bool, int]:
+def _state_and_parent(pid: int) -> tuple[bool, int]:
     """Does the process live, and what is the pid of its parent?"""
     try:
         state, parent = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:2]

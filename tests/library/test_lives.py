@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import pytest_asyncio
@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
 from redis_stream_queue import StreamClient, StreamMessage
+from redis_stream_queue.delivery.pending import PendingList
 from tests.library.kit import Bench, RecordingHandler, running
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import NAMES, Server
@@ -79,16 +80,21 @@ async def test_who_only_reads_finds_out_that_a_master_was_demoted(
     """And every connection is left with it, each when it is wanted next."""
     client = StreamClient.from_url(proxy.url)
     await asyncio.gather(*(client.stream_len(stream) for _ in range(3)))
-    link = client.link()
-    await link.check_role(stream)
+    reading = PendingList(client, stream, "group", only_reads=True)
+    await reading.server_ms()
     with servers[0].client() as redis:
         redis.execute_command("REPLICAOF", "127.0.0.1", servers[1].port)
     proxy.target = ("127.0.0.1", servers[1].port)
     with pytest.raises(ReadOnlyError, match="replica"):
-        await link.check_role(stream)
-    await link.check_role(stream)
+        await asyncio.wait_for(read_again_and_again(reading), 5)
+    await reading.server_ms()
     lives = await asyncio.gather(life(client), life(client))
     assert set(lives) == {await life(StreamClient.from_url(servers[1].url))}
+
+
+async def read_again_and_again(reading: PendingList) -> NoReturn:
+    while True:
+        await reading.server_ms()
 
 
 async def life(client: StreamClient) -> str:

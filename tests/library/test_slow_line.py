@@ -64,16 +64,17 @@ async def test_messages_that_take_longer_than_the_timeout_are_handled_once(
 async def test_what_arrives_for_longer_than_an_idle_time_is_not_taken_by_others(
     server_bench: Bench, line: FaultProxy
 ) -> None:
-    """It is leased while it comes."""
+    """It is leased while it comes, also in a read that would have waited longer than that."""
     handler = RecordingHandler()
-    [entry_id] = await server_bench.push("x" * 10 * MB)
-    options = {"block_ms": 100, "min_idle_claim_ms": 1000}
+    [entry_id] = await server_bench.push("x" * 12 * MB)
+    options = {"block_ms": 5000, "min_idle_claim_ms": 1000}
     slow = server_bench.consumer(handler, client=over(line), **options)
     other = server_bench.consumer(handler, **options)
-    async with running(server_bench, slow):
-        await server_bench.until(server_bench.pending, "the slow one is being sent it")
-        async with running(server_bench, other):
-            await server_bench.until(server_bench.settled, "it is done", 15)
+    reading = asyncio.create_task(slow.run_once())
+    await server_bench.until(server_bench.pending, "the slow one is being sent it")
+    async with running(server_bench, other):
+        await server_bench.until(server_bench.settled, "it is done", 15)
+    await reading
     assert handler.counts(entry_id) == [1]
 
 

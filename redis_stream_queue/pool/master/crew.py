@@ -17,6 +17,7 @@ from ...metrics import RateWindow
 from .._linux import usable_cores
 from ..metrics import PoolMetrics
 from ..protocol import Loaded, Message
+from ..scoreboard import Field
 from ..settings import resolve
 from .health import HealthCheck
 from .limits import Limits
@@ -78,6 +79,7 @@ class CrewLife:
         self._setting_up = self._started = False
         self._declared: int | None = None  # how many workers its code asks for
         self._acked = RateWindow()
+        self._acked_seen: list[int] = []
 
     # -- start ---------------------------------------------------------------------------------
 
@@ -237,6 +239,13 @@ class CrewLife:
             failures=running.failures.all() if running else [],
             scheduled=mover.lateness.metrics() if mover else LatenessMetrics(),
         )
+
+    def note_progress(self) -> None:
+        """Note when messages were acknowledged, for the rate in metrics(); call it each second."""
+        acked = [worker.row[Field.ACKED] for worker in self.crew.living()]
+        if acked != self._acked_seen:
+            self._acked_seen = acked
+            self.metrics()
 
     async def release(self) -> None:
         """At the end of the pool: give back what dead workers held. Raises what Redis raises."""

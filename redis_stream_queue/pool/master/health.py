@@ -20,7 +20,7 @@ log = logger(__name__)
 
 LIMITED_S = 0.1  # between two looks if there is a time limit
 UNLIMITED_S = 1.0  # between two looks if there is none
-MEMORY_EVERY_MS = 900  # a little less than UNLIMITED_S: then memory is read at each look
+MEMORY_EVERY_MS = 800  # less than UNLIMITED_S, also of a short one: memory is read at each look
 DUMP_WAIT_S = 0.2  # how long a worker has to write its stacks
 MOST_DUMP = 1500  # bytes of them that are read
 LOADING_LOOK_S, NONE_LOADING_LOOK_S = 1.0, 5.0

@@ -22,6 +22,7 @@ from .._linux import memory_mb
 from ..metrics import PoolMetrics
 from ..scoreboard import Field
 from ..settings import Settings
+from .alarm import Alarm
 from .slots import WorkerRecord
 
 log = logger(__name__)
@@ -68,6 +69,7 @@ class HeartbeatWriter:
 
     async def beat(self) -> NoReturn:
         """Write the heartbeat again and again."""
+        alarm = Alarm(LOOK_S)
         while True:
             try:
                 await self._look(mono_ms())
@@ -78,7 +80,7 @@ class HeartbeatWriter:
             except Exception as error:  # a defect here must cost nothing but the heartbeat
                 log.exception("no heartbeat", exc_info=error)
                 await asyncio.sleep(TIDY_MS / 1000)
-            await asyncio.sleep(LOOK_S)
+            await alarm.wait()
 
     async def _wait_for_rights(self) -> None:
         if not self._is_forbidden:

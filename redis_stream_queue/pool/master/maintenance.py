@@ -22,8 +22,6 @@ from .recovery import Recovery
 
 log = logger(__name__)
 
-ROLE_S = 1.0  # how often Redis is asked whether it is a master
-
 
 class Maintenance:
     """Does what has to be done for a group again and again.
@@ -47,7 +45,6 @@ class Maintenance:
             self._whenever(self._recovery.sweeping, "sweeping", self._sweep),
             self._whenever(self._recovery.looking, "recovering", self._recovery.look_at_deaths),
             self.every(self._lease_interval_ms / 1000, "renewing leases", self._renew),
-            self.every(ROLE_S, "asking for the role", self._ask_role),
             self.every(TRIM_INTERVAL_S, "trimming", self._retention.trim),
             self.every(GHOST_IDLE_MS / 1000, "removing idle consumers", self._prune),
         ]
@@ -120,7 +117,3 @@ class Maintenance:
             log.warning("cannot create the group again yet: %s", error)
         except Exception as error:  # also a defect of ours: the next read tries it again
             log.exception("cannot create the group again", exc_info=error)
-
-    async def _ask_role(self) -> None:
-        """Ask whether this is still the master: a replica would answer mere reads for ever."""
-        await self._group.client.link().check_role(self._group.client.key(self._group.stream))

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from .http.server import HttpServer
 
 STATUS_S = 60.0  # how often the status is logged
-SNAPSHOT_S = 1.0  # how often a snapshot for HTTP is made
+LOOK_S = 1.0  # how often the pool is looked at; with HTTP a snapshot is made of it
 LAST_WORDS_S = 2.0  # how long Redis has to answer when the pool ends
 MARGIN_S = 5.0  # that systemd waits beyond the longest time that our end may take
 CANCEL_AGAIN_S = 0.5  # a task that has not ended by then is cancelled again
@@ -125,8 +125,8 @@ class Master:
         self.supervisor.on_failure = self._fail
         self.succession.on_fresh_code = lambda canary: self.crews[canary.crew].reloaded(canary)
         look_at_host_name()
-        self._take_snapshot()
-        self._task(every(SNAPSHOT_S, "metrics", self._take_snapshot))
+        self._look_around()
+        self._task(every(LOOK_S, "metrics", self._look_around))
         if self.config.http:
             self._task(self._serve_http())
         if self.config.reload:
@@ -261,8 +261,12 @@ class Master:
             return "quiet"
         return "running" if self.supervisor.ever_ready else "starting"
 
-    def _take_snapshot(self) -> None:
+    def _look_around(self) -> None:
         self._spawner.orphans.note_background()
+        if not self.config.http:  # nobody asks for a snapshot
+            for crew in self.crews.values():
+                crew.note_progress()
+            return
         parts = [Part(crew.observation, crew.metrics()) for crew in self.crews.values()]
         steering = self.steering
         self._snapshot = Snapshot(

@@ -91,7 +91,11 @@ class Recovery:
         self.settings = settings
         self.policy = settings.policy
         self.pending = PendingList(
-            client, settings.stream, settings.consumer.group, settings.consumer.payload_field
+            client,
+            settings.stream,
+            settings.consumer.group,
+            settings.consumer.payload_field,
+            only_reads=True,
         )
         self.letters = LetterCounts()
         self.dead_letter_writer = InFlight(
