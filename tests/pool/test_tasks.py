@@ -124,6 +124,34 @@ def test_each_task_has_its_own_rules(
     assert "no task 'resise' in this code. Did you mean 'resize'?" in dead["resise"][2]
 
 
+THOUSANDS = """
+from redis_stream_queue import Queue
+
+queue = Queue("work")
+
+def ran(number: int) -> None:
+    print("did", number, flush=True)
+
+tasks = [queue.task(name=f"{number}_{'x' * 190}")(ran) for number in range(2000)]
+"""
+
+
+def test_an_app_of_thousands_of_tasks_starts(
+    pool_url: str, tmp_path: Path, imported: Callable[[str], Any]
+) -> None:
+    """Their names are more than one message to the master holds; the last ones run, too."""
+    app = imported(THOUSANDS)
+    for number in (0, 999, 1999):
+        app.tasks[number].push_sync(number)
+
+    with PoolProcess(
+        None, "--workers", "1", "--burst", url=pool_url, cwd=tmp_path, target="tasks_app:queue"
+    ) as pool:
+        assert pool.wait() == 0
+
+    assert sorted(did(pool)) == ["0", "1999", "999"]
+
+
 CREW = """
 import asyncio, os, threading, time
 from redis_stream_queue import Queue
