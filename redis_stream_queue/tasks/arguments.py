@@ -18,15 +18,14 @@ Kwargs = Mapping[str, Any]
 class Arguments:
     """How the arguments of one function travel.
 
-    task: its name, for errors. shown: as they are written. check: raises TypeError for arguments
-    that the function does not take.
+    task: its name, for errors. check: raises TypeError for arguments that the function does not
+    take.
     Raises ConfigError for a parameter whose type cannot travel.
     """
 
     def __init__(self, task: str, func: Callable[..., Any]) -> None:
         self._task = task
-        signature = _signature(task, func)
-        self.shown = str(signature)
+        self._signature = signature = _signature(task, func)
         self._hints = _hints(task, func)
         self.check = _checker(task, signature)
         self._positional: list[Conversion | None] = []
@@ -51,6 +50,19 @@ class Arguments:
                 self._positional.append(made)
             if made is not None and parameter.kind is not parameter.POSITIONAL_ONLY:
                 self._named[name] = made
+
+    @property
+    def shown(self) -> str:
+        """As they are written, also where ``from __future__ import annotations`` made texts of
+        their types."""
+        signature = self._signature
+        hints = {n: None if hint is type(None) else hint for n, hint in self._hints.items()}
+        parameters = [
+            one.replace(annotation=hints.get(name, one.annotation))
+            for name, one in signature.parameters.items()
+        ]
+        returns = hints.get("return", signature.return_annotation)
+        return str(signature.replace(parameters=parameters, return_annotation=returns))
 
     def result(self) -> Conversion | None:
         """How what it returns travels; None = as it is. Raises ConfigError if it cannot."""

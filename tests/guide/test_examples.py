@@ -81,10 +81,14 @@ def test_basic_worker_handles_all_but_the_bad_order(shell: Shell) -> None:
 
 
 def test_the_tests_of_the_shop_pass(shell: Shell) -> None:
-    """In a copy, as in a project of somebody's own: pages and tasks, without a server."""
+    """In a copy, as in a project of somebody's own: pages and tasks, without a server. The settings
+    of a checkout around it do not count, and its tasks are listed as they are written."""
     shutil.copytree(SHOP, shell.directory / "shop")
+    shell.write("pytest.ini", "[pytest]\naddopts = --not-here\n")
 
     assert "6 passed" in shell.run("cd shop; python -m pytest -q -p no:cacheprovider")
+    listed = shell.run("cd shop; rsq task list tasks:queue")
+    assert "(to: str, subject: str, body: str = '') -> None\n" in listed
 
 
 def test_ctrl_c_leaves_no_process_of_the_demo(shell: Shell, tmp_path: Path) -> None:
