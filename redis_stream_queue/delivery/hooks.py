@@ -40,6 +40,9 @@ class Hooks:
     def renewed(self) -> None:
         """The leases are fresh."""
 
+    def redis_failed(self) -> None:
+        """Redis did not answer, or refused; it is asked again."""
+
     def acknowledging(self, entry_id: str, total: int) -> None:
         """Redis is about to hear of acknowledgements, of all at once, this id's among them; once
         it has, ``total`` are counted."""

@@ -124,6 +124,7 @@ class Leases:
         try:
             await self._pending.renew_range(self.name, "-", "+")
         except OUTAGES as error:
+            self._hooks.redis_failed()
             log.debug("the leases of what arrives could not be renewed: %s", error)
         else:
             self._arriving_since_ms = asked_ms
@@ -145,6 +146,7 @@ class Leases:
                 await self.renew()
                 backoff.reset()
             except OUTAGES as error:
+                self._hooks.redis_failed()
                 backoff.next_s()
                 if backoff.worth_a_line():
                     log.warning("the leases could not be renewed: %s", error)

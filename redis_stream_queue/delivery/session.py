@@ -346,6 +346,7 @@ class Session:
             self._outage(error)
 
     def _outage(self, error: Exception) -> None:
+        self.hooks.redis_failed()
         self._settling.next_s()
         if self._settling.worth_a_line():
             log.warning("Redis did not answer while a handler ran: %s", error)

@@ -143,8 +143,9 @@ def _all_tasks(crews: list[PoolMetrics]) -> dict[str, TaskMetrics]:
     tasks: dict[str, TaskMetrics] = {}
     for name, one in (pair for crew in crews for pair in crew.tasks.items()):
         if (known := tasks.get(name)) is not None:
-            both = together([known.handling, one.handling])
-            one = TaskMetrics(both, known.errors + one.errors)
+            handling = together([known.handling, one.handling])
+            waiting = together([known.waiting, one.waiting])
+            one = TaskMetrics(handling, known.errors + one.errors, waiting)
         tasks[name] = one
     return tasks
 

@@ -25,8 +25,8 @@ NO_ID = "0-0"
 DUMP_SIGNAL = signal.SIGRTMIN + 8  # asks a worker to write its stacks to DUMP_FD
 ROW_WORDS = 64
 ID_WORDS = 6
-TASK_WORDS = WORDS + 1  # of one task: its histogram, then its errors
 TASKS_AT = len(KINDS) * WORDS
+TASK_WORDS = TASKS_AT + 1  # of one task: its histograms, then its errors
 TIMES_WORDS = TASKS_AT + MOST_TASKS * TASK_WORDS
 MAX_ROWS = 2 * MAX_WORKERS  # a slot may have an old and a new life
 ALL_ROWS_WORDS = (MAX_ROWS + 1) * ROW_WORDS
@@ -164,13 +164,13 @@ class Row:
         if ms:
             words[base + BUCKETS] = words[base + BUCKETS] + ms * count & MOST_COUNT
 
-    def task_lasted(self, number: int, ms: int, count: int = 1) -> None:
-        """Count ``count`` durations of ``ms`` each in the histogram of a task."""
-        self._lasted(self._task(number), ms, count)
+    def task_lasted(self, number: int, kind: int, ms: int, count: int = 1) -> None:
+        """Count ``count`` durations of ``ms`` each in a task's histogram of this kind."""
+        self._lasted(self._task(number) + kind * WORDS, ms, count)
 
     def task_failed(self, number: int) -> None:
         """Count that a call of this task has raised."""
-        words, at = self._words, self._task(number) + WORDS
+        words, at = self._words, self._task(number) + TASKS_AT
         words[at] = words[at] + 1 & MOST_COUNT
 
     def _task(self, number: int) -> int:

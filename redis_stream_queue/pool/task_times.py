@@ -1,4 +1,5 @@
-"""How long the calls of each task of a queue took, among the counters of a life; pure.
+"""How long the messages of each task of a queue waited, and their calls took, among the counters of
+a life; pure.
 
 A life knows its tasks by number. The master replaces numbers by names before it adds up lives: in
 the next life, with newer code, the numbers may belong to other tasks.
@@ -17,7 +18,8 @@ MOST_TASKS = 32  # places for tasks in one life; place 0 is for all that have no
 MOST_NAMES = 100  # names that one pool tells apart, over all reloads
 OTHERS = "other"  # the name of all further ones
 MOST_NAME = 80  # characters
-PARTS = [*(str(number) for number in range(BUCKETS)), "sum_ms"]
+HANDLING_PARTS = [*(str(number) for number in range(BUCKETS)), "sum_ms"]
+WAITING_PARTS = [f"waiting_{part}" for part in HANDLING_PARTS]
 ERRORS = "errors"
 
 
@@ -25,11 +27,13 @@ ERRORS = "errors"
 class TaskMetrics:
     """Metrics of one task.
 
-    handling: how long its calls took. errors: calls that raised or ended their worker.
+    handling: how long its calls took. errors: calls that raised or ended their worker. waiting: how
+    long its messages lay in the stream before they were handled first.
     """
 
     handling: Histogram
     errors: int
+    waiting: Histogram
 
 
 def counted_as(number: int) -> int:
@@ -39,8 +43,9 @@ def counted_as(number: int) -> int:
 
 @cache
 def names(number: int) -> list[str]:
-    """Names of the counters of one task in a life: its histogram first, then its errors."""
-    return [counter(str(number), part) for part in [*PARTS, ERRORS]]
+    """Names of the counters of one task in a life, in the order of a row: its histograms, then its
+    errors."""
+    return [counter(str(number), part) for part in [*HANDLING_PARTS, *WAITING_PARTS, ERRORS]]
 
 
 @cache
@@ -91,5 +96,10 @@ def of_totals(totals: dict[str, int]) -> dict[str, TaskMetrics]:
 
 
 def _task(totals: dict[str, int], task: str) -> TaskMetrics:
-    *counts, sum_ms, errors = (totals.get(counter(task, part), 0) for part in [*PARTS, ERRORS])
-    return TaskMetrics(Histogram(counts, sum_ms / 1000), errors)
+    handling, waiting = (_histogram(totals, task, p) for p in (HANDLING_PARTS, WAITING_PARTS))
+    return TaskMetrics(handling, totals.get(counter(task, ERRORS), 0), waiting)
+
+
+def _histogram(totals: dict[str, int], task: str, parts: Sequence[str]) -> Histogram:
+    *counts, sum_ms = (totals.get(counter(task, part), 0) for part in parts)
+    return Histogram(counts, sum_ms / 1000)

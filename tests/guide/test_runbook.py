@@ -126,7 +126,8 @@ def of_a_queue() -> str:
     """The metrics of a pool that has run a task."""
     observation = Observation("app:queue")
     observation.stream = observation.group = "work"
-    task = TaskMetrics(Histogram([0] * BUCKETS, 0.0), 0)
+    nothing = Histogram([0] * BUCKETS, 0.0)
+    task = TaskMetrics(nothing, 0, nothing)
     part = Part(observation, PoolMetrics(tasks={"resize": task}))
     return render(Snapshot(0.0, "running", [part], {}), openmetrics=False).decode()
 

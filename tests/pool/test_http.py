@@ -127,7 +127,8 @@ def test_counters_equal_the_ledger_though_workers_die(
 def test_probes(start_pool: StartPool, ledger: Ledger, port: int, pool_server: Server) -> None:
     """Alive without Redis, which the status says; not ready while it drains; asked under a foreign
     name: no answer. What handlers raise is grouped by its type."""
-    pool = start_pool("--workers", "1", "--http", f"127.0.0.1:{port}")
+    args = ("--workers", "1", "--min-idle-claim-ms", "2000")
+    pool = start_pool(*args, "--http", f"127.0.0.1:{port}")
     url = f"http://127.0.0.1:{port}"
     assert httpx.get(f"{url}/readyz").status_code == 200
     assert httpx.head(f"{url}/livez").status_code == 200
@@ -153,6 +154,11 @@ def test_probes(start_pool: StartPool, ledger: Ledger, port: int, pool_server: S
     wait_until(lambda: entry_id in ledger.executions(), 15, "it runs")
     wait_until(lambda: status(port)["workers"][0]["message_id"] == entry_id, 5, "this is told")
     assert status(port)["workers"][0]["message_ms"] > 0
+    before = status(port)["workers"][0]["redis_errors"]
+    with pool_server.client() as client:  # a lease cannot be renewed
+        client.execute_command("ACL", "SETUSER", "default", "-evalsha", "-eval")
+        wait_until(lambda: status(port)["workers"][0]["redis_errors"] > before, 10, "it counts")
+        client.execute_command("ACL", "SETUSER", "default", "+@all")
     pool.send(signal.SIGTERM)
     wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503, 5, "it is not ready")
     assert httpx.get(f"{url}/livez").status_code == 200

@@ -74,6 +74,11 @@ def counted(port: int, name: str) -> dict[str, int]:
     return {task: int(value) for task, value in samples if value != "0"}
 
 
+def counted_in_all(port: int, name: str) -> int:
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    return int(float(re.findall(rf"^{name}{{[^}}]*}} (\S+)", text, re.MULTILINE)[0]))
+
+
 def test_each_task_has_its_own_rules(
     pool_url: str, tmp_path: Path, imported: Callable[[str], Any]
 ) -> None:
@@ -215,6 +220,9 @@ def test_plain_and_async_tasks_share_a_worker(
             lambda: Counter(counted(port, "rsq_task_duration_seconds_count")) >= least, 5, "counted"
         )
         assert counted(port, "rsq_task_errors_total") == {"dies": 2}
+        waits = counted(port, "rsq_task_wait_seconds_count")
+        assert set(waits) >= set(least)
+        assert sum(waits.values()) == counted_in_all(port, "rsq_message_wait_seconds_count")
         assert pool.drain() == 0
 
     assert letters(pool_url)["dies"][:2] == ("max_deliveries", "2")

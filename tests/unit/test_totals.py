@@ -82,12 +82,14 @@ def test_tasks_are_added_up_by_name() -> None:
     """Whatever their numbers were; those that are not known are the others'."""
     before = task_times.named({"acked": 3, "1:0": 2, "2:errors": 1, "0:0": 1}, ["a", "b"])
     after = task_times.named({"acked": 4, "1:0": 5, "2:0": 1, "9:0": 1}, ["b", "other"])
+    after["a:waiting_3"] = 4
     tasks = task_times.of_totals(added(before, after))
     assert {name: (task.handling.total, task.errors) for name, task in tasks.items()} == {
         "a": (2, 0),
         "b": (5, 1),
         "other": (3, 0),
     }
+    assert (tasks["a"].waiting.total, tasks["b"].waiting.total) == (4, 0)
     labels = task_times.Labels()
     assert len({labels.of(f"task{number}") for number in range(1000)}) == task_times.MOST_NAMES + 1
 

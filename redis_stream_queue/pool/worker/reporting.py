@@ -111,11 +111,12 @@ class ReportingHooks(Hooks):
             return
         rules = AS_CONFIGURED if self._rules_of is None else self._rules_of(message)
         _note_handled((message, rules, now_ms))
+        if self._rules_of is not None:
+            self._note_task(rules.number)
         if self._side_by_side:
             self._running[message.id] = now_ms, rules
             self._show_oldest()
             return
-        self._note_task(rules.number)
         if rules is self._shown:
             self._start(message.id, now_ms)
         else:
@@ -232,7 +233,6 @@ class ReportingHooks(Hooks):
         self._send(Released())
 
     def redis_failed(self) -> None:
-        """Count that Redis did not answer, or refused."""
         self._count(Field.REDIS_ERRORS)
 
     def _count(self, field: Field, count: int = 1) -> None:

@@ -143,6 +143,8 @@ def _totals(families: _Families, metrics: PoolMetrics) -> None:
     for name, task in metrics.tasks.items():
         text = "Calls of a task, by time."
         families.histogram("rsq_task_duration_seconds", text, task.handling, task=name)
+        text = "From a message's push, or when it was due, to the first start of its task."
+        families.histogram("rsq_task_wait_seconds", text, task.waiting, task=name)
         text = "Calls of a task that raised or ended their worker."
         families.counter("rsq_task_errors", text, task.errors, task=name)
     families.gauge("rsq_uptime_seconds", "Since the pool started.", metrics.uptime_s)

@@ -76,7 +76,11 @@ class Status:
             "waiting": _times(metrics.waiting),
             "workers": [asdict(worker) for worker in metrics.workers],
             "tasks": {
-                name: {"errors": task.errors, **_times(task.handling)}
+                name: {
+                    "errors": task.errors,
+                    **_times(task.handling),
+                    "waiting": _times(task.waiting),
+                }
                 for name, task in metrics.tasks.items()
             },
             "failures": [asdict(failure) for failure in metrics.failures],

@@ -138,6 +138,7 @@ function showCrew(section, crew, nowS) {
   fill(section, "tasks", tasks.map(([name, task]) => [
     cell(name), cell(number(task.count)), cell(number(task.errors), task.errors ? "bad" : ""),
     ...[task.mean_s, task.p50_s, task.p95_s, task.p99_s].map((s) => cell(task.count ? span(s) : "-")),
+    cell(task.waiting.count ? span(task.waiting.p95_s) : "-"),
   ]));
   fill(section, "failures", crew.failures.map((failure) => {
     const { kind, text } = failure, said = text.startsWith(`${kind}: `) ? text.slice(kind.length + 2) : text;
