@@ -16,7 +16,7 @@ from .scripts import CANCEL_LATER, LIST_LATER, PURGE_LATER
 
 PAGE = 100
 PAGE_BYTES = 1 << 20
-PURGED_AT_ONCE = 1000  # less than a ms of Redis' time
+PURGED_AT_ONCE = 500  # less than a ms of Redis' time
 
 
 @dataclass

@@ -46,6 +46,8 @@ async def test_a_window_of_dedup_lasts_longer_or_shorter_by_the_jump(
     producer = StreamProducer(bench.client, bench.stream)
 
     async def is_duplicate(dedup_id: str) -> bool:
+        for _ in range(3):  # the first command behind a jump may still see the time before it
+            await bench.client.link().call("", "PING")
         pushed: Any = await producer.push(1, dedup_id=dedup_id, dedup_ttl_s=HOUR_S)
         return bool(pushed.duplicate)
 
