@@ -29,6 +29,7 @@ ORIGINS_AT_ONCE = 200  # small ones; of large ones a call looks at fewer
 IDS_AT_ONCE = 10
 REQUEUE_TRIES = 10
 HEAD_BYTES = 4000  # of a value
+EARLIER_IDS = ("rsq:scheduled", "rsq:first")  # headers: ids that the message had before
 CALLED = ("rsq:task", "rsq:cron")  # headers: what was called, by a push or by a schedule
 
 Origins = list[tuple[str, str]]  # a letter's id, and the stream it came from
@@ -122,8 +123,9 @@ class DeadLetterQueue:
         behind = after or ""
         while len(heads) < count and behind != GREATEST_ID:
             most = min(count - len(heads), PAGE)
+            named = *LETTER_FIELDS, *CALLED, *EARLIER_IDS
             found = await self.client.script(
-                HEADS, self.dlq_stream, behind, most, HEAD_BYTES, *LETTER_FIELDS, *CALLED
+                HEADS, self.dlq_stream, behind, most, HEAD_BYTES, *named
             )
             if not found:
                 break

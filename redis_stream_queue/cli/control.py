@@ -13,8 +13,8 @@ from .. import _exits
 from .._clock import span_text
 from .._exits import Failure
 from .._plain import json_line
-from ..dlq import DeadLetterQueue
-from ..later.ids import is_scheduled
+from ..dlq import EARLIER_IDS, DeadLetterQueue
+from ..later.ids import due_ms, is_scheduled
 from ..later.state import GroupState, MessageState
 from ..message import id_before, id_key, is_entry_id
 from .common import (
@@ -130,16 +130,17 @@ def _letter_of(redis: Redis, stream: str, dlq: str, message_id: str) -> MessageS
 
     It looks at LETTERS * PAGES letters at most, from the time of the message on.
     """
-    if not is_entry_id(message_id):
-        return None
     queue, key = DeadLetterQueue(redis.client, dlq), redis.client.key(stream)
-    after: str | None = id_before(f"{id_key(message_id)[0]}-0")
+    of_ms = due_ms(message_id) if is_scheduled(message_id) else id_key(message_id)[0]
+    after: str | None = id_before(f"{of_ms}-0")
     for _ in range(PAGES):
         page = ask(redis, dlq, partial(queue.list, LETTERS, after, payloads=False))
         for letter in page:
             headers = letter.headers
-            if (headers.get("original_id"), headers.get("original_stream")) == (message_id, key):
-                return MessageState(message_id, "dead", headers=headers, letter=letter.id)
+            ids = [headers.get(name) for name in ("original_id", *EARLIER_IDS)]
+            if message_id in ids and headers.get("original_stream") == key:
+                shown = headers.get("original_id", message_id)
+                return MessageState(shown, "dead", headers=headers, letter=letter.id)
         if len(page) < LETTERS:
             break
         after = page[-1].id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import redis
 
 from tests.support.rsq import rsq
 
@@ -45,6 +46,18 @@ def test_messages_are_shown_and_cancelled(pool_url: str) -> None:
     again = rsq("cancel", "orders", one, url=pool_url)
     assert (again.returncode, again.stdout.split()) == (1, [one, "gone"])
     assert rsq("show", "orders", one, url=pool_url).returncode == 1
+
+
+def test_a_dead_one_is_found_by_each_id_that_it_had(pool_url: str) -> None:
+    """That of its schedule, that before a long retry, and that of its last entry."""
+    later = rsq("push", "orders", "--delay", "1h", "1", url=pool_url).stdout.strip()
+    letter = {"data": "1", "rsq:scheduled": later, "rsq:first": "7-7", "original_id": "9-9"}
+    with redis.Redis.from_url(pool_url) as server:
+        server.delete("{orders}:later")
+        server.xadd("orders_dlq", {**letter, "original_stream": "orders"}, id="9999999999999-0")
+    for one in (later, "7-7", "9-9"):
+        shown = json.loads(rsq("show", "orders", one, "--json", url=pool_url).stdout)
+        assert (shown["id"], shown["state"]) == ("9-9", "dead")
 
 
 @pytest.mark.parametrize("command", ["show", "cancel"])
