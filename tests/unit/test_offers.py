@@ -9,7 +9,14 @@ import pytest
 from redis_stream_queue.delivery.fate import Fate
 from redis_stream_queue.delivery.pending import SeenEntry
 from redis_stream_queue.pool.master import offers as module
-from redis_stream_queue.pool.master.offers import MOST_ALONE_WAIT_MS, MOST_LASTS, Due, Offers
+from redis_stream_queue.pool.master.offers import (
+    LATE_MS,
+    MOST_ALONE_WAIT_MS,
+    MOST_LASTS,
+    OFFER_MS,
+    Due,
+    Offers,
+)
 from redis_stream_queue.pool.master.slots import WorkerRecord
 from redis_stream_queue.pool.master.states import WorkerState
 from redis_stream_queue.pool.protocol import NoWork, Take
@@ -118,6 +125,19 @@ def test_an_exclusive_one_waits_for_a_suspect_that_runs(scene: Scene) -> None:
     scene.add("2-0", last=True, suspect=True)
     scene.offers.dispatch()
     assert scene.taken() == [["1-0"], []]
+
+
+def test_an_exclusive_one_waits_for_a_worker_that_may_still_take_another(scene: Scene) -> None:
+    """A worker that hangs for a moment may take its offer up to LATE_MS after it should have."""
+    scene.add("1-0", last=True, suspect=True)
+    scene.offers.dispatch()
+    scene.add("2-0", last=True, suspect=True)
+    scene.now_ms += OFFER_MS + LATE_MS - 1
+    scene.offers.dispatch()
+    assert scene.taken() == [["1-0"], []]
+    scene.now_ms += 1
+    scene.offers.dispatch()
+    assert scene.taken() == [["1-0"], ["2-0"]]
 
 
 def test_ordinary_ones_pass_those_that_wait(scene: Scene) -> None:

@@ -48,3 +48,32 @@ def test_what_runs_alone_is_to_blame_alone(alone: bool) -> None:
     assert [i for i in ("5-0", "7-0", "9-0") if suspects(i)] == (
         ["7-0"] if alone else ["5-0", "7-0"]
     )
+
+
+WHOLE_BATCH = ["5-0", "7-0", "9-0"]
+
+
+@pytest.mark.parametrize(
+    ("one_at_a_time", "busy", "started", "overran", "blamed"),
+    [
+        (True, True, "", False, WHOLE_BATCH),  # it was decoding the batch
+        (True, True, "", True, WHOLE_BATCH),  # the same, killed by the time limit
+        (True, True, "7-0", True, ["7-0"]),
+        (False, True, "7-0", False, WHOLE_BATCH),
+        (True, False, "7-0", False, WHOLE_BATCH),  # Redis may not know the end of this batch
+    ],
+)
+def test_who_is_to_blame_for_a_death(
+    one_at_a_time: bool, busy: bool, started: str, overran: bool, blamed: list[str]
+) -> None:
+    """The answer stays the same when the row is cleared for another life."""
+    worker = WorkerRecord(0, 1, 0, Scoreboard().row(0), overran=overran)
+    worker.row.begin("5-0", "9-0", 3, 1)
+    if started:
+        worker.row.start(started, 1)
+    if not busy:
+        worker.row[Field.BUSY_SINCE] = 0
+    suspects = worker.suspects(one_at_a_time=one_at_a_time)
+    worker.row.clear()
+
+    assert [i for i in ("4-9", *WHOLE_BATCH, "9-1") if suspects(i)] == blamed
