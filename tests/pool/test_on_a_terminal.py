@@ -7,6 +7,8 @@ import json
 import os
 import pty
 import re
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,12 @@ from redis_stream_queue import per_message, stream_handler
 def handler(message):
     logging.warning("handling %s", message.data)
     time.sleep(0.05)
+"""
+OWNS_ITS_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z [A-Z]+ (master|slot=\d) pid=\d+ .*")
 BAR = re.compile(r"handling \[#*-*\] \d+ of \d+(, \d\d:\d\d left)?")
@@ -74,6 +82,41 @@ def test_log_lines_and_the_progress_bar_do_not_run_into_each_other(
     ] == []
     assert sum(" handling " in line for line in lines) == 20
     assert any("20 of 20" in line for line in lines if BAR.fullmatch(line))
+
+
+def test_a_pool_whose_terminal_is_closed_drains(
+    pool_url: str, ledger: Ledger, tmp_path: Path
+) -> None:
+    """It gets a SIGHUP then, which reloads where there is a terminal, and where there was none."""
+    (tmp_path / "app.py").write_text(APP)
+    ours, theirs = pty.openpty()
+    command = ["-m", "redis_stream_queue.cli.rsq_pool", "--workers", "1", "app:handler"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNS_ITS_TERMINAL, *command],
+        cwd=tmp_path,
+        env=plain_environment(pool_url),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    try:
+        _wait_shown(ours, b"ready after")
+        process.send_signal(signal.SIGHUP)
+        _wait_shown(ours, b"all workers have been replaced")
+    finally:
+        os.close(ours)
+        try:
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
+def _wait_shown(terminal: int, text: bytes) -> None:
+    shown = b""
+    while text not in shown:
+        assert select.select([terminal], [], [], 15)[0], shown
+        shown += os.read(terminal, 65_536)
 
 
 def test_the_bar() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import Any
 from ..._log import logger
 from ..._plain import plain_cut
 from ..metrics import PoolMetrics
+from ..standard_streams import STREAMS
 from .crew import CrewLife
 from .succession import ReloadFailed, Succession
 from .supervisor import Supervisor
@@ -51,7 +53,7 @@ class Steering:
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Listen to signals from now on."""
-        loop.add_signal_handler(signal.SIGHUP, self.reload, "SIGHUP")
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, _terminals())
         loop.add_signal_handler(signal.SIGTTIN, self._scale, "SIGTTIN", 1)
         loop.add_signal_handler(signal.SIGTTOU, self._scale, "SIGTTOU", -1)
         loop.add_signal_handler(signal.SIGTSTP, self._be_quiet, "SIGTSTP")
@@ -79,6 +81,17 @@ class Steering:
         if self._asked_early:
             self.reload(self._asked_early)
             self._asked_early = ""
+
+    def _hang_up(self, terminals: set[int]) -> None:
+        """Reload; but where a terminal was closed, its pool drains: nobody would see it any more.
+
+        terminals: on which descriptors there were any.
+        """
+        if terminals and not _terminals() & terminals:
+            log.warning("SIGHUP: the terminal was closed")
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            self.reload("SIGHUP")
 
     # -- fresh code ----------------------------------------------------------------------------
 
@@ -148,6 +161,11 @@ class Steering:
             if crew.running is not None:
                 crew.running.be_quiet(quiet)
         notify(self.status_line())
+
+
+def _terminals() -> set[int]:
+    """Which of the standard streams are a terminal."""
+    return {number for number in STREAMS if os.isatty(number)}
 
 
 def _in_a_line(error: str) -> str:
