@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from redis_stream_queue.pool.master.slots import WorkerRecord
+from redis_stream_queue.pool.master.slots import MOST_LIVES, Crew, Slot, WorkerRecord
+from redis_stream_queue.pool.protocol import WorkerSpec
 from redis_stream_queue.pool.scoreboard import Field, Scoreboard
 
 
@@ -77,3 +78,21 @@ def test_who_is_to_blame_for_a_death(
     worker.row.clear()
 
     assert [i for i in ("4-9", *WHOLE_BATCH, "9-1") if suspects(i)] == blamed
+
+
+def test_a_slot_has_room_for_old_lives_while_there_are_rows() -> None:
+    """When rows are scarce, for one old life beside a new one: every slot can be replaced."""
+    board = Scoreboard()
+    crew = Crew(WorkerSpec("app:handler", None, "info", "text", 1.0), board, 1)
+    slot = Slot(0, crew)
+    crew.slots.append(slot)
+    for life in range(MOST_LIVES):
+        assert not slot.is_full
+        slot.lives.append(WorkerRecord(0, life, life, board.row(life)))
+    assert slot.is_full
+
+    crew.free_rows.clear()
+    slot.lives = slot.lives[:2]
+    assert slot.is_full
+    slot.lives.pop()
+    assert not slot.is_full
