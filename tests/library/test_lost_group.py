@@ -78,6 +78,20 @@ class TestGroupLost:
             await bench.until(lambda: len(handler.runs) == 25, "5 more handled")
         assert handler.runs == dict.fromkeys(ids, 1)
 
+    async def test_the_group_goes_on_with_the_oldest_that_was_unfinished(
+        self, bench: Bench
+    ) -> None:
+        """It is made again right before that message, which waited for its retry, not behind it."""
+        handler = RecordingHandler()
+        consumer = bench.consumer(handler)
+        done, waits = await bench.push(1, {"mode": "skip"})
+        await consumer.run_once()
+        await consumer._retention.trim()
+        await self.lose(bench, "XGROUP DESTROY")
+        async with running(bench, consumer):
+            await bench.until(lambda: handler.runs[waits] == 2, "it is delivered again", 4)
+        assert handler.runs[done] == 1
+
     async def test_unread_messages_survive_the_loss(self, bench: Bench) -> None:
         handler = RecordingHandler()
         await bench.client.create_group(bench.stream, GROUP)
