@@ -332,17 +332,19 @@ class StreamConsumer:
         return self.config.batch_size - batch.waiting - batch.lanes
 
     async def _survive(self, error: Exception, setbacks: Setbacks) -> None:
+        who = f"consumer {self._in_flight.name or f'of group {self.config.group}'}: "
         if group_is_lost(error):
-            log.warning("group %s of %s is gone: %s", self.config.group, self.stream, error)
             await asyncio.sleep(GROUP_PAUSE_S)
             try:
                 await self._restore_group()
             except OUTAGES as again:
-                log.warning("cannot create it yet: %s", again)
-            return
-        name = self._in_flight.name or f"of group {self.config.group}"
+                error, who = again, f"{who}the group is gone and cannot be made again: "
+            else:
+                group, stream = self.config.group, self.stream
+                log.warning("group %s of %s was gone and is made again: %s", group, stream, error)
+                return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(setbacks.pause_s(error, f"consumer {name}: ")):
+            async with asyncio.timeout(setbacks.pause_s(error, who)):
                 await self._stopped.wait()
 
     async def _restore_group(self) -> None:

@@ -25,6 +25,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from .._log import logger
 from .endpoint import Endpoint
 from .packing import Command as Command  # what is exchanged
 from .packing import packets
@@ -34,8 +35,11 @@ from .scripts import Script
 from .shapes import answered
 from .wire import Wire, wire_of
 
+log = logger(__name__)
+
 IDLE_S = 10.0  # a connection that was not used for so long is asked whether it still is one
 PROBE_S = 1.0  # how long it may take to say so
+BY_TURNS_S = 60.0
 ROLE_S = 0.8  # after which the role of a server is asked for again
 
 # What talking to a Redis that is down, unreachable or unwilling may raise. (UnicodeError: a host
@@ -241,6 +245,7 @@ class DedicatedConnection(ABC):
             wire = self.link.wire(connection, began_s)
             id_, info = await exchange(connection, [("CLIENT", "ID"), ("INFO", "server")], None)
         self.life = wire.life = run_id(info)
+        self.link.answered_by(self.life)
         # An ACL may forbid it; and without a life it cannot be told from another's.
         self.client_id = id_ if isinstance(id_, int) and self.life else None
         return connection
@@ -269,6 +274,8 @@ class Link(ABC):
         self.generation = 0
         self._ask_role_s = 0.0
         self.receivers: set[Callable[[], None]] = set()
+        self._lives: dict[str, float] = {}  # when each has last answered a new connection
+        self._is_one_address = not endpoint.cluster and endpoint.service is None
 
     @abstractmethod
     async def run(
@@ -329,6 +336,22 @@ class Link(ABC):
             raise ReadOnlyError(f"{self.endpoint} is a replica (now)")
         self._ask_role_s = now_s + ROLE_S
         return replies
+
+    def answered_by(self, life: str) -> None:
+        """Warn, once, where two servers answer by turns: a restart or a failover has no way back so
+        soon. (Nodes of a cluster, and a master that Sentinels know, are told apart.)"""
+        lives, now_s = self._lives, self.loop.time()
+        is_back = life in lives and life != next(reversed(lives))
+        if is_back and now_s - lives[life] < BY_TURNS_S and life and self._is_one_address:
+            self._is_one_address = False
+            log.warning(
+                "two servers answer by turns at %s: what is read from one cannot be acknowledged "
+                "at the other, so messages run twice. Name one of them, not what shares out "
+                "connections among them.",
+                self.endpoint,
+            )
+        lives.pop(life, None)
+        lives[life] = now_s
 
     def abandon(self) -> None:
         """Leave all connections that there are: they lead to what is no master any more."""

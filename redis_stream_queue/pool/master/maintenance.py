@@ -36,6 +36,7 @@ class Maintenance:
         self.redis_errors = 0
         self._ok_since_ms: int | None = None
         self._outage = Backoff()
+        self._restoring = Backoff()
         self._failing: set[str] = set()  # clocks whose last try failed
         self._lease_interval_ms = lease_interval_ms(settings.consumer.min_idle_claim_ms)
 
@@ -113,7 +114,10 @@ class Maintenance:
         """Create a lost group again; it goes on behind entries that are known to be finished."""
         try:
             await self._group.recreate(self._retention.restart_id)
+            self._restoring.reset()
         except OUTAGES as error:
-            log.warning("cannot create the group again yet: %s", error)
+            self._restoring.next_s()  # each worker asks for it, again and again
+            if self._restoring.worth_a_line():
+                log.warning("cannot create the group again yet: %s", error)
         except Exception as error:  # also a defect of ours: the next read tries it again
             log.exception("cannot create the group again", exc_info=error)

@@ -17,6 +17,7 @@ from redis_stream_queue.delivery.pending import Parked, PendingList, SeenEntry
 from redis_stream_queue.dlq import DeadLetterQueue
 from redis_stream_queue.group import ConsumerGroup
 from tests.library.kit import GROUP, Bench, RecordingHandler, running
+from tests.support.faultproxy import FaultProxy
 from tests.support.lyingproxy import NONSENSE, Lie, LyingProxy
 from tests.support.servers import Server
 
@@ -126,3 +127,24 @@ async def test_a_consumer_goes_on(
     assert not [record for record in caplog.records if record.exc_info]
     assert len(caplog.records) < 3 * len(SPOKEN)
     assert max(len(record.getMessage()) for record in caplog.records) < 300
+
+
+async def test_two_servers_behind_one_address(
+    proxy: FaultProxy, own_server: Server, bench: Bench, warnings_logged: pytest.LogCaptureFixture
+) -> None:
+    """A load balancer before servers that know nothing of each other: it is said, once."""
+    handler = RecordingHandler()
+    consumer = bench.consumer(handler, client=StreamClient.from_url(proxy.url), block_ms=50)
+    here = proxy.target
+    with Server.start(own_server.name) as other:
+        assert other.socket_path is not None
+        there = StreamClient.from_url(other.url)
+        async with running(bench, consumer):
+            for target, client in [(here, bench.client), (other.socket_path, there)] * 2:
+                proxy.target = target
+                proxy.reset_all()
+                entry_id = await StreamProducer(client, bench.stream).push(1)
+                await bench.until(lambda e=entry_id: e in handler.runs, "handled there")
+        await there.close()
+    said = [line for line in warnings_logged.messages if "two servers answer by turns" in line]
+    assert len(said) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,28 @@ class TestFullServer:
         assert await bench.settled()
         assert handler.runs == {good: 1}
 
+    async def test_a_group_that_cannot_be_made_again(
+        self, bench: Bench, own_server: Server, warnings_logged: pytest.LogCaptureFixture
+    ) -> None:
+        """Evicted, and the memory is full: it is tried again and again, and said now and then."""
+        handler = RecordingHandler()
+        with own_server.client() as admin:
+            async with running(bench, bench.consumer(handler, block_ms=50)):
+                [entry_id] = await bench.push(1)
+                await bench.until(lambda: entry_id in handler.runs, "handled")
+                admin.config_set("maxmemory-policy", "noeviction")
+                admin.config_set("maxmemory", 1)
+                try:
+                    admin.config_resetstat()
+                    admin.delete(bench.stream)
+                    await bench.until(lambda: _refused(admin, "xgroup|create") >= 6, "tried often")
+                finally:
+                    admin.config_set("maxmemory", 0)
+                [entry_id] = await bench.push(2)
+                await bench.until(lambda: entry_id in handler.runs, "handled", 4)
+        said = [line for line in warnings_logged.messages if "cannot be made again" in line]
+        assert 1 <= len(said) <= 3
+
     async def test_push_says_so(self, bench: Bench, own_server: Server) -> None:
         """Each caller gets the server's error; nothing is half done."""
         producer = StreamProducer(bench.client, bench.stream)
@@ -66,6 +89,11 @@ class TestFullServer:
                 admin.config_set("maxmemory", 0)
         assert await bench.client.stream_len(bench.stream) == 0
         await producer.close()
+
+
+def _refused(admin: Any, command: str) -> int:
+    stats = admin.info("commandstats").get(f"cmdstat_{command}", {})
+    return int(stats.get("rejected_calls", 0)) + int(stats.get("failed_calls", 0))
 
 
 class TestPermissions:
