@@ -53,7 +53,9 @@ class TestHeaders:
     async def test_of_sync_pushes(self, redis_url: str, stream: str, way: str) -> None:
         producer = StreamProducer(StreamClient.from_url(redis_url), stream)
         await WAYS[way](producer, HEADERS)
-        assert all(h == HEADERS for h in await _headers(producer.client, stream))
+        found = await _headers(producer.client, stream)
+        assert found
+        assert all(headers == HEADERS for headers in found)
         await producer.close()
 
     async def test_pushes_of_one_moment_keep_their_own(self, bench: Bench) -> None:

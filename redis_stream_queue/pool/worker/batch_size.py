@@ -9,14 +9,10 @@ LEAST_GROWING = 4  # smaller batches do not grow: their messages are long, other
 
 
 class AdaptiveBatch:
-    """Starts at 1, at most doubles, shrinks at once; follows the mean, not the longest message.
+    """Starts at 1, at most doubles, shrinks at once; follows the mean, not the longest message."""
 
-    largest: never more than this.
-    """
-
-    def __init__(self, largest: int = LARGEST) -> None:
+    def __init__(self) -> None:
         self.size = 1
-        self._largest = largest
         self._ms = self._count = 0.0
 
     def observe(self, count: int, elapsed_ms: float) -> None:
@@ -26,7 +22,7 @@ class AdaptiveBatch:
         self._ms = self._ms * MEMORY + max(elapsed_ms, 0.001)
         self._count = self._count * MEMORY + count
         wanted = int(TARGET_MS * self._count / self._ms)
-        self.size = max(1, min(wanted, self.size * 2, self._largest))
+        self.size = max(1, min(wanted, self.size * 2, LARGEST))
 
     def more(self, newly_handled: int, waiting: int, running: int, blocks: bool = False) -> int:
         """How many more to read while a batch is handled, so that it goes on; 0 or less = none.
