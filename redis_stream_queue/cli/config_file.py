@@ -21,6 +21,15 @@ from .url import URL_FOUND
 
 OWN = "rsq.toml"
 SHARED = "pyproject.toml"
+MOST_BYTES = 1_000_000
+ELSEWHERE = {  # what other programs call our options
+    "concurrency": "workers",
+    "processes": "workers",
+    "queue": "stream",
+    "queues": "stream",
+    "timeout": "time_limit",
+    "max_retries": "max_deliveries",
+}
 TABLE = b"[tool.rsq"  # of pyproject.toml; without it that file is not ours to read
 
 
@@ -72,7 +81,11 @@ def _read(path: Path) -> dict[str, Any]:
     import tomllib  # now: most pools have no such file, and start faster without it
 
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+        if len(raw) > MOST_BYTES:
+            raise ConfigError(f"is larger than {MOST_BYTES // 1_000_000} MB.")
+        said = tomllib.loads(raw.decode("utf-8-sig"))  # some editors put a BOM there
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -97,7 +110,8 @@ def _checked(said: dict[str, Any], wanted: dict[str, Option]) -> Iterator[tuple[
     known = {*wanted, *(option.key for option in (TARGET, URL_FILE, *OPTIONS))}
     for key, value in said.items():
         if key not in known:
-            hint = did_you_mean(key, known) or " rsq-pool --help names the options."
+            hint = did_you_mean(ELSEWHERE.get(key, key), known)
+            hint = hint or " rsq-pool --help names the options."
             if key == "tool":
                 hint = " [tool.rsq] is for pyproject.toml; here options stand by themselves."
             raise ConfigError(f"{key!r} is no option of rsq-pool.{hint}")

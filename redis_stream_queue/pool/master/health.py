@@ -64,7 +64,7 @@ class HealthCheck:
             self._next_memory_ms = now + MEMORY_EVERY_MS
             self._weighed = {w: self._weigh(w) for w in self._living()}
         for worker in self._living():
-            if worker.state is WorkerState.STARTING or worker.killed:
+            if worker.state is WorkerState.STARTING or worker.killed or not worker.pid:
                 continue
             limits = self._limits_for(worker)  # before the time: see Field.LIMIT_MS
             vitals = self._vitals(worker, now, weighed=weigh)
@@ -103,7 +103,7 @@ class HealthCheck:
         return Vitals(
             busy=worker.busy,
             message_ms=now - since if worker.busy and since else 0,
-            poll_age_ms=now - max(read_at, row[Field.BUSY_UNTIL]),
+            poll_age_ms=now - max(read_at, row[Field.BUSY_UNTIL], worker.began_ms),
             redis_ok_ms=self._redis_ok_ms(),
             memory_mb=memory.used_mb if memory else None,
             taken_mb=memory.taken_mb if memory else 0,

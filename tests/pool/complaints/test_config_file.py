@@ -98,6 +98,9 @@ def test_a_pyproject_of_somebody_else_is_left_alone(start_pool: StartPool, tmp_p
         ("time_limit = 1\nsoft_time_limit = 2", "soft_time_limit_s (2) must be below"),
         ("workers =", "rsq.toml: is no TOML: Invalid value"),
         ("\xff", "rsq.toml: cannot be read: it is not UTF-8."),
+        ("concurrency = 3", "'concurrency' is no option of rsq-pool. Did you mean 'workers'?"),
+        ("\xef\xbb\xbfworkers = 0", "workers must be a whole number from 1 to 512, got 0."),  # BOM
+        ("#" * 1_000_001, "rsq.toml: is larger than 1 MB."),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(
