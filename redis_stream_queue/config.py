@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from typing import TypedDict
 
 from ._names import worker_name
 from ._validate import Maybe, Rule, Text, Whole, check_fields
@@ -87,6 +88,31 @@ class ConsumerConfig:
     def policy(self) -> Policy:
         """The limits that fate() needs."""
         return Policy(self.group, self.min_idle_claim_ms, self.max_deliveries)
+
+
+class SettingsOfTasks(TypedDict, total=False):
+    """Fields of ConsumerConfig that a Queue takes beside its group; see there."""
+
+    worker_name: str | None
+    dlq_stream: str | None
+    dlq_group: str | None
+    batch_size: int
+    block_ms: int
+    min_idle_claim_ms: int
+    max_deliveries: int
+    max_stream_size: int
+    max_claim_passes: int | None
+    dlq_max_len: int | None
+    retry_delay_ms: int | None
+    retry_max_delay_ms: int | None
+    max_payload_bytes: int | None
+
+
+class Settings(SettingsOfTasks, total=False):
+    """All fields of ConsumerConfig, none of them required."""
+
+    group: str
+    payload_field: str | None
 
 
 def check_config(config: object) -> None:

@@ -16,13 +16,14 @@ from typing import (
     NamedTuple,
     Protocol,
     TypeVar,
+    Unpack,
     cast,
     overload,
     runtime_checkable,
 )
 
 from ._validate import Function, Maybe, Whole, check, did_you_mean
-from .config import ConsumerConfig
+from .config import ConsumerConfig, Settings
 from .delivery.invocation import (
     check_runs,
     looks_async,
@@ -156,7 +157,7 @@ def stream_handler(
     on_worker_stop: WorkerHook | None = None,
     workers: int | None = None,
     nice: int = 0,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Callable[[F], F]:
     """Say which stream a pool feeds this handler from; the function stays callable as it is.
 
@@ -184,13 +185,14 @@ def stream_handler(
             f"@stream_handler wants the stream's name first, as in @stream_handler('orders'), "
             f"got {stream!r}."
         )
-    _check_known(settings)
+    given: dict[str, Any] = {**settings}
+    _check_known(given)
     check("workers", workers, Maybe(Whole(1)))
     check("nice", nice, Whole(-20, 19))
-    ConsumerConfig(**{"group": f"{stream}_workers", **settings})
+    ConsumerConfig(**{"group": f"{stream}_workers", **given})
     declaration = Declaration(
         stream,
-        settings,
+        given,
         checked_serializer(serializer),
         _checked_call("dlq_handler", dlq_handler),
         _checked_call("error_hook", error_hook),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from .._validate import Maybe, Settled, Switch, Text, check
 from ..client import StreamClient
-from ..config import ConsumerConfig
+from ..config import ConsumerConfig, SettingsOfTasks
 from ..delivery.per_message import PerMessage
 from ..exceptions import ConfigError
-from ..handlers import DLQHandler, ErrorHook, stream_handler
+from ..handlers import DLQHandler, ErrorHook, WorkerHook, stream_handler
 from ..later.periodic import CatchUp, Cron, Periodic
+from ..middleware import Middleware
 from ..producer import LENGTH, MAX_LEN, StreamProducer
 from ..serializers import JsonSerializer, Serializer, for_stream
 from .job import Job, Kept, kept_for
@@ -50,6 +51,16 @@ class TaskMaker(Protocol):
     def __call__(self, func: Callable[P, R], /) -> Task[P, R, R]: ...
 
 
+class QueueSettings(SettingsOfTasks, total=False):
+    """What a Queue takes beside its own parameters; see ConsumerConfig and stream_handler."""
+
+    middleware: Iterable[Middleware]
+    on_worker_start: WorkerHook | None
+    on_worker_stop: WorkerHook | None
+    workers: int | None
+    nice: int
+
+
 class Queue:
     """Named functions on one stream, run by ``rsq-pool app:queue``.
 
@@ -63,8 +74,8 @@ class Queue:
     serializer: JSON if not given. max_len: see StreamProducer.
     dlq_handler, error_hook: see stream_handler.
     producer: class of what pushes, such as TracedProducer.
-    settings: any field of ConsumerConfig, for tasks that say nothing else; and middleware,
-        on_worker_start, on_worker_stop.
+    settings: any field of ConsumerConfig but payload_field, for tasks that say nothing else; and
+        middleware, on_worker_start, on_worker_stop, workers, nice: see stream_handler.
 
     Raises ConfigError naming a wrong setting.
     """
@@ -84,7 +95,7 @@ class Queue:
         dlq_handler: DLQHandler | None = None,
         error_hook: ErrorHook | None = None,
         producer: type[StreamProducer] = StreamProducer,
-        **settings: Any,
+        **settings: Unpack[QueueSettings],
     ) -> None:
         check("stream", stream, Text())
         check("url", url, Maybe(Text(secret=True)))
@@ -93,7 +104,7 @@ class Queue:
         self.stream = stream
         self.group = f"{stream}_workers" if group is None else group
         self.tasks = Tasks(lambda result: self._stream.serializer.encode(result))
-        self._declared = {
+        self._declared: dict[str, Any] = {
             "group": self.group,
             "serializer": serializer,
             "dlq_handler": dlq_handler,
@@ -275,7 +286,7 @@ class _ByName:
         return self._pushing(task).push_sync(*args, **kwargs)
 
 
-def _check_not_elsewhere(settings: dict[str, Any]) -> None:
+def _check_not_elsewhere(settings: Mapping[str, Any]) -> None:
     if found := sorted(settings.keys() & ELSEWHERE):
         raise ConfigError(f"a Queue has no setting {found[0]!r}: {ELSEWHERE[found[0]]}.")
 

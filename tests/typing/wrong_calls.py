@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from tasks import fetch_rates, invoice, queue, remind, send_mail, thumbnail, total
 
-from redis_stream_queue import Job
+from redis_stream_queue import Job, Queue, StreamMessage, stream_handler
 
 
 async def pushes() -> None:
@@ -86,3 +86,16 @@ def nightly() -> None: ...
 
 
 queue.task(7)  # wrong
+
+
+Queue("work", max_deliveries=5, middleware=[], workers=2)
+Queue("work", max_delivery=5)  # wrong
+Queue("work", batch_size="ten")  # wrong
+
+
+@stream_handler("orders", group="workers", payload_field=None, max_claim_passes=1)
+def batch(messages: list[StreamMessage]) -> None: ...
+
+
+@stream_handler("orders", retry_delay=5)  # wrong
+def misspelled(messages: list[StreamMessage]) -> None: ...

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from redis_stream_queue import ConfigError, ConsumerConfig
+from redis_stream_queue.config import Settings, SettingsOfTasks
 
 POSITIVE = ["batch_size", "max_deliveries", "max_stream_size"]
 NOT_NEGATIVE = ["block_ms", "min_idle_claim_ms"]
@@ -35,6 +36,14 @@ def test_defaults() -> None:
         "retry_max_delay_ms": None,
         "payload_field": "data",
         "max_payload_bytes": None,
+    }
+
+
+def test_decorators_know_each_field_by_its_type() -> None:
+    """So that type checkers and editors do, too."""
+    assert get_type_hints(Settings) == get_type_hints(ConsumerConfig)
+    assert {*get_type_hints(Settings)} - {"group", "payload_field"} == {
+        *get_type_hints(SettingsOfTasks)
     }
 
 
