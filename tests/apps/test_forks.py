@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from tests.apps.conftest import QUICK, Scene
+from tests.support.extras import UVLOOP
 
 FORKS = """
 import asyncio
@@ -75,12 +77,18 @@ async def subtasks(message):
 CODES = {"exit": 4, "raise": 1, "_exit": 5, "base": 1, "return": 0}
 
 
-@pytest.mark.parametrize("target", ["handler", "one_by_one", "lanes", "batch", "subtasks"])
-def test_a_forked_child_is_never_a_worker(scene: Scene, target: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "loop"),
+    [
+        *((target, "") for target in ("handler", "one_by_one", "lanes", "batch", "subtasks")),
+        ("subtasks", UVLOOP),
+    ],
+)
+def test_a_forked_child_is_never_a_worker(scene: Scene, target: str, loop: str | Path) -> None:
     """However it ends, its exit code is the one of plain Python, nothing runs twice, and the
     parent goes on."""
     codes = CODES | ({"await": 0 if target == "lanes" else 1} if target == "one_by_one" else {})
-    pool = scene.start(FORKS, *QUICK, target=f"app:{target}")
+    pool = scene.start(FORKS, *QUICK, target=f"app:{target}", env={"PYTHONPATH": str(loop)})
     [worker] = pool.workers()
     ids = scene.push(*({"way": way} for way in CODES), *({} for _ in range(5)))
     scene.ledger.wait_settled(ids)

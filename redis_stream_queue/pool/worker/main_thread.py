@@ -64,10 +64,16 @@ class MainThread:
         self._bell.acquire()
 
     def _stop_in_child(self) -> None:
-        if self._serving:
-            self._loop.stop()  # after this turn
-            for handle in getattr(self._loop, "_ready", ()):  # callbacks of the parent (not uvloop)
+        if not self._serving:
+            return
+        self._loop.stop()  # after this turn, and what else waits for it is the parent's
+        if hasattr(self._loop, "_ready"):
+            for handle in self._loop._ready:
                 handle.cancel()
+        else:  # uvloop shows none: their tasks have ended, as far as this process knows
+            self._loop.set_exception_handler(lambda *_: None)  # a step of such a task is an error
+            for task in asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}:
+                asyncio.Future.set_result(task, None)  # a task's own refuses it
 
     def run(self, call: Callable[[], None]) -> asyncio.Future[None]:
         """Run a call in the main thread as soon as the loop's turn ends; one at a time.
