@@ -1,7 +1,8 @@
-"""Answers: what whoever pushed a message waits for, written in one step with its acknowledgement.
+"""Answers: results of messages, for the programs that pushed them.
 
-A message that wants one has a header that says how long it is kept. It is a list of one value, so
-that any number of others can wait for it and leave it there (BLMOVE from the list to itself).
+An answer is written in one step with the acknowledgement of its message. A message that wants one
+has a header that says how long the answer is kept. The answer is a list of one value, so that any
+number of programs can wait for it and leave it there (BLMOVE from the list to itself).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ return refused
 
 
 class Answer(NamedTuple):
-    """job_id: under which its message was pushed. ttl_ms: how long it is kept."""
+    """The result of a message. job_id: the id that its push returned. ttl_ms: how long it lasts."""
 
     job_id: str
     ttl_ms: int
@@ -57,7 +58,7 @@ class Answer(NamedTuple):
 
 
 def answer_to(message: StreamMessage, value: bytes) -> Answer | None:
-    """None if nobody wants one."""
+    """The answer to a message, with this value; None if the message wants no answer."""
     headers = message.headers
     kept = headers.get(RESULT, "")
     if not kept.isdecimal() or not 0 < (ttl_ms := int(kept[:15])) <= MOST_TTL_MS:
@@ -66,7 +67,7 @@ def answer_to(message: StreamMessage, value: bytes) -> Answer | None:
 
 
 def failure(reason: str, error: str) -> bytes:
-    """The answer of a message that will never be handled to its end."""
+    """The value of the answer to a message that has failed for good."""
     return FAILED + json.dumps([reason, error]).encode()
 
 
@@ -75,7 +76,8 @@ async def write_answers(
 ) -> int:
     """Acknowledge entries and write their answers; returns how many could not be written.
 
-    answers: by the ids of their entries. One that is too large for the server is told as a failure.
+    answers: by the ids of their entries. One that is too large for the server is replaced by a
+    failure.
     """
 
     async def write(some: Mapping[str, Answer]) -> int:

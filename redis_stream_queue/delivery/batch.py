@@ -23,7 +23,7 @@ from .invocation import discard, forks, leave_out_ours
 from .rules import RulesOf, as_configured
 
 ERROR_TEXT = 2000  # characters of an error that travel and are kept
-LOOK_UP_MS = 20  # how often a thread that handles messages looks at anything else
+LOOK_UP_MS = 20  # how often a thread that handles messages looks at leases and the loop
 
 
 class Outcome(Enum):
@@ -77,7 +77,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """What it says, in visible characters and newlines, however much that is."""
+    """The text of an error, in visible characters and newlines, cut if it is long."""
     try:
         return plain_cut(str(error), ERROR_TEXT // 2, "\n")
     except BaseException:  # a __str__ of the app's own may fail, too
@@ -93,7 +93,7 @@ def describe(error: BaseException) -> str:
 
 
 class Handed(NamedTuple):
-    """What a call gave that has to be awaited in the loop, and the context of the call."""
+    """The awaitable that a call has returned, and the context of the call."""
 
     messages: list[StreamMessage]
     result: Any
@@ -166,7 +166,7 @@ class Batch:
         self._loop = asyncio.get_running_loop() if verify else None
 
     def fill(self, messages: list[StreamMessage], now_ms: int) -> None:
-        """Give it the messages, where it was made before they were read."""
+        """Put in the messages, if the batch was made before they were read."""
         self.messages = messages
         self._waiting.extend(messages)
         self.look_up_ms = now_ms + LOOK_UP_MS
@@ -181,7 +181,7 @@ class Batch:
         return self.start_one(now)
 
     def _look_up(self, now_ms: int) -> int:
-        """What is not done before each message: a short one takes less time than this."""
+        """Look at leases and let the loop have a turn; too slow to be done before each message."""
         now_ms = self._between(now_ms)
         if self._stale(now_ms + LOOK_UP_MS) and self._verify and self._loop:
             asyncio.run_coroutine_threadsafe(self._verify(), self._loop).result()
@@ -190,7 +190,7 @@ class Batch:
         return now_ms
 
     async def look_up_in_loop(self, now_ms: int) -> int:
-        """The look in the loop's thread, where others have their turns without us."""
+        """The same look for calls in the loop's thread, where the loop has its turns by itself."""
         if self._stale(now_ms + LOOK_UP_MS) and self._verify:
             await self._verify()
             now_ms = mono_ms()
@@ -212,7 +212,7 @@ class Batch:
             return message
 
     def _is_late(self, message: StreamMessage, now_ms: int) -> bool:
-        """May it not start any more? Then that is its verdict."""
+        """Is it too late for this message to start? If so, that is its verdict."""
         ends_ms = self.deadlines.get(message.id)
         if ends_ms is None or now_ms <= ends_ms:
             return False
@@ -230,7 +230,7 @@ class Batch:
         return messages
 
     def done(self, message: StreamMessage) -> None:
-        """Its call ended well."""
+        """The call for this message has ended without an error."""
         if self._on_finish:
             self._on_finish(message)
         self._done.append(message)
@@ -238,7 +238,7 @@ class Batch:
     def finish_batch(
         self, messages: list[StreamMessage], done: list[StreamMessage], others: Verdict
     ) -> None:
-        """The call for a batch ended: some are done, and what became of the others."""
+        """The call for a batch has ended: some messages are done, the others get this verdict."""
         if done:
             self._finished.append((done, DONE))
         if len(done) < len(messages):
@@ -250,7 +250,7 @@ class Batch:
         self.kept_done += ids
 
     def fail(self, message: StreamMessage, error: BaseException) -> None:
-        """Its call ended with this exception."""
+        """The call for this message has ended with this exception."""
         if message.id in self._cancelled:
             if self._on_finish:
                 self._on_finish(message)
@@ -267,8 +267,8 @@ class Batch:
         self._finished.append(((message,), verdict))
 
     def fail_batch(self, messages: list[StreamMessage], error: BaseException) -> None:
-        """The call for a batch ended with it. Retry and Reject, meant for one message, are errors
-        like others here.
+        """The call for a batch has ended with this exception. Retry and Reject are for one message,
+        so they are errors like others here.
         """
         leave_out_ours(error)
         self.errors.append((error, messages))
@@ -296,7 +296,7 @@ class Batch:
 
     @property
     def head(self) -> StreamMessage | None:
-        """The next message; to be asked by whoever starts it."""
+        """The next message, for the side that starts it."""
         try:
             return self._waiting[0]
         except IndexError:  # the other side may withdraw it
@@ -304,16 +304,16 @@ class Batch:
 
     @property
     def has_work(self) -> bool:
-        """Is there something that a call of the handler could go on with?"""
+        """Is there anything that a call of the handler could do?"""
         return bool(self._waiting) or self.handed is not None
 
     @property
     def waiting(self) -> int:
-        """How many have not started."""
+        """How many messages have not started."""
         return len(self._waiting)
 
     def cancel(self, entry_id: str) -> bool:
-        """It was taken back: do not start it, or cancel what is awaited for it.
+        """A message was cancelled: do not start it, or cancel what is awaited for it.
 
         Returns False if it may run in the handler's thread, where it is not seen here.
         """
@@ -327,7 +327,7 @@ class Batch:
         return task is not None
 
     def extend(self, messages: Sequence[StreamMessage]) -> bool:
-        """More to handle; False if it was closed meanwhile."""
+        """Add messages; returns False if the batch was closed meanwhile."""
         if self.closed:
             return False
         left = [m for m in self.messages if m.id not in self._collected]
@@ -358,7 +358,7 @@ class Batch:
         return taken
 
     def collect(self) -> list[tuple[Sequence[StreamMessage], Verdict]]:
-        """What has finished since the last call."""
+        """The messages that have finished since the last call, with their verdicts."""
         finished: list[tuple[Sequence[StreamMessage], Verdict]] = []
         if done := [self._done.popleft() for _ in range(len(self._done))]:  # it only grows
             self._collected.update([message.id for message in done])
@@ -371,7 +371,7 @@ class Batch:
         return finished
 
     def unfinished(self) -> list[StreamMessage]:
-        """What has no verdict (as of the last collect) and still belongs to this consumer."""
+        """Messages without a verdict (as of the last collect) that this consumer still holds."""
         if len(self._collected) == len(self.messages):
             return []
         gone = self._collected | self.lost

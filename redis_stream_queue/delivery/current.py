@@ -1,4 +1,4 @@
-"""What is being handled right now: set as a call begins, in its context; for log and tasks."""
+"""The message that is being handled: set in the context of its call, for the log and for tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ handled: ContextVar[Handled | None] = ContextVar("rsq_handled", default=None)
 
 
 def noted() -> tuple[str, str] | None:
-    """Id, and the name of what it asks for, "" if it has none; None = nothing is being handled."""
+    """Id of the message that is handled and name of its task ("" = none); None = no message."""
     found = handled.get()
     if found is None:
         return None

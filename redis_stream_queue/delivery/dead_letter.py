@@ -1,4 +1,4 @@
-"""Carry a message that is ours and marked to the dead letters. The order is the promise.
+"""Moves a message that this consumer has taken and marked to the dead letters, in this order:
 
 1. ``dlq_handler(message, reason)`` if there is one; what it raises is logged.
 2. With a dead-letter stream: one atomic step copies the entry and acknowledges it.
@@ -45,10 +45,10 @@ DLQ_HANDLER_TRIES = 3  # burials that began; then the letter moves without the d
 
 
 class DeadLetterWriter:
-    """Writes the dead letters of one group, and keeps what they will say.
+    """Writes the dead letters of one group, and keeps the last errors of messages for them.
 
-    dlq_stream: where they go; None = nowhere.
-    letter: makes what a letter says besides its entry's own fields of what we would say.
+    dlq_stream: the dead-letter stream; None = there is none.
+    letter: a function that may change the fields that we add to the entry's own fields.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class DeadLetterWriter:
             self._known.popitem(last=False)
 
     def known_error(self, entry_id: str) -> str:
-        """The last error that is remembered of a message."""
+        """The last remembered error of a message, "" = none."""
         return self._known.get(entry_id, "")
 
     def forget(self, ids: Sequence[str]) -> None:
-        """These are finished."""
+        """Forget the errors of messages that are finished."""
         if self._known or self._tries:
             for entry_id in ids:
                 self._known.pop(entry_id, None)
@@ -90,7 +90,7 @@ class DeadLetterWriter:
     async def put_off(
         self, message: StreamMessage, reason: str, error: str, *, owner: str, delay_ms: int
     ) -> None:
-        """Give a dead message back so that the next sweep buries it, and no handler runs it."""
+        """Give a dead message back, marked: the next sweep buries it, and no handler gets it."""
         self.remember(message.id, error)
         _, earlier, deliveries = read_count(message.delivery_count)
         count = marked(deliveries, earlier or reason)  # a burial that did not end this process
@@ -100,7 +100,7 @@ class DeadLetterWriter:
         self, message: StreamMessage, reason: str, error: str, refusal: str, owner: str
     ) -> None:
         """Redis refuses the letter (OOM, NOPERM, a key of another type): it waits, longer each
-        time. Said once, then at most once a minute with a count."""
+        time. That is logged once, then at most once a minute with a count."""
         self._refusals += 1
         if mono_ms() >= self._say_next_ms:
             log.error(
@@ -155,7 +155,7 @@ class DeadLetterWriter:
         return bool(moved)
 
     async def _drop(self, message: StreamMessage, reason: str, error: str, owner: str) -> bool:
-        """Where there is no dead-letter stream: False if the dlq_handler failed."""
+        """End a message without a dead-letter stream; returns False if the dlq_handler failed."""
         if not await self.tell_handler(message, reason, error):
             await self.put_off(message, reason, error, owner=owner, delay_ms=0)
             return False
@@ -174,7 +174,7 @@ class DeadLetterWriter:
     def _letter(
         self, message: StreamMessage, reason: str, error: str, worker: str
     ) -> dict[str, str]:
-        """What it says besides its entry's own fields."""
+        """The fields that a letter has besides the entry's own fields."""
         return {
             "original_stream": self.pending.client.key(self.pending.stream),
             "original_id": message.id,
@@ -205,7 +205,7 @@ class DeadLetterWriter:
             )
 
     def _guessed(self, message: StreamMessage, worker: str | None) -> str:
-        """What its place says of a message whose errors nobody here has seen."""
+        """A guess why a message has failed whose errors this process has not seen."""
         if worker and parking_due_ms(self.pending.group, worker) is None:
             return f"its consumer {worker} vanished while it held the message"
         begun, _, deliveries = read_count(message.delivery_count)

@@ -1,8 +1,8 @@
-"""Messages that must not start after their time: until when, by our own clock.
+"""Messages that must not start after their time: their deadlines, by our own clock.
 
-Their entries say how many ms they may wait (``rsq:ttl``) from the push on (``rsq:pushed``, or the
-time in their id). The server's clock counts; it is asked once a minute, and only where such a
-message comes.
+The entry of such a message has the ms that it may wait (``rsq:ttl``) since its push
+(``rsq:pushed``, or else the time in its id). The server's clock counts. It is asked once a minute,
+and only if there are such messages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Expiry:
         self._asked_ms: int | None = None
 
     async def deadlines(self, messages: Iterable[StreamMessage]) -> dict[str, int]:
-        """By id, in ms of mono_ms(); only of those that have one."""
+        """The deadlines of messages that have one, by id, in ms of mono_ms()."""
         expiring = [message for message in messages if TTL in message.headers]
         if not expiring:
             return {}
@@ -39,14 +39,14 @@ class Expiry:
         asked_ms = mono_ms()
         try:
             server_ms = await self._pending.server_ms()
-        except OUTAGES:  # what was known, or else this machine's clock, must do
+        except OUTAGES:  # use the difference that is known, or else this machine's clock
             server_ms = None if self._asked_ms is None else asked_ms + self._offset_ms
         self._offset_ms = (wall_ms() if server_ms is None else server_ms) - asked_ms
         self._asked_ms = asked_ms
 
 
 def _ends_ms(message: StreamMessage) -> int:
-    """By the server's clock; far away where others wrote what is no number."""
+    """The deadline by the server's clock; never, if other programs wrote no number there."""
     try:
         pushed_ms = int(message.headers.get(PUSHED) or id_key(message.id)[0])
         return pushed_ms + int(message.headers[TTL])

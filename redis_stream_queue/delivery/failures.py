@@ -36,7 +36,7 @@ class Failures:
         self._running: set[asyncio.Task[None]] = set()  # calls of the error_hook
 
     async def told(self) -> None:
-        """Wait until the error_hook has heard of all."""
+        """Wait until all calls of the error_hook have ended."""
         if self._running:
             await asyncio.gather(*self._running)
 

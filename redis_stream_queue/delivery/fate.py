@@ -71,9 +71,11 @@ def due_in_ms(entry: PendingEntry, policy: Policy) -> int:
 
 
 def is_watched(entry: PendingEntry, policy: Policy, watched_ms: int) -> bool:
-    """Would we have seen a renewal? Nobody renews what is parked or nobody's.
+    """Have we watched an entry for so long that we would have seen its renewal?
 
-    watched_ms: the idle time that says so (see sightings.py). With ``min_idle_ms=0`` all is due.
+    Entries that are parked, or that no consumer holds, are never renewed, so they need no watching.
+    watched_ms: the idle time from which on an entry is watched, see sightings.py. With
+    ``min_idle_ms=0`` nothing is watched.
     """
     parked = not entry.consumer or parking_due_ms(policy.group, entry.consumer) is not None
     return parked or policy.min_idle_ms == 0 or entry.idle_ms >= watched_ms

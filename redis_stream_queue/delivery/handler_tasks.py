@@ -11,10 +11,10 @@ from .batch import Batch
 class HandlerTasks:
     """The calls of the handler for one batch.
 
-    batch: what they handle. most: at a time, as things stand. begin: starts one, which ends when
-    the handler has returned or has had to wait: what is left then is for another; returns None if
-    it has ended already.
-    running: under way. error: what the first of them raised that failed; not a verdict.
+    batch: the messages. most: how many calls may run now. begin: starts a call, which ends when the
+    handler has returned or has had to wait; another call takes the messages that are left. It
+    returns None if the call has ended already.
+    running: calls under way. error: the first error that a call itself raised; no verdict.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class HandlerTasks:
         self._waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
-        """As many as there is work for; each begins now."""
+        """Start as many calls as there is work for; each begins at once."""
         batch, running = self.batch, self.running
         while len(running) < self._most(batch) and batch.has_work:
             if (call := self._begin(batch)) is not None:
@@ -57,14 +57,14 @@ class HandlerTasks:
             self.stir()
 
     def stir(self) -> None:
-        """Wake who waits in ``stirred``."""
+        """Wake the task that waits in stirred()."""
         self._stirred = True
         if not self._waiter.done():
             self._waiter.set_result(None)
 
     async def stirred(self) -> None:
-        """Until a call has ended and no other taken its place, or ``stir`` is called. One may
-        wait at a time."""
+        """Wait until a call has ended and no other has taken its place, or stir() is called. One
+        task may wait at a time."""
         if not self._stirred:
             if self._waiter.done():
                 self._waiter = asyncio.get_running_loop().create_future()
@@ -72,7 +72,7 @@ class HandlerTasks:
         self._stirred = False
 
     def cancel(self) -> None:
-        """What is awaited; a call that may block cannot be interrupted."""
+        """Cancel what is awaited; a call that may block cannot be interrupted."""
         self._cancelled = True
         for call in self.running:
             if call is not self.batch.plain:

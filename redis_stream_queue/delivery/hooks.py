@@ -16,52 +16,52 @@ class Hooks:
         """A long answer is arriving."""
 
     def batch_started(self, messages: Sequence[StreamMessage], now_ms: int) -> None:
-        """A batch, in the order of the ids, was read and is about to be decoded and handled (in
-        the loop's thread)."""
+        """A batch, in the order of the ids, was read; it is decoded and handled next (in the loop's
+        thread)."""
 
     def batch_waits(self) -> None:
-        """Its payloads are decoded, but something is to be asked for before handling begins."""
+        """The payloads are decoded, but Redis is asked for something before handling begins."""
 
     def batch_grows(self, messages: Sequence[StreamMessage], held: int) -> None:
-        """More were read while it is handled, and are about to be decoded; ``held`` in all."""
+        """More messages were read while a batch is handled; it has ``held`` messages now."""
 
     def message_started(self, message: StreamMessage, now_ms: int) -> None:
         """A message is about to be handled (in the handler's thread)."""
 
     def message_finished(self, message: StreamMessage) -> None:
-        """Its verdict is known (in the handler's thread); only where several run side by side."""
+        """A message has ended (in the handler's thread); called only if several run at a time."""
 
     def batch_finished(self) -> None:
-        """Nothing is being handled any more."""
+        """The batch has been handled."""
 
     def tending(self, batch: Batch) -> None:
         """Called every 50 ms while a handler runs."""
 
     def renewed(self) -> None:
-        """The leases are fresh."""
+        """The leases were renewed."""
 
     def redis_failed(self) -> None:
         """Redis did not answer, or refused; it is asked again."""
 
     def acknowledging(self, entry_id: str, total: int) -> None:
-        """Redis is about to hear of acknowledgements, of all at once, this id's among them; once
-        it has, ``total`` are counted."""
+        """Acknowledgements are sent now with one command, that of ``entry_id`` among them. When
+        Redis has confirmed them, ``total`` are counted."""
 
     def burying(self, entry_id: str, total: int) -> None:
         """This message is about to be moved to the dead letters, the ``total``-th one."""
 
     def buried(self, reason: str) -> None:
-        """One was moved to the dead letters, or dropped where there are none."""
+        """A message was moved to the dead letters, or dropped if there is no dead-letter stream."""
 
     def failed(self, errors: Sequence[tuple[BaseException, list[StreamMessage]]]) -> None:
-        """Calls of the handler have raised; each error and what was called for, which is about to
-        be told."""
+        """Calls of the handler have raised; the error_hook is called next. errors: each error with
+        the messages of its call."""
 
     def counted(self, meter: ConsumerMeter) -> None:
-        """Counters moved."""
+        """Counters have changed."""
 
     def retrying(self, message: StreamMessage, verdict: Verdict, delay_ms: int) -> None:
         """A message failed and waits for its next delivery."""
 
     def released(self, count: int) -> None:
-        """So many messages were given back unstarted."""
+        """``count`` messages were given back unstarted."""

@@ -33,14 +33,14 @@ async def _in_thread(call: Callable[[], None]) -> None:
 
 
 class Host(NamedTuple):
-    """Decides for a session; the defaults are those of a program of its own.
+    """Decides for a session; the defaults are for a program with a StreamConsumer.
 
-    run_plain: how a plain (not async) handler is run. between: see Batch.
-    wanted: while messages are handled one by one: how many more to read now. fetch: how that is
-    done; by the session's ``read``, if None.
-    gives_back: asked every 50 ms while a handler runs: messages to give back unstarted.
-    interrupt: called with the id of a message that was taken back while it may run.
-    limit_decoding: wraps what decodes a payload.
+    run_plain: runs a plain (not async) handler. between: see Batch. wanted: returns how many more
+    messages to read now, while a batch is handled. fetch: reads them; None = the session's
+    ``read``.
+    gives_back: called every 50 ms while a handler runs; returns messages to give back unstarted.
+    interrupt: called with the id of a message that was cancelled and may run.
+    limit_decoding: wraps the function that decodes a payload.
     """
 
     run_plain: RunPlain = run_in_thread

@@ -135,7 +135,7 @@ class InFlight:
     def hold(
         self, messages: list[StreamMessage], asked_ms: int, *, count: bool = True
     ) -> list[StreamMessage]:
-        """Note what is ours now, and keep its leases fresh from now on.
+        """Hold messages that are ours now, and renew their leases from now on.
 
         asked_ms: when the server was asked. The lease began no earlier; an answer that lay around
         (a stopped process) may be so old that somebody else has the messages by now.
@@ -246,7 +246,7 @@ class InFlight:
             self.held.pop(entry_id, None)
 
     async def _give_back(self, parked: Sequence[Parked]) -> set[str]:
-        """Which were ours? What waits long is scheduled, where that is possible."""
+        """Park messages, or schedule those that wait long; returns the ids that were ours."""
         away = {entry.id for entry in parked if entry.delay_ms > LONG_MS}
         if away:
             errors = {entry_id: self.letters.known_error(entry_id) for entry_id in away}
@@ -267,7 +267,7 @@ class InFlight:
         return ids
 
     def acknowledged(self, ids: Sequence[str]) -> None:
-        """Redis has confirmed it."""
+        """Redis has confirmed these acknowledgements."""
         done, release = self.unsettled.to_ack.pop, self.held.pop
         for entry_id in ids:
             done(entry_id, None)
@@ -311,11 +311,11 @@ class InFlight:
         return self.meter.dlq - before
 
     async def _bury(self, dead: Dead) -> None:
-        """The only way to the dead letters, whoever found that the message is dead.
+        """The only way to the dead letters, wherever it was found that the message is dead.
 
-        It is taken and marked in one step: whatever happens then, no handler gets it any more, and
-        whoever finds it goes on here. Then come the dlq_handler, and the letter with the
-        acknowledgement: see dead_letter.py.
+        The message is taken and marked in one step: from then on no handler gets it any more, and
+        a process that finds it goes on with the burial. Then come the dlq_handler, and the letter
+        with the acknowledgement: see dead_letter.py.
         """
         ours = await self._marked(dead)
         if ours is None:
@@ -336,7 +336,7 @@ class InFlight:
             self._hooks.buried(reason)
 
     async def _marked(self, dead: Dead) -> Dead | None:
-        """It, with its raw payload; None if somebody else has it, or it is gone."""
+        """Mark it; returns it with its raw payload, None if others have it or it is gone."""
         entry_id, asked_ms = dead.message.id, mono_ms()
         taken, gone, why = await self._take_dead(dead)
         if dead.seen is None and not (taken or gone) and await self.leases.claimed_back([entry_id]):

@@ -23,14 +23,14 @@ Held = tuple[StreamMessage, Any]  # and its raw payload
 
 
 class Leases:
-    """What is held under ``name``, by id, and since when it is sure to be ours.
+    """The messages that are held under ``name``, and the time since which they are surely ours.
 
-    Where the name is deleted (XGROUP DELCONSUMER), what is held is claimed back. Whatever makes the
-    name again, a read or a take-over, hides that from the next renewal, and says so here.
+    If the name is deleted (XGROUP DELCONSUMER), the messages are claimed back. A read or a
+    take-over that makes the name again hides that from the next renewal, so it says so here.
 
     min_idle_ms: after which others may take over what is not renewed; 0 = at once.
-    on_lost: called with the ids that others turn out to have taken. on_cancelled: called with the
-    id of each that turns out to have been taken back.
+    on_lost: called with the ids of messages that others have taken. on_cancelled: called with the
+    id of each message that was cancelled.
     on_answer: called when a renewal was asked for and when it was answered, in ms of mono_ms().
     """
 
@@ -68,12 +68,12 @@ class Leases:
                 task.cancel()
 
     async def renewals_ended(self) -> None:
-        """Those that are under way: one that came behind would claim back what is settled."""
+        """Wait for renewals under way: one that came later would claim back what is settled."""
         if self._renewals:
             await asyncio.wait(self._renewals)
 
     def hold(self, messages: Sequence[StreamMessage], asked_ms: int) -> None:
-        """They are ours now, by what was asked at that time; kept fresh from now on."""
+        """Hold messages that were ours when Redis was asked; renew their leases from now on."""
         asked_ms = max(asked_ms, self._arriving_since_ms)
         self._renewed_at_ms = min(self._renewed_at_ms, asked_ms) if self.held else asked_ms
         held = self.held
@@ -108,7 +108,7 @@ class Leases:
         return link
 
     def expect_no_more(self, link: Link, made: Made) -> None:
-        """It has ended; ``link`` is what ``expect`` gave. made: see ``name_was_made``."""
+        """That request has ended. link: what expect() returned. made: see name_was_made()."""
         if made:
             self.name_was_made(made)
         link.receivers.discard(self._arriving)
@@ -170,7 +170,7 @@ class Leases:
             self._on_lost(lost)
 
     def _lost_of(self, asked: Mapping[str, Held], ids: set[str]) -> set[str]:
-        """What was settled while an answer was on its way is not lost."""
+        """Those of these ids that are still held: what was settled meanwhile is not lost."""
         settled = self._unsettled.settled()
         return {i for i in ids - settled if self.held.get(i) is asked[i]}
 
@@ -205,7 +205,7 @@ class Leases:
         return renewed
 
     async def claimed_back(self, ids: Sequence[str]) -> set[str]:
-        """Which of these, that Redis says are not ours, only were because our name was deleted.
+        """Claim back those of these ids that Redis lost with our deleted name; returns them.
 
         All that is held is looked at: claiming one back makes the name again, and then nothing
         would tell that the others were deleted with it.

@@ -1,4 +1,4 @@
-"""Payloads: what is in the messages that were read; one that is unreadable costs nothing else."""
+"""Payloads: decodes the messages that were read; one that cannot be decoded harms no other."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Payloads:
         return decoded
 
     def _fits(self, message: StreamMessage) -> bool:
-        """Is it small enough? If not, it dies before anything is made of it."""
+        """Is the payload small enough? If not, the message is dead before it is decoded."""
         data, most = message.data, self._config.max_payload_bytes
         size = len(data) if isinstance(data, bytes) else sum(map(len, chain(*data.items())))
         if most is None or size <= most:
@@ -64,7 +64,7 @@ class Payloads:
         return False
 
     def _misses_field(self, message: StreamMessage) -> str:
-        """What to say of an entry that others wrote in fields of their own; "" if it is not one."""
+        """A text about an entry that another program wrote without our field; "" if it has it."""
         if not isinstance(message.data, Missing):
             return ""
         names = ", ".join(sorted(message.headers)[:FIELDS_SHOWN])[:NAMES_SHOWN]

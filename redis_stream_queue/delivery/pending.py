@@ -189,7 +189,7 @@ class PendingList:
         return renewed
 
     async def cancelled(self, gone: Collection[str]) -> set[str]:
-        """Which of these, that nobody holds, were taken back."""
+        """Which of these messages, none of which is pending any more, were cancelled."""
         limit_s = self.client.endpoint.socket_timeout
         return await cancelled(self.client.link(), self.client.key(self.stream), gone, limit_s)
 
@@ -349,7 +349,7 @@ class PendingList:
         return await write_answers(self.client.link(), self.group, beside, answers)
 
     async def ack(self, ids: Sequence[str]) -> int:
-        """Acknowledge, whoever holds them: done is done."""
+        """Acknowledge these messages, even if others hold them."""
         return await self.client.ack(self.stream, self.group, *ids)
 
     async def prune(self, *consumers: str) -> bool:

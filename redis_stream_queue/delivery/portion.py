@@ -1,13 +1,13 @@
-"""How much to ask for at once: by number, and so that the answer is small enough to arrive. Pure.
+"""How many messages to ask for at once, so that the answer is small enough to arrive. Pure.
 
-An answer that is too large for the line, for ``client-output-buffer-limit`` or for something on
-the way arrives never, however often it is asked for; a smaller one does.
+An answer that is too large for the line, for ``client-output-buffer-limit`` or for something in
+between never arrives, however often it is asked for; a smaller one does.
 """
 
 from __future__ import annotations
 
 BYTES = 1 << 20  # of an answer
-FORGETS = 0.9  # of the size that was learned stays with each answer of smaller entries
+FORGETS = 0.9  # share of the known size that stays after each answer with smaller entries
 
 
 class Portion:
@@ -27,7 +27,7 @@ class Portion:
         return count
 
     def arrived(self, entries: int, size: int) -> None:
-        """An answer of so many bytes."""
+        """Note that an answer of ``size`` bytes with so many entries has arrived."""
         if entries:
             self._entry_bytes = max(size / entries, self._entry_bytes * FORGETS)
             if self._most is not None:
@@ -36,5 +36,5 @@ class Portion:
                     self._most = None  # the bytes bound it again
 
     def broke(self, asked: int) -> None:
-        """The answer to a request for so many did not arrive."""
+        """Note that the answer to a request for ``asked`` entries did not arrive."""
         self._most = max(asked // 2, 1)

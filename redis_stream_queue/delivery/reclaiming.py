@@ -22,7 +22,7 @@ JITTER = 0.1
 class Reclaiming:
     """Walks the pending list of a group for one consumer of it.
 
-    handle: what is taken over goes there. may_go_on: may more be taken over?
+    handle: called with messages that were taken over. may_go_on: may more be taken over?
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Reclaiming:
         self._passes = 0  # pages of the sweep under way
 
     async def tick(self) -> None:
-        """One page, if it is time."""
+        """Look at one page of the list, if it is time."""
         if mono_ms() < self.due_ms():
             return
         await self._in_flight.flush_acks()
@@ -56,7 +56,7 @@ class Reclaiming:
             self._schedule_sweep()
 
     async def reclaim(self) -> None:
-        """Handle what is due, bury what is dead; what has to be watched first is watched."""
+        """Handle what is due and bury what is dead; watches messages of strangers first."""
         for _ in range(LOOKS):
             await self._in_flight.bury(await self._walk())
             if not self.sweep.unwatched:
@@ -112,7 +112,7 @@ class Reclaiming:
             await self._handle(await self._in_flight.take(offers))
 
     async def _watch_if_idle_is_rare(self) -> None:
-        """Where handlers block the loop for long, there is no other time to watch strangers."""
+        """Watch strangers' messages now, if handlers that block the loop leave no other time."""
         rare = mono_ms() - self._walked_ms > 2 * WATCH_MS
         for _ in range(LOOKS if rare else 0):
             if not self._may_go_on() or not self.sweep.unwatched:

@@ -1,4 +1,4 @@
-"""Keep a stream at its length, remember what is unfinished, and say what stands in the way."""
+"""Keeps a stream at its length, and notes the oldest entry that is not finished."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .server_check import missing_right
 log = logger(__name__)
 
 TRIM_INTERVAL_S = 5.0
-TOLERANCE = 1.2  # times the limit: below that a length is not warned of, trimming is approximate
+TOLERANCE = 1.2  # a length above so many times the limit is warned of, as trimming is approximate
 SAY_EVERY_MS = 600_000
 
 
@@ -30,7 +30,7 @@ class Retention:
 
     @property
     def restart_id(self) -> str:
-        """Where the group would have to begin again if it were lost: behind what is finished."""
+        """Where a lost group is made again: right before the oldest unfinished entry."""
         return id_before(self._oldest_unfinished) if self._oldest_unfinished else "0"
 
     async def trim(self) -> None:
@@ -66,7 +66,7 @@ class Retention:
 
 
 async def blocker(client: StreamClient, stream: str, trimmed: Trimmed) -> str:
-    """Which unfinished entry keeps the older ones, in words: its id, its holder, its age."""
+    """A text about the unfinished entry that prevents trimming: its id, its holder, its age."""
     group, oldest = trimmed.blocking_group, trimmed.blocking_id
     if not group:
         return "no group reads it, so nothing counts as finished"

@@ -1,4 +1,4 @@
-"""Rules: what holds for one message, where that is not what its group's settings say. Pure."""
+"""Rules: settings of one message (of its task) that differ from those of its group. Pure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Errors = tuple[type[BaseException], ...]
 
 @dataclass(frozen=True)
 class Rules:
-    """What a handler knows of one message before it runs it; None = as its group's settings say.
+    """Settings of one message, known before it runs; None = the setting of its group holds.
 
-    name: of what it asks for (a task), number: of that name among the handler's, from 1 on; "" and
-    0 = it has none.
+    name: of the task that it calls; number: of that task in its handler, from 1 on; "" and 0 = no
+    task.
     max_deliveries, retry_delay_ms, retry_max_delay_ms: as in ConsumerConfig. retry_on: only these
     errors are tried again; no_retry_on: these are not.
     time_limit_s, soft_time_limit_s: seconds that it may run.
@@ -37,7 +37,7 @@ class Rules:
     dead_for: str = MAX_DELIVERIES
 
     def most(self, group_most: int) -> int:
-        """How often it may be delivered, where its group says so much."""
+        """How often the message may be delivered. group_most: the setting of its group."""
         return self.max_deliveries or group_most
 
     def delays(self, first_ms: int, longest_ms: int | None) -> tuple[int, int | None]:
@@ -57,5 +57,5 @@ RulesOf = Callable[[StreamMessage], Rules]
 
 
 def as_configured(_: StreamMessage) -> Rules:
-    """For a handler that knows nothing of its messages beforehand."""
+    """The rules of a handler whose messages have no settings of their own."""
     return AS_CONFIGURED

@@ -1,4 +1,4 @@
-"""What goes wrong in a loop that has to go on: how long to wait, and what to say of it."""
+"""Errors in a loop that has to go on: how long to wait after each, and what to log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Setbacks:
         self._said = ""
 
     def over(self) -> None:
-        """It worked."""
+        """Note that the loop works again."""
         self._backoff.reset()
         self._refused.reset()
         self._said = ""

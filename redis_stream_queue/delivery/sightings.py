@@ -1,4 +1,4 @@
-"""What one process has seen of a pending list over time, by its own clock. Pure.
+"""What one process has seen of a pending list over time, measured by its own clock. Pure.
 
 The server's idle time alone proves nothing: after an outage nobody could renew, and a clock that
 jumps makes all holds look old (or new). So a stranger's hold counts as abandoned only once this
@@ -40,7 +40,8 @@ class _Seen(NamedTuple):
 class Sightings:
     """See the module's text; times are ms of mono_ms(), server times ms of the server's clock.
 
-    watched_ms: an idle time of so much says: not renewed while this process watched long enough.
+    watched_ms: an entry that has been idle for so long was not renewed while this process watched
+    it, which was long enough.
     """
 
     def __init__(self) -> None:
@@ -98,12 +99,12 @@ class Sightings:
         return entry
 
     def walked(self) -> None:
-        """A walk through the list is complete: what was not seen in it is forgotten."""
+        """Note that a walk through the list is complete: entries not seen in it are forgotten."""
         self._seen_before, self._seen = self._seen, {}
 
 
 def _steps(before: tuple[int, int, int], after: tuple[int, int, int]) -> bool:
-    """Did the server's clock go otherwise than ours? Each: asked, answered, the server's time."""
+    """Did the server's clock step? before, after: (asked, answered, the server's time) each."""
     asked_before_ms, answered_before_ms, server_before_ms = before
     asked_ms, answered_ms, server_ms = after
     least = asked_ms - answered_before_ms - _CLOCK_TOLERANCE_MS

@@ -1,8 +1,9 @@
-"""What the server holds under this consumer's name and never arrived here: brought in again.
+"""Brings in messages that the server has delivered to this consumer and that never arrived here.
 
-Small entries come together, large ones one by one: what does not arrive spoils nothing else. What
-does not arrive alone either, though the server answers, has failed this delivery as if a handler
-had failed it: it waits for the next one, and after the last it is buried, copied by the server.
+Small entries come together, large ones one by one, so that one that does not arrive harms no other.
+If an entry does not arrive alone either, though the server answers, this delivery has failed as if
+a handler had failed it: the message waits for the next one, and after the last it is buried; the
+server itself copies it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Stranded:
         self._one_by_one = False  # several did not arrive together
 
     async def batch(self, count: int) -> list[StreamMessage]:
-        """Up to ``count`` of it, the small ones first; the dead are buried.
+        """Up to ``count`` of these messages, the small ones first; buries those that are dead.
 
         The last permitted delivery of a message comes alone.
         """
@@ -51,7 +52,7 @@ class Stranded:
     def _chosen(
         self, offers: Sequence[SeenEntry], sizes: Mapping[str, int], count: int
     ) -> Sequence[SeenEntry]:
-        """The first, and those beside it that are small, too."""
+        """The first entry, and if it is small, those after it that are small, too."""
         size = 0
         for index, offer in enumerate(offers):
             size += sizes[offer.id]
@@ -81,7 +82,7 @@ class Stranded:
             return []
 
     async def _failed(self, offer: SeenEntry, why: str) -> None:
-        """This delivery has come to nothing."""
+        """Note that this delivery has failed."""
         in_flight = self._in_flight
         log.warning(
             "message %s of stream %s: %s; delivery %d of %d",

@@ -1,4 +1,4 @@
-"""Walk the pending list page by page and say what is due; bounded per step, resumed by cursor."""
+"""Walks the pending list page by page and finds what is due; each step is bounded."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Sweep:
         self._say_odd_at_ms = 0
 
     async def look(self) -> None:
-        """Only see that the server answers, lest the watching has a gap."""
+        """Only ask the server for its time, so that the watching has no gap."""
         asked_ms = mono_ms()
         server_ms = await self.pending.server_ms()
         self.sightings.answered(asked_ms, mono_ms(), server_ms)
@@ -67,7 +67,7 @@ class Sweep:
         for entry in entries:
             try:
                 decision = self._decide(entry, now_ms)
-            except Exception:  # whatever somebody made of it: the others have their turn
+            except Exception:  # an entry with damaged fields must not hold up the others
                 self._say_odd(entry, now_ms)
                 continue
             if decision not in (Fate.LEAVE, Fate.RENEW):
@@ -76,7 +76,7 @@ class Sweep:
             self.sightings.walked()
             self.restart()
         else:
-            if self._end == "+":  # or the walk would follow busy workers for ever
+            if self._end == "+":  # else the walk would never end while workers read new messages
                 self._end = await self.pending.newest()
             self._cursor, self.at_start = entries[-1].id, False
         return due

@@ -1,6 +1,6 @@
-"""One line at debug for each message: how it ended, and after how long.
+"""A line in the log at level debug for each message: how it ended, and after how long.
 
-Only where somebody wants to see it: else a session takes a plain Batch, and none of this runs.
+At other levels a session takes a plain Batch, and none of this runs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ log = logger(__name__)
 
 
 def batch_kind(stream: str) -> Callable[..., Batch]:
-    """What makes the batches of this stream, as the log's level is now."""
+    """The class of batches for this stream, by the level of the log now."""
     return partial(ToldBatch, stream) if log.isEnabledFor(logging.DEBUG) else Batch
 
 
 class ToldBatch(Batch):
-    """A batch that tells of each message of ``stream``."""
+    """A batch that logs the end of each message of ``stream``."""
 
     def __init__(self, stream: str, *args: Any) -> None:
         super().__init__(*args)

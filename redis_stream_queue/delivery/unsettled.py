@@ -1,4 +1,4 @@
-"""What has been handled, or given up, and Redis does not know of: to acknowledge, park or bury."""
+"""What has been handled or given up and Redis does not know of yet: to acknowledge, park, bury."""
 
 from __future__ import annotations
 
@@ -78,17 +78,17 @@ class Unsettled:
         self._rules_of = rules_of
 
     def settled(self) -> set[str]:
-        """The ids of all that is only to be told."""
+        """The ids of all messages that are decided and of which Redis has to be told."""
         return self.to_ack.keys() | self.to_park.keys() | self.to_bury.keys()
 
     def handed_again(self, messages: Sequence[StreamMessage]) -> None:
-        """They are held anew: what was to become of them before is past."""
+        """These messages are held anew: forget what was decided about them before."""
         for message in messages:
             self.to_park.pop(message.id, None)
             self.kept.pop(message.id, None)
 
     def note(self, messages: Sequence[StreamMessage], verdict: Verdict) -> None:
-        """How handling them ended; Redis hears of it with the next settling or read."""
+        """Note how handling these messages ended; Redis is told with the next settling or read."""
         if verdict is DONE:
             if self._rules_of is not as_configured:
                 for message in [message for message in messages if RESULT in message.headers]:
@@ -99,7 +99,7 @@ class Unsettled:
         for message in messages:
             try:
                 self._carry_out(message, verdict)
-            except Exception:  # whatever is wrong with it costs this message alone
+            except Exception:  # an error of a rule or a hook must harm no other message
                 log.exception("what to do with message %s is unclear: tried again", message.id)
                 self.to_park[message.id] = Parked(message.id, self._config.first_retry_ms)
         if retried := [message for message in messages if message.id in self.to_park]:
@@ -149,9 +149,9 @@ class Unsettled:
         log.info("%s of %s has expired: %s", message.id, self._stream, verdict.error)
 
     def note_kept_done(self, ids: Sequence[str]) -> None:
-        """A handler that collects messages has finished these, of earlier batches.
+        """Note that a handler that collects messages has finished these, of earlier batches.
 
-        Whoever has them meanwhile: done is done.
+        They are acknowledged even if another consumer has them meanwhile.
         """
         for entry_id in ids:
             self.kept.pop(entry_id, None)
@@ -182,8 +182,8 @@ class Unsettled:
         self.to_bury[message.id] = Dead(message, reason, error, seen)
 
     def resumed(self, messages: Sequence[StreamMessage]) -> list[StreamMessage]:
-        """Those that may start. Of one that waited long for its next try the server has counted
-        this delivery only: it is given back with all of them, due now."""
+        """Those that may start. A retry that was scheduled comes back as a new entry, of which the
+        server has counted this delivery only: it is given back with all its deliveries, due now."""
         found = []
         for message in messages:
             deliveries = _deliveries_before(message)
@@ -206,10 +206,10 @@ class Unsettled:
                 self.to_park[message.id] = parked._replace(suspect=alone)
 
     def admitted(self, messages: list[StreamMessage], *, beside: bool) -> list[StreamMessage]:
-        """Those that may run now, by the rules of each: what has used up its own deliveries is
-        dead, and the last one of them is alone.
+        """Those that may run now, by the rules of each: a message that has used up its own
+        deliveries is dead, and one at its last delivery runs alone.
 
-        beside: others run already.
+        beside: do other messages run already?
         """
         if not [True for message in messages if message.delivery_count > 1]:
             return messages
@@ -230,7 +230,7 @@ class Unsettled:
 
 
 def may_all_run(messages: Sequence[StreamMessage]) -> bool:
-    """Is each delivered for the first time, and nothing said about when it may start?"""
+    """Is this the first delivery of each message, without a deadline or earlier deliveries?"""
     for message in messages:
         headers = message.headers
         if message.delivery_count > 1 or (headers and (TTL in headers or DELIVERIES in headers)):
@@ -239,11 +239,11 @@ def may_all_run(messages: Sequence[StreamMessage]) -> bool:
 
 
 def _deliveries_before(message: StreamMessage) -> int:
-    """As its headers say; 0 where they do not."""
+    """How many deliveries its headers tell of; 0 = none."""
     said = message.headers.get(DELIVERIES, "")
     return int(said) if said.isdecimal() and len(said) <= MOST_DIGITS else 0
 
 
 def given_back(entry_id: str, delivery_count: int, delay_ms: int = 0) -> Parked:
-    """Parked, and this delivery does not count."""
+    """An entry to give back, so that this delivery does not count."""
     return Parked(entry_id, delay_ms, deliveries=uncounted(delivery_count))
