@@ -46,7 +46,7 @@ def _message_ids(_: click.Context, __: click.Parameter, value: Any) -> Any:
 @click.command()
 @stream_argument
 @group_option
-@click.option("--for", "span", type=Span(), help="Go on by itself after this (10m, 2h).")
+@click.option("--for", "span", type=Span(366), help="Go on by itself after this (10m, 2h).")
 @on_redis
 def pause(redis: Redis, stream: str, group: str | None, span: float | None) -> None:
     """Start no message of STREAM any more, on all hosts. What runs ends; nothing is lost.

@@ -49,7 +49,7 @@ READ_BYTES = 1 << 18
 @click.option("--file", "file", type=click.File("rb"), help="Push every line of FILE (- = stdin).")
 @click.option("--text", is_flag=True, help="The data is text as it stands, not JSON.")
 @click.option("--group", callback=name, help="Create this consumer group first if it is missing.")
-@click.option("--delay", type=Span(), help="Not now, but so much later (90s, 15m, 2h).")
+@click.option("--delay", type=Span(366), help="Not now, but so much later (90s, 15m, 2h).")
 @click.option("--at", type=Date(), help="Not now, but then (2027-01-01T09:00+01:00).")
 @click.option(
     "--serializer",

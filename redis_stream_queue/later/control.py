@@ -9,8 +9,9 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+from .._clock import wall_ms
 from ..connection.link import Command, Link, first_error
-from ..connection.refusals import is_forbidden
+from ..connection.refusals import is_forbidden, of_key
 from ..connection.replies import mapping, text
 from ..connection.scripts import Script
 from ..exceptions import ClusterSlotError
@@ -32,12 +33,16 @@ redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 16, '*', 'control', '1')
 """
 ).returning(None)
 
-# KEYS: control, bell. ARGV: field. Returns 1 if it was paused.
-RESUME = Script("""
-local was = redis.call('HDEL', KEYS[1], ARGV[1])
-if was == 1 then redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 16, '*', 'control', '1') end
-return was
-""").returning(int)
+# KEYS: control, bell. ARGV: field. Returns 1 if it was paused, 0 also if that was over.
+RESUME = Script(
+    NOW
+    + """
+local ends = tonumber(string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', ':(%d+)$')) or 0
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 16, '*', 'control', '1')
+return (ends == 0 or ends > now) and 1 or 0
+"""
+).returning(int)
 
 
 class Pause(NamedTuple):
@@ -82,9 +87,22 @@ async def resume(link: Link, key: str, group: str | None) -> bool:
 
 
 async def paused(link: Link, key: str) -> dict[str, Pause]:
-    """All pauses of a stream, by field. Raises what Redis raises."""
+    """The pauses of a stream that are not over, by field. Raises what Redis raises.
+
+    Redis' clock counts, where this user may ask for it.
+    """
     control = companions(key).control
-    return pauses(await link.call(control, "HGETALL", control))
+    asked: list[Command] = [("TIME",), ("HGETALL", control)]
+    time, found = await link.run(control, asked, link.endpoint.socket_timeout)
+    [fields] = first_error([of_key(found, control)])
+    now_ms = wall_ms()
+    if not isinstance(time, Exception):
+        now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
+    return {
+        name: made
+        for name, made in pauses(fields).items()
+        if made.until_ms is None or made.until_ms > now_ms
+    }
 
 
 async def cancelled(link: Link, key: str, ids: Collection[str], limit_s: float | None) -> set[str]:

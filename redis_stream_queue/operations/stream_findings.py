@@ -268,7 +268,7 @@ def _claim_time(facts: StreamFacts, group: str, pools: list[Heartbeat]) -> Findi
 
 
 def _is_paused(facts: StreamFacts, group: str) -> Finding | None:
-    if pause_of(facts.pauses, group, wall_ms()) is None:
+    if pause_of(facts.pauses, group, 0) is None:
         return None
     resume = [
         f"rsq resume {facts.key}{option}"

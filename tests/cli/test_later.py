@@ -51,7 +51,8 @@ def test_purge_takes_what_is_due_before_a_date(pool_url: str) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("push", "s", "--at", "2090-01-01", "1"), "no time zone"),
+        (("push", "s", "--at", "2090-01-01", "1"), "add one, as in 2090-01-01T00:00+01:00"),
+        (("push", "s", "--delay", "367d", "1"), "366d at most"),
         (("push", "s", "--at", "tomorrow", "1"), "expected a date"),
         (("push", "s", "--delay", "5", "1"), "expected a number and"),
         (("push", "s", "--delay", "5s", "--at", "2090-01-01T00:00Z", "1"), "one of them"),

@@ -10,6 +10,7 @@ import pytest
 
 from redis_stream_queue import ConfigError, StreamMessage, StreamProducer, per_message
 from redis_stream_queue.later.control import paused
+from redis_stream_queue.later.keys import companions
 from redis_stream_queue.later.mover import Listener, Mover
 from tests.library.kit import GROUP, Bench, RecordingHandler, running
 
@@ -76,11 +77,15 @@ async def test_a_pause_ends_also_where_nobody_is(server_bench: Bench) -> None:
     await client.pause(stream, for_s=0.05)
     await server_bench.push(1)
     await asyncio.sleep(0.1)
-    assert await paused(client.link(), client.key(stream))  # nobody has taken it away
+    assert not await paused(client.link(), client.key(stream))
+    assert await client.link().call("", "HLEN", companions(client.key(stream)).control) == 1
     assert await server_bench.once(server_bench.consumer(handler)) == 1
     async with running(server_bench, server_bench.consumer(handler)):
         await server_bench.push(2)
         await server_bench.until(lambda: len(handler.messages) == 2, "it is handled")
+    assert not await client.resume(stream)
+    await client.pause(stream, for_s=60)
+    assert await client.resume(stream)
 
 
 async def test_a_pause_is_heard_where_the_server_s_clock_was_set_back(server_bench: Bench) -> None:
