@@ -13,6 +13,7 @@ import sentry_sdk
 from sentry_sdk.integrations.logging import ignore_logger
 
 from .._clock import wall_ms
+from ..delivery import current
 from ..exceptions import Reject, Retry
 from ..message import StreamMessage, id_key
 from ..middleware import Middleware, Source, around
@@ -45,8 +46,8 @@ class SentryProducer(ScopedProducer):
 def sentry_scope() -> Middleware:
     """Middleware: a scope and a transaction around each call, with the message's id in them.
 
-    An exception is sent when it makes the message a dead letter: at its last delivery. One that is
-    followed by a retry, Retry and Reject are not.
+    An exception is sent when it makes the message a dead letter: at its last delivery, or where its
+    task does not retry it. One that is followed by a retry, Retry and Reject are not.
     """
     ignore_logger(OUR_ERRORS)
 
@@ -74,8 +75,9 @@ def sentry_scope() -> Middleware:
                     raise
                 except BaseException as error:  # whatever is raised is told, and goes on
                     transaction.set_status("internal_error")
+                    rules = current.rules()  # of a task; a batch has none
                     last = max(message.delivery_count for message in messages)
-                    if last >= source.max_deliveries:
+                    if last >= rules.most(source.max_deliveries) or not rules.retries(error):
                         sentry_sdk.capture_exception(error)
                     raise
 

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import sentry_sdk
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -21,6 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from redis_stream_queue import ConsumerConfig, Queue, StreamClient, StreamConsumer
 from redis_stream_queue.integrations import opentelemetry as ours
 from redis_stream_queue.integrations.opentelemetry import TracedProducer, traced
+from redis_stream_queue.integrations.sentry import sentry_scope
 from tests.guide.conftest import Shell
 from tests.guide.test_pages import copied
 
@@ -205,4 +207,37 @@ async def test_tasks_of_a_queue_are_traced(pool_url: str, monkeypatch: pytest.Mo
     assert sorted(ran) == [("plain", 1), *(("waits", n) for n in range(5))]
     assert sorted(call.attributes["rsq.task"] for call in calls) == ["plain", *["waits"] * 5]
     assert {call.parent.span_id for call in calls} == {push.context.span_id for push in pushes}
+    await client.close()
+
+
+async def test_sentry_hears_of_a_task_when_its_own_rules_end_it(
+    pool_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the last delivery that its group allows: that may never come."""
+    told: list[str] = []
+    monkeypatch.setattr(sentry_sdk, "capture_exception", lambda error: told.append(str(error)))
+    client = StreamClient.from_url(pool_url)
+    queue = Queue("jobs", client=client)
+
+    def fail(name: str) -> None:
+        raise ValueError(name)
+
+    tasks = [
+        queue.task(name="once", max_deliveries=1)(fail),
+        queue.task(name="forgood", no_retry_on=(ValueError,))(fail),
+        queue.task(name="patient", max_deliveries=3, retry_delay_ms=1)(fail),
+    ]
+    for task in tasks:
+        await task.push(task.name)
+    config = ConsumerConfig(group=queue.group, block_ms=0, max_deliveries=5, min_idle_claim_ms=1)
+    handler = queue.stream_handler()
+    consumer = StreamConsumer(client, "jobs", config, handler, middleware=[sentry_scope()])
+    async with asyncio.timeout(20):
+        while len(told) < 3:
+            await consumer.run_once()
+            await asyncio.sleep(0.002)
+    await consumer.run_once()
+
+    assert sorted(told) == ["forgood", "once", "patient"]
+    assert consumer.metrics().total_errors == 5
     await client.close()
