@@ -14,7 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from redis_stream_queue import ConsumerConfig, StreamClient, StreamProducer
+from redis_stream_queue._clock import mono_ms
+from redis_stream_queue.pool.master.recovery import Death, Recovery
+from redis_stream_queue.pool.master.slots import nobody
 from redis_stream_queue.pool.metrics_pipe import REPORT_S
+from redis_stream_queue.pool.scoreboard import Scoreboard
+from redis_stream_queue.pool.settings import Settings
+from redis_stream_queue.pool.totals import Unconfirmed
 from tests.support.ledger import STREAM, Ledger
 from tests.support.pool import PoolProcess
 from tests.support.waiting import wait_until
@@ -185,3 +192,24 @@ def _snapshots(pool: PoolProcess) -> dict[int, int]:
     pool.send(signal.SIGUSR1)
     wait_until(lambda: len(_SNAPSHOTS.findall(pool.stderr)) >= before + 2, 5, "a line of each slot")
     return {int(slot): int(count) for slot, count in _SNAPSHOTS.findall(pool.stderr)}
+
+
+async def test_what_a_killed_worker_had_asked_for_is_counted_if_it_was_done(pool_url: str) -> None:
+    """It was killed after its last commands and before their answers: one was done, one was not."""
+    client, consumer = StreamClient.from_url(pool_url), ConsumerConfig(group="crew")
+    done, held = await StreamProducer(client, STREAM, group="crew").push_many([1, 2])
+    await client.create_group(STREAM, "crew")
+    await client.read(STREAM, "crew", "dead", 2, 0)
+    await client.command("XACK", STREAM, "crew", done)
+    settings = Settings(STREAM, consumer, 1, False, True, policy=consumer.policy, limited=False)
+    recovery = Recovery(client, settings, Scoreboard(), list)
+    death, counted = Death("dead", mono_ms(), nobody, "killed"), list[tuple[str, int]]()
+    death.unconfirmed = [Unconfirmed("acked", 3, done), Unconfirmed("dead", 1, held)]
+    death.confirm = lambda name, count: counted.append((name, count))
+
+    recovery.died(death)
+    await recovery.look_at_deaths()
+    await recovery.look_at_deaths()
+
+    assert counted == [("acked", 3)]
+    await client.close()
