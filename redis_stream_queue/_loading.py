@@ -18,6 +18,7 @@ from .handlers import HandlerSource
 from .serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
 
 LAST_LINES = 12
+MOST_NAMES = 5  # of what a module has instead
 IMPORTING = (__file__, importlib.__file__, "<frozen importlib")
 OURS = (os.path.dirname(__file__) + os.sep, "<string>")  # that is a dataclass' __init__
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
@@ -55,6 +56,8 @@ def load(target: str) -> Any:
     Raises LoadError with the import error's own last lines.
     """
     module_name, _, path = target.partition(":")
+    if not path:
+        raise LoadError("it names a module alone: what in it? As in app:queue.")
     try:
         here = os.getcwd()
     except FileNotFoundError:
@@ -155,7 +158,14 @@ def _did_you_mean(found: Any, name: str) -> str:
     names = [
         n
         for n, value in vars(found).items()
-        if callable(value) and not n.startswith("_") and getattr(value, "__module__", None) == own
+        if not n.startswith("_")
+        and (
+            (callable(value) and getattr(value, "__module__", None) == own)
+            or (isinstance(value, HandlerSource) and not isinstance(value, type))
+        )
     ]
-    close = difflib.get_close_matches(name, names, 3)
-    return f"Did you mean {', '.join(close)}?" if close else "Check the name after the colon."
+    if close := difflib.get_close_matches(name, names, 3):
+        return f"Did you mean {', '.join(close)}?"
+    return (
+        f"It has {', '.join(names[:MOST_NAMES])}." if names else "Check the name after the colon."
+    )

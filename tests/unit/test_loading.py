@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,18 @@ def declare():
     {wrong}
 
 declare()
+"""
+
+NAMED = """
+from os.path import join
+from redis_stream_queue import Queue
+
+queue = Queue("work")
+
+@queue.task
+def resize(photo: int) -> None: ...
+
+def helper() -> None: ...
 """
 
 
@@ -44,3 +58,26 @@ def test_where_we_refuse_the_apps_own_line_is_the_last(
     ] * 2
     assert wrong in str(failed.value)
     assert said in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("named_app:queu", "no 'queu'. Did you mean queue?"),
+        ("named_app:resise", "Did you mean resize?"),
+        ("named_app:zzz", "It has queue, resize, helper."),
+        ("named_app", "what in it? As in app:queue"),
+        ("named_app:", "what in it? As in app:queue"),
+    ],
+)
+def test_what_a_module_has_instead_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, said: str
+) -> None:
+    """Queues, too, which nobody can call; not what it has imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "named_app", raising=False)
+    (tmp_path / "named_app.py").write_text(NAMED)
+
+    with pytest.raises(LoadError, match=re.escape(said)):
+        load(target)

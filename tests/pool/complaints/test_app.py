@@ -22,7 +22,7 @@ class TestTheApp:
             ("nosuch:handler", "no module 'nosuch'"),
             ("app.sub:handler", "no module 'app.sub'"),
             ("app:handlr", "no 'handlr'. Did you mean handler"),
-            ("app:zzz", "no 'zzz'. Check the name"),
+            ("app:zzz", "no 'zzz'. It has handler"),
             ("app:handler.deep", "no 'handler.deep'"),
             ("app:number", "int, not a function"),
             ("app:Handler", "is a class, not a function"),
