@@ -1,4 +1,4 @@
-"""Arguments of a task: bound in the caller, and made of what travels at the worker."""
+"""Arguments of a task: bound and packed in the caller, and unpacked in the worker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kwargs = Mapping[str, Any]
 
 
 class Arguments:
-    """How the arguments of one function travel.
+    """Packs and unpacks the arguments of one function.
 
     task: its name, for errors. check: raises TypeError for arguments that the function does not
     take.
@@ -65,23 +65,25 @@ class Arguments:
         return str(signature.replace(parameters=parameters, return_annotation=returns))
 
     def result(self) -> Conversion | None:
-        """How what it returns travels; None = as it is. Raises ConfigError if it cannot."""
+        """How the value that the function returns is packed; None = it is sent as it is.
+
+        Raises ConfigError if values of that type cannot be packed."""
         hint = self._hints.get("return", Any)
         return conversion_of(hint, f"what task {self._task!r} returns")
 
     def packed(self, args: Sequence[Any], kwargs: Kwargs) -> tuple[Sequence[Any], Kwargs]:
-        """As the serializer takes them. Raises TypeError and SerializationError."""
+        """The arguments as the serializer takes them. Raises TypeError and SerializationError."""
         self.check(*args, **kwargs)
         return (args, kwargs) if self.plain else self._converted(args, kwargs, _pack)
 
     def unpacked(self, args: Sequence[Any], kwargs: Kwargs) -> tuple[Sequence[Any], Kwargs]:
-        """As the function takes them. Raises SerializationError."""
+        """The arguments as the function takes them. Raises SerializationError."""
         return (args, kwargs) if self.plain else self._converted(args, kwargs, _unpack)
 
     def of_texts(
         self, args: Sequence[str], kwargs: Mapping[str, str]
     ) -> tuple[list[Any], dict[str, Any]]:
-        """As they travel, of what was typed: each is a JSON value, or else a text.
+        """Packed arguments from what was typed in a shell: each is a JSON value, or else a text.
 
         Raises TypeError for what the function does not take, and SerializationError.
         """

@@ -1,4 +1,4 @@
-"""What a task can ask about the message that it runs for."""
+"""The message that a task runs for, as the task can ask for it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Running:
 
     @property
     def deadline(self) -> datetime | None:
-        """When that is, by this machine's clock in UTC."""
+        """The time of that limit, by this machine's clock in UTC; None = it has none."""
         left_s = self.left_s
         return None if left_s is None else datetime.now(UTC) + timedelta(seconds=left_s)
 
@@ -70,7 +70,7 @@ def running() -> tuple[StreamMessage, Rules, int] | None:
 def current() -> Running:
     """The message that the task which calls this runs for.
 
-    Raises ConfigError where no task runs (one that is called as a plain function, say).
+    Raises ConfigError if no task runs, for example in a task that is called as a plain function.
     """
     found = running()
     if found is None:

@@ -30,7 +30,7 @@ Status = Literal["scheduled", "waiting", "running", "retrying", "done", "dead", 
 
 
 class Kept(NamedTuple):
-    """How results of a task are kept: for so many ms, converted so."""
+    """How results of a task are kept: how long, in ms, and how they are packed."""
 
     ttl_ms: int
     conversion: Conversion | None = None
@@ -44,9 +44,9 @@ def kept_for(ttl_s: float, conversion: Conversion | None = None) -> Kept:
 class Job(Generic[R]):
     """One call of a task that was pushed.
 
-    id: of its message, ``@<due ms>-<number>`` of one for later. task: its name.
-    stream: where it is. pushed: what its push returned. kept: its result.
-    duplicate: it was not pushed again (``dedup_id``, ``unique``): this is the earlier one.
+    id: of its message; of one for later ``@<due ms>-<number>``. task: name of the task.
+    duplicate: nothing was pushed, and this is the earlier call with the same ``dedup_id`` or
+    ``unique`` key. stream: where it is. pushed: what its push returned. kept: how its result is.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Job(Generic[R]):
         return found.state  # type: ignore[return-value]
 
     async def _is_dead(self, entry_id: str) -> bool:
-        """Is there a letter of it? They are looked at from its own time on."""
+        """Is there a dead letter of this call? Looks at letters from the time of the call on."""
         if not is_entry_id(entry_id):
             return False
         letters = DeadLetterQueue(self._stream.client, self._stream.dlq_stream)
@@ -100,7 +100,7 @@ class Job(Generic[R]):
         return False
 
     async def cancel(self) -> bool:
-        """Take it back: it does not start any more, and is interrupted where it runs.
+        """Cancel the call: it does not start any more, or is interrupted if it runs.
 
         Returns False if it had ended already.
         """
@@ -116,9 +116,9 @@ class Job(Generic[R]):
         return True
 
     async def result(self, timeout_s: float | None = None) -> R:
-        """What the task returned, as soon as it has; any number of others may wait for it, too.
+        """Wait for the value that the task returns; any number of programs may wait for it.
 
-        timeout_s: seconds to wait for it; None = as long as it takes.
+        timeout_s: seconds to wait; None = without a limit.
         Raises TaskFailed if it has failed for good, ResultGone if it has ended and there is no
         result (any more), TimeoutError, and ConfigError for a task that keeps none, and where a
         task would wait without end for one of its own queue.
@@ -180,7 +180,7 @@ class Job(Generic[R]):
         return self._blocking(self.cancel)
 
     def _blocking(self, ask: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        """What a method gives, in a loop that lasts as long as that takes."""
+        """The result of a method, run in an event loop of its own."""
 
         async def asked() -> T:
             try:

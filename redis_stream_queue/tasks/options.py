@@ -19,14 +19,15 @@ NAME = Form(rf"[^\s:]{{1,{MOST_NAME}}}", f"a text of 1 to {MOST_NAME} characters
 class TaskOptions(TypedDict, total=False):
     """Options of ``@queue.task``; what is not given is as the pool has it.
 
-    name: under which it travels; its function's, if not given.
+    name: of the task; None = the name of its function.
     max_deliveries: deliveries before a call is dead, crashes included. retry_delay_ms,
         retry_max_delay_ms: before the first retry, and the longest; it doubles in between.
-    retry_on: only these errors are tried again, others are dead at once. no_retry_on: these are.
+    retry_on: a call is tried again only after these errors; after others it is dead at once.
+    no_retry_on: after these errors it is dead at once.
     time_limit_s: seconds after which its worker is killed. soft_time_limit_s: seconds after which
         SoftTimeLimitExceeded is raised in it.
-    result_ttl_s: seconds that what it returns is kept for ``job.result()``; None = it is not.
-    concurrency: how many calls of an async one run side by side in a worker.
+    result_ttl_s: how long the value that it returns is kept for ``job.result()``; None = not.
+    concurrency: how many calls of an async task run side by side in a worker.
     """
 
     name: str | None
@@ -133,7 +134,7 @@ ELSEWHERE = {
 
 
 def not_here(kind: str, shown: str, name: str) -> AttributeError:
-    """What to use instead of an attribute that a task or a job does not have."""
+    """A text that says what to use instead of an attribute that a task or a job does not have."""
     instead = ELSEWHERE[kind].get(name)
     hint = f": here it is {instead}" if instead else ""
     return AttributeError(f"{shown} has no attribute {name!r}{hint}")

@@ -24,8 +24,8 @@ T = TypeVar("T")
 class Pushing(Generic[P, R]):
     """Pushes calls of one task under certain options.
 
-    stream: where they go. name: of the task; arguments: how they travel; None = as they are.
-    kept: how its results are kept; None = they are not.
+    stream: where the calls go. name: of the task. arguments: packs them; None = they are sent as
+    they are. kept: how results are kept; None = they are not.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Pushing(Generic[P, R]):
         """The same task, pushed under these options.
 
         options: delay_ms, at, dedup_id, dedup_ttl_s, unique, unique_until, ttl_ms, expired,
-        headers, timeout_s; see docs/later.md. Raises ConfigError for what cannot be.
+        headers, timeout_s; see docs/later.md. Raises ConfigError for wrong ones.
         """
         both: Any = {**self._options, **options}
         return Pushing(self._stream, self.name, self.arguments, self._kept, both)

@@ -69,12 +69,12 @@ class Queue:
     ... def resize(photo: int, width: int = 800) -> None: ...
     >>> job = await resize.push(42, width=640)
 
-    stream: its name. group: ``<stream>_workers`` if not given.
-    client, url: where it is; without either ``REDIS_URL``, within a pool where that reads.
-    serializer: JSON if not given. max_len: see StreamProducer.
-    dlq_handler, error_hook: see stream_handler.
-    producer: class of what pushes, such as TracedProducer.
-    settings: any field of ConsumerConfig but payload_field, for tasks that say nothing else; and
+    stream: name of the stream. group: None = ``<stream>_workers``.
+    client, url: the server; without both, the server of the pool in a worker, else ``REDIS_URL``.
+    serializer: None = JSON. max_len: see StreamProducer. dlq_handler, error_hook: see
+    stream_handler.
+    producer: class of the producer, such as TracedProducer.
+    settings: any field of ConsumerConfig but payload_field, for tasks without own ones; and
         middleware, on_worker_start, on_worker_stop, workers, nice: see stream_handler.
 
     Raises ConfigError naming a wrong setting.
@@ -138,9 +138,9 @@ class Queue:
     def task(self, func: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
         """Make a task of a function, plain or async.
 
-        func: of a module; its name is the task's. options: see TaskOptions and docs/tasks.md.
-        Raises ConfigError for what cannot be one, for a name that is taken, and for parameters that
-        cannot travel.
+        func: a function of a module; its name is that of the task. options: see TaskOptions and
+        docs/tasks.md. Raises ConfigError for another kind of function, for a name that is taken,
+        and for parameters whose type cannot be sent.
         """
         made = checked(options)
 
@@ -177,9 +177,9 @@ class Queue:
         return self.options().push_sync(task, *args, **kwargs)
 
     def job(self, task: str, job_id: str) -> Job[Any]:
-        """A job that was pushed elsewhere.
+        """A call that was pushed by another program.
 
-        task: its name. job_id: its id.
+        task: name of the task. job_id: the id that the push returned.
         """
         known = self.tasks.get(task)
         return Job(self._stream, task, job_id, known.kept if known else Kept(DEFAULT_TTL_MS))
@@ -222,23 +222,23 @@ class Queue:
         return decorate
 
     def testing(self, *, run: bool = True) -> AbstractContextManager[list[PushedCall]]:
-        """Meanwhile nothing is pushed to Redis: calls are recorded, and run where they are pushed.
+        """A context within which nothing goes to Redis: calls are recorded, and run at their push.
 
         >>> with queue.testing() as pushed:
         ...     upload("cat.jpg")
         >>> assert [call.task for call in pushed] == ["resize"]
 
-        run: False = they are only recorded, as is what has a ``delay_ms`` or an ``at``. What a task
-        raises, its push raises.
+        run: False = calls are only recorded, as calls with a ``delay_ms`` or an ``at`` always are.
+        A push raises the error that its task raises.
         """
         check("run", run, Switch())
         serializer = for_stream(self._declared["serializer"] or JsonSerializer(), self.stream)
         return taking(self._stream, Trial(run=run, serializer=serializer, call=self.tasks.call))
 
     def send_to(self, client: StreamClient) -> None:
-        """What is pushed from now on goes there.
+        """Send all further pushes to another server.
 
-        client: its server.
+        client: of that server.
         """
         self._stream.send_to(client)
 
@@ -247,7 +247,7 @@ class Queue:
         await self._stream.close()
 
     def stream_handler(self) -> PerMessage:
-        """What a pool runs. Raises ConfigError if there is no task."""
+        """The handler that a pool runs. Raises ConfigError if there is no task."""
         if not self.tasks:
             raise ConfigError(
                 f"queue {self.stream!r} has no tasks: decorate functions with @queue.task, in this "

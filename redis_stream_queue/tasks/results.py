@@ -1,4 +1,4 @@
-"""Results of jobs: read, waited for on a connection of one's own, and told in Python's terms."""
+"""Results of jobs: waits for them on connections of their own; makes values or errors of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_KEPT = 50  # connections that nobody waits on
 
 
 class Waiting:
-    """Connections on which somebody may wait for results, used again and again."""
+    """Connections for waiting for results; each is used again and again."""
 
     def __init__(self) -> None:
         self._free: list[DedicatedConnection] = []
@@ -54,7 +54,7 @@ class Waiting:
                     await asyncio.sleep(backoff.next_s())
 
     async def _moved(self, link: Link, key: str, longest_s: float) -> Any:
-        """Wait until it is there, and leave it for others; None after so long.
+        """Wait for a result and leave it there for others; None after the time is over.
 
         Source: https://redis.io/docs/latest/commands/blmove/
         """
@@ -78,7 +78,7 @@ class Waiting:
         return found
 
     async def close(self) -> None:
-        """Close what nobody waits on, in this loop."""
+        """Close the connections of this loop on which no task waits."""
         loop = asyncio.get_running_loop()
         mine = [one for one in self._free if one.link.loop is loop]
         self._free = [one for one in self._free if one.link.loop is not loop]
@@ -87,7 +87,7 @@ class Waiting:
 
 
 async def _ended(client: StreamClient, stream: str, group: str, job_id: str) -> bool:
-    """Will nobody write its result any more?"""
+    """Has the job ended, so that its result will never be written?"""
     found = await client.find(stream, job_id)
     if found is None:
         return True
@@ -96,7 +96,7 @@ async def _ended(client: StreamClient, stream: str, group: str, job_id: str) -> 
 
 
 def failed(task: str, job_id: str, answer: bytes) -> TaskFailed:
-    """The error that stands in an answer that is no value."""
+    """The error in the answer of a task that has failed."""
     try:
         reason, error = json.loads(text(answer[len(VALUE) :]))
     except (ValueError, TypeError):

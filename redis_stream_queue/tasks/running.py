@@ -1,4 +1,4 @@
-"""What a worker runs: the task that a message calls."""
+"""Runs the tasks that messages call, in a worker."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class TaskRunner(PerMessage):
         self._tasks = tasks
 
     def lanes(self, batch: Batch) -> int:
-        """What blocks waits until nothing runs, and what comes after it waits for its end; so does
-        what comes behind a task of which as many run as may."""
+        """How many calls may run now. A plain task waits until nothing runs, and the next message
+        waits for its end; a message also waits behind an async task that has no free lane."""
         if not self.mixed:
             return self.concurrency
         if batch.handed is not None or batch.blocks:
@@ -61,9 +61,9 @@ class TaskRunner(PerMessage):
 
 
 class Tasks(Mapping[str, AnyTask]):
-    """The tasks of a queue, by name; how messages find them. encode: what they return.
+    """The tasks of a queue, by name. encode: makes bytes of the values that they return.
 
-    alike: are all async, and may as many of each run side by side?
+    alike: are all tasks async, with the same concurrency?
     """
 
     def __init__(self, encode: Callable[[Any], bytes]) -> None:
@@ -83,7 +83,7 @@ class Tasks(Mapping[str, AnyTask]):
         return len(self._tasks)
 
     def add(self, task: AnyTask) -> None:
-        """The name must be new."""
+        """Add a task, whose name must be new."""
         self._tasks[task.name] = task
         self._rules[task.name] = task.rules
         self._kinds.add((task.is_async, task.concurrency))
@@ -91,25 +91,25 @@ class Tasks(Mapping[str, AnyTask]):
 
     @property
     def concurrency(self) -> int:
-        """How many may run side by side."""
+        """How many calls of all tasks may run side by side."""
         return max((task.concurrency for task in self._tasks.values()), default=1)
 
     def of(self, message: StreamMessage | None) -> AnyTask | None:
-        """The task that it calls, if that is known."""
+        """The task that a message calls, None = unknown."""
         try:
             return self._tasks[message.data["task"]] if message is not None else None
         except (LookupError, TypeError):
             return None
 
     def rules_of(self, message: StreamMessage) -> Rules:
-        """What holds for this message."""
+        """The settings that hold for this message."""
         try:
             return self._rules[message.data["task"]]
         except (LookupError, TypeError):
             return _unknown(message.data)
 
     def call(self, message: StreamMessage) -> Any:
-        """Run it; what is async gives what is to be awaited.
+        """Run the task that a message calls; returns an awaitable if the task is async.
 
         Raises TaskUnknown, and what the task raises.
         """
@@ -134,7 +134,7 @@ class Tasks(Mapping[str, AnyTask]):
         return task.func(*args, **kwargs) if kwargs else task.func(*args)
 
     def _found(self, data: Any) -> tuple[AnyTask, Sequence[Any], Kwargs]:
-        """What a payload calls that others may have written. Raises TaskUnknown."""
+        """The call in a payload, which others may have written. Raises TaskUnknown."""
         call = call_in(data)
         if isinstance(call, str):
             raise TaskUnknown(call)
@@ -156,7 +156,7 @@ class Tasks(Mapping[str, AnyTask]):
         self._keep(task, message, await task.counted(args, kwargs))
 
     def _keep_when_there(self, task: AnyTask, message: StreamMessage, result: Any) -> Any:
-        """Of a plain function that gives an awaitable, the loop says what it is."""
+        """Keep the result of a plain function; if that is an awaitable, returns one to await."""
         if not must_be_awaited(result):
             self._keep(task, message, result)
             return None
@@ -167,7 +167,8 @@ class Tasks(Mapping[str, AnyTask]):
         return keep()
 
     def _keep(self, task: AnyTask, message: StreamMessage, result: Any) -> None:
-        """It goes with the acknowledgement. One that cannot travel is none: the work is done."""
+        """Keep a result, to be written with the acknowledgement. One that cannot be packed is
+        logged and left out: the work is done."""
         how = task.kept.conversion if task.kept else None
         try:
             encoded = self._encode(result if how is None else how.pack(result))

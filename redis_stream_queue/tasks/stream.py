@@ -1,4 +1,4 @@
-"""Where the calls of one queue go: a stream, its group, and how to get there."""
+"""The stream of one queue: its server, group, serializer and producer."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ T = TypeVar("T")
 
 
 class TaskStream:
-    """One stream of calls. Nothing is connected before something is pushed.
+    """One stream of calls. Nothing is connected before the first push.
 
-    url, client: where it is; without either ``REDIS_URL``, in a worker where its pool reads.
-    waiting: for results. kind: what pushes the calls. trial: takes them while the queue is tested.
+    url, client: the server; without both, that of the pool in a worker, else ``REDIS_URL``.
+    waiting: connections for results. kind: class of the producer. trial: takes the pushes while
+    the queue is under test, else None.
     stream, group, dlq_stream: names. serializer: None = JSON.
     """
 
@@ -66,11 +67,11 @@ class TaskStream:
         self._making = threading.Lock()
 
     def note(self, rules: Rules) -> None:
-        """A task of which these are the rules is called here."""
+        """Note a task of this queue, by its rules."""
         self._rules.append(rules)
 
     def running(self) -> str:
-        """Name of the task that calls this, if its own calls go here, too; else ""."""
+        """Name of the task that calls this function, if it belongs to this queue; else ""."""
         found = running()
         rules = found and found[1]
         return next((known.name for known in self._rules if known is rules), "")
@@ -82,7 +83,7 @@ class TaskStream:
 
     @property
     def dlq_stream(self) -> str:
-        """Where its pools put dead letters, unless they are told otherwise."""
+        """The dead-letter stream of its pools, unless an option names another one."""
         client = self.client
         cluster = client.endpoint.cluster
         return self._dlq_stream or default_dlq(self.stream, client.prefix, cluster=cluster)
@@ -113,13 +114,13 @@ class TaskStream:
         )
 
     def attach(self, url: str, prefix: str, stream: str, group: str) -> None:
-        """A pool reads it there: what tasks push goes there too, unless they say where."""
+        """Use the server of the pool that runs the tasks, unless the queue names one."""
         if self._client is None and self._url is None:
             self._url, self._prefix = url, prefix
         self.stream, self.group, self._producer = stream, group, None
 
     def send_to(self, client: StreamClient) -> None:
-        """What is pushed from now on goes there."""
+        """Send all further pushes to the server of this client."""
         check_client(client)
         self._client, self._producer = client, None
 

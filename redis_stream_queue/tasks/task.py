@@ -25,10 +25,10 @@ class Task(Pushing[P, R], Generic[P, R, V]):
 
     >>> job = await resize.push(42, width=640)
 
-    func: the function. name: under which it travels. is_async: it runs in the loop.
-    stream: where its calls go. options: what it asks for. number: among the tasks of its queue.
-    bound: its arguments. kept: how its results are. concurrency, running, rules: what holds for
-    its calls in a worker.
+    func: the function. name: of the task. is_async: does it run in the event loop? stream: where
+    its calls go. options: those of @queue.task. number: its number in the queue, from 1 on. bound:
+    packs its arguments. kept: how results are kept. concurrency, running, rules: for its calls in
+    a worker.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Task(Pushing[P, R], Generic[P, R, V]):
             self.running -= 1
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> V:
-        """Call the function, here and now."""
+        """Call the function itself; nothing is pushed."""
         return self.func(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<task {self.name!r}>"
 
     def stream_handler(self) -> Any:
-        """A task alone is nothing that a pool can be given."""
+        """Always raises ConfigError: a pool runs the queue of a task, not the task."""
         raise ConfigError(
             f"{self.name!r} is a task, which runs with the others of its queue: name the queue, as "
             "in rsq-pool app:queue."
@@ -88,7 +88,7 @@ class Task(Pushing[P, R], Generic[P, R, V]):
 
 
 def _name(func: Any, options: Options) -> str:
-    """Under which name it travels. Raises ConfigError for what is no function of a module."""
+    """The name of the task. Raises ConfigError for anything but a function of a module."""
     if not callable(func) or isinstance(func, type | staticmethod | classmethod):
         raise ConfigError(f"@queue.task wants a function of a module, got {func!r:.80}.")
     shown = getattr(func, "__qualname__", type(func).__qualname__)

@@ -1,8 +1,8 @@
-"""Which types of arguments and results travel, and how: by their annotations.
+"""Which types of arguments and results can be sent, and how they are packed, by annotation.
 
-What JSON knows travels as it is. Dates, UUIDs, decimals, enums, bytes, tuples, sets, dataclasses
-and structs are converted by msgspec (extra ``typed``), pydantic models by pydantic, each imported
-only where an annotation needs it.
+JSON values are sent as they are. Dates, UUIDs, decimals, enums, bytes, tuples, sets, dataclasses
+and structs are converted by msgspec (extra ``typed``), pydantic models by pydantic; each of the
+two is imported only if an annotation needs it.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ CONVERTED = (
 
 
 class Conversion(NamedTuple):
-    """pack: to what JSON knows. unpack: back. Both raise SerializationError."""
+    """pack: makes JSON values of a value. unpack: the reverse. Both raise SerializationError."""
 
     pack: Callable[[Any], Any]
     unpack: Callable[[Any], Any]
 
 
 def conversion_of(hint: Any, what: str) -> Conversion | None:
-    """How values with this annotation travel; None = as they are.
+    """How values with this annotation are converted; None = they are sent as they are.
 
-    what: is annotated so, for errors. Raises ConfigError if they cannot travel.
+    what: the annotated parameter, for errors. Raises ConfigError if they cannot be sent.
     """
     hint = _bare(hint)
     if _is_native(hint):
@@ -58,7 +58,7 @@ def conversion_of(hint: Any, what: str) -> Conversion | None:
 
 
 def _bare(hint: Any) -> Any:
-    """Without what is only for type checkers."""
+    """The annotation without parts that are only for type checkers."""
     while True:
         if isinstance(hint, typing.NewType):
             hint = hint.__supertype__
@@ -83,7 +83,7 @@ def _is_native(hint: Any) -> bool:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Is it what an annotation says that needs no conversion? True for one that does."""
+    """Has the value the annotated type? Always True for types that need a conversion."""
     hint = _bare(hint)
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if not _is_native(hint) or hint in (Any, object) or isinstance(hint, typing.TypeVar):
@@ -102,7 +102,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _parts(hint: Any) -> Iterator[Any]:
-    """It, and what it is made of."""
+    """The annotation, and all annotations inside it."""
     yield hint
     for part in typing.get_args(hint):
         yield from _parts(part)
@@ -177,7 +177,7 @@ def _is_converted(part: Any) -> bool:
 
 
 def _holds_unknown(info: Any, unknown: type) -> Any:
-    """A type in there that msgspec knows nothing of; None = it knows all."""
+    """A type in the annotation that msgspec does not know; None = it knows all."""
     seen: set[int] = set()
     left = [info]
     while left:

@@ -23,8 +23,8 @@ from .wire import Call, Payload, call_in
 class PushedCall:
     """A call that was pushed while a queue was being tested.
 
-    task: its name. args, kwargs: as they travel. options: of its push. headers: of its message.
-    id: of its job. ran: was it run in place? cancelled: was it taken back?
+    task: name of the task. args, kwargs: the packed arguments. options: of its push. headers: of
+    its message. id: of its job. ran: was it run at its push? cancelled: was it cancelled?
     """
 
     task: str
@@ -41,7 +41,8 @@ class PushedCall:
 class Trial:
     """Takes the pushes of a queue while it is being tested.
 
-    pushed: so far. run: are they run? serializer: each goes through it. call: runs a message.
+    pushed: the calls so far. run: are they run? serializer: that of the queue. call: runs a
+    message.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Trial:
         return made, StreamMessage(made.id, data, 1, dict(headers))
 
     def _runs(self, call: PushedCall) -> bool:
-        """Not what is for later: a task that pushes itself again would never end."""
+        """Is a call run at its push? Not for later: a task that pushes itself again would not end."""
         call.ran = self._run and not _is_later(call)
         return call.ran
 
@@ -89,7 +90,7 @@ class Trial:
     def push_sync(
         self, call: Payload, headers: dict[str, str], options: dict[str, Any]
     ) -> PushedId:
-        """The same where nothing can be awaited."""
+        """push() for code without an event loop."""
         made, message = self._recorded(call, headers, options)
         if self._runs(made):
             with apart():
@@ -100,7 +101,7 @@ class Trial:
         return PushedId(made.id)
 
     def answer(self, job_id: str) -> bytes | None:
-        """What came of a call. Raises TimeoutError for one that was only recorded."""
+        """The answer of a call. Raises TimeoutError for one that was only recorded."""
         call = self._find(job_id)
         if call is not None and call.cancelled:
             return failure("cancelled", "it was cancelled")
@@ -112,7 +113,7 @@ class Trial:
         return call.answer.value if call is not None and call.answer is not None else None
 
     def status(self, job_id: str) -> Literal["scheduled", "waiting", "done", "gone"]:
-        """Where a call is."""
+        """The state of a call, as Job.status() tells it."""
         call = self._find(job_id)
         if call is None or call.cancelled:
             return "gone"
@@ -121,7 +122,7 @@ class Trial:
         return "scheduled" if _is_later(call) else "waiting"
 
     def cancel(self, job_id: str) -> bool:
-        """Take a call back that was only recorded. Returns False if there is none."""
+        """Cancel a call that was only recorded; returns False if there is no such call."""
         call = self._find(job_id)
         if call is None or call.ran or call.cancelled:
             return False
@@ -160,7 +161,7 @@ def _run_apart(coroutine: Coroutine[Any, Any, Any]) -> None:
 
 @contextlib.contextmanager
 def taking(holder: Any, trial: Trial) -> Iterator[list[PushedCall]]:
-    """Meanwhile, ``holder.trial`` is this one."""
+    """Within this context ``holder.trial`` is this one."""
     before, holder.trial = holder.trial, trial
     try:
         yield trial.pushed

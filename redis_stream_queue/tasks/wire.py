@@ -1,17 +1,17 @@
-"""What a call of a task is in the stream: its payload, and its headers. Pure."""
+"""The form of a call in the stream: its payload and its headers. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-TASK = "rsq:task"  # header: the name once more, for whoever cannot decode the payload
+TASK = "rsq:task"  # header: the name once more, for programs that cannot decode the payload
 MOST_NAME = 200
 EMPTY: Mapping[str, Any] = {}
 
 
 class Call(NamedTuple):
-    """A call as it travels: the name of the task, and its packed arguments."""
+    """A call in its packed form: the name of the task, and its packed arguments."""
 
     task: str
     args: Sequence[Any]
@@ -32,7 +32,7 @@ def payload_of(task: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = 
 
 
 def call_in(data: Any) -> Call | str:
-    """The call in a decoded payload; a text if there is none: why not."""
+    """The call in a decoded payload, or a text that says why it is none."""
     if not isinstance(data, dict) or not isinstance(data.get("task"), str):
         return (
             "the payload names no task: expected {'task': name, 'args': [...], 'kwargs': {...}}, "

@@ -80,3 +80,18 @@ def test_what_is_handed_out_again_is_undecided() -> None:
     undecided.handed_again(messages)
     assert not undecided.to_park
     assert not undecided.kept
+
+
+@pytest.mark.parametrize(
+    ("said", "runs", "deliveries"),
+    [("3", False, 3), ("0", True, None), ("-3", True, None), ("9" * 5000, True, None)],
+    ids=["a retry that was scheduled", "none", "odd", "endless"],
+)
+def test_a_scheduled_retry_gets_its_deliveries_back(
+    said: str, runs: bool, deliveries: int | None
+) -> None:
+    """The server has counted one; others may have written anything there."""
+    undecided = unsettled()
+    back = StreamMessage("1-0", "plain", 1, {"rsq:deliveries": said})
+    assert undecided.resumed([back]) == ([back] if runs else [])
+    assert [p.deliveries for p in undecided.to_park.values()] == ([] if runs else [deliveries])
