@@ -227,29 +227,29 @@ class StreamClient(Connected):
     async def pause(
         self, stream: str, group: str | None = None, *, for_s: float | timedelta | None = None
     ) -> None:
-        """Nobody starts a message of the stream any more, on no host; what runs ends.
+        """Pause a stream: on no host a message of it is started any more; what runs ends.
 
-        group: only this one; None = all groups. for_s: seconds, or a ``timedelta``, then it goes on
-        by itself, 366 days at most; None = until ``resume``.
-        Raises ConfigError for what cannot be a time or a group.
+        group: only this one; None = all groups. for_s: seconds, or a ``timedelta``, 366 days at
+        most: then the pause ends by itself; None = until ``resume``.
+        Raises ConfigError for a wrong time or group.
         """
         check("group", group, Maybe(Text()))
         await pause(self.link(), self.key(stream), group, _pause_ms(for_s))
 
     async def resume(self, stream: str, group: str | None = None) -> bool:
-        """End a pause, that of all groups or that of one; False if there was none.
+        """End the pause of all groups (None) or of one; returns False if there was none.
 
-        Raises ConfigError for what cannot be a group.
+        Raises ConfigError for a wrong group.
         """
         check("group", group, Maybe(Text()))
         return await resume(self.link(), self.key(stream), group)
 
     async def cancel(self, stream: str, message_id: str) -> str | None:
-        """Take a message back, wherever it is unfinished: it does not start any more.
+        """Cancel a message, wherever it is unfinished: it does not start any more.
 
         message_id: of an entry, or of a scheduled message.
-        Returns what it was: ``"scheduled"``, ``"waiting"``, ``"retrying"`` or ``"running"``; None
-        if there was nothing to take back: it is done, dead or unknown. One that runs is cancelled
+        Returns the state that it had: ``"scheduled"``, ``"waiting"``, ``"retrying"`` or
+        ``"running"``; None if it is done, dead or unknown. One that runs is cancelled
         (async) or interrupted (a plain ``@per_message`` handler of a pool) within a moment; a plain
         handler of a StreamConsumer and a batch handler go on to their end, and no retry follows.
         Raises ConfigError for what is no id.
@@ -259,7 +259,7 @@ class StreamClient(Connected):
         return await cancel(self.link(), self.key(stream), message_id) or None
 
     async def find(self, stream: str, message_id: str) -> MessageState | None:
-        """Where a message is; None = nowhere any more.
+        """Where a message is; None if no message has this id any more.
 
         message_id: of an entry, or of a scheduled message.
         Raises ConfigError for what is no id.
@@ -375,7 +375,7 @@ class StreamClient(Connected):
 
 
 def check_client(client: Any) -> None:
-    """Raise ConfigError for what is no StreamClient (a URL, say)."""
+    """Raise ConfigError for anything but a StreamClient, a URL for example."""
     if not isinstance(client, StreamClient):
         raise ConfigError(
             f"client must be a StreamClient, got a {type(client).__name__}. "

@@ -54,13 +54,13 @@ class StreamConsumer:
     client, stream, config: where it reads; see StreamClient and ConsumerConfig. ``group`` is the
         ConsumerGroup it belongs to.
     handler: gets a list of StreamMessage and returns the ids to acknowledge; ``async def``, a plain
-        function (runs in a thread) or made by ``@per_message``. What it does not acknowledge, or
-        what was in hand when it raised, is delivered again after the retry delay.
+        function (runs in a thread) or made by ``@per_message``. Messages that it does not
+        acknowledge, and all of its batch if it raises, are delivered again after the retry delay.
     dlq_handler: ``async def f(message, reason)``, called with each dead message.
     serializer: how payloads are decoded; JSON by default.
     error_hook: ``f(exception, messages)``, plain or async, called when the handler raised.
-    periodic: Cron and Every: what is pushed while ``run()`` runs, each tick once over all hosts.
-    middleware: what is called around each call of the handler; see redis_stream_queue.middleware.
+    periodic: Cron and Every that are pushed while ``run()`` runs, each tick once over all hosts.
+    middleware: functions around each call of the handler; see redis_stream_queue.middleware.
 
     A handler that blocks the event loop also stops the renewal of its leases.
     """
@@ -192,7 +192,7 @@ class StreamConsumer:
             await self._in_flight.flush_acks()
 
     async def close(self) -> None:
-        """After the last ``run_once``: give back what is held and remove the consumer's name.
+        """Call this after the last ``run_once``: gives back what is held, removes the own name.
 
         ``run()`` does so by itself.
         """
@@ -203,11 +203,11 @@ class StreamConsumer:
     async def run(self) -> None:
         """Read, handle, reclaim and bury until ``stop()`` or cancellation.
 
-        Whatever goes wrong is logged and tried again with backoff: errors of Redis and of the
-        network, and what is refused for good until somebody changes it (keys in different slots of
-        a cluster, missing rights; said once). A lost group is created again. On the way out
-        unfinished messages are given back at once. A ``run_once`` of a subclass is what is called
-        again and again. Raises CancelledError when cancelled.
+        Errors are logged and the step is tried again with growing pauses: errors of Redis and of
+        the network, and also missing rights or keys in different slots of a cluster, which somebody
+        has to mend (logged once). A lost group is created again. At the end unfinished messages are
+        given back at once. If a subclass has a ``run_once`` of its own, that is called again and
+        again. Raises CancelledError when cancelled.
         """
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
@@ -291,7 +291,7 @@ class StreamConsumer:
         return not self._stopping and not self._paused
 
     async def _stand_still(self, changed: asyncio.Event) -> None:
-        """Paused: settle what is done, and wait for news."""
+        """While paused: settle what is done, and wait for the end of the pause."""
         changed.clear()
         await self._in_flight.flush_acks()
         await self._in_flight.settle()
@@ -300,7 +300,7 @@ class StreamConsumer:
                 await changed.wait()
 
     def _way_to_turn(self) -> Callable[[], Awaitable[Any]]:
-        """What ``run()`` calls again and again."""
+        """The function that ``run()`` calls again and again."""
         own = getattr(self.run_once, "__func__", None) is StreamConsumer.run_once
         return self._turn if own else self.run_once
 
@@ -325,7 +325,7 @@ class StreamConsumer:
             await self.group.prune_consumers(GHOST_IDLE_MS)
 
     def _wanted(self, batch: Batch) -> int:
-        """More for lanes that are free, until a sweep is due: it waits for all of them."""
+        """How many more messages to read for free lanes; none when a sweep is due."""
         due_ms = self._reclaiming.due_ms()
         if self._lanes == 1 or not self._may_go_on() or mono_ms() >= due_ms:
             return 0

@@ -37,10 +37,10 @@ Origins = list[tuple[str, str]]  # a letter's id, and the stream it came from
 
 @dataclass
 class DeadLetter(StreamMessage):
-    """A letter; its id is its own.
+    """A dead letter. id: of the letter, not of the message.
 
-    own_headers: what the message itself brought beside its payload, whatever it is called.
-    unread: why neither that nor its payload is here; "" if they are.
+    own_headers: the headers of the message itself. unread: why neither these nor the payload could
+    be read; "" if they are here.
     """
 
     own_headers: dict[str, str] = field(default_factory=dict)
@@ -83,10 +83,10 @@ class DeadLetterQueue:
     async def list(
         self, count: int = PAGE, after: str | None = None, *, payloads: bool = True
     ) -> Sequence[DeadLetter]:
-        """Up to ``count`` letters, oldest first; ``after``: go on behind this id.
+        """Up to ``count`` letters, oldest first. after: only letters behind this id.
 
-        payloads: False = only why they are here; of large letters little travels then. A letter
-        that is too large to be read in says so in ``unread``.
+        payloads: False = without payloads, so that large letters cost little. A letter that is too
+        large to be read in says so in ``unread``.
         """
         if not payloads:
             return [head for head, _ in await self._heads(count, after)]
@@ -154,9 +154,9 @@ class DeadLetterQueue:
     async def requeue(self, ids: Sequence[str] | None = None, to: str | None = None) -> int:
         """Send letters back to the stream they came from; returns how many.
 
-        ids: which ones; None = all that are there now. to: another stream's name.
-        Each moves in one atomic step, so an interrupted call loses and doubles nothing. One that
-        was unique is so again; it stays while the same work is unfinished.
+        ids: which ones; None = all that are there now. to: name of another stream.
+        Each letter moves in one atomic step, so an interrupted call loses and doubles nothing. A
+        letter with a unique key has it again; it stays while the same work is unfinished.
         Raises DLQError for a letter that does not say where it came from (give ``to``), and at the
         end for those that cannot be moved.
         """

@@ -1,4 +1,4 @@
-"""A consumer group: make sure it is there, say how it is, remove what is left over."""
+"""A consumer group: creates it, tells its state, removes consumers that are gone."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class ConsumerGroup:
         )
 
     def _parks(self, consumer: ConsumerInfo) -> bool:
-        """Is it a name under which retries wait, and nobody's?"""
+        """Is this a parking name, under which retries wait?"""
         return parking_due_ms(self.group, consumer.name) is not None
 
     async def _consumers(self) -> list[ConsumerInfo]:

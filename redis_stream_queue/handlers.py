@@ -60,7 +60,7 @@ class HandlerSource(Protocol):
 
 
 def runner_of(handler: Handler) -> PerMessage | PerBatch:
-    """What runs a handler for a session."""
+    """The object that runs a handler for a session."""
     return handler if isinstance(handler, PerMessage | PerBatch) else PerBatch(handler)
 
 
@@ -81,7 +81,7 @@ def with_middleware(handler: Handler, middleware: Sequence[Middleware], source: 
 
 
 def rules_of(handler: Handler) -> RulesOf:
-    """What a handler knows of each message."""
+    """The function that returns the rules of each message."""
     known = handler.rules_of if isinstance(handler, PerMessage) else None
     return known or as_configured
 
@@ -171,13 +171,13 @@ def stream_handler(
     dlq_handler: called with each dead message and the reason; in the worker's event loop, but not
         always in the same thread. ``message.headers["rsq:last_error"]`` says what it died of.
     error_hook: ``f(exception, messages)``, plain or async, called there when the handler raised.
-    periodic: Cron and Every: what the pools of this handler push, each tick once over all hosts.
-    middleware: what is called around each call of the handler, the first one outermost; see
+    periodic: Cron and Every that the pools of this handler push, each tick once over all hosts.
+    middleware: functions around each call of the handler, the first one outermost; see
         redis_stream_queue.middleware.
     on_worker_start: called in each worker process before its first message; if it raises, the app
         could not be loaded. on_worker_stop: after its last one. Both plain or async, in the loop.
     workers: how many processes of a pool run it, if neither target nor ``--workers`` says so.
-    nice: what is added to their niceness: 10 = they give way to others on the processor.
+    nice: added to the niceness of these processes: with 10 they give way to other processes.
     Raises ConfigError naming a wrong setting.
     """
     if not isinstance(stream, str) or not stream:
@@ -251,6 +251,6 @@ def _checked_hook(name: str, hook: WorkerHook | None) -> WorkerHook | None:
 
 
 def declaration_of(handler: Any) -> Declaration:
-    """What ``stream_handler`` noted; nothing on a handler that it was not used for."""
+    """What ``stream_handler`` has noted on a handler; an empty Declaration without it."""
     declared = getattr(handler, DECLARATION, None)
     return declared if isinstance(declared, Declaration) else Declaration()

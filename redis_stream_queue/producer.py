@@ -121,7 +121,7 @@ class StreamProducer:
         timeout_s: float | None = None,
         **extras: Unpack[OneExtras],
     ) -> str:
-        """Add one message; returns its entry id, of one for later ``@<due ms>-<number>``.
+        """Add one message; returns its entry id, or ``@<due ms>-<number>`` of one for later.
 
         data: what the serializer takes.
         headers: texts that travel beside the payload and arrive as ``message.headers``.
@@ -129,10 +129,10 @@ class StreamProducer:
             message may or may not be in the stream. None = the client's ``socket_timeout`` of
             silence.
         extras: delay_ms, at, dedup_id, dedup_ttl_s, unique, unique_until, ttl_ms, expired; see
-            docs/later.md. With dedup_id or unique the id has a ``duplicate``: True = it is an
-            earlier message's.
+            docs/later.md. With dedup_id or unique the id has an attribute ``duplicate``: True = it
+            is the id of an earlier message.
 
-        Pushes that are awaited together travel together; each gets its own id or its own error.
+        Pushes that are awaited together are sent together; each gets its own id or its own error.
         Raises SerializationError, ConfigError for wrong headers or times, BacklogFull, and
         redis-py's errors; after a lost connection the message may or may not have been added.
         """
@@ -239,19 +239,19 @@ class StreamProducer:
             raise late(timeout_s, self.stream) from None
 
     async def cancel(self, scheduled_id: str) -> bool:
-        """Take back a message that is not in the stream yet; False if it has moved there.
+        """Cancel a message that is not in the stream yet; returns False if it has moved there.
 
-        scheduled_id: what its push returned.
-        Raises ConfigError for what is no ``@<due ms>-<number>``.
+        scheduled_id: the id that its push returned.
+        Raises ConfigError for an id of another form than ``@<due ms>-<number>``.
         """
         [gone] = await cancel_scheduled(self._client, self.stream, [scheduled_id])
         return gone
 
     async def scheduled(self, before: datetime | None = None) -> AsyncIterator[ScheduledMessage]:
-        """Messages that are not in the stream yet, in the order they are due.
+        """Messages that are not in the stream yet, in the order in which they are due.
 
-        before: only those that are due before it (a ``datetime`` with a time zone). A payload that
-        cannot be decoded stays ``bytes``. Those that come and go meanwhile may be missing.
+        before: only those due before this ``datetime``, which has a time zone. A payload that
+        cannot be decoded stays ``bytes``. Messages that come and go meanwhile may be missing.
         """
         async for message in scheduled(self._client, self.stream, before):
             with contextlib.suppress(Exception):  # a serializer may raise anything

@@ -1,4 +1,4 @@
-"""RetryHandler: finds what has used up its deliveries and carries it to a handler."""
+"""RetryHandler: finds messages that have used up their deliveries and gives them to a handler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RetryHandler:
     max_deliveries: deliveries before a message is dead. batch_size: entries looked at in one step.
     serializer: how the payload is decoded for the dlq_handler; JSON by default.
     dlq_handler: called with each dead message and the reason; then the message is acknowledged.
-    min_idle_ms: a message that somebody has held for a shorter time is in that consumer's hands.
+    min_idle_ms: a message whose holder has renewed it within this time is left to that consumer.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RetryHandler:
         )
 
     async def handle_poison_pills(self) -> int:
-        """Bury what has used up its deliveries and is in nobody's hands; returns how many."""
+        """Bury messages that have used up their deliveries and are abandoned; returns how many."""
         in_flight, policy = self._in_flight(), self._config.policy
         sweep = Sweep(in_flight.pending, policy, _stranger)
         looks = 0

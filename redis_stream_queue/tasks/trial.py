@@ -72,7 +72,7 @@ class Trial:
         return made, StreamMessage(made.id, data, 1, dict(headers))
 
     def _runs(self, call: PushedCall) -> bool:
-        """Is a call run at its push? Not for later: a task that pushes itself again would not end."""
+        """Is a call run at its push? One for later is not: it might push itself without end."""
         call.ran = self._run and not _is_later(call)
         return call.ran
 
