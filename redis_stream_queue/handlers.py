@@ -24,11 +24,7 @@ from typing import (
 
 from ._validate import Function, Maybe, Whole, check, did_you_mean
 from .config import ConsumerConfig, Settings
-from .delivery.invocation import (
-    check_runs,
-    looks_async,
-    looks_async_inside,
-)
+from .delivery.invocation import check_runs, looks_async, looks_async_inside
 from .delivery.per_batch import PerBatch
 from .delivery.per_message import PerMessage
 from .delivery.rules import RulesOf, as_configured

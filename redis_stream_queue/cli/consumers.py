@@ -6,15 +6,7 @@ import click
 
 from .._plain import json_line
 from ..group import GHOST_IDLE_MS, ConsumerGroup
-from .common import (
-    Redis,
-    ask,
-    counted,
-    group_option,
-    json_option,
-    on_redis,
-    stream_argument,
-)
+from .common import Redis, ask, counted, group_option, json_option, on_redis, stream_argument
 from .groups import groups_of
 from .output import say
 

@@ -17,15 +17,7 @@ from ..dlq import EARLIER_IDS, DeadLetterQueue
 from ..later.ids import due_ms, is_scheduled
 from ..later.state import GroupState, MessageState
 from ..message import id_before, id_key, is_entry_id
-from .common import (
-    Redis,
-    ask,
-    dlq_option,
-    group_option,
-    json_option,
-    on_redis,
-    stream_argument,
-)
+from .common import Redis, ask, dlq_option, group_option, json_option, on_redis, stream_argument
 from .output import complain, say
 from .times import Span
 

@@ -21,14 +21,7 @@ from ..later.cron_scripts import PAUSE_NAME, RUN_NOW
 from ..later.ids import as_datetime
 from ..later.keys import companions
 from ..later.periodic import ticks_of
-from .common import (
-    Redis,
-    ask,
-    json_option,
-    name,
-    on_redis,
-    stream_argument,
-)
+from .common import Redis, ask, json_option, name, on_redis, stream_argument
 from .output import say
 
 MS = re.compile("[0-9]{1,13}")  # what others have written is no time

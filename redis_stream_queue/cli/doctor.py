@@ -9,15 +9,7 @@ from .._names import default_dlq
 from .._plain import json_line
 from ..operations.doctor import Patient, examine
 from ..operations.heartbeat import INDEX, visible
-from .common import (
-    Redis,
-    ask,
-    counted,
-    dlq_option,
-    json_option,
-    name,
-    on_redis,
-)
+from .common import Redis, ask, counted, dlq_option, json_option, name, on_redis
 from .output import say
 
 

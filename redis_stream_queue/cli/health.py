@@ -11,14 +11,7 @@ from .._clock import span_text
 from .._plain import json_line
 from ..group import ConsumerGroup
 from ..operations.readings import read
-from .common import (
-    Redis,
-    ask,
-    group_option,
-    json_option,
-    on_redis,
-    stream_argument,
-)
+from .common import Redis, ask, group_option, json_option, on_redis, stream_argument
 from .groups import groups_of
 from .output import say
 

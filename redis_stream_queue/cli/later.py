@@ -24,14 +24,7 @@ from ..later.scheduled import (
     purge_scheduled,
     scheduled,
 )
-from .common import (
-    Redis,
-    ask,
-    counted,
-    json_option,
-    on_redis,
-    stream_argument,
-)
+from .common import Redis, ask, counted, json_option, on_redis, stream_argument
 from .output import say
 from .times import Date
 

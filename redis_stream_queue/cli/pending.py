@@ -12,14 +12,7 @@ from .._plain import json_line
 from ..group import ConsumerGroup
 from ..message import PendingEntry
 from ..operations.heartbeat import Heartbeat, visible
-from .common import (
-    Redis,
-    ask,
-    group_option,
-    json_option,
-    on_redis,
-    stream_argument,
-)
+from .common import Redis, ask, group_option, json_option, on_redis, stream_argument
 from .groups import groups_of
 from .output import say
 from .tables import show_table

@@ -9,14 +9,7 @@ import click
 from .._clock import span_text
 from .._plain import json_line
 from ..operations.heartbeat import INDEX, Heartbeat, living
-from .common import (
-    Redis,
-    ask,
-    counted,
-    json_option,
-    name,
-    on_redis,
-)
+from .common import Redis, ask, counted, json_option, name, on_redis
 from .output import say
 from .tables import show_table
 

@@ -19,15 +19,7 @@ from ..later.control import paused
 from ..later.ids import as_datetime
 from ..later.scheduled import count_scheduled
 from ..message import StreamStats
-from .common import (
-    Redis,
-    ask,
-    dlq_option,
-    group_option,
-    json_option,
-    on_redis,
-    stream_argument,
-)
+from .common import Redis, ask, dlq_option, group_option, json_option, on_redis, stream_argument
 from .groups import groups_of
 from .output import say
 from .tables import shown_by_rich

@@ -18,16 +18,7 @@ from .._plain import json_line
 from ..connection.link import OUTAGES
 from ..operations.heartbeat import INDEX, Heartbeat, living
 from ..operations.readings import Reading, read
-from .common import (
-    Redis,
-    ask,
-    complaints,
-    counted,
-    json_option,
-    name,
-    prefix_option,
-    url_option,
-)
+from .common import Redis, ask, complaints, counted, json_option, name, prefix_option, url_option
 from .output import say
 from .tables import text_table
 

@@ -10,14 +10,7 @@ from typing import Any
 from .._log import logger
 from ..message import StreamMessage
 from .batch import NOT_ACKNOWLEDGED, Batch, Handed
-from .invocation import (
-    Calls,
-    Rest,
-    end_forked_child,
-    itself,
-    looks_async,
-    must_be_awaited,
-)
+from .invocation import Calls, Rest, end_forked_child, itself, looks_async, must_be_awaited
 
 log = logger(__name__)
 

@@ -17,13 +17,7 @@ from .._clock import mono_ms
 from .._log import logger
 from ..message import StreamMessage
 from .batch import DONE, Batch, Handed
-from .invocation import (
-    Calls,
-    Forks,
-    end_forked_child,
-    itself,
-    must_be_awaited,
-)
+from .invocation import Calls, Forks, end_forked_child, itself, must_be_awaited
 from .per_batch import apart, heed
 from .rules import Rules, RulesOf
 

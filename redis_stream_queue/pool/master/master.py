@@ -21,15 +21,7 @@ from ..._pool_config import PoolConfig
 from ...client import StreamClient
 from ...connection.link import OUTAGES
 from ..metrics import PoolMetrics, added
-from ..protocol import (
-    Fatal,
-    Leaving,
-    Loaded,
-    LoadFailed,
-    Message,
-    Ready,
-    Retire,
-)
+from ..protocol import Fatal, Leaving, Loaded, LoadFailed, Message, Ready, Retire
 from .alarm import every
 from .burst import Burst
 from .changes import watch_changes

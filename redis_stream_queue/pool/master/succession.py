@@ -18,12 +18,7 @@ from ...connection.backoff import Backoff
 from .slots import Crew, WorkerRecord
 from .spawner import Spawner
 from .states import WorkerState
-from .supervisor import (
-    MOST_FAILED_STARTS,
-    RESTART_FIRST_S,
-    RESTART_LONGEST_S,
-    Supervisor,
-)
+from .supervisor import MOST_FAILED_STARTS, RESTART_FIRST_S, RESTART_LONGEST_S, Supervisor
 
 log = logger(__name__)
 

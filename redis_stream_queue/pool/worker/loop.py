@@ -25,16 +25,7 @@ from ...handlers import Declaration, Handler, runner_of
 from ...message import StreamMessage
 from ...serializers import Serializer
 from ..pipe import Channel
-from ..protocol import (
-    Fatal,
-    GroupLost,
-    Leaving,
-    Message,
-    Ready,
-    Retire,
-    Start,
-    Take,
-)
+from ..protocol import Fatal, GroupLost, Leaving, Message, Ready, Retire, Start, Take
 from ..scoreboard import Field, Scoreboard
 from ..settings import COMMAND_TIMEOUT_S
 from ..standard_streams import StandardStreams

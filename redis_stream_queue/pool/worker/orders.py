@@ -7,17 +7,7 @@ import contextlib
 from collections.abc import Callable
 
 from ...delivery.session import Session
-from ..protocol import (
-    AskForWork,
-    Cancel,
-    Declined,
-    Drain,
-    Message,
-    NoWork,
-    Pause,
-    Resume,
-    Take,
-)
+from ..protocol import AskForWork, Cancel, Declined, Drain, Message, NoWork, Pause, Resume, Take
 
 ANSWER_WAIT_S = 0.1  # how long a worker waits for an answer when it asks for offers
 

@@ -27,13 +27,7 @@ from ...delivery.invocation import call_hook
 from ...delivery.per_message import PerMessage
 from ...delivery.rules import Rules
 from ...exceptions import RedisStreamError
-from ...handlers import (
-    Declaration,
-    Handler,
-    declaration_of,
-    rules_of,
-    with_middleware,
-)
+from ...handlers import Declaration, Handler, declaration_of, rules_of, with_middleware
 from ...later.periodic import schedules_of
 from ...middleware import Source
 from ...serializers import JsonSerializer, Serializer, for_stream
