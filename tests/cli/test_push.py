@@ -15,16 +15,7 @@ import msgpack
 import pytest
 
 from redis_stream_queue import _exits
-from tests.cli.kit import (
-    ID,
-    WAIT_S,
-    feed,
-    length,
-    payloads,
-    piped,
-    said,
-    wait_for_length,
-)
+from tests.cli.kit import ID, WAIT_S, feed, length, payloads, piped, said, wait_for_length
 from tests.support.pool import plain_environment
 from tests.support.rsq import RSQ, rsq
 from tests.support.servers import Server

@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio.connection import SSLConnection
 
-from redis_stream_queue import (
-    ConfigError,
-    StreamClient,
-)
+from redis_stream_queue import ConfigError, StreamClient
 from redis_stream_queue.connection.link import OUTAGES
 from tests.support.servers import Server
 

@@ -11,11 +11,7 @@ from typing import Any
 
 import pytest
 
-from redis_stream_queue import (
-    StreamConsumer,
-    StreamMessage,
-    per_message,
-)
+from redis_stream_queue import StreamConsumer, StreamMessage, per_message
 from tests.library.kit import GROUP, WAIT_S, Bench, RecordingHandler, running
 
 LONG_MS = 60_000  # an idle threshold that no test reaches

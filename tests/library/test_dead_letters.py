@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 
-from redis_stream_queue import (
-    StreamMessage,
-    StreamProducer,
-)
+from redis_stream_queue import StreamMessage, StreamProducer
 from tests.library.kit import GROUP, Bench, RecordingHandler
 
 

@@ -9,11 +9,7 @@ from typing import Any
 
 import pytest
 
-from redis_stream_queue import (
-    ConfigError,
-    StreamConsumer,
-    StreamMessage,
-)
+from redis_stream_queue import ConfigError, StreamConsumer, StreamMessage
 from tests.library.kit import WAIT_S, Bench, RecordingHandler
 
 LONG_MS = 60_000  # an idle threshold that no test reaches

@@ -10,12 +10,7 @@ from typing import Any
 
 import pytest
 
-from redis_stream_queue import (
-    BacklogFull,
-    ConfigError,
-    StreamClient,
-    StreamProducer,
-)
+from redis_stream_queue import BacklogFull, ConfigError, StreamClient, StreamProducer
 from redis_stream_queue.exceptions import ClusterSlotError
 from redis_stream_queue.later.ids import due_ms, is_scheduled
 from redis_stream_queue.later.keys import companions

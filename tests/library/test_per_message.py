@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-from redis_stream_queue import (
-    ConfigError,
-    StreamMessage,
-    per_message,
-)
+from redis_stream_queue import ConfigError, StreamMessage, per_message
 from tests.library.kit import WAIT_S, Bench
 
 LONG_MS = 60_000  # an idle threshold that no test reaches

@@ -10,13 +10,7 @@ from typing import Any
 
 import pytest
 
-from redis_stream_queue import (
-    ConfigError,
-    Reject,
-    Retry,
-    StreamMessage,
-    per_message,
-)
+from redis_stream_queue import ConfigError, Reject, Retry, StreamMessage, per_message
 from tests.library.kit import GROUP, Bench, RecordingHandler, running
 
 LONG_MS = 60_000  # an idle threshold that no test reaches

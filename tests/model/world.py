@@ -6,12 +6,7 @@ from typing import Any
 
 import redis
 
-from redis_stream_queue import (
-    ConsumerConfig,
-    DeadLetterQueue,
-    StreamClient,
-    StreamProducer,
-)
+from redis_stream_queue import ConsumerConfig, DeadLetterQueue, StreamClient, StreamProducer
 from redis_stream_queue.pool.scoreboard import Scoreboard
 
 from .actors import MIN_IDLE_MS, Actor, Alone, Hand

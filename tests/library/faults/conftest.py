@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from redis_stream_queue import (
-    StreamClient,
-)
+from redis_stream_queue import StreamClient
 from tests.library.kit import Bench
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import NAMES, Server

@@ -7,10 +7,7 @@ import time
 
 import pytest
 
-from redis_stream_queue import (
-    StreamClient,
-    StreamMessage,
-)
+from redis_stream_queue import StreamClient, StreamMessage
 from tests.library.faults.conftest import LONG_MS, through, until_blocked
 from tests.library.kit import Bench, RecordingHandler, running
 from tests.support.faultproxy import FaultProxy

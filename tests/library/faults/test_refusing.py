@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-from redis_stream_queue import (
-    StreamClient,
-    StreamProducer,
-    UnsupportedServer,
-)
+from redis_stream_queue import StreamClient, StreamProducer, UnsupportedServer
 from tests.library.kit import WAIT_S, Bench, RecordingHandler, running
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_async

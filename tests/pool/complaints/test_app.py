@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_stream_queue import _exits
-from tests.pool.complaints.conftest import (
-    DECORATED,
-    StartPool,
-    complaint,
-    dead_url,
-)
+from tests.pool.complaints.conftest import DECORATED, StartPool, complaint, dead_url
 
 
 class TestTheApp:

@@ -6,13 +6,7 @@ import pytest
 
 from redis_stream_queue import _exits
 from redis_stream_queue._pool_config import MAX_WORKERS
-from tests.pool.complaints.conftest import (
-    DECORATED,
-    SOON,
-    StartPool,
-    complaint,
-    dead_url,
-)
+from tests.pool.complaints.conftest import DECORATED, SOON, StartPool, complaint, dead_url
 from tests.support.guarded import SECRET
 from tests.support.servers import Server
 

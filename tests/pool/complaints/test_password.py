@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from redis_stream_queue import _exits
-from tests.pool.complaints.conftest import (
-    StartPool,
-)
+from tests.pool.complaints.conftest import StartPool
 from tests.support.guarded import SECRET
 from tests.support.pool import PoolProcess
 from tests.support.servers import Server

@@ -9,11 +9,7 @@ from typing import Any
 import pytest
 
 from redis_stream_queue import _exits
-from tests.pool.complaints.conftest import (
-    SOON,
-    StartPool,
-    complaint,
-)
+from tests.pool.complaints.conftest import SOON, StartPool, complaint
 from tests.support.guarded import SECRET, documented, limited_user
 from tests.support.servers import Server, free_port
 from tests.support.stub import OTHERS, answering
