@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import wait_until
+
 CLOSES = """
 def dup2_all():
     null = os.open("/dev/null", os.O_RDWR)
@@ -58,4 +60,34 @@ def test_a_worker_whose_descriptors_a_handler_closed_is_replaced(scene: Any, tar
     assert scene.ledger.letters() == []
     assert "closed descriptors that are not its own" in pool.stderr
     assert len(pool.stderr.splitlines()) < 250, "no flood"
+    assert pool.drain() == 0
+
+
+PAIRS = """
+import socket
+
+@handled
+@per_message
+def handler(message):
+    note("ran", message.id, os.getpid())
+    for fd in map(int, os.listdir("/proc/self/fd") if message.data else ()):
+        try:
+            sock = socket.socket(fileno=os.dup(fd))
+        except OSError:
+            continue
+        if sock.family == socket.AF_UNIX and not sock.getpeername():
+            os.close(fd)
+        sock.close()
+"""
+
+
+def test_a_worker_that_the_master_cannot_reach_is_replaced(scene: Any) -> None:
+    """It handles messages still, but would hear of no drain, no take-over and no pause."""
+    pool = scene.start(PAIRS, target="app:handler")
+    [deaf] = pool.workers()
+    scene.ledger.wait_settled([scene.push({"close": True})[0]])
+    pool.wait_log("the pipe to the master among them")
+    wait_until(lambda: pool.workers() and deaf not in pool.workers(), 15, "it is replaced")
+    scene.ledger.wait_settled(ids := scene.push({}, {}))
+    assert {line.split()[2] for line in scene.notes(f"ran {ids[0]}")} == {str(*pool.workers())}
     assert pool.drain() == 0

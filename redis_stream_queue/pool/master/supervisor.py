@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import Callable
 
 from ... import _exits
@@ -26,6 +27,7 @@ RESTART_FIRST_S = 0.1  # pause after a failed start; it doubles
 RESTART_LONGEST_S = 10.0  # up to this
 MOST_FAILED_STARTS = 5  # in a row, before the first success: then the pool ends
 FORKED_WAIT_S = 1.0  # how long a Forked message may be on its way
+CUT_OFF_S = 1.0  # from the end of a worker's pipe to the end of its process, at most
 REFILL_S = 0.02  # from the end of a worker to the start of the next one
 ORPHANS_S = 3.0  # how long the end waits for processes that workers have left
 
@@ -239,6 +241,19 @@ class Supervisor:
             self._never_forked(worker)
         elif worker.pid == 0:  # its Forked may be on its way, or went to a template that is gone
             asyncio.get_running_loop().call_later(FORKED_WAIT_S, self._never_forked, worker)
+        else:  # as a rule the process has ended, too
+            asyncio.get_running_loop().call_later(CUT_OFF_S, self._cut_off, worker)
+
+    def _cut_off(self, worker: WorkerRecord) -> None:
+        """Replace a worker that lives and cannot be told anything any more."""
+        if worker in self.living() and not (worker.leaving_since_ms or worker.killed):
+            log.error(
+                "slot=%d pid=%d: the app closed descriptors that are not its own, the pipe to the "
+                "master among them: this worker ends after what it runs and is replaced",
+                worker.slot,
+                worker.pid,
+            )
+            self._spawner.kill(worker.pid, signal.SIGTERM)
 
     def _never_forked(self, worker: WorkerRecord) -> None:
         if worker.pid == 0 and worker in self.slots[worker.slot].lives:
