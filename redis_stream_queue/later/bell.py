@@ -39,6 +39,10 @@ class Bell:
         """Wait for rings behind the one in this reply to ``newest``; only the first call counts."""
         self._last = self._last or (text(found[0][0]) if found else "0-0")
 
+    def begin_anew(self) -> None:
+        """A ring was missed: ids may have gone back (FLUSHALL, a clock that was set)."""
+        self._last = ""
+
     async def wait(
         self, looks: Sequence[Command], on_look: Callable[[int, Any], None]
     ) -> list[dict[str, Any]]:

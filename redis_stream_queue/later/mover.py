@@ -218,6 +218,7 @@ class Mover:
         elif index == 2:
             self._note_control(reply)
         elif reply > 0:  # messages are due earlier than we know
+            self._bell.begin_anew()
             self._scheduled(0.0)
 
     def _note_control(self, control: Any) -> None:

@@ -205,12 +205,16 @@ async def test_a_lost_bell_costs_one_look(
     mover = Mover(client, server_bench.stream)
     task = asyncio.create_task(mover.run())
     beside = companions(client.key(server_bench.stream))
+    last = f"{2**64 - 1}-1"  # as if the server's clock had been far ahead
+    await client.link().call(beside.bell, "XADD", beside.bell, last, "due", "1")
+    await wait_until_async(lambda: mover._bell._last == last, 5, "it has heard that")
     await client.link().call("", "FLUSHALL")
     now = await server_ms(client, server_bench.stream)
     member = f"{now:013d}-{1:012d}:0:1"
     await client.link().call(beside.later, "ZADD", beside.later, now, member)  # no bell rings
 
     await wait_until_async(lambda: mover.lateness.metrics().moved == 1, 5, "it is moved")
+    await wait_until_async(lambda: mover._bell._last == "0-0", 5, "it hears new rings again")
     task.cancel()
     await asyncio.wait([task])
 
