@@ -33,7 +33,8 @@ def as_datetime(ms: float) -> datetime:
 def when(delay_ms: Delay | None, at: datetime | None) -> str:
     """When to add a message, as scripts read it: ``""`` = now, ``+<ms from now>``, ``=<epoch ms>``.
 
-    Raises ConfigError for a wrong delay or date, also for a date without a time zone.
+    Raises ConfigError for a wrong delay or date, also for a date without a time zone or one beyond
+    the year 2286.
     """
     if at is None:
         if delay_ms is None:
@@ -43,7 +44,9 @@ def when(delay_ms: Delay | None, at: datetime | None) -> str:
     if delay_ms is not None:
         raise ConfigError("delay_ms and at say both when: give one of them.")
     check("at", at, Moment())
-    return f"={min(max(epoch_ms(at), 0), MOST_DUE_MS)}"
+    if (due := epoch_ms(at)) > MOST_DUE_MS:
+        raise ConfigError(f"at must be before 2286-11-20T17:46:40Z, not {at.isoformat()}.")
+    return f"={max(due, 0)}"
 
 
 def epoch_ms(at: datetime) -> int:

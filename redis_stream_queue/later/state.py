@@ -150,10 +150,11 @@ class MessageState:
     """Where a message is.
 
     id: in the stream, or ``@<due ms>-<number>`` of a scheduled message. state: ``scheduled``,
-    ``waiting``, ``running``, ``retrying``, ``done`` (still in the stream) or ``dead``; where groups
-    differ, the first of ``running``, ``retrying``, ``waiting`` that one of them has. data: the raw
-    payload. headers: the texts beside it. due: when a scheduled message is due, else None. groups:
-    its state in each group. letter: id of its dead letter, "" = none.
+    ``waiting``, ``running``, ``retrying``, ``done`` (still in the stream) or ``dead`` (only ``rsq
+    show`` says that, which looks among the letters); where groups differ, the first of ``running``,
+    ``retrying``, ``waiting`` that one of them has. data: the raw payload. headers: the texts beside
+    it. due: when a scheduled message is due, else None. groups: its state in each group. letter: id
+    of its dead letter, "" = none.
     """
 
     id: str

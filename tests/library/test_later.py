@@ -78,8 +78,9 @@ async def test_a_date_is_due_at_that_date(server_bench: Bench) -> None:
 @pytest.mark.parametrize(
     "when",
     [{"at": datetime(2030, 1, 1)}, {"at": "2030-01-01"}, {"delay_ms": -1}, {"delay_ms": "1"},
-     {"delay_ms": float("nan")}, {"delay_ms": 10**15}, {"delay_ms": 1, "at": datetime.now(UTC)}],
-    ids=["naive", "text", "past", "delay-text", "nan", "ages", "both"],
+     {"delay_ms": float("nan")}, {"delay_ms": 10**15}, {"delay_ms": 1, "at": datetime.now(UTC)},
+     {"at": datetime.max.replace(tzinfo=UTC)}],
+    ids=["naive", "text", "past", "delay-text", "nan", "ages", "both", "too-late"],
 )  # fmt: skip
 async def test_what_is_no_time_is_refused(way: str, when: dict[str, Any]) -> None:
     """Before anything is sent: nobody listens there."""
