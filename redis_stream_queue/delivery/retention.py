@@ -6,9 +6,11 @@ from redis.exceptions import ResponseError
 
 from .._clock import mono_ms, span_text
 from .._log import logger
+from .._names import parking_due_ms
+from .._plain import plain_cut
 from ..client import StreamClient
 from ..connection.refusals import is_forbidden
-from ..message import id_before
+from ..message import PendingEntry, id_before
 from .pending import PendingList, Trimmed
 from .server_check import missing_right
 
@@ -72,10 +74,16 @@ async def blocker(client: StreamClient, stream: str, trimmed: Trimmed) -> str:
         return "no group reads it, so nothing counts as finished"
     held = await client.pending_range(stream, group, 1)
     if held and held[0].id == oldest:
-        return (
-            f"group {group} has not finished {oldest}, held by {held[0].consumer or 'nobody'} "
-            f"for {span_text(held[0].idle_ms)}"
-        )
+        return f"group {group} has not finished {oldest}, {holder_text(held[0], group)}"
     if oldest == "0-1":
         return f"group {group} has not read anything yet"
     return f"group {group} has read nothing after {id_before(oldest)}"
+
+
+def holder_text(entry: PendingEntry, group: str) -> str:
+    """Who holds an unfinished entry, and since when; or when it is tried again."""
+    due_ms = parking_due_ms(group, entry.consumer)
+    if due_ms is None:
+        holder = plain_cut(entry.consumer, 100) or "nobody"
+        return f"held by {holder} for {span_text(entry.idle_ms)}"
+    return f"to be tried again in {span_text(max(due_ms - entry.idle_ms, 0))}"

@@ -13,6 +13,7 @@ from .._clock import wall_ms
 from .._names import check_same_slot, parking_due_ms
 from ..client import StreamClient
 from ..connection.refusals import WrongKind, wrong_kind
+from ..delivery.retention import holder_text
 from ..delivery.server_check import Finding
 from ..exceptions import ClusterSlotError
 from ..later.control import Pause, field_of, pause_of, paused
@@ -172,7 +173,7 @@ def _holds_up(facts: StreamFacts, group: str, oldest: PendingEntry | None) -> Fi
         "untrimmed",
         "serious",
         f"stream {facts.key!r} has {facts.length} entries: group {group!r} has not finished "
-        f"{oldest.id}, which is {age_ms // OLD_MS} h old and held by {oldest.consumer!r}",
+        f"{oldest.id}, which is {age_ms // OLD_MS} h old and {holder_text(oldest, group)}",
         "nothing behind it is trimmed, so the stream grows until memory is full",
         f"See what it is: rsq show {facts.key} {oldest.id}; take it back: rsq cancel {facts.key} "
         f"{oldest.id}",

@@ -49,12 +49,12 @@ class TestStats:
 
         assert done.returncode == _exits.OK, done.stderr
         shown = re.sub(r"idle .*", "idle T", done.stdout)
-        shown = re.sub(r"\d+-\d+, held by g:retry:\d+ for [\d.]+ m?s", "ID, held by H", shown)
+        shown = re.sub(r"\d+-\d+, to be tried again in [\d.]+ (s|min)", "ID, LATER", shown)
         assert shown == (
             "stream             orders\n"
             "length             6\n"
             "dead letters       2  in orders_dlq\n"
-            "oldest unfinished  group g has not finished ID, held by H\n"
+            "oldest unfinished  group g has not finished ID, LATER\n"
             "\n"
             "group              g\n"
             "lag                2\n"
