@@ -122,7 +122,7 @@ def test_intervals_are_the_same_on_all_hosts() -> None:
         (lambda: Cron("a", "61 * * * *"), "five fields"),
         (lambda: Cron("a", "nightly"), "five fields"),
         (lambda: Cron("a", "0 0 3 * * *"), "five fields"),
-        (lambda: Cron("a", None), "five fields"),  # type: ignore[arg-type]
+        (lambda: Cron("a", None), "cron expression"),  # type: ignore[arg-type]
         (lambda: Cron("a", "* * * * *", tz="Europe/Atlantis"), "time zone"),
         (lambda: Cron("a", "* * * * *", catch_up="twice"), "catch_up"),  # type: ignore[arg-type]
         (lambda: Cron("a", "* * * * *", late_s=0), "late_s"),
