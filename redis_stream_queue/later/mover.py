@@ -28,7 +28,7 @@ from .lateness import Lateness
 from .scripts import MOVE
 from .timer import Timer
 
-AT_ONCE, AT_ONCE_BYTES = 100, 1 << 20  # messages and bytes of one call: 1 ms of Redis' time
+AT_ONCE, AT_ONCE_BYTES, AT_ONCE_S = 100, 1 << 20, 0.001  # the most of one call; s: Redis' time
 IN_FLIGHT = 2  # calls at a time: Redis works on one while the answer of the other travels
 LEAD_MS = 50  # how long others keep away from a mover that has more to move
 SYNC_MS = 60_000.0  # after this time the difference between two clocks is measured anew
@@ -110,7 +110,7 @@ class Mover:
         """
         beside = self._beside
         keys = [beside.stream, beside.later, beside.unique, beside.control]
-        args = (AT_ONCE, AT_ONCE_BYTES, self._name, lead_ms)
+        args = (AT_ONCE, AT_ONCE_BYTES, self._name, lead_ms, AT_ONCE_S)
         asked_ms = _loop_ms()
         reply = await self.client.link().script(MOVE, keys, *args)
         now_ms, wait_ms, late = int(reply[0]), int(reply[1]), reply[2]

@@ -114,6 +114,24 @@ async def test_many_at_once_are_left_to_the_mover_that_leads(server_bench: Bench
     assert [int(fields[1]) for _, fields in entries] == [*range(500), *range(1000)]
 
 
+async def test_a_call_that_is_out_of_time_moves_some_all_the_same(
+    server_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order they are due; the next call goes on behind them."""
+    monkeypatch.setattr("redis_stream_queue.later.mover.AT_ONCE_S", 0.0)
+    client = server_bench.client
+    await StreamProducer(client, server_bench.stream).push_many(list(range(120)), delay_ms=1)
+    mover = Mover(client, server_bench.stream)
+    await wait_until_async(mover.move, 5, "the first are moved")
+    timed = await client.link().call("", "EVAL", "return pcall(function() os.clock() end)", 0)
+    assert mover.lateness.metrics().moved == (1 if timed else 100)
+
+    await wait_until_async(lambda: _moved(mover, 120), 5, "all are moved")
+
+    entries = await client.command("XRANGE", server_bench.stream, "-", "+")
+    assert [int(fields[1]) for _, fields in entries] == list(range(120))
+
+
 async def test_two_groups_get_each_message_once(server_bench: Bench) -> None:
     producer = StreamProducer(server_bench.client, server_bench.stream)
     handlers = [RecordingHandler(), RecordingHandler()]
