@@ -224,7 +224,7 @@ async def test_a_lost_bell_costs_one_look(
     task = asyncio.create_task(mover.run())
     beside = companions(client.key(server_bench.stream))
     last = f"{2**64 - 1}-1"  # as if the server's clock had been far ahead
-    await client.link().call(beside.bell, "XADD", beside.bell, last, "due", "1")
+    await client.link().call(beside.bell, "XADD", beside.bell, last, "nothing", "due")
     await wait_until_async(lambda: mover._bell._last == last, 5, "it has heard that")
     await client.link().call("", "FLUSHALL")
     now = await server_ms(client, server_bench.stream)
