@@ -23,7 +23,7 @@ from redis.exceptions import InvalidResponse, NoScriptError, RedisClusterExcepti
 from redis.retry import Retry
 
 from .connection.endpoint import Endpoint
-from .connection.link import OUTAGES
+from .connection.exchange import OUTAGES
 from .connection.scripts import BACKLOG, PUSH, TRIM, Script
 from .connection.sentinel import FAILED, Search, ask_sync, check_role
 from .connection.shapes import WrongReplyError, checked, no_reply, of_length

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from ._blocking import SyncLink
 from ._log import logger
 from .client import StreamClient
-from .connection.link import OUTAGES
+from .connection.exchange import OUTAGES
 from .connection.scripts import BACKLOG
 from .delivery.pending import PendingList
 from .delivery.server_check import no_backlog

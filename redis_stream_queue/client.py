@@ -12,7 +12,8 @@ from redis.exceptions import ResponseError
 from ._validate import Maybe, Number, Text, check
 from .connection.connected import Connected
 from .connection.endpoint import Endpoint, endpoint_from_url, make_endpoint
-from .connection.link import Command, first_error
+from .connection.exchange import first_error
+from .connection.packing import Command
 from .connection.reading import read_command, read_entries, read_timeout_s
 from .connection.replies import entry_message, mapping, name_text, pending_entries, text
 from .connection.scripts import AUTOCLAIM

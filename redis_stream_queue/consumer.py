@@ -15,7 +15,7 @@ from ._log import logger
 from ._validate import Function, Maybe, Settled, Text, check
 from .client import StreamClient, check_client
 from .config import ConsumerConfig, check_config
-from .connection.link import OUTAGES
+from .connection.exchange import OUTAGES
 from .delivery.batch import Batch
 from .delivery.host import Host
 from .delivery.invocation import check_runs, heed_cancellation

@@ -15,7 +15,8 @@ from ._validate import Text, check
 from .client import StreamClient, check_client
 from .connection.carrying import NotCarriedError, carry
 from .connection.dlq_scripts import HEADS, NEWEST, ORIGINS, ORIGINS_OF, REQUEUE
-from .connection.link import OUTAGES, Command, first_error
+from .connection.exchange import OUTAGES, first_error
+from .connection.packing import Command
 from .connection.replies import entry_message, mapping, text
 from .delivery.dead_letter import LETTER_FIELDS
 from .delivery.pending import MOST_VALUES

@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 from redis.asyncio.connection import AbstractConnection
 
-from redis_stream_queue.connection import registry
+from redis_stream_queue.connection import single
 from redis_stream_queue.connection.endpoint import Endpoint
 from tests.support.cluster import Cluster
 from tests.support.guarded import SECRET
@@ -160,12 +160,12 @@ class _FakeConnection(fakeredis.FakeAsyncRedisConnection):
 def _install_fakeredis(monkeypatch: pytest.MonkeyPatch) -> str:
     """Make the library talk to a fresh fakeredis; returns the URL that leads there.
 
-    The place to patch is redis_stream_queue.connection.registry, which opens every connection.
+    The place to patch is redis_stream_queue.connection.single, which makes every connection.
     """
     server = fakeredis.FakeServer()
 
     def connection_maker(endpoint: Endpoint) -> Callable[[], AbstractConnection]:
         return partial(_FakeConnection, server=server, db=endpoint.db, protocol=2)
 
-    monkeypatch.setattr(registry, "connection_maker", connection_maker)
+    monkeypatch.setattr(single, "connection_maker", connection_maker)
     return "redis://fake:1/0"

@@ -16,7 +16,7 @@ from .._exits import Failure
 from .._names import default_dlq
 from .._options import STREAM_PREFIX, URL, URL_FILE
 from ..client import StreamClient
-from ..connection.link import OUTAGES
+from ..connection.exchange import OUTAGES
 from ..connection.refusals import explained
 from ..exceptions import ConfigError, RedisStreamError
 from .config_file import config_option

@@ -19,7 +19,7 @@ from .. import _exits
 from .._exits import Failure
 from .._loading import SERIALIZERS, TARGET, LoadError, load_serializer
 from .._plain import json_line
-from ..connection.link import OUTAGES
+from ..connection.exchange import OUTAGES
 from ..connection.replies import text
 from ..later.extras import Asked, Terms, terms_of
 from ..later.keys import companions

@@ -15,7 +15,7 @@ from .. import _exits
 from .._clock import span_text
 from .._exits import Failure
 from .._plain import json_line
-from ..connection.link import OUTAGES
+from ..connection.exchange import OUTAGES
 from ..operations.heartbeat import INDEX, Heartbeat, living
 from ..operations.readings import Reading, read
 from .common import Redis, ask, complaints, counted, json_option, name, prefix_option, url_option

@@ -13,7 +13,8 @@ from typing import TypeVar
 from redis.exceptions import ResponseError
 
 from .._plain import plain_cut
-from .link import OUTAGES, Link, run_id
+from .exchange import OUTAGES, run_id
+from .link import Link
 from .refusals import passes
 
 ARRIVES_BYTES = 1024  # so little arrives wherever anything does

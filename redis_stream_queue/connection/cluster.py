@@ -24,7 +24,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from .backoff import Backoff
 from .endpoint import Endpoint
-from .link import Command, DedicatedConnection, Link, cut, exchange, life_of, opened, reconnect
+from .exchange import cut, exchange, life_of, opened
+from .link import DedicatedConnection, Link, reconnect
+from .packing import Command
 from .refusals import passes
 
 MOST_REDIRECTS = 8  # followed for one command

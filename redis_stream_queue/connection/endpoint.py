@@ -83,7 +83,7 @@ class Endpoint:
     def connection_kwargs(self) -> dict[str, Any]:
         """Arguments of a redis-py connection; replies are RESP2 and undecoded.
 
-        The socket has no read timeout of its own: every exchange has one (see link.py),
+        The socket has no read timeout of its own: every exchange has one (see exchange.py),
         so that a blocking read may wait longer than ``socket_timeout``.
         """
         kwargs: dict[str, Any] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .._clock import mono_ms, wall_ms
-from ..connection.link import OUTAGES
+from ..connection.exchange import OUTAGES
 from ..message import StreamMessage, id_key
 from .pending import PendingList
 

@@ -21,7 +21,7 @@ from .._names import worker_name
 from ..client import StreamClient
 from ..config import ConsumerConfig
 from ..connection.carrying import NotCarriedError, carry
-from ..connection.link import OUTAGES
+from ..connection.exchange import OUTAGES
 from ..handlers import DLQHandler
 from ..later.postponed import LONG_MS
 from ..message import StreamMessage, id_key

@@ -9,7 +9,8 @@ from typing import Any
 from .._clock import mono_ms
 from .._log import logger
 from ..connection.backoff import Backoff
-from ..connection.link import OUTAGES, Link
+from ..connection.exchange import OUTAGES
+from ..connection.link import Link
 from ..connection.reading import Made
 from ..message import StreamMessage
 from .hooks import Hooks

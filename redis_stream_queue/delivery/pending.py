@@ -15,7 +15,8 @@ from .._clock import mono_ms
 from .._names import parking_name
 from ..client import StreamClient
 from ..connection.carrying import NotCarriedError, carry
-from ..connection.link import Command, first_error
+from ..connection.exchange import first_error
+from ..connection.packing import Command
 from ..connection.refusals import is_full
 from ..connection.replies import entry_message, pending_entries, text
 from ..connection.scripts import BURY, PARK, PRUNE, RENEW, RENEW_RANGE, SIZES, TAKE, TRIM

@@ -12,7 +12,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._log import logger
 from ..client import StreamClient
-from ..connection.link import OUTAGES, Command, DedicatedConnection, first_error
+from ..connection.exchange import OUTAGES, first_error
+from ..connection.link import DedicatedConnection
+from ..connection.packing import Command
 from ..connection.reading import Made, make_name_command, read_command, read_entries
 from .portion import Portion
 

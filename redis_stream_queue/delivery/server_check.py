@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from redis.exceptions import ResponseError
 
 from ..client import StreamClient
-from ..connection.link import Command
+from ..connection.packing import Command
 from ..connection.refusals import is_forbidden
 from ..connection.replies import info_lines, mapping
 from ..connection.scripts import RENEW

@@ -19,7 +19,7 @@ from .._log import logger
 from ..client import StreamClient
 from ..config import ConsumerConfig
 from ..connection.backoff import Backoff
-from ..connection.link import OUTAGES
+from ..connection.exchange import OUTAGES
 from ..connection.replies import entry_messages
 from ..handlers import DLQHandler, ErrorHook, Handler, rules_of, runner_of
 from ..message import StreamMessage

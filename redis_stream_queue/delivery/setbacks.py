@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._log import logger
 from ..connection.backoff import Backoff
-from ..connection.link import OUTAGES
+from ..connection.exchange import OUTAGES
 from ..exceptions import RedisStreamError
 
 log = logger(__name__)

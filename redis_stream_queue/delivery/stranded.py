@@ -14,7 +14,7 @@ from functools import partial
 from .._clock import mono_ms
 from .._log import logger
 from ..connection.carrying import NotCarriedError, carry
-from ..connection.link import OUTAGES
+from ..connection.exchange import OUTAGES
 from ..message import StreamMessage
 from .batch import Outcome, Verdict
 from .in_flight import InFlight

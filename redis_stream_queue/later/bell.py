@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..client import StreamClient
-from ..connection.link import Command, DedicatedConnection, first_error
+from ..connection.exchange import first_error
+from ..connection.link import DedicatedConnection
+from ..connection.packing import Command
 from ..connection.reading import read_entries
 from ..connection.refusals import of_key
 from ..connection.replies import mapping, text

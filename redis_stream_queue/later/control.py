@@ -10,7 +10,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from .._clock import wall_ms
-from ..connection.link import Command, Link, first_error
+from ..connection.exchange import first_error
+from ..connection.link import Link
+from ..connection.packing import Command
 from ..connection.refusals import is_forbidden, of_key
 from ..connection.replies import mapping, text
 from ..connection.scripts import Script

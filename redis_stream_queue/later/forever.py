@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from .._log import logger
 from ..connection.backoff import Backoff
-from ..connection.link import OUTAGES
+from ..connection.exchange import OUTAGES
 from ..connection.refusals import is_forbidden
 from ..connection.shapes import WrongReplyError
 

@@ -17,7 +17,8 @@ from redis.exceptions import ResponseError
 
 from .._validate import Text, check
 from ..client import StreamClient, check_client
-from ..connection.link import OUTAGES, Command
+from ..connection.exchange import OUTAGES
+from ..connection.packing import Command
 from ..connection.refusals import is_forbidden, of_key
 from ..exceptions import ClusterSlotError
 from .bell import Bell

@@ -7,7 +7,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ..connection.link import OUTAGES
+from ..connection.exchange import OUTAGES
 from ..connection.replies import text
 from ..connection.shapes import of_length
 from ..exceptions import BacklogFull

@@ -15,7 +15,7 @@ import msgpack
 from redis.exceptions import ResponseError
 
 from ..client import StreamClient
-from ..connection.link import Command
+from ..connection.packing import Command
 from ..connection.refusals import is_forbidden
 from ..connection.replies import name_text
 from .readings import server_ms

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from .._clock import wall_ms
 from ..client import StreamClient
-from ..connection.link import Command
+from ..connection.packing import Command
 from ..connection.replies import info_lines, mapping
 from ..delivery.server_check import Finding, size
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ..connection.link import OUTAGES, Link
+from ..connection.exchange import OUTAGES
+from ..connection.link import Link
 from ..connection.scripts import PUSH
 from ..connection.shapes import of_length
 from .portions import Command, Pushes, round_trips

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._validate import Whole, check
-from ..connection.link import Command, Link, first_error, run_script
+from ..connection.exchange import first_error
+from ..connection.link import Link, run_script
+from ..connection.packing import Command
 from ..connection.replies import text
 from ..connection.scripts import Script
 from ..exceptions import NotDurable

@@ -10,7 +10,8 @@ from redis.exceptions import ResponseError
 
 from ..client import StreamClient
 from ..connection.backoff import Backoff
-from ..connection.link import OUTAGES, DedicatedConnection, Link, first_error
+from ..connection.exchange import OUTAGES, first_error
+from ..connection.link import DedicatedConnection, Link
 from ..connection.refusals import passes
 from ..connection.replies import text
 from ..delivery.answers import VALUE

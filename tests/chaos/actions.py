@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import psutil
 import redis
 
-from redis_stream_queue.connection.link import OUTAGES
+from redis_stream_queue.connection.exchange import OUTAGES
 from tests.support.pool import PoolProcess
 
 from .app import GROUP, STREAM, tick_number

@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from redis_stream_queue import StreamClient
-from redis_stream_queue.connection.link import OUTAGES
+from redis_stream_queue.connection.exchange import OUTAGES
 from tests.library.kit import GROUP, Bench, CountingProxy
 from tests.support.faultproxy import FaultProxy
 

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio.connection import SSLConnection
 
 from redis_stream_queue import ConfigError, StreamClient
-from redis_stream_queue.connection.link import OUTAGES
+from redis_stream_queue.connection.exchange import OUTAGES
 from tests.support.servers import Server
 
 SECRET = "p4ss:w@rd/?#%"

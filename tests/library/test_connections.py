@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from redis_stream_queue import ConsumerConfig, StreamClient, StreamConsumer, StreamMessage
-from redis_stream_queue.connection.link import OUTAGES, exchange
-from redis_stream_queue.connection.registry import connection_maker
+from redis_stream_queue.connection.exchange import OUTAGES, exchange
+from redis_stream_queue.connection.single import connection_maker
 from tests.library.kit import GROUP, WAIT_S, CountingProxy
 from tests.support.faultproxy import FaultProxy
 from tests.support.servers import Server

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from redis_stream_queue import DeadLetterQueue, DLQError, StreamClient
-from redis_stream_queue.connection.link import OUTAGES
+from redis_stream_queue.connection.exchange import OUTAGES
 from redis_stream_queue.delivery.dead_letter import LETTER_FIELDS
 from tests.library.kit import GROUP, Bench, RecordingHandler
 from tests.support.faultproxy import FaultProxy

@@ -14,7 +14,7 @@ from redis_stream_queue import (
     StreamProducer,
     per_message,
 )
-from redis_stream_queue.connection.link import OUTAGES
+from redis_stream_queue.connection.exchange import OUTAGES
 from redis_stream_queue.delivery.host import Host
 from redis_stream_queue.delivery.pending import SeenEntry
 from redis_stream_queue.delivery.session import Session

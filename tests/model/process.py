@@ -23,8 +23,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_stream_queue import _clock
 from redis_stream_queue.connection import link as link_module
-from redis_stream_queue.connection import registry
-from redis_stream_queue.connection.link import OUTAGES
+from redis_stream_queue.connection import registry, single
+from redis_stream_queue.connection.exchange import OUTAGES
 from redis_stream_queue.connection.scripts import BURY, Script
 from redis_stream_queue.later import control, cron_scripts, postponed
 from redis_stream_queue.later import scripts as later_scripts
@@ -379,9 +379,9 @@ def patched_library(clock: Clock) -> Iterator[None]:
         for name, module in list(sys.modules.items()):
             if name.startswith("redis_stream_queue") and getattr(module, "mono_ms", None):
                 stack.enter_context(mock.patch.object(module, "mono_ms", clock.now_ms))
-        for module in (registry, link_module):
+        for module in (single, link_module):
             stack.enter_context(mock.patch.object(module, "exchange", _patched_exchange))
-        for kind in (registry.SingleLink, link_module.DedicatedConnection):
+        for kind in (single.SingleLink, link_module.DedicatedConnection):
             counted = _counted(kind.run)
             stack.enter_context(mock.patch.object(kind, "run", counted))
         yield

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..._log import logger
 from ...client import StreamClient
-from ...connection.link import OUTAGES
+from ...connection.exchange import OUTAGES
 from ...delivery.pending import PendingList
 from ...later.mover import Mover
 from ...message import GREATEST_ID

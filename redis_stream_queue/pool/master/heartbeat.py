@@ -13,7 +13,7 @@ from ..._clock import mono_ms
 from ..._log import logger
 from ..._version import version
 from ...client import StreamClient
-from ...connection.link import OUTAGES
+from ...connection.exchange import OUTAGES
 from ...connection.refusals import is_forbidden
 from ...operations import heartbeat
 from ...operations.heartbeat import Heartbeat, WorkerLine

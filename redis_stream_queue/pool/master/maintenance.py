@@ -12,7 +12,7 @@ from typing import NoReturn
 from ..._clock import mono_ms
 from ..._log import logger
 from ...connection.backoff import Backoff
-from ...connection.link import OUTAGES
+from ...connection.exchange import OUTAGES
 from ...delivery.retention import TRIM_INTERVAL_S, Retention
 from ...delivery.sightings import lease_interval_ms
 from ...group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost

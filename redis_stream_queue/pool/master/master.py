@@ -19,7 +19,7 @@ from ..._exits import Failure
 from ..._log import logger
 from ..._pool_config import PoolConfig
 from ...client import StreamClient
-from ...connection.link import OUTAGES
+from ...connection.exchange import OUTAGES
 from ..metrics import PoolMetrics, added
 from ..protocol import Fatal, Leaving, Loaded, LoadFailed, Message, Ready, Retire
 from .alarm import every

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ..._log import logger
 from ..._plain import plain_cut
 from ...client import StreamClient
-from ...connection.link import OUTAGES
+from ...connection.exchange import OUTAGES
 from ...operations.readings import Reading, read
 from ..settings import Settings
 

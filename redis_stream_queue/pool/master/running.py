@@ -18,7 +18,7 @@ from ..._names import worker_name
 from ..._pool_config import PoolConfig
 from ...client import StreamClient
 from ...connection.backoff import Backoff
-from ...connection.link import OUTAGES
+from ...connection.exchange import OUTAGES
 from ...exceptions import RedisStreamError
 from ...later.mover import Listener, mover_of
 from ..failures import DEATH, Failures

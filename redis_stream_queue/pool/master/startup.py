@@ -16,7 +16,7 @@ from ..._exits import Failure
 from ..._log import logger
 from ...client import StreamClient
 from ...connection.backoff import Backoff
-from ...connection.link import OUTAGES
+from ...connection.exchange import OUTAGES
 from ...connection.refusals import explained, is_forbidden, passes, reason
 from ...delivery.server_check import check_server, check_stream, forbidden, worries
 from ...exceptions import ClusterSlotError, ConfigError, UnsupportedServer

@@ -11,7 +11,7 @@ from ..._clock import mono_ms
 from ..._log import logger
 from ...client import StreamClient
 from ...connection.backoff import Backoff
-from ...connection.link import OUTAGES
+from ...connection.exchange import OUTAGES
 from ...delivery.batch import Batch
 from ...delivery.host import Host
 from ...delivery.payloads import Decode

@@ -13,7 +13,7 @@ import redis
 from redis.crc import key_slot
 
 from redis_stream_queue import StreamClient, StreamProducer
-from redis_stream_queue.connection.link import OUTAGES
+from redis_stream_queue.connection.exchange import OUTAGES
 from tests.library.kit import Bench, RecordingHandler, running
 from tests.support.cluster import Cluster
 from tests.support.servers import Server

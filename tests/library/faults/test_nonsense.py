@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from redis_stream_queue import StreamClient, StreamProducer
-from redis_stream_queue.connection.link import OUTAGES
+from redis_stream_queue.connection.exchange import OUTAGES
 from redis_stream_queue.delivery.pending import Parked, PendingList, SeenEntry
 from redis_stream_queue.dlq import DeadLetterQueue
 from redis_stream_queue.group import ConsumerGroup
