@@ -17,16 +17,25 @@ from .ids import as_datetime, due_ms, is_scheduled
 from .keys import companions
 from .scripts import FIELDS, FIND
 
-# moved(id): the entry that a scheduled message has become: it is no older than its time.
-# where(id, retried): the message's id of now: of a scheduled one, else of its entry; nil if there
-# is none. retried: key of the notes of where long retries went.
+
+def more(reply: Any) -> bool:
+    """Is this where a script wants to look on with the next call? (An id that follows.)"""
+    return type(reply) is bytes and reply[:1] == b"(" and an_id(reply[1:])
+
+
+# moved(id, after): the entry that a scheduled message has become: it is no older than its time.
+# Looks at 300 entries (a ms) from ``after`` on ('' = from its time on); returns the entry, or nil
+# and from where to look on with the next call (nil at the end of the stream).
+# where(id, retried, after): the message's id of now: of a scheduled one, else of its entry; where
+# it is not found, as moved(). retried: key of the notes of where long retries went.
 # each_group(id, entry, see): see(group, line of XPENDING or nil, has the group read it?) for each.
 GROUPS = (
     BELOW
     + """
-local function moved(id)
-  local after, seen, bytes = string.match(id, '^@0*(%d+)-') .. '-0', 0, 0
-  while seen < 1000 and bytes < 1048576 do
+local function moved(id, after)
+  local seen, bytes = 0, 0
+  if after == '' then after = string.match(id, '^@0*(%d+)-') .. '-0' end
+  while seen < 300 and bytes < 1048576 do
     local page = redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', 20)
     for _, entry in ipairs(page) do
       for i = 1, #entry[2] - 1, 2 do
@@ -38,14 +47,13 @@ local function moved(id)
     seen = seen + #page
     if #page < 20 then return end
   end
+  return nil, after
 end
-local function where(id, retried)
+local function where(id, retried, after)
   local noted = redis.pcall('HGET', retried, id)
-  for _, one in ipairs({type(noted) == 'string' and noted or id, id}) do
-    if string.sub(one, 1, 1) ~= '@' then return one end
-    local entry = find(KEYS[2], string.sub(one, 2)) and one or moved(one)
-    if entry then return entry end
-  end
+  if type(noted) == 'string' and string.find(noted, '^@%d+%-%d+$') then id = noted end
+  if string.sub(id, 1, 1) ~= '@' or find(KEYS[2], string.sub(id, 2)) then return id end
+  return moved(id, after)
 end
 local function each_group(id, see)
   local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
@@ -59,16 +67,16 @@ end
 """
 )
 
-# KEYS: stream, later, bell, retried, cancelled. ARGV: id
+# KEYS: stream, later, bell, retried, cancelled. ARGV: id, from where to look on (see more())
 # Takes a message back: it is removed from wherever it is unfinished. Of one that runs the bell
 # tells, and a note for whoever has not heard the bell, by the ms of its id.
-# Returns what it was (scheduled, waiting, retrying, running), '' if it is nowhere any more.
+# Returns what it was (scheduled, waiting, retrying, running), '' if it is gone; or more().
 CANCEL = Script(
     FIND
     + GROUPS
     + """
-local id, state, groups = where(ARGV[1], KEYS[4]), '', 0
-if not id then return '' end
+local state, groups, id, behind = '', 0, where(ARGV[1], KEYS[4], ARGV[2])
+if not id then return behind or '' end
 if string.sub(id, 1, 1) == '@' then
   local rank = find(KEYS[2], string.sub(id, 2))
   redis.call('ZREMRANGEBYRANK', KEYS[2], rank, rank)
@@ -96,21 +104,21 @@ if state == 'running' then
 end
 return state
 """
-).returning(Either(b"scheduled", b"waiting", b"retrying", b"running", b""))
+).returning(Either(b"scheduled", b"waiting", b"retrying", b"running", b"", more))
 
 _SCHEDULED = (int, list, bytes, bytes)
 _IN_THE_STREAM = (int, an_id, [bytes], [(bytes, int, Either(PENDING, ()))])
 
-# KEYS: stream, later, retried. ARGV: id
+# KEYS: stream, later, retried. ARGV: id, from where to look on (see more())
 # Returns {1, headers, payload, id} of a scheduled message, else {0, id of its entry, fields,
-# {group, has it read the entry (0, 1), line of XPENDING}...}; nil if there is none.
+# {group, has it read the entry (0, 1), line of XPENDING}...}; nil if there is none; or more().
 STATE = Script(
     FIND
     + FIELDS
     + GROUPS
     + """
-local id = where(ARGV[1], KEYS[3])
-if not id then return false end
+local id, behind = where(ARGV[1], KEYS[3], ARGV[2])
+if not id then return behind or false end
 if string.sub(id, 1, 1) == '@' then
   local _, member = find(KEYS[2], string.sub(id, 2))
   local parts, payload = fields(member)
@@ -123,7 +131,7 @@ end)
 if not entry and #found == 0 then return false end
 return {0, id, entry and entry[2] or {}, found}
 """
-).returning(Either(None, _SCHEDULED, _IN_THE_STREAM))
+).returning(Either(None, _SCHEDULED, _IN_THE_STREAM, more))
 
 ORDER = ("running", "retrying", "waiting", "done")
 
@@ -174,7 +182,7 @@ async def cancel(link: Link, key: str, message_id: str) -> str:
     _check(message_id)
     beside = companions(key)
     keys = [beside.stream, beside.later, beside.bell, beside.retried, beside.cancelled]
-    return text(await link.script(CANCEL, keys, message_id))
+    return text(await _answer(link, CANCEL, keys, message_id))
 
 
 async def find(link: Link, key: str, message_id: str) -> MessageState | None:
@@ -184,7 +192,8 @@ async def find(link: Link, key: str, message_id: str) -> MessageState | None:
     """
     _check(message_id)
     beside = companions(key)
-    reply = await link.script(STATE, [beside.stream, beside.later, beside.retried], message_id)
+    keys = [beside.stream, beside.later, beside.retried]
+    reply = await _answer(link, STATE, keys, message_id)
     if not reply:
         return None
     if reply[0] == 1:
@@ -198,6 +207,15 @@ async def find(link: Link, key: str, message_id: str) -> MessageState | None:
     states = [group.state for group in groups] or ["waiting"]
     least = min(states, key=ORDER.index)
     return MessageState(message.id, least, message.data, message.headers, None, groups)
+
+
+async def _answer(link: Link, script: Script, keys: list[str], message_id: str) -> Any:
+    """What the script says in the end, however long after its time the message was moved."""
+    reply: Any = b""
+    while True:
+        reply = await link.script(script, keys, message_id, reply)
+        if not more(reply):
+            return reply
 
 
 def _group_state(group: str, has_read: bool, line: list[Any]) -> GroupState:

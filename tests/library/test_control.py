@@ -13,6 +13,7 @@ from redis_stream_queue.later.control import paused
 from redis_stream_queue.later.keys import companions
 from redis_stream_queue.later.mover import Listener, Mover
 from tests.library.kit import GROUP, Bench, RecordingHandler, running
+from tests.support.waiting import wait_until_async
 
 HOUR_MS = 3_600_000
 
@@ -189,6 +190,31 @@ async def test_each_state_is_found_and_cancelled(real_bench: Bench) -> None:
     handler = RecordingHandler()
     await real_bench.drain(real_bench.consumer(handler))
     assert handler.messages == []
+
+
+async def test_it_is_found_however_late_it_was_moved(real_bench: Bench) -> None:
+    """Behind any number of others: of those that were pushed meanwhile, or due with it."""
+    client, stream = real_bench.client, real_bench.stream
+    await client.create_group(stream, GROUP)
+    producer, mover = StreamProducer(client, stream), Mover(client, stream)
+    alone = await producer.push("late", delay_ms=1)
+    await real_bench.push(*range(1500))
+    first, *_, last = await producer.push_many([0] * 1200, delay_ms=1)
+
+    async def all_moved() -> bool:
+        await mover.move()
+        return await client.stream_len(stream) == 2701
+
+    await wait_until_async(all_moved, 5, "all are moved")
+
+    for message_id in (alone, first, last):
+        found = await client.find(stream, message_id)
+        assert found is not None
+        assert (found.state, found.headers["rsq:scheduled"]) == ("waiting", message_id)
+        assert await client.cancel(stream, message_id) == "waiting"
+        assert await client.cancel(stream, message_id) is None
+        assert await client.find(stream, message_id) is None
+    assert await client.stream_len(stream) == 2698
 
 
 async def test_what_is_no_id_is_refused(server_bench: Bench) -> None:
