@@ -30,7 +30,10 @@ class Arrival:
         self._cancelled: asyncio.CancelledError | None = None
 
     def come(self, what: Any) -> bool:
-        """Here it is; False if no task waits. To be called in the loop."""
+        """Give the task that waits what it waits for; returns False if none waits.
+
+        To be called in the loop.
+        """
         wake, self._wake = self._wake, None
         if wake is None:
             return False
@@ -43,7 +46,7 @@ class Arrival:
 
     @types.coroutine
     def wait(self) -> Generator[Any, None, Any]:
-        """Until it comes; returns it."""
+        """Wait until it comes; returns it."""
         self._asyncio_future_blocking = True
         yield self
         came, self._came = self._came, None

@@ -7,9 +7,9 @@ import random
 from .._clock import mono_ms
 
 FIRST_S = 0.05
-LONGEST_S = 1.0  # Redis is back within two seconds for everybody
+LONGEST_S = 1.0  # a server that is back is used again within about this time
 JITTER = 0.25
-CALM_MS = 2000  # so long after an error all is well: what comes and goes is told as one outage
+CALM_MS = 2000  # errors that are less than this apart belong to one outage
 
 
 class Backoff:
@@ -24,7 +24,7 @@ class Backoff:
         self._error_ms = 0
 
     def reset(self) -> None:
-        """It worked."""
+        """Note that a try has worked."""
         self.tries = 0
         self.pause_s = 0.0
         if self._errors and mono_ms() - self._error_ms > CALM_MS:
@@ -40,5 +40,5 @@ class Backoff:
         return self.pause_s
 
     def worth_a_line(self) -> bool:
-        """Say so the 1st, 4th, 16th, ... time: an outage of an hour is a handful of lines."""
+        """Is this error to be logged? The 1st, 4th, 16th, ... of an outage is."""
         return self._errors & (self._errors - 1) == 0 and self._errors.bit_length() % 2 == 1

@@ -1,8 +1,9 @@
-"""An answer that does not arrive though the server answers everything else: is it too large?
+"""Tells a reply that is too large to arrive from an outage.
 
-Too large for ``client-output-buffer-limit``, for something on the way, for the memory here: asked
-for again and again it never comes. An outage looks alike at first; so this is for an answer that
-was asked for alone, and the same life of the server must answer before and after it.
+A reply may be too large for ``client-output-buffer-limit``, for a proxy, or for the memory here: it
+never arrives, however often it is asked for, while the server answers everything else. An outage
+looks the same at first. So the reply is asked for alone, and the same server (by its run id) must
+answer before and after it.
 """
 
 from __future__ import annotations
@@ -17,24 +18,23 @@ from .exchange import OUTAGES, run_id
 from .link import Link
 from .refusals import passes
 
-ARRIVES_BYTES = 1024  # so little arrives wherever anything does
+ARRIVES_BYTES = 1024  # a reply of so few bytes is never too large
 TRIES = 2
-WORDS = 300  # characters of an error
+WORDS = 300  # most characters of the error in the text
 
 T = TypeVar("T")
 
 
 class NotCarriedError(Exception):
-    """Why it could not be read in, with its size."""
+    """The text says how large the reply is and why it could not be read."""
 
 
 async def carry(
     link: Link, key: str, size: int, bring: Callable[[], Awaitable[T]], tries: int = TRIES
 ) -> T:
-    """What ``bring`` asks of the node that serves the key: one entry of so many bytes.
+    """Return what ``bring`` returns: it reads one entry of ``size`` bytes at the node of this key.
 
-    Raises NotCarriedError if it is the entry's own fault that it does not arrive, else what
-    ``bring`` raises.
+    Raises NotCarriedError if the entry is too large to arrive, else what ``bring`` raises.
     """
     while True:
         life = await _life(link, key)
@@ -52,7 +52,7 @@ async def carry(
 
 
 async def _life(link: Link, key: str) -> str:
-    """Which life of the server answers now; "" where an ACL forbids INFO. Raises an outage."""
+    """The run id of the server that answers now; "" where an ACL forbids INFO. Raises OUTAGES."""
     try:
         return run_id(await link.call(key, "INFO", "server"))
     except ResponseError as error:

@@ -29,9 +29,9 @@ from .link import DedicatedConnection, Link, reconnect
 from .packing import Command
 from .refusals import passes
 
-MOST_REDIRECTS = 8  # followed for one command
+MOST_REDIRECTS = 8  # that are followed for one command
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.25  # between two tries while a slot moves
-FAILOVER_S = 10.0  # how long it is asked, where connecting has no limit of its own
+FAILOVER_S = 10.0  # how long a failover is waited for, where connecting has no limit
 REDIRECTS = (MovedError, AskError, TryAgainError, ClusterDownError)
 
 
@@ -133,7 +133,7 @@ class ClusterLink(Link):
             self._stale = False
 
     def _is_replaced(self, node: ClusterNode) -> bool:
-        """By a newer map: whoever uses a connection of it then, closes it."""
+        """Has a newer map replaced the node? Whoever uses a connection of it closes it then."""
         return self._cluster.nodes_manager.nodes_cache.get(node.name) is not node
 
     async def run(
@@ -173,7 +173,7 @@ class ClusterLink(Link):
                 await self.refresh(seen)
 
     def _end_s(self) -> float:
-        """Until when a failover may last that a command waits for, in the loop's time."""
+        """The end of a command's wait for a failover that begins now, by the loop's clock."""
         limit_s = self.endpoint.socket_connect_timeout
         return self.loop.time() + (FAILOVER_S if limit_s is None else limit_s)
 

@@ -15,7 +15,7 @@ from .link import DedicatedConnection, Link
 from .scripts import Script
 
 log = logger(__name__)
-_said: set[Endpoint] = set()  # of which this process has been warned
+_warned: set[Endpoint] = set()  # of those without verification, once in each process
 
 
 class Connected:
@@ -25,8 +25,8 @@ class Connected:
     """
 
     def __init__(self, endpoint: Endpoint, prefix: str) -> None:
-        if endpoint.unverified and endpoint not in _said:
-            _said.add(endpoint)
+        if endpoint.unverified and endpoint not in _warned:
+            _warned.add(endpoint)
             log.warning(
                 "TLS to %s does not check who answers, because of %s: whoever is on the way can "
                 "read and change everything",
@@ -66,11 +66,11 @@ class Connected:
         return await self.link().script(script, [self.key(stream)], *args)
 
     def channel(self, stream: str) -> DedicatedConnection:
-        """A connection of one's own for blocking reads on a stream; the caller closes it."""
+        """A connection for the caller's blocking reads on a stream alone; the caller closes it."""
         return self.link().dedicated(self.key(stream))
 
     async def close(self) -> None:
-        """Give the connections of this event loop back; the last client of a server closes them."""
+        """Give up the connections of this event loop; they close with their last client."""
         loop, pid = asyncio.get_running_loop(), os.getpid()
         mine = [k for k in self._links if k.loop is loop and k.pid == pid]
         for link in mine:

@@ -74,7 +74,7 @@ class Endpoint:
 
     @property
     def unverified(self) -> str:
-        """The TLS option that lets anybody pose as the server, "" if there is none."""
+        """The TLS option that switches verification of the server off; "" if there is none."""
         options = dict(self.options)
         if options.get("ssl_cert_reqs", "required") not in ("required", tls.CERT_REQUIRED):
             return "ssl_cert_reqs"
@@ -126,8 +126,8 @@ _TLS_ONLY = {
     name for name in inspect.signature(SSLConnection).parameters if name.startswith("ssl_")
 }
 
-# What replies look like, and what is done about errors, is ours to say: a URL that was written for
-# another program may name these, and they change nothing.
+# Options of redis-py that change how replies look or what is done about errors. A URL that was
+# written for another program may have them: they are ignored.
 _OURS = {
     "decode_responses",
     "encoding",
@@ -197,7 +197,7 @@ def _check_node(host: Any, port: Any) -> None:
 
 
 def _check_options(extra: dict[str, Any], *, ssl: bool) -> None:
-    """Are they options of redis-py's connections?"""
+    """Check that these are options of redis-py's connections. Raises ConfigError."""
     for name in extra:
         if name not in _OPTIONS:
             hint = did_you_mean(name, _OPTIONS | _FIELDS)
@@ -215,7 +215,7 @@ def _check_options(extra: dict[str, Any], *, ssl: bool) -> None:
 
 
 def _whole(value: Any) -> Any:
-    """Ports and databases often come as text, out of the environment."""
+    """A number given as text as an int (ports and databases often come from the environment)."""
     return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
 
 
@@ -325,7 +325,7 @@ def _nodes(rest: str, default_port: int) -> tuple[str, tuple[tuple[str, int], ..
 
 
 def _came(scheme: str, separator: str) -> str:
-    """What stood there instead, without quoting more of it than a scheme (no password)."""
+    """Words for what stood in place of a scheme; more is not quoted (it may hold a password)."""
     if separator and re.fullmatch(r"[a-z+]{1,20}", scheme):
         return f"got {scheme + '://'!r}"
     return "but there is none" if not separator else "got something else"

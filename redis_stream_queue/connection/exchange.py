@@ -42,16 +42,18 @@ async def exchange(
     last_s: float | None = None,
     on_late: Callable[[], None] | None = None,
 ) -> list[Any]:
-    """Send the commands in one write and read all replies; an error reply stays in its place.
+    """Send the commands together and return all replies; an error reply stays in its place.
 
-    timeout_s: longest silence, in which not one byte comes or goes; where ``last_s`` is given,
-    that is how long it may last before the last reply. The connection's round trip comes on top.
-    on_reply: called with the index and the value of each reply but the last as it comes in.
-    on_late: called once when that silence is nearly over.
+    timeout_s: seconds without one byte, in or out, after which the connection counts as dead, plus
+        a round trip; None = no limit.
+    last_s: the same for the last reply, where its command blocks at the server.
+    on_reply: called with index and value of each reply but the last, when it arrives.
+    on_late: called once when a silence has nearly lasted so long.
+    Raises redis.exceptions.TimeoutError and ConnectionError.
 
-    Whatever interrupts it (timeout, cut, cancellation) closes the connection, since a reply that
-    was not read would be taken for the answer to the next command. So do a reply of another shape
-    than its command's, one too many, a protocol error, and a demoted server: see Link.generation.
+    Whatever interrupts it (a timeout, a cancellation) closes the connection: a reply that was not
+    read would be taken for that to the next command. So do a reply of another shape than its
+    command's, one too many, a protocol error, and a server that is no master (Link.generation).
     """
     replies: list[Any] = []
     wire, asked = wire_of(connection), answered(commands)
@@ -60,12 +62,7 @@ async def exchange(
     wire.used_s = began_s = wire.now()
     silence.begin(limit_s and limit_s + wire.rtt_s, began_s, on_late, waits=waits)
     try:
-        for packed in packets(commands):
-            wire.sending(len(packed))
-            try:
-                await connection.send_packed_command(packed, check_health=False)
-            except _BROKEN as error:
-                raise _broken(error) from error
+        await _send(connection, commands)
         for index in range(last + 1):
             if index == last and last_s is not None and not waits:
                 silence.begin(last_s + wire.rtt_s, wire.now(), on_late, waits=True)
@@ -96,8 +93,17 @@ async def exchange(
     return replies
 
 
+async def _send(connection: AbstractConnection, commands: Sequence[Command]) -> None:
+    for packed in packets(commands):
+        wire_of(connection).sending(len(packed))
+        try:
+            await connection.send_packed_command(packed, check_health=False)
+        except _BROKEN as error:
+            raise _broken(error) from error
+
+
 async def opened(connection: AbstractConnection) -> AbstractConnection:
-    """Connect it, or leave nothing of it behind."""
+    """Connect it and return it; where that fails, it is closed again."""
     try:
         await connection.connect()
     except BaseException:  # a cancellation, too
@@ -107,7 +113,7 @@ async def opened(connection: AbstractConnection) -> AbstractConnection:
 
 
 async def cut(connection: AbstractConnection) -> None:
-    """Close a connection without waiting; one that is broken may say so once more."""
+    """Close a connection without waiting for it; errors of one that is broken are ignored."""
     with contextlib.suppress(OSError, *_BROKEN):
         await connection.disconnect(nowait=True)
 
@@ -117,7 +123,7 @@ def _broken(error: Exception) -> RedisConnectionError:
 
 
 def first_error(replies: Sequence[Any]) -> list[Any]:
-    """The replies, or the first error among them raised."""
+    """Return the replies. Raises the first error among them."""
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply
@@ -141,10 +147,10 @@ async def connecting(endpoint: Endpoint) -> AsyncIterator[None]:
 
 
 async def life_of(connection: AbstractConnection) -> str:
-    """Which life of which server is at the other end; "" if it does not tell.
+    """The run id of the server at the other end; "" if it does not tell.
 
-    Ids of clients mean something in that life only: after a restart or a failover the same id is
-    another program's connection.
+    A server has a new one after each restart. The id of a client means something for one run id
+    only: after a restart or a failover the same id is another program's connection.
     """
     wire = wire_of(connection)
     if wire.life is None:

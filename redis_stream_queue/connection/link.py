@@ -27,7 +27,7 @@ ROLE_S = 0.8  # after which the role of a server is asked for again
 
 
 async def reconnect(link: Link, connection: AbstractConnection) -> None:
-    """Open a connection anew, without a word: nobody has waited for anything on it."""
+    """Open a connection anew; nothing is logged, as nobody has waited for anything on it."""
     await cut(connection)
     async with connecting(link.endpoint):
         began_s = link.loop.time()
@@ -37,9 +37,10 @@ async def reconnect(link: Link, connection: AbstractConnection) -> None:
 
 
 class DedicatedConnection(ABC):
-    """A connection of one's own, for reads that block. Connects by itself when needed.
+    """A connection that one reader has to itself, for reads that block. It connects when needed.
 
-    client_id: its number at the server; None where it may not be used. life: see ``life_of``.
+    client_id: its number at the server, as CLIENT ID tells it; None where that is not known.
+    life: the server's run id, see ``life_of``.
     on_late: called when the reply to a blocking read is overdue.
     """
 
@@ -59,7 +60,7 @@ class DedicatedConnection(ABC):
         return wire_of(self.connection)
 
     async def broke(self) -> None:  # noqa: B027
-        """Its connection has just broken: what that says about others."""
+        """Called when its connection has just broken: others to the same server may have, too."""
 
     @abstractmethod
     async def _open(self) -> AbstractConnection: ...
@@ -81,7 +82,7 @@ class DedicatedConnection(ABC):
             raise
 
     async def connect(self) -> AbstractConnection:
-        """The connection, opened if it is not open or does not lead anywhere any more."""
+        """Return the connection; it is opened if it is not open or leads nowhere any more."""
         connection = self.connection
         if (
             connection is not None
@@ -110,9 +111,9 @@ class DedicatedConnection(ABC):
 class Link(ABC):
     """All connections of one (endpoint, loop, process).
 
-    generation: goes up when the server turns out to be no master any more: all connections of
-    before are left then, each when it is wanted next.
-    receivers: called now and then while a long answer arrives on any of them.
+    generation: goes up when the server turns out to be no master any more. A connection of an
+    older generation is opened anew when it is used next.
+    receivers: called now and then while a long reply arrives on any of the connections.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -151,9 +152,10 @@ class Link(ABC):
     def _pooled(self) -> list[AbstractConnection]: ...
 
     def wire(self, connection: AbstractConnection, began_s: float) -> Wire:
-        """What is known of an open connection; connecting, if it was opened just now, began then.
+        """What is known of an open connection.
 
-        (Connecting takes two round trips and more.)
+        began_s: when connecting began, by the loop's clock, if it was opened just now (connecting
+        takes two round trips or more: a first measure of one).
         """
         wire = wire_of(connection, (self.loop.time() - began_s) / 2)
         if wire.on_progress is None:
@@ -162,7 +164,7 @@ class Link(ABC):
         return wire
 
     async def is_good(self, connection: AbstractConnection) -> bool:
-        """Does an open connection that was idle still lead to the server that is wanted?"""
+        """Does an open connection still lead to the wanted server? One that was idle is asked."""
         wire = wire_of(connection)
         if wire.generation != self.generation or wire.ended or wire.unasked:
             return False
@@ -177,7 +179,10 @@ class Link(ABC):
     async def read(
         self, key: str, commands: Sequence[Command], timeout_s: float | None
     ) -> list[Any]:
-        """``run`` for who only reads: a replica answers that, too. Raises ReadOnlyError then."""
+        """As run(), for commands that only read: a replica would answer them, too.
+
+        So the server is asked for its role every ROLE_S. Raises ReadOnlyError for a replica.
+        """
         now_s = self.loop.time()
         if now_s < self._ask_role_s:
             return await self.run(key, commands, timeout_s)
@@ -189,8 +194,12 @@ class Link(ABC):
         return replies
 
     def answered_by(self, life: str) -> None:
-        """Warn, once, where two servers answer by turns: a restart or a failover has no way back so
-        soon. (Nodes of a cluster, and a master that Sentinels know, are told apart.)"""
+        """Note which server has answered a new connection, by its run id.
+
+        Warns once where two servers answer by turns at one address: after a restart or a failover
+        the run id of before does not come back. (The nodes of a cluster and a master that
+        Sentinels know have addresses of their own.)
+        """
         lives, now_s = self._lives, self.loop.time()
         is_back = life in lives and life != next(reversed(lives))
         if is_back and now_s - lives[life] < BY_TURNS_S and life and self._is_one_address:
@@ -205,7 +214,7 @@ class Link(ABC):
         lives[life] = now_s
 
     def abandon(self) -> None:
-        """Leave all connections that there are: they lead to what is no master any more."""
+        """Open all connections anew, each when it is used next: they lead to no master any more."""
         self.generation += 1
 
     def _progressed(self) -> None:
@@ -213,18 +222,18 @@ class Link(ABC):
             receiver()
 
     def connections(self) -> list[AbstractConnection]:
-        """Every connection there is, for cleaning up behind a loop that is closed already."""
+        """All connections, for closing them where the loop is closed already."""
         own = [one.connection for one in self.dedicated_connections if one.connection]
         return own + self._pooled()
 
     def dedicated(self, key: str) -> DedicatedConnection:
-        """A connection of one's own to the node that serves the key; closes with the link."""
+        """A new connection to the node that serves the key; it is closed with the link."""
         dedicated = self._new_dedicated(key)
         self.dedicated_connections.add(dedicated)
         return dedicated
 
     async def drop(self, dedicated: DedicatedConnection) -> None:
-        """Close one for good."""
+        """Close a dedicated connection for good."""
         self.dedicated_connections.discard(dedicated)
         await dedicated.close()
 
@@ -244,7 +253,7 @@ class Link(ABC):
 async def run_script(
     call: Callable[..., Awaitable[Any]], script: Script, keys: Sequence[str], *args: Any
 ) -> Any:
-    """The same by ``call(key, *command)``."""
+    """Run a script by means of ``call(key, *command)``; see Link.script()."""
     try:
         return await call(keys[0], "EVALSHA", script.sha, len(keys), *keys, *args)
     except NoScriptError:

@@ -13,7 +13,11 @@ PACKET_BYTES = 32_768  # sent together
 
 
 def packets(commands: Sequence[Command]) -> Iterator[bytes]:
-    """Small commands together; the server works on a large one meanwhile."""
+    """The commands as bytes, to be sent one packet after the other.
+
+    Small commands share a packet. A large one leaves before the next is packed, so that the server
+    works on it meanwhile.
+    """
     packet = b""
     for command in commands:
         packet += _packed(command)

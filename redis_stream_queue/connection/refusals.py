@@ -1,5 +1,7 @@
-"""What an error of Redis means for us: wait, or say why it cannot work. The one place that makes
-sentences of such errors; start-up and the command lines say them."""
+"""What an error of Redis means: wait until it passes, or say why it cannot work.
+
+The one place that makes sentences of such errors; start-up and the command lines say them.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ from .shapes import WrongReplyError
 from .tls import tls_trouble
 
 URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db)."
-PROBE_S = 2.0
-SPEAKS_FIRST_S = 0.2
+PROBE_S = 2.0  # how long a probe of what answers there may take
+SPEAKS_FIRST_S = 0.2  # a server in protected mode sends its refusal within this time
 
 _PASSING = (
     BusyLoadingError,
@@ -62,18 +64,21 @@ class WrongKind(ResponseError):
 
 
 def is_wrong_kind(reply: Any) -> bool:
-    """Is there something else in a key of the command?"""
+    """Does a key of the command hold another kind of value (WRONGTYPE)?"""
     return isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply)
 
 
 def keys_of(command: Sequence[Any], key: str) -> Sequence[str]:
-    """The keys of a script, of another command this one."""
+    """The keys of the command: of a script its KEYS, of any other ``key``."""
     is_script = command[0] in ("EVAL", "EVALSHA")
     return command[3 : 3 + command[2]] if is_script else (key,)
 
 
 def wrong_kind(asked: Sequence[tuple[str, str]], kinds: Sequence[Any]) -> WrongKind | None:
-    """The first key that holds what it must not. asked: TYPE of each; kinds: the replies."""
+    """The error for the first key that holds another kind of value; None = there is none.
+
+    asked: TYPE of each key; kinds: the replies to them.
+    """
     for (_, key), kind in zip(asked, kinds, strict=True):
         found = "none" if isinstance(kind, Exception) else text(kind)
         if found not in ("none", kind_of(key)):
@@ -82,12 +87,12 @@ def wrong_kind(asked: Sequence[tuple[str, str]], kinds: Sequence[Any]) -> WrongK
 
 
 def of_key(reply: Any, key: str) -> Any:
-    """The reply to a command about this key alone; one of WRONGTYPE names it."""
+    """Return the reply to a command about this key alone; a WRONGTYPE names the key then."""
     return WrongKind(key) if is_wrong_kind(reply) else reply
 
 
 def passes(error: Exception) -> bool:
-    """Is this a refusal that ends by itself: a failover, a full disk or memory, a long script?"""
+    """Does this error end by itself (a failover, a full disk or memory, a long script)?"""
     return isinstance(error, _PASSING) or any(word in str(error) for word in _PASSING_WORDS)
 
 
@@ -116,14 +121,14 @@ def says_demoted(error: Exception) -> bool:
 
 
 def no_redis(endpoint: Endpoint, why: str) -> RedisConnectionError:
-    """Something else answers there."""
+    """The error for a server at the endpoint that is no Redis."""
     return RedisConnectionError(f"what answers at {endpoint} is no Redis: {why}")
 
 
 async def explained(
     endpoint: Endpoint, error: Exception, *, key: str = "", waited_s: float | None = None
 ) -> Failure:
-    """What this error means to a user, and the exit code.
+    """What this error means to a user, as a sentence with an exit code.
 
     key: the key it is about. waited_s: how long it was waited for something else to come.
     """
@@ -172,7 +177,7 @@ def _words(error: Exception) -> str:
 
 
 async def _line_trouble(endpoint: Endpoint, words: str) -> str | None:
-    """The same for what is no reply: TLS where there is none, protected mode and the like."""
+    """As reason(), for a connection that broke: TLS where there is none, protected mode, ..."""
     closed = any(word in words.lower() for word in ("closed", "reset", "lost"))
     elsewhere = endpoint.path is not None or endpoint.service is not None
     if endpoint.ssl and (why := await tls_trouble(endpoint, words)):
@@ -203,7 +208,7 @@ async def _line_trouble(endpoint: Endpoint, words: str) -> str | None:
 
 
 async def _greeting(host: str, port: int) -> bytes:
-    """What the server says to a plain PING; protected mode speaks first."""
+    """What the server sends: by itself (in protected mode), or in reply to a PING without TLS."""
     writer = None
     try:
         async with asyncio.timeout(PROBE_S):

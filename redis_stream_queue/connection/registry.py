@@ -18,7 +18,7 @@ from .link import Link
 from .single import SingleLink
 
 _links: dict[tuple[Endpoint, int], Link] = {}
-_inherited: list[Any] = []  # what a forked child got from its parent: never used, never closed
+_inherited: list[Any] = []  # links of the parent in a forked child: kept, never used or closed
 
 
 def acquire(endpoint: Endpoint) -> Link:
@@ -41,7 +41,7 @@ async def release(link: Link) -> None:
 
 
 async def discard(link: Link) -> None:
-    """Close a link, whoever uses it."""
+    """Close a link, even if it has users."""
     if _links.get((link.endpoint, id(link.loop))) is link:
         del _links[link.endpoint, id(link.loop)]
     link.closed = True

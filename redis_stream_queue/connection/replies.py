@@ -9,22 +9,22 @@ from ..message import PendingEntry, StreamMessage
 
 
 def text(value: bytes | str | int) -> str:
-    """Text of a reply; bytes that are no UTF-8 stay readable."""
+    """A reply as text; bytes that are no UTF-8 become replacement characters."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def name_text(value: bytes | str) -> str:
-    """A name as text that becomes the same bytes again when it is sent, UTF-8 or not."""
+    """A name as text that becomes the same bytes again when it is sent, be it UTF-8 or not."""
     return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
 
 
 def pending_entries(lines: Sequence[Any]) -> list[PendingEntry]:
-    """Lines of XPENDING."""
+    """The lines of a reply to XPENDING as PendingEntry."""
     return [PendingEntry(text(i), name_text(name), ms, n) for i, name, ms, n in lines]
 
 
 def info_lines(reply: Any) -> dict[str, str]:
-    """Lines ``name:value`` of INFO; empty for an error (an ACL may forbid it)."""
+    """The lines ``name:value`` of a reply to INFO; {} for an error (an ACL may forbid it)."""
     if not isinstance(reply, bytes | str):
         return {}
     return dict(line.split(":", 1) for line in text(reply).splitlines() if ":" in line)
@@ -39,8 +39,8 @@ def mapping(flat: Any, decode: Callable[[bytes], str] = text) -> dict[str, Any]:
 def entry_messages(
     entries: Sequence[Any], payload_field: str | None, delivery_count: int
 ) -> list[StreamMessage]:
-    """``entry_message`` of many, most of which are expected to hold their payload, and one header
-    at most."""
+    """``entry_message`` for many entries; quick for those that hold a payload and at most one
+    header."""
     name = payload_field and payload_field.encode()
     try:
         return [

@@ -27,11 +27,11 @@ from .refusals import passes
 from .replies import text
 from .shapes import checked
 
-ANSWER_S = 1.0  # a Sentinel that is slower is passed over
-CANDIDATE_S = 2.0  # and so is a server, perhaps a dead one, that it names
+ANSWER_S = 1.0  # a Sentinel that takes longer is passed over
+CANDIDATE_S = 2.0  # a server that a Sentinel names, and that takes longer, is passed over
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.25  # before all are asked again
-OWN_SHARE = 0.9  # of the time to connect: the rest is for whoever waits, to tell what was found
-LEAST_S = 0.001
+OWN_SHARE = 0.9  # of the time to connect; the rest is left to raise what was found
+LEAST_S = 0.001  # less time than this is no time left
 FAILED = (RedisError, OSError)
 
 
@@ -55,12 +55,15 @@ class Search:
         return None if self._end_s is None else max(self._end_s - time.monotonic(), LEAST_S)
 
     def candidate_s(self) -> float:
-        """How long the server may take that a Sentinel has named."""
+        """Seconds that the server may take which a Sentinel has named."""
         left_s = self._left_s()
         return CANDIDATE_S if left_s is None else min(CANDIDATE_S, left_s)
 
     def refused(self, address: tuple[str, int], error: Exception) -> None:
-        """The server that a Sentinel has named is no master, or not yet. Raises what will stay."""
+        """Note that the server which a Sentinel has named is no master, or not yet.
+
+        Raises the error where waiting would not help: of TLS, or a refusal.
+        """
         of_tls = isinstance(error.__context__, ssl.SSLError)
         refuses = isinstance(error, ResponseError | AuthenticationError) and not passes(error)
         if of_tls or refuses:
@@ -69,14 +72,17 @@ class Search:
         self.note(address, error)
 
     def note(self, node: tuple[str, int], why: Exception) -> None:
-        """Remember what was wrong; silence says less than words, and may be for want of time."""
+        """Remember what was wrong with this node, for the error at the end.
+
+        What a node said counts more than that one did not answer, perhaps for want of time.
+        """
         is_silence = isinstance(why, TimeoutError | redis.TimeoutError)
         if self._last is None or not is_silence:
             words = "does not answer" if is_silence else str(why).rstrip(".")
             self._last = f"{node[0]}:{node[1]}: {words}"
 
     def pause_s(self) -> float:
-        """After all were asked: how long to wait before they are asked again.
+        """Seconds to wait, after all were asked, before they are asked again.
 
         Raises ConnectionError when the time is over, or where no Sentinel knows anything.
         """
@@ -121,7 +127,7 @@ def check_role(role: Any) -> None:
 
 
 async def ask(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> tuple[str, int]:
-    """(host, port) that this Sentinel takes for the master's. Raises one of FAILED."""
+    """Ask this Sentinel for the master; returns (host, port). Raises one of FAILED."""
     kind = SSLConnection if endpoint.ssl else Connection
     settings = _settings(endpoint, node, answer_s)
     connection = kind(retry=AsyncRetry(NoBackoff(), 0), **settings)
@@ -135,7 +141,7 @@ async def ask(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> tup
 
 
 def ask_sync(endpoint: Endpoint, node: tuple[str, int], answer_s: float) -> tuple[str, int]:
-    """The same without an event loop."""
+    """As ask(), without an event loop."""
     kind: Any = redis.connection.SSLConnection if endpoint.ssl else redis.connection.Connection
     settings = _settings(endpoint, node, answer_s)
     connection = kind(retry=Retry(NoBackoff(), 0), **settings)
@@ -166,7 +172,7 @@ class _ToMaster(Connection):
     async def _connected_by(
         self, node: tuple[str, int], search: Search, *args: Any, **options: Any
     ) -> bool:
-        """Has this Sentinel led to a master?"""
+        """Connect to the master that this Sentinel names; returns whether that worked."""
         try:
             self.host, self.port = found = await ask(self._watched, node, search.answer_s)
         except FAILED as error:
@@ -192,8 +198,8 @@ class _ToMaster(Connection):
 
 
 class MasterConnection(_ToMaster):
-    """Leads to the master that there is when it connects."""
+    """A connection to the server that is the master when it connects."""
 
 
 class MasterSSLConnection(_ToMaster, SSLConnection):
-    """The same in TLS."""
+    """As MasterConnection, with TLS."""

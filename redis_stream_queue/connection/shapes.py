@@ -1,8 +1,14 @@
-"""What the reply to each command looks like, and what to say of one that looks otherwise.
+"""The shape of the reply to each command, and the error for a reply of another shape.
 
-A shape is a type, which the reply has (Exception: some error); a value, which it is; ``[x]``, a
-list of x; ``[x, ...]``, of one at least; ``(x, y)``, a list of just these; a dict, a flat list of
-names and values where those values are so; ``Either``; or a function that says whether it fits.
+A shape is one of these:
+
+    int             a reply of this type (Exception: an error of any kind)
+    b"OK"           this very reply
+    [x]             a list of replies of the shape x; [x, ...]: of one at least
+    (x, y)          a list of just these two
+    {b"name": x}    a flat list of names and values, in which the value of this name has the shape x
+    Either(x, y)    one of them
+    a function      returns whether the reply fits
 """
 
 from __future__ import annotations
@@ -19,11 +25,11 @@ from .packing import Command
 MOST_SHOWN = 40  # characters of a reply
 
 Shape = Any
-ANY = object()  # the shape of what is not looked at
+ANY = object()  # the shape of a reply that is not looked at
 
 
 class WrongReplyError(InvalidResponse):
-    """What no Redis answers to that command; the text says what came and what was expected."""
+    """A reply that no Redis gives to that command. The text: what came, what was expected."""
 
 
 class Either:
@@ -56,14 +62,14 @@ def role(reply: Any) -> bool:
 
 
 def ids_or_errors(reply: Any) -> bool:
-    """A thousand of them at a time."""
+    """A list of ids of entries, each of which may be an error instead."""
     ids = [one for one in reply if type(one) is bytes]
     errors = [one for one in reply if isinstance(one, Exception)] if len(ids) < len(reply) else ()
     return type(reply) is list and len(ids) + len(errors) == len(reply) and _are_ids(ids)
 
 
 def new_entries(reply: Any) -> bool:
-    """Of one stream; or nil."""
+    """Entries of one stream, or nil."""
     if reply is None:
         return True
     [[_, entries]] = reply
@@ -74,7 +80,7 @@ def new_entries(reply: Any) -> bool:
 
 
 def _are_ids(ids: Sequence[bytes]) -> bool:
-    """Looked at together: there may be many, and nothing else is done with them."""
+    """Are these all ids of entries? All are looked at together, for speed."""
     joined = b"".join(ids)
     return joined.count(b"-") == len(ids) and (not ids or joined.replace(b"-", b"").isdigit())
 
@@ -164,11 +170,11 @@ REPLIES: dict[str, Shape] = {
 }
 ALL_PENDING: Shape = (int, Either(an_id, None), Either(an_id, None), Either(list, None))
 
-of_script: dict[str, Shape] = {}  # by its hash, and by its source
+of_script: dict[str, Shape] = {}  # by the hash of the script, and by its source
 
 
 def _shape(command: Command) -> Shape:
-    """Of the reply to a command."""
+    """The shape of the reply to this command."""
     name = command[0]
     if name in REPLIES:
         return ALL_PENDING if name == "XPENDING" and len(command) == 3 else REPLIES[name]
@@ -180,7 +186,7 @@ def _shape(command: Command) -> Shape:
 
 
 def answered(commands: Sequence[Command]) -> Sequence[Command]:
-    """The commands that the replies belong to: those of a transaction are answered with its end."""
+    """For each reply the command that it belongs to. (EXEC answers those of a transaction.)"""
     if not commands or commands[0][0] != "MULTI":
         return commands
     inside = commands[1:-1]
@@ -188,19 +194,19 @@ def answered(commands: Sequence[Command]) -> Sequence[Command]:
 
 
 def is_wrong(command: Command, reply: Any) -> bool:
-    """Is that no reply to this command? An error always is one."""
+    """Does the reply not fit the command? (An error always fits.)"""
     return not fits(reply, _shape(command)) and not isinstance(reply, Exception)
 
 
 def checked(command: Command, reply: Any) -> Any:
-    """The reply. Raises WrongReplyError."""
+    """Return the reply. Raises WrongReplyError if it does not fit the command."""
     if is_wrong(command, reply):
         raise wrong_reply(command, reply)
     return reply
 
 
 def of_length(count: int, reply: list[Any]) -> list[Any]:
-    """The reply of a script that says something of each of so many. Raises WrongReplyError."""
+    """Return the reply of a script, a list of ``count`` items. Raises WrongReplyError."""
     if len(reply) != count:
         raise WrongReplyError(f"the server answers a script with {len(reply)}, expected: {count}")
     return reply
@@ -227,7 +233,7 @@ def wrong_reply(command: Command, reply: Any) -> WrongReplyError:
 
 
 def no_reply(command: Command, why: Exception) -> WrongReplyError:
-    """The same of bytes that are no reply at all."""
+    """The error for bytes that are no reply at all."""
     return WrongReplyError(f"the server answers {command[0]} with what is no reply ({why})")
 
 

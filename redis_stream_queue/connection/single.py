@@ -89,7 +89,8 @@ class SingleLink(Link):
             ) from None
 
     async def drop_idle(self) -> None:
-        """If one broke, so have those that nobody uses: they would cost a timeout each."""
+        """Close the idle ones: where one connection broke, they have, too, and each would cost a
+        timeout."""
         idle, self._idle = self._idle, []
         for connection in idle:
             await cut(connection)
@@ -107,7 +108,7 @@ class SingleLink(Link):
 
 
 def is_usable(connection: AbstractConnection) -> bool:
-    """Is it open, and has nothing come in since its last reply? (The server may have closed it.)"""
+    """Is it open, and has nothing arrived since its last reply? (The server may have closed it.)"""
     reader, writer = connection._reader, connection._writer
     if reader is None or writer is None:
         return False
@@ -116,7 +117,7 @@ def is_usable(connection: AbstractConnection) -> bool:
 
 
 def connection_maker(endpoint: Endpoint) -> Callable[[], AbstractConnection]:
-    """Makes connections to a single server, each not open yet."""
+    """Return a function that makes connections to a single server; they are not open yet."""
     kwargs = endpoint.connection_kwargs()
     kind: type[AbstractConnection] = Connection
     if endpoint.service is not None:

@@ -1,4 +1,4 @@
-"""A timeout for exchanges with Redis: it means silence, not the length of a transfer."""
+"""A timeout for exchanges with Redis: of silence, however long a transfer takes in all."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable
 
 from .._lazy_timer import LazyTimer
 
-LOOK_S = 0.5
+LOOK_S = 0.5  # how often it looks whether bytes have passed
 
 
 class Silence:
-    """Ends an exchange on its connection in which nothing has moved for so long.
+    """Ends an exchange on its connection in which not one byte has passed for ``limit_s``.
 
-    It looks now and then whether bytes have passed, and counts the looks that saw none. So a loop
-    that stood still (a handler that held the GIL, a stop of the process) counts as one look, and
-    what waited in the socket meanwhile is seen before the next.
+    It looks every LOOK_S whether bytes have passed, and counts the looks that found none. So a
+    loop that stood still (a handler held the GIL, the process was stopped) counts as one look, and
+    what has arrived in the socket meanwhile is found before the next.
 
     now: the loop's clock, in s. progress: a number that grows with what passes. on_progress: called
     at each look after which it has grown. abort: ends the exchange.
-    limit_s: seconds, of the exchange under way; None = there is none, or it has none.
-    ended: was it aborted?
+    limit_s: seconds, of the exchange under way; None = no exchange, or one without a limit.
+    ended: was the exchange aborted?
     """
 
     def __init__(
@@ -46,10 +46,11 @@ class Silence:
         *,
         waits: bool = False,
     ) -> None:
-        """From now on so many seconds of silence.
+        """Begin an exchange that may be silent for limit_s.
 
-        on_late: called once when the silence has lasted for all but the last look.
-        waits: the server waits, too: nothing to look at until shortly before the end, or moves().
+        on_late: called once when there is silence until the last look but one.
+        waits: its command blocks at the server, so that it is not worth looking until shortly
+        before the end, or until moves().
         """
         self.limit_s, self._on_late = limit_s, on_late
         if limit_s is not None:
@@ -58,12 +59,12 @@ class Silence:
             self._look_after(now_s, limit_s - LOOK_S if waits else 0.0)
 
     def moves(self) -> None:
-        """A part of what is waited for has come."""
+        """Note that a part of the reply has arrived."""
         if self.limit_s is not None and self._step_s > LOOK_S:
             self._look_after(self._now())
 
     def end(self) -> None:
-        """The exchange is over."""
+        """Note that the exchange is over."""
         self.limit_s = self._on_late = None  # the timer finds nothing to do
 
     def _look_after(self, now_s: float, least_s: float = 0.0) -> None:

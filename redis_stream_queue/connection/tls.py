@@ -19,10 +19,10 @@ ALERT_S = 0.5  # after the handshake a server says soon what it thinks of the cl
 
 
 async def tls_trouble(endpoint: Endpoint, words: str) -> str | None:
-    """What is wrong where TLS can never work; None = perhaps it can.
+    """A sentence about what is wrong where TLS can never work; None = perhaps it can.
 
-    words: of the error. The connection that brought it may have been reset before it was told
-    more, so another one listens.
+    words: the text of the error. The connection that raised it may have been reset before the
+    server said more, so this opens another one and listens.
     """
     if "CERTIFICATE_VERIFY_FAILED" in words:
         return (
@@ -49,11 +49,11 @@ async def tls_trouble(endpoint: Endpoint, words: str) -> str | None:
 
 
 class _Unusable(Exception):
-    """One sentence about files that are no use."""
+    """The text is a sentence about files that cannot be used."""
 
 
 def _context(endpoint: Endpoint, named: dict[str, str]) -> ssl.SSLContext:
-    """As connections use it. Raises _Unusable."""
+    """The SSLContext that the connections use. Raises _Unusable."""
     for name, path in named.items():
         try:
             with open(path, "rb"):
@@ -84,7 +84,7 @@ def _context(endpoint: Endpoint, named: dict[str, str]) -> ssl.SSLContext:
 
 
 async def _alert(host: str, port: int, context: ssl.SSLContext) -> str | None:
-    """What the server says about the client's certificate; None = it does not mind."""
+    """The alert that the server sends about the client's certificate; None = it sends none."""
     writer = None
     try:
         async with asyncio.timeout(CONNECT_S):

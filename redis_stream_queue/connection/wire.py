@@ -1,4 +1,4 @@
-"""One open connection: its replies, what passed, how quick it is, who is at the other end."""
+"""One open connection: its replies, the bytes that pass, its round trip, the server's run id."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ READ_BYTES = 65_536  # of what came before
 
 
 class Wire(asyncio.Protocol):
-    """Belongs to one open connection, and ends with it. It stands before the connection's own
-    protocol, which gets what comes while nobody waits for a reply.
+    """What is known of one open connection. It takes the place of redis-py's protocol at the
+    transport, and passes on to that what arrives while nobody waits for a reply.
 
-    received: bytes that came so far. rtt_s: the shortest exchange so far, at first what connecting
-    took: no answer is sooner than that. used_s: when its last exchange began, by the loop's
-    clock.
-    life: which life of which server is at the other end, None = not asked yet, "" = unknown.
-    generation: see Link. on_progress: called now and then while a long answer arrives; on_demoted:
-    called when the server says that it is no master any more. silence: ends an exchange.
+    received: bytes that have arrived so far.
+    rtt_s: seconds of a round trip: the shortest exchange so far; at first, of connecting.
+    used_s: when the last exchange began, by the loop's clock.
+    life: the server's run id; None = not asked yet, "" = unknown.
+    generation: see Link.
+    on_progress: called now and then while a long reply arrives.
+    on_demoted: called when the server says that it is no master any more.
+    silence: the timeout of the exchange under way.
     """
 
     def __init__(self, connection: AbstractConnection, connecting_s: float) -> None:
@@ -86,8 +88,10 @@ class Wire(asyncio.Protocol):
         self._behind.resume_writing()
 
     async def reply(self, command: Command) -> Any:
-        """The next reply, undecoded, which is to this command. Raises what the server says instead,
-        or how it broke."""
+        """Return the next reply, undecoded; it has to look like one to this command.
+
+        Raises the error that the server replies, WrongReplyError, or ConnectionError.
+        """
         while True:
             try:
                 reply = await self._next()
@@ -125,20 +129,20 @@ class Wire(asyncio.Protocol):
 
     @property
     def unasked(self) -> bool:
-        """Has something come that nobody has asked for? It would be taken for the next reply."""
+        """Has something arrived without a command? It would be taken for the next reply."""
         return self._fake is None and bool(self._reader._buffer or self._parser.has_data())
 
     def took(self, took_s: float) -> None:
-        """So long took an exchange that waited for nothing but its answer."""
+        """Note how long an exchange took in which no command blocked at the server."""
         self.rtt_s = min(took_s, self.rtt_s)
 
     def sending(self, size: int) -> None:
-        """So many bytes are about to be sent."""
+        """Note how many bytes are about to be sent."""
         if size > LARGE_BYTES:
             self._sent += size
 
     def progress(self) -> int:
-        """Grows with every byte that arrives, and with those of a large command that get out."""
+        """A number that grows with each byte that arrives, or leaves of a large command."""
         return self.received + (self._sent - self._unsent() if self._sent else 0)
 
     def _progressed(self) -> None:
@@ -161,13 +165,13 @@ class Wire(asyncio.Protocol):
 
 
 def _ended(closed: asyncio.Future[None]) -> None:
-    """Look at what it ended with, or asyncio prints that nobody did: the exchange has said it."""
+    """Take the error it ended with, which the exchange has raised; asyncio would log it again."""
     if not closed.cancelled():
         closed.exception()
 
 
 def wire_of(connection: AbstractConnection, connecting_s: float = 0.0) -> Wire:
-    """The wire of an open connection; made where there is none yet."""
+    """The Wire of an open connection; it is made where there is none yet."""
     reader: Any = connection._reader
     wire: Wire | None = getattr(reader, "rsq_wire", None)
     if wire is None:

@@ -1,4 +1,4 @@
-"""Django: set it up before models are imported, and treat connections as around a request."""
+"""Django: sets it up before models are imported, and looks after its database connections."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def setup(settings: str | None = None) -> None:
 
 
 def fresh_connections(argument: Any, call_next: CallNext) -> Any:
-    """Middleware: before and after each call, close connections that broke or are too old.
+    """Middleware: closes database connections that broke or are too old, around each call.
 
-    Of an async handler in the thread that its ``a...`` methods and ``sync_to_async`` use.
+    Django does the same around each request. For an async handler it closes those of the thread
+    in which ``sync_to_async`` and the ``a...`` methods of models run.
     """
     result = None
     waits = False

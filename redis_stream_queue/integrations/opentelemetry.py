@@ -25,8 +25,10 @@ Attributes = dict[str, str | int]
 
 
 class TracedProducer(ScopedProducer):
-    """A StreamProducer with a span ``push <stream>`` for each call; its context goes with each
-    message."""
+    """A StreamProducer with a span ``push <stream>`` for each call.
+
+    The context of the span travels in the headers of the messages.
+    """
 
     @contextmanager
     def around_push(self, headers: Headers | None, count: int) -> Iterator[tuple[Headers, Pushed]]:
@@ -54,10 +56,10 @@ class TracedProducer(ScopedProducer):
 
 
 def traced(*, parent: bool = True) -> Middleware:
-    """Middleware: a span ``process <stream>`` around each call, linked to what was pushed.
+    """Middleware: a span ``process <stream>`` around each call, with a link to each push.
 
-    parent: the span of a single message continues the trace of its push. False: a trace of its
-        own, with the link alone. (That of a batch has links only.)
+    parent: True = the span of a single message continues the trace of its push; False = it begins
+        a trace of its own, with the link alone. (The span of a batch always does.)
     """
 
     @around
@@ -89,7 +91,7 @@ def traced(*, parent: bool = True) -> Middleware:
 def _span(
     tracer: Tracer, name: str, kind: SpanKind, attributes: Attributes, links: Sequence[Link] = ()
 ) -> Iterator[Span]:
-    """A current span; what is raised in it, but for a Retry, is its error."""
+    """Make a span the current one. What is raised in it, but for a Retry, is its error."""
     with tracer.start_as_current_span(
         name,
         kind=kind,
@@ -130,7 +132,10 @@ def _of(message: StreamMessage) -> Attributes:
 
 
 def _links(messages: Sequence[StreamMessage], *, details: bool) -> list[Link]:
-    """One to the push of each message that has its context. details: what differs among them."""
+    """A link to the push of each message whose headers have its context.
+
+    details: the links carry the attributes in which the messages differ.
+    """
     links = []
     for message in messages:
         if message.headers:

@@ -1,4 +1,4 @@
-"""A producer with a scope around each push: what traces are made of."""
+"""A producer with a scope around each push, from which the integrations make spans."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..pushing.headers import OURS, OwnHeaders, header_parts
 
 Headers = Mapping[str, str]
 TASK = f"{OURS}task"  # header with the task's name, of a call of a Queue
-Pushed = Callable[[Sequence[str]], None]
+Pushed = Callable[[Sequence[str]], None]  # to be called with the ids of the messages
 
 
 class ScopedProducer(StreamProducer, ABC):
@@ -23,9 +23,9 @@ class ScopedProducer(StreamProducer, ABC):
     def around_push(
         self, headers: Headers | None, count: int
     ) -> AbstractContextManager[tuple[Headers, Pushed]]:
-        """Entered before ``count`` messages are pushed in one call.
+        """Return a context manager; it is entered before ``count`` messages are pushed in one call.
 
-        Gives further headers for them, and what is called with their ids.
+        It gives further headers for them, and a function that is called with their ids.
         """
 
     async def push(
@@ -73,7 +73,7 @@ class ScopedProducer(StreamProducer, ABC):
 
 
 def _both(headers: Headers | None, more: Headers) -> Headers:
-    """The caller's win."""
+    """Both together; where both have a name, the caller's header stays."""
     if isinstance(headers, OwnHeaders):
         return OwnHeaders((*header_parts(more), *headers.parts))
     return {**more, **(headers or {})}

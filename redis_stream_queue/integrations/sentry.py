@@ -1,6 +1,6 @@
 """Sentry: a scope of its own for each call of a handler, and an event for each final failure.
 
-Call ``sentry_sdk.init()`` in the module of the handler, as anywhere.
+Call ``sentry_sdk.init()`` in the module of the handlers, as in any program.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ..message import StreamMessage, id_key
 from ..middleware import Middleware, Source, around
 from .pushing import TASK, Headers, Pushed, ScopedProducer
 
-OUR_ERRORS = "redis_stream_queue.delivery.failures"  # logs each failure once more
+OUR_ERRORS = "redis_stream_queue.delivery.failures"  # this logger would send each failure again
 FLUSH_S = 2.0
 
 
 class SentryProducer(ScopedProducer):
-    """A StreamProducer with a span for each push; the trace goes with each message."""
+    """A StreamProducer with a span for each push. The trace travels in the headers of messages."""
 
     @contextmanager
     def around_push(self, headers: Headers | None, count: int) -> Iterator[tuple[Headers, Pushed]]:
@@ -46,8 +46,9 @@ class SentryProducer(ScopedProducer):
 def sentry_scope() -> Middleware:
     """Middleware: a scope and a transaction around each call, with the message's id in them.
 
-    An exception is sent when it makes the message a dead letter: at its last delivery, or where its
-    task does not retry it. One that is followed by a retry, Retry and Reject are not.
+    An exception is sent to Sentry when it makes the message a dead letter: at its last delivery, or
+    where its task does not retry it. An exception that is followed by a retry is not sent, nor are
+    Retry and Reject.
     """
     ignore_logger(OUR_ERRORS)
 
@@ -85,9 +86,9 @@ def sentry_scope() -> Middleware:
 
 
 def flush() -> None:
-    """For ``on_worker_stop``: send what is left, for two seconds at most.
+    """Send the events that are left, within two seconds. Call it in ``on_worker_stop``.
 
-    Without it Sentry does so at exit, with three lines on standard error.
+    Otherwise Sentry sends them at exit, and writes three lines on standard error.
     """
     sentry_sdk.flush(FLUSH_S)
 
