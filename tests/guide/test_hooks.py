@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import re
 import threading
 from collections import Counter
@@ -23,8 +24,9 @@ from redis_stream_queue import ConsumerConfig, Queue, StreamClient, StreamConsum
 from redis_stream_queue.integrations import opentelemetry as ours
 from redis_stream_queue.integrations.opentelemetry import TracedProducer, traced
 from redis_stream_queue.integrations.sentry import sentry_scope
-from tests.guide.conftest import Shell
+from tests.guide.conftest import ROOT, Shell
 from tests.guide.test_pages import copied
+from tests.support.extras import OPENTELEMETRY
 
 FAILING = [7, 27]  # of 40 orders, each twice
 
@@ -96,6 +98,7 @@ def test_hooks_page(shell: Shell, pool_url: str, endpoints: Endpoints) -> None:
     """Workers recycled every ten messages: no span and no error is missing, none comes twice."""
     shell.environment |= {
         "REDIS_URL": pool_url,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{OPENTELEMETRY}",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{endpoints.where}",
         "SENTRY_DSN": f"http://key@{endpoints.where}/1",
     }

@@ -139,11 +139,15 @@ def test_how_to(shell: Shell, pool_url: str) -> None:
     with closing(redis.Redis.from_url(pool_url)) as server:
         server.xadd("partner", {"data": '{"task": "order", "args": [12]}'})
         server.xadd("partner", {"data": '{"task": "order", "kwargs": {"number": 13}}'})
-        said = shell.run(commands(blocks))
-        counts = [int(server.get(key) or 0) for key in server.scan_iter("calls:partner:*")]
+        with server.pubsub() as told:  # of each window: its count expires soon
+            server.config_set("notify-keyspace-events", "K$")
+            told.psubscribe("__keyspace@0__:calls:partner:*")
+            said = shell.run(commands(blocks))
+            events = list(iter(told.get_message, None))
+        server.config_set("notify-keyspace-events", "")
 
     assert sorted(int(n) for n in re.findall(r"ordered (\d+)", said)) == list(range(14))
-    assert len(counts) > 2
+    assert len({event["channel"] for event in events if event["type"] == "pmessage"}) > 2
     assert "dead 0" in said
 
 

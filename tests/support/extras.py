@@ -1,8 +1,10 @@
-"""The extra ``uvloop``, kept beside the environment: in it, every test would run in that loop."""
+"""What is kept beside the environment, because in it every process would be another one."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-UVLOOP = Path(sys.prefix) / "uvloop"  # scripts/test installs it there
+# scripts/test installs them there
+UVLOOP = Path(sys.prefix) / "uvloop"
+OPENTELEMETRY = Path(sys.prefix) / "opentelemetry"  # its SDK, and an exporter
