@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from redis_stream_queue.pool.master.systemd import watchdog_interval_s
 from tests.support.ledger import SOURCE, Ledger, Notes
 from tests.support.pool import PoolProcess
 from tests.support.waiting import wait_until
@@ -90,6 +91,36 @@ def test_a_pool_that_cannot_start_tells_systemd_why(tmp_path: Path) -> None:
         assert any("has no 'handler'" in line for line in manager.lines())
     finally:
         manager.close()
+
+
+def test_a_manager_that_does_not_read_delays_nothing(
+    pool_url: str, tmp_path: Path, ledger: Ledger
+) -> None:
+    """Its queue is full: the pool starts and recovers messages. It gets READY when it reads again;
+    an interval of 0 is none."""
+    manager = NotifySocket(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        while True:
+            try:
+                other.sendto(b"X=1", socket.MSG_DONTWAIT, manager.path)
+            except BlockingIOError:
+                break
+    env = {"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "0"}
+    with PoolProcess(SOURCE, "--workers", "1", url=pool_url, cwd=tmp_path, env=env) as pool:
+        pool.wait_ready()
+        pool.send(signal.SIGUSR1)
+        ledger.push({"do": "die_first"})
+        ledger.wait_ended(1)
+        wait_until(lambda: manager.lines().count("READY=1") == 1, 5, "READY=1")
+        wait_until(lambda: "STATUS=1 workers" in "".join(manager.lines()), 5, "the status")
+        assert pool.drain() == 0
+    manager.close()
+
+
+@pytest.mark.parametrize("usec", ["", "0", "\u00b2", "-1", "soon"])
+def test_an_interval_that_is_none(usec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", usec)
+    assert watchdog_interval_s() is None
 
 
 def test_json_logs_are_one_object_a_line(pool_url: str, tmp_path: Path, ledger: Ledger) -> None:

@@ -194,6 +194,31 @@ while not Path("go").exists():
 """
 
 
+def test_an_import_that_hangs_while_it_is_preloaded_holds_up_nothing(
+    pool_url: str, ledger: Ledger, tmp_path: Path
+) -> None:
+    """Neither further reloads nor the end, and it leaves no process; at the first start, too."""
+    args = ("--workers", "2", "--preload")
+    with PoolProcess(SOURCE, *args, url=pool_url, cwd=tmp_path) as pool:
+        pool.wait_ready()
+        (tmp_path / "app.py").write_text(SOURCE + SLOW)
+        for _ in range(3):
+            (tmp_path / "loading").unlink(missing_ok=True)
+            pool.send(signal.SIGHUP)
+            wait_until((tmp_path / "loading").exists, 10, "the fresh code is imported")
+        (tmp_path / "app.py").write_text(SOURCE)
+        pool.send(signal.SIGHUP)
+        pool.wait_log(REPLACED)
+        wait_until(lambda: len(pool.processes()) == 4, 10, "master, template and two workers")
+        assert "reload failed" not in pool.stderr
+        assert pool.drain(5) == 0
+    (tmp_path / "loading").unlink()
+    with PoolProcess(SOURCE + SLOW, *args, url=pool_url, cwd=tmp_path) as pool:
+        wait_until((tmp_path / "loading").exists, 10, "the app is imported")
+        assert pool.drain(5) == 0
+        assert pool.processes() == []
+
+
 def test_fresh_code_goes_on_without_its_first_worker_and_may_want_more_of_them(
     pool_url: str, ledger: Ledger, tmp_path: Path
 ) -> None:

@@ -78,7 +78,6 @@ class Spawner:
         self.on_template_death: Callable[[str], None] = lambda _: None
         self.trial_ended = ""
         self._template: HelperProcess | None = None
-        self._watcher: HelperProcess | None = None
         self._trial: HelperProcess | None = None  # with fresh code, until that has started
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_in = os.getcwd()
@@ -113,8 +112,7 @@ class Spawner:
 
         Raises OSError if the system cannot start another process.
         """
-        self._watcher = self._exec(f"since = {self._began_s!r}\n{WATCHER}")
-        return self._watcher.sock
+        return self._exec(f"since = {self._began_s!r}\n{WATCHER}").sock
 
     def _exec(self, program: str) -> HelperProcess:
         """Start a Python process in the pool's directory, as its path leads to it now."""
@@ -177,15 +175,18 @@ class Spawner:
         """
         if self._trial is None:
             return False
-        if self._template is not None:
-            self._drop(self._template)
+        if self._template is not None:  # it ends when it has told which workers have ended
+            with contextlib.suppress(OSError):  # it has ended
+                self._template.sock.shutdown(socket.SHUT_WR)
         self._template, self._trial = self._trial, None
         return True
 
     def drop_trial(self) -> None:
-        """End the template on trial; the old one stays."""
+        """End the template on trial, also if it imports the app and hears nothing; the old one
+        stays."""
         if self._trial is not None:
             self._drop(self._trial)
+            self.kill(self._trial.pid)
             self._trial = None
 
     def _listen(self, template: HelperProcess) -> None:
@@ -280,12 +281,13 @@ class Spawner:
         self._drop(template)
 
     def close(self) -> None:
-        """End templates and watcher; waits for the template."""
+        """End templates and watcher, whatever they do; waits for the template."""
         if self._loop is not None:
             self._loop.remove_signal_handler(signal.SIGCHLD)
-        self.drop_trial()
-        if self._watcher is not None and self._watcher.pid in self.others:
-            self.kill(self._watcher.pid)
+        for pid in self.others:
+            self.kill(pid)
+        if self._trial is not None:
+            self._drop(self._trial)
         if self._template is not None:
             self._drop(self._template)
             with contextlib.suppress(ChildProcessError):

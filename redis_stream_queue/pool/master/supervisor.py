@@ -270,6 +270,8 @@ class Supervisor:
         """Ask a worker to finish what it runs and end; one that still loads is killed."""
         if worker.state is WorkerState.STARTING and not worker.loaded:
             self.kill(worker, "it was still loading")
+            if worker.pid == 0:  # its template may be busy with an import (--preload)
+                asyncio.get_running_loop().call_later(FORKED_WAIT_S, self._never_forked, worker)
         self._drain(worker)
 
     def _drain(self, worker: WorkerRecord) -> None:
