@@ -31,10 +31,5 @@ def read_timeout_s(socket_timeout: float | None, block_ms: int) -> float | None:
 
 
 def read_entries(reply: Any) -> list[Any]:
-    """Entries ``[id, fields]`` of an XREADGROUP reply for one stream."""
-    if not reply:
-        return []
-    if isinstance(reply, dict):
-        [entries] = reply.values()
-        return list(entries)
-    return list(reply[0][1])
+    """Entries ``[id, fields]`` of a reply to XREADGROUP or XREAD of one stream; nil = none."""
+    return list(reply[0][1]) if reply else []

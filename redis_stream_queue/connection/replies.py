@@ -30,9 +30,9 @@ def info_lines(reply: Any) -> dict[str, str]:
     return dict(line.split(":", 1) for line in text(reply).splitlines() if ":" in line)
 
 
-def mapping(flat: Any, decode: Callable[[bytes], str] = text) -> dict[str, Any]:
+def mapping(flat: Sequence[Any], decode: Callable[[bytes], str] = text) -> dict[str, Any]:
     """``[k1, v1, k2, v2]`` as a dict with text keys and text or integer values."""
-    pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=False)
+    pairs = zip(flat[::2], flat[1::2], strict=False)
     return {text(k): decode(v) if isinstance(v, bytes) else v for k, v in pairs}
 
 
