@@ -22,7 +22,7 @@ MOST_PAYLOAD = 16_384  # bytes: it travels from the worker to the master
 MOST_NAME = 200
 MOST_S = 100 * 366 * 86_400.0
 SECONDS = Number(0.1, most=MOST_S)
-BEHIND_MS = 2 * 3600 * 1000  # more than a change to or from daylight saving time
+FAR_MS = 5 * 3600 * 1000  # more than twice the longest change to or from daylight saving time
 
 
 @dataclass(frozen=True)
@@ -201,15 +201,19 @@ class _CronTicks(Ticks):
             ) from None
 
     def after(self, ms: int) -> int | None:
-        first = next((_ms(t) for t in self._sim(self._expression, self._date(ms))), None)
-        if first is None or self._date(ms).utcoffset() == self._date(first).utcoffset():
+        # Begin before a repeated hour: from within it cronsim finds ticks that have passed.
+        begin = self._date(ms - FAR_MS if self._date(ms).fold else ms)
+        first = next((_ms(t) for t in self._sim(self._expression, begin) if _ms(t) > ms), None)
+        if first is None or begin.utcoffset() == self._date(first).utcoffset():
             return first
         # Where clocks change by half an hour, cronsim leaves out the half hour after the change.
         return min([first, *self.missed(ms, first - 1000)])
 
     def missed(self, after_ms: int, until_ms: int) -> list[int]:
-        # Begin later than until_ms: from within an hour that is repeated cronsim leaves ticks out.
-        behind = self._date(until_ms + BEHIND_MS)
+        behind = self._date(until_ms + 1000)
+        if self._date(until_ms - FAR_MS).utcoffset() != self._date(until_ms + FAR_MS).utcoffset():
+            # Begin later: from within an hour that is repeated cronsim leaves ticks out.
+            behind = self._date(until_ms + FAR_MS)
         found: list[int] = []
         for tick in self._sim(self._expression, behind, reverse=True):
             if _ms(tick) <= after_ms or len(found) == MOST_MISSED:

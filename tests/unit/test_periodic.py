@@ -64,6 +64,33 @@ def test_a_night_of_a_clock_change_has_one_run(tz: str, date: str, nightly: list
     assert len(every_half_hour) in ((end - start) // 1_800_000 - n for n in (1, 0))
 
 
+@pytest.mark.parametrize(
+    ("tz", "date"),
+    [
+        ("Europe/Berlin", "2026-10-25"),
+        ("Australia/Lord_Howe", "2026-04-05"),
+        ("Antarctica/Troll", "2026-10-25"),  # two hours
+        ("Africa/Casablanca", "2026-03-22"),
+    ],
+)
+@pytest.mark.parametrize("expression", ["30 2 * * *", "45 1 * * *", "10,50 2 * * *", "0 */2 * * *"])
+def test_whenever_one_begins_in_that_night_the_same_ticks_follow(
+    tz: str, date: str, expression: str
+) -> None:
+    """None that has passed, which would be looked for again and again; and none is left out."""
+    ticks = ticks_of({"cron": expression, "tz": tz})
+    start = ms(date, tz) - 4 * HOUR_MS
+    all_of_them = [start]
+    while all_of_them[-1] < start + 36 * HOUR_MS:
+        following = ticks.after(all_of_them[-1])
+        assert following is not None
+        all_of_them.append(following)
+    for at in range(start, start + 10 * HOUR_MS, 780_000):
+        assert ticks.after(at) == next(tick for tick in all_of_them if tick > at)
+        passed = [tick for tick in all_of_them[1:] if tick <= at]
+        assert ticks.missed(start, at) == passed[::-1]
+
+
 def test_an_outage_of_three_hours_is_one_run() -> None:
     """The newest tick, and how many it stands for; or all of them, or none."""
     last, now = ms("2026-05-01T01:00"), ms("2026-05-01T04:10")
