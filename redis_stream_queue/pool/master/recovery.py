@@ -335,7 +335,7 @@ class Recovery:
         now = mono_ms()
         for worker in self._workers():
             row = worker.row
-            if not worker.holding or now - row[Field.RENEWED_AT] <= interval_ms * 3 // 2:
+            if not worker.holding or now - row[Field.RENEWED_AT] <= interval_ms * 5 // 4:
                 continue
             try:
                 await self.pending.renew_range(
