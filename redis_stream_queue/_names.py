@@ -68,12 +68,17 @@ def kind_of(key: str) -> str:
     return "stream"
 
 
+def slot_of(key: str) -> int:
+    """The slot of a key in a cluster; the key may stand for bytes that are not UTF-8."""
+    return key_slot(key.encode(errors="surrogateescape"))
+
+
 def check_same_slot(stream_key: str, dlq_key: str) -> None:
     """Raise ClusterSlotError unless a script may touch both keys."""
-    if key_slot(stream_key.encode()) == key_slot(dlq_key.encode()):
+    if slot_of(stream_key) == slot_of(dlq_key):
         return
     good = f"{stream_key}_dlq" if has_hash_tag(stream_key) else f"{{{stream_key}}}_dlq"
-    works = key_slot(good.encode()) == key_slot(stream_key.encode())
+    works = slot_of(good) == slot_of(stream_key)
     raise ClusterSlotError(
         f"stream {stream_key!r} and dead-letter stream {dlq_key!r} are in different slots of the "
         "cluster, so a message cannot move between them in one step. "

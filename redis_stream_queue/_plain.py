@@ -8,6 +8,7 @@ of ours goes through here.
 from __future__ import annotations
 
 import json
+import re
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 CONTINUED = "\n    "  # the lines of one record after its first
 MOST_TRACE_PART = 500  # characters of one frame, or of an error's own text
 _LEFT_OUT = " [...] "
+# What is before the @ of a URL, and in its query
+_PASSWORD = re.compile(r"""(:/+)[^\s'"/][^\s'"]*(?=@)|(password=)[^\s'"&]+""", re.IGNORECASE)
 
 
 def plain(text: str, newline: str = "\\n") -> str:
@@ -44,6 +47,11 @@ def cut(text: str, most: int) -> str:
 def plain_cut(text: str, most: int, newline: str = "\\n") -> str:
     """``plain`` and ``cut``; what is left out costs no time."""
     return cut(plain(cut(text, most), newline), most)
+
+
+def without_passwords(text: str) -> str:
+    """The text with *** for each password in a URL: a URL may stand where none is expected."""
+    return _PASSWORD.sub(r"\1\2***", text) if ":/" in text else text
 
 
 def trace(error: BaseException, most: int) -> str:

@@ -12,6 +12,7 @@ from datetime import datetime
 from math import inf
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, overload
 
+from ._plain import without_passwords
 from .exceptions import ConfigError
 
 T = TypeVar("T")
@@ -229,9 +230,9 @@ def check(name: str, value: object, rule: Rule) -> None:
 
 
 def shown(value: object) -> str:
-    """Its repr, cut; its type where it has none (an integer of 5,000 digits)."""
+    """Its repr without passwords, cut; its type where it has none (an integer of 5,000 digits)."""
     try:
-        return f"{value!r:.80}"
+        return f"{without_passwords(repr(value)):.80}"
     except Exception:  # whatever its own code raises
         return f"a {type(value).__name__}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from .._options import CONFIG, TARGET, URL_FILE, Option
+from .._plain import without_passwords
 from .._validate import Table, Texts, check, did_you_mean
 from ..connection.endpoint import endpoint_from_url
 from ..exceptions import ConfigError
@@ -30,7 +32,7 @@ ELSEWHERE = {  # what other programs call our options
     "timeout": "time_limit",
     "max_retries": "max_deliveries",
 }
-TABLE = b"[tool.rsq"  # of pyproject.toml; without it that file is not ours to read
+NAME = re.compile(rb"\brsq\b")  # of our table; a pyproject.toml without it is not ours to read
 
 
 def config_option(options: Iterable[Option], *, anywhere: bool = False) -> Callable[[Any], Any]:
@@ -60,10 +62,10 @@ def _found(named: str | None) -> Path | None:
     """The file that --config names, else one in the current directory, else None."""
     if named is not None:
         return Path(named)
-    if Path(OWN).exists():
+    if os.path.lexists(OWN):  # also a link that leads nowhere: its options would be missed
         return Path(OWN)
     try:
-        return Path(SHARED) if TABLE in Path(SHARED).read_bytes() else None
+        return Path(SHARED) if NAME.search(Path(SHARED).read_bytes()) else None
     except OSError:
         return None
 
@@ -86,12 +88,14 @@ def _read(path: Path) -> dict[str, Any]:
         if len(raw) > MOST_BYTES:
             raise ConfigError(f"is larger than {MOST_BYTES // 1_000_000} MB.")
         said = tomllib.loads(raw.decode("utf-8-sig"))  # some editors put a BOM there
+    except ConfigError:
+        raise
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise ConfigError("cannot be read: it is not UTF-8.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"is no TOML: {error}.") from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
+        raise ConfigError(f"is no TOML: {str(error).rstrip('.')}.") from None
     if path.name != SHARED:
         return said
     tools = said.get("tool")
@@ -141,7 +145,8 @@ def lines_of(context: click.Context, options: Iterable[Option]) -> Iterator[str]
         if value is None:
             yield f"# {option.key}: {option.shown.replace('`', '')}"
         else:
-            yield f"{option.key} = {json.dumps(value, ensure_ascii=False)}  # {source}"
+            said = without_passwords(json.dumps(value, ensure_ascii=False))
+            yield f"{option.key} = {said}  # {source}"
 
 
 def _source(context: click.Context, option: Option) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .._plain import plain
+from .._plain import plain, without_passwords
 
 INDENT = "    "
 
@@ -29,7 +29,7 @@ def say(*lines: str, err: bool = False) -> None:
 
 def complain(program: str, text: str) -> None:
     """Print on standard error what is wrong; all lines but the first are indented."""
-    first, *others = f"{program}: {text}".split("\n")
+    first, *others = f"{program}: {without_passwords(text)}".split("\n")
     say(first, *(INDENT + line for line in others), err=True)
 
 
@@ -38,7 +38,7 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:  # its text quotes arguments of the command line
-        error.message = plain(error.message)  # type: ignore[misc]
+        error.message = plain(without_passwords(error.message))  # type: ignore[misc]
         raise
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from redis.crc import key_slot
-
-from .._names import BESIDE, beside
+from .._names import BESIDE, beside, slot_of
 from ..exceptions import ClusterSlotError
 
 
@@ -53,7 +51,7 @@ def companions(key: str) -> Companions:
 
 def _beside(key: str, name: str) -> str:
     made = beside(key, name)
-    if key_slot(made.encode()) == key_slot(key.encode()):
+    if slot_of(made) == slot_of(key):
         return made
     raise ClusterSlotError(
         f"the stream {key!r} has braces in its name that leave no room for other keys in its slot "

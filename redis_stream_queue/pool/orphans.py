@@ -57,7 +57,8 @@ class Orphans:
         Call this again and again.
         """
         if not self._ending:
-            self._background = set(self._strangers())
+            with contextlib.suppress(OSError):  # no descriptor is free: those of before count
+                self._background = set(self._strangers())
 
     def worker_died(self) -> None:
         """End the processes that a dead worker has left."""
@@ -80,20 +81,28 @@ class Orphans:
         if not self._ending:
             return
         ours, now = self.ours(), asyncio.get_running_loop().time()
-        left = [p for p in self._strangers() if p in self._kill_at or not self._is_kept(p, ours)]
+        try:
+            strangers = self._strangers()
+        except OSError:  # no descriptor is free: later
+            self._look_again()
+            return
+        left = [p for p in strangers if p in self._kill_at or not self._is_kept(p, ours)]
         for pid in left:
             if pid not in self._kill_at:
                 _signal(pid, signal.SIGTERM)
             elif now >= self._kill_at[pid]:
                 _signal(pid, signal.SIGKILL)
         self._kill_at = {pid: self._kill_at.get(pid, now + GRACE_S) for pid in left}
-        if self._again is not None:
-            self._again.cancel()
         if left:
-            self._again = asyncio.get_running_loop().call_later(GRACE_S, self.look)
+            self._look_again()
         else:
             self._ending = False
             self._none_left.set()
+
+    def _look_again(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+        self._again = asyncio.get_running_loop().call_later(GRACE_S, self.look)
 
     def _strangers(self) -> list[int]:
         ours, session = self.ours(), os.getsid(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -217,6 +218,38 @@ def test_silent_and_mad_clients_delay_nobody(
     assert pool.drain() == 0
     assert "Error" not in pool.stderr
     assert "Traceback" not in pool.stderr
+
+
+def test_clients_leave_descriptors_for_the_pool(
+    start_pool: StartPool, ledger: Ledger, port: int
+) -> None:
+    """Of 64: strangers hold as many connections as they get, and what a worker ran is recovered, it
+    is replaced, and fresh code is loaded."""
+    pool = start_pool("--workers", "2", "--http", f"127.0.0.1:{port}")
+    resource.prlimit(pool.pid, resource.RLIMIT_NOFILE, (64, 64))
+    with ExitStack() as stack:
+        for _ in range(150):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=4))
+        old = pool.workers()
+        ledger.push({"do": "die_first"})
+        ledger.wait_ended(1)
+        wait_until(lambda: len(pool.workers()) == 2 and pool.workers() != old, 5, "a new worker")
+        pool.send(signal.SIGHUP)
+        pool.wait_log("all workers have been replaced", 5)
+    assert pool.drain() == 0
+    assert pool.stderr.count("\n") < 12
+    assert "Too many open files" not in pool.stderr
+
+
+def test_a_name_that_is_not_utf_8(
+    start_pool: StartPool, ledger: Ledger, port: int, tmp_path: Path
+) -> None:
+    start_pool("--workers", "1", "--prefix", "a\udcff", "--http", f"127.0.0.1:{port}")
+    ledger.redis.xadd(b"a\xff_work", {"data": '{"do": "ok"}'})
+    ledger.wait_ended(1)
+    labels = tuple(sorted({"group": "crew", "stream": r"a\udcff_work"}.items()))
+    acked = ("rsq_messages_acked_total", labels)
+    wait_until(lambda: samples(port).get(acked) == 1, 5, "it is counted")
 
 
 def test_a_host_that_is_none(pool_url: str, tmp_path: Path) -> None:

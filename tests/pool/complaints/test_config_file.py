@@ -70,8 +70,9 @@ def test_the_url_of_a_file_is_the_last_choice(
 
 
 def test_pyproject_counts_where_there_is_no_rsq_toml(start_pool: StartPool, tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text('[tool.rsq]\nstream = "shared"\n')
-    assert written(start_pool)["stream"] == '"shared"  # pyproject.toml'
+    for text in ('[tool]\nrsq = {stream = "shared"}', '[ tool."rsq" ]\nstream = "shared"'):
+        (tmp_path / "pyproject.toml").write_text(text)
+        assert written(start_pool)["stream"] == '"shared"  # pyproject.toml'
     (tmp_path / "rsq.toml").write_text('group = "own"')
     assert "stream" not in written(start_pool)
     assert written(start_pool, "--config", "pyproject.toml")["stream"].startswith('"shared"')
@@ -97,6 +98,9 @@ def test_a_pyproject_of_somebody_else_is_left_alone(start_pool: StartPool, tmp_p
         (f"url = ['{SECRET}']", "rsq.toml: url must be text, got a list."),
         ("time_limit = 1\nsoft_time_limit = 2", "soft_time_limit_s (2) must be below"),
         ("workers =", "rsq.toml: is no TOML: Invalid value"),
+        (f"workers = {'9' * 5000}", "rsq.toml: is no TOML: Exceeds the limit"),
+        ("a = " + "[" * 5000, "rsq.toml: is no TOML: "),
+        (f"stream = ['redis://:{SECRET}@h']", "rsq.toml: stream must be a non-empty text, got"),
         ("\xff", "rsq.toml: cannot be read: it is not UTF-8."),
         ("concurrency = 3", "'concurrency' is no option of rsq-pool. Did you mean 'workers'?"),
         ("\xef\xbb\xbfworkers = 0", "workers must be a whole number from 1 to 512, got 0."),  # BOM
@@ -113,6 +117,14 @@ def test_what_is_wrong_with_a_file_is_said(
 def test_a_file_that_is_named_must_be_there(start_pool: StartPool) -> None:
     said = complaint(start_pool("--config", "nowhere.toml"), _exits.USAGE)
     assert "nowhere.toml: cannot be read: No such file or directory." in said
+
+
+def test_a_link_that_leads_nowhere_is_no_file_without_options(
+    start_pool: StartPool, tmp_path: Path
+) -> None:
+    (tmp_path / "rsq.toml").symlink_to("..data/rsq.toml")
+    said = complaint(start_pool(), _exits.USAGE)
+    assert "rsq.toml: cannot be read: No such file or directory." in said
 
 
 def test_a_pool_whose_options_all_come_from_a_file(

@@ -43,6 +43,11 @@ class TestUsage:
             (["--group", "", "--stream", "orders"], "group must be a non-empty text"),
             (["--url", ""], "must start with one of redis, rediss, unix"),
             (["--url"], "'--url' requires an argument"),
+            (["--url-file", f"redis://:{SECRET}@h"], "URL (redis://***@h) cannot be read"),
+            (["--config", f"redis://:{SECRET}@h"], "redis:/***@h: cannot be read"),
+            (["--workers", f"redis://me:{SECRET}@h"], "'redis://***@h' is not a valid integer"),
+            (["--http", f"redis://h?password={SECRET}"], "got 'redis://h?password=***'."),
+            ([f"redis://:{SECRET}@h"], "module:function, as in app:handler, got 'redis://***@h'"),
         ],
     )
     def test_bad_option(self, start_pool: StartPool, args: list[str], sentence: str) -> None:

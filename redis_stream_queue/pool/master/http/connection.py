@@ -23,12 +23,11 @@ CONNECTION_S = 5.0  # how long a connection lasts, whatever the client does
 
 
 class Connection(asyncio.Protocol):
-    """repeated: makes the answers. open_: all connections. most: how many there may be."""
+    """repeated: makes the answers. open_: all connections."""
 
-    def __init__(self, repeated: Repeated, open_: set[Connection], most: int) -> None:
+    def __init__(self, repeated: Repeated, open_: set[Connection]) -> None:
         self._repeated = repeated
         self._open = open_
-        self._most = most
         self._http: h11.Connection | None = None  # None = no request is under way
         self._unread = bytearray()  # bytes that h11 has not got yet
         self._blocked = False  # the client does not read its answers
@@ -37,9 +36,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._timer = asyncio.get_running_loop().call_later(CONNECTION_S, self.abort)
-        if len(self._open) >= self._most:
-            self.abort()
-            return
         self._open.add(self)
 
     def abort(self) -> None:

@@ -62,12 +62,17 @@ class _Pool(Collector):
         families = _Families()
         for seen, metrics in self._snapshot.parts:
             if seen.stream:  # not known before the handler is loaded; nothing is counted until then
-                families.labels = [seen.stream, seen.group]
+                families.labels = [_text(seen.stream), _text(seen.group)]
                 _totals(families, metrics)
                 for worker in metrics.workers:
                     _worker(families, worker)
                 _stream(families, seen, paused=metrics.paused)
         yield from families.by_name.values()
+
+
+def _text(name: str) -> str:
+    """A name as a label; bytes that are not UTF-8 are escaped."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 class _Families:

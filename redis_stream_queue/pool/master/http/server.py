@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -10,14 +9,12 @@ from typing import NoReturn
 from .... import _exits
 from ...._exits import Failure
 from .access import Access
-from .connection import Connection
+from .listening import Listening
 from .prometheus import KINDS, render, wants_openmetrics
 from .repeated import Repeated, Request, Response, sentence
 from .snapshot import Renderings, Snapshot
 from .status import Status
 
-MOST_CONNECTIONS = 128  # and up to BACKLOG more for a moment
-BACKLOG = 32  # connections that are accepted at once, before they are counted
 PAGE = Path(__file__).with_name("page")
 PAGES = {
     "/": ("index.html", "text/html"),
@@ -63,19 +60,12 @@ class HttpServer:
             "/status": self._status_json,
             **{path: _file(PAGE / name, kind) for path, (name, kind) in PAGES.items()},
         }
-        self._open: set[Connection] = set()
-        self._server: asyncio.Server | None = None
+        self._listening = Listening(Repeated(self._answer))
 
     async def serve(self) -> NoReturn:
         """Listen, and record the history for the page. Raises Failure if it cannot listen."""
-        repeated = Repeated(self._answer)
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(repeated, self._open, MOST_CONNECTIONS),
-                self._host,
-                self._port,
-                backlog=BACKLOG,
-            )
+            await self._listening.begin(self._host, self._port)
         except (OSError, UnicodeError) as error:  # UnicodeError: a text that is no host name
             why = getattr(error, "strerror", None) or str(error)
             raise Failure(
@@ -85,10 +75,7 @@ class HttpServer:
 
     def close(self) -> None:
         """Stop listening, and close all connections."""
-        if self._server is not None:
-            self._server.close()
-        for connection in list(self._open):
-            connection.abort()
+        self._listening.close()
 
     def _answer(self, request: Request) -> Response:
         refusal = self._access.refusal(request.path, request.headers)
