@@ -10,6 +10,7 @@ import pytest
 from redis_stream_queue import Mover, StreamProducer
 from redis_stream_queue.later.ids import due_ms
 from redis_stream_queue.later.keys import companions
+from redis_stream_queue.later.scheduled import count_scheduled, purge_scheduled
 from redis_stream_queue.operations.readings import server_ms
 from tests.library.kit import Bench, RecordingHandler, running, waiting
 from tests.support.waiting import wait_until_async
@@ -130,6 +131,23 @@ async def test_a_call_that_is_out_of_time_moves_some_all_the_same(
 
     entries = await client.command("XRANGE", server_bench.stream, "-", "+")
     assert [int(fields[1]) for _, fields in entries] == list(range(120))
+
+
+async def test_a_purge_amid_movers_takes_what_they_have_not_moved(real_bench: Bench) -> None:
+    """Each message is in the stream, or was purged, and never both."""
+    client, stream = real_bench.client, real_bench.stream
+    await StreamProducer(client, stream).push_many(list(range(4000)), delay_ms=1)
+    movers = [Mover(client, stream) for _ in range(2)]
+    running = [asyncio.create_task(mover.run()) for mover in movers]
+    await wait_until_async(lambda: client.stream_len(stream), 5, "some are moved")
+    purged = await purge_scheduled(client, stream, None)
+    assert await count_scheduled(client, stream) == 0
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+    moved = [int(fields[1]) for _, fields in await client.command("XRANGE", stream, "-", "+")]
+    assert len(set(moved)) == len(moved) == 4000 - purged
+    assert 0 < purged < 4000
 
 
 async def test_two_groups_get_each_message_once(server_bench: Bench) -> None:
