@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from .._log import logger, saying
 from .._plain import CONTINUED, json_line, plain, plain_cut, trace
 from ..delivery import current
+from .log_stream import UnheldHandler, unheld
 
 log = logger(__name__)
 
@@ -131,7 +132,7 @@ class TextFormatter(logging.Formatter):
         return plain(self.formatMessage(record) + where) + shown
 
 
-class OnTerminal(logging.StreamHandler[TextIO]):
+class OnTerminal(UnheldHandler):
     """Erases the line before each record: the progress bar of ``--burst`` may stand there."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -193,8 +194,10 @@ def set_up(level: str, style: str, who: str, slot: int | None = None) -> None:
 
     level: of ``logging``, in any case. style: ``json`` or ``text``. who: ``master`` or ``slot=3``.
     """
-    kind = OnTerminal if erases_lines(sys.stderr) else logging.StreamHandler[TextIO]
-    handler = kind(sys.stderr)
+    stream: Any = sys.stderr
+    if slot is None:  # a worker may wait, as the prints of its app do
+        stream = unheld(stream) or stream
+    handler = (OnTerminal if erases_lines(sys.stderr) else UnheldHandler)(stream)
     handler.setFormatter(JsonFormatter(who) if style == "json" else TextFormatter(who))
     root = logging.getLogger()
     root.handlers[:] = [handler]

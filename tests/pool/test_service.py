@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 
 from redis_stream_queue.pool.master.systemd import watchdog_interval_s
 from tests.support.ledger import SOURCE, Ledger, Notes
-from tests.support.pool import PoolProcess
+from tests.support.pool import PoolProcess, plain_environment
 from tests.support.waiting import wait_until
 
 APP = (
@@ -121,6 +122,62 @@ def test_a_manager_that_does_not_read_delays_nothing(
 def test_an_interval_that_is_none(usec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", usec)
     assert watchdog_interval_s() is None
+
+
+def _socket_pair() -> tuple[int, int]:
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()
+
+
+OUTPUTS = {"pipe": os.pipe, "socket": _socket_pair, "terminal": os.openpty}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_a_log_that_nobody_reads_stops_nothing(
+    pool_url: str, tmp_path: Path, ledger: Ledger, kind: str
+) -> None:
+    """The master goes on, and ends when it is told to. When somebody reads again, whole lines come,
+    and one says how many are missing."""
+    ours, theirs = OUTPUTS[kind]()
+    os.set_blocking(theirs, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(theirs, b"\n" * 100)
+    os.set_blocking(theirs, True)
+    os.set_blocking(ours, False)
+    (tmp_path / "app.py").write_text(SOURCE)
+    pool = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "redis_stream_queue.cli.rsq_pool"),
+            *("--workers", "1", "--log-format", "json", "app:handler"),
+        ],
+        cwd=tmp_path,
+        env={**plain_environment(pool_url), "TERM": "dumb"},
+        stderr=theirs,
+        start_new_session=True,
+    )
+    seen = bytearray()
+
+    def told() -> bool:
+        pool.send_signal(signal.SIGUSR1)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                seen.extend(os.read(ours, 65536))
+        return b"were left out: nobody read it" in seen
+
+    try:
+        ledger.push({"do": "die_first"})
+        ledger.wait_ended(1)
+        wait_until(told, 5, "the log says that lines are missing")
+        pool.send_signal(signal.SIGTERM)
+        assert pool.wait(10) == 0
+    finally:
+        pool.kill()
+        pool.wait()
+        os.close(ours)
+        os.close(theirs)
+    for line in filter(None, bytes(seen).splitlines()):
+        assert json.loads(line)["process"] == "master"
 
 
 def test_json_logs_are_one_object_a_line(pool_url: str, tmp_path: Path, ledger: Ledger) -> None:
