@@ -77,13 +77,18 @@ def shared_servers(_no_process_left: None) -> Iterator[SharedServers]:
     servers.stop()
 
 
+def is_repeated(item: pytest.Item) -> bool:
+    """Does this test run on the first server, too?"""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    others = {FAKE, *NAMES[1:]}
+    return bool(others & {value for value in params.values() if isinstance(value, str)})
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Coverage (scripts/test --cov) is measured on one server: the others run the same lines, and
     measuring costs time."""
-    others = {FAKE, *NAMES[1:]}
     for item in items:
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        if others & {value for value in params.values() if isinstance(value, str)}:
+        if is_repeated(item):
             item.add_marker("no_cover")
 
 

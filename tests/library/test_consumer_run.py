@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from redis_stream_queue import StreamConsumer, StreamMessage, per_message
+from redis_stream_queue.delivery import sightings
 from tests.library.kit import GROUP, WAIT_S, Bench, RecordingHandler, running
 
 LONG_MS = 60_000  # an idle threshold that no test reaches
@@ -238,7 +239,8 @@ class TestRun:
             await asyncio.sleep(0.05)
         other = bench.consumer(handler, min_idle_claim_ms=200, block_ms=20)
         bench.start(other)
-        await asyncio.sleep(2.5)  # longer than an abandoned message would be left alone
+        # longer than an abandoned message would be left alone
+        await asyncio.sleep(1 + sightings.WATCH_MS / 1000)
         assert running == 1
         release.set()
         await asyncio.wait({task}, timeout=WAIT_S)
