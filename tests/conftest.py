@@ -86,7 +86,8 @@ def is_repeated(item: pytest.Item) -> bool:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Coverage (scripts/test --cov) is measured on one server: the others run the same lines, and
-    measuring costs time."""
+    measuring costs time. What takes long begins first: at the end, others would wait for it."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         if is_repeated(item):
             item.add_marker("no_cover")

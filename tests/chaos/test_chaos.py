@@ -21,6 +21,7 @@ DRAIN_S = 130  # the driver gives up sooner
 CLEANUP_S = 60
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_thirty_seconds_of_chaos() -> None:
     """Two hosts, one Redis, and 30 s of faults."""
@@ -34,6 +35,7 @@ def test_ten_minutes_of_chaos() -> None:
     _run(seconds=600, seed=SEED + 1)
 
 
+@pytest.mark.long
 def test_an_interrupted_run_leaves_nothing_behind(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.guide.conftest import ROOT, Shell
 from tests.support.waiting import wait_until
@@ -53,6 +54,7 @@ def test_code_metrics_measures_every_file(shell: Shell, tmp_path: Path) -> None:
     assert "acknowledged  33 of 33 messages, dead letters 0" in said
 
 
+@pytest.mark.long
 def test_code_metrics_says_when_files_are_missing(shell: Shell, tmp_path: Path) -> None:
     """The report fails, in a sentence, while not everything is handled."""
     (tmp_path / "one.py").write_text("")

@@ -94,6 +94,7 @@ def endpoints() -> Iterator[Endpoints]:
     made.server.server_close()
 
 
+@pytest.mark.long
 def test_hooks_page(shell: Shell, pool_url: str, endpoints: Endpoints) -> None:
     """Workers recycled every ten messages: no span and no error is missing, none comes twice."""
     shell.environment |= {

@@ -34,6 +34,7 @@ def commands(blocks: list[Block]) -> str:
     return "\n".join(block.text for block in blocks if block.language == "sh")
 
 
+@pytest.mark.long
 def test_django(shell: Shell) -> None:
     """Orders that are placed in a transaction are paid by a pool that uses the same models."""
     blocks = copied(shell, "django.md")
@@ -111,12 +112,14 @@ def test_web(shell: Shell) -> None:
     assert sorted(re.findall(r"paid (\d)", said)) == ["1", "2"]
 
 
+@pytest.mark.long
 def test_testing(shell: Shell) -> None:
     """All kinds of tests pass: of handlers and of tasks, without and with a server."""
     said = shell.run(commands(copied(shell, "testing.md")))
     assert "10 passed" in said
 
 
+@pytest.mark.long
 def test_tasks(shell: Shell, pool_url: str) -> None:
     """Tasks are run, their result is read, and the tests of the page pass."""
     shell.environment["REDIS_URL"] = pool_url
@@ -165,6 +168,7 @@ def test_coming_from_celery(shell: Shell, pool_url: str) -> None:
     assert re.search(r"^@\d+-\d+ .*remind", said, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_later(shell: Shell, pool_url: str) -> None:
     """What is due is handled, and the rest waits until it is taken back."""
     shell.environment["REDIS_URL"] = pool_url

@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 def _watched_sooner(request: pytest.FixtureRequest) -> Iterator[None]:
     """Each test waits for as long as users do on the first server alone: a message of another
     consumer is watched for 0.3 s instead of 1.5 s on the others, which know nothing of that."""
-    with pytest.MonkeyPatch.context() as patch:  # of its own: a test's is undone before its fixtures
+    with pytest.MonkeyPatch.context() as patch:  # a test's own ends before its fixtures
         if is_repeated(request.node):
             patch.setattr(sightings, "WATCH_MS", sightings.LOOK_MS)
         yield

@@ -62,6 +62,7 @@ def _run(machine: type[Messages], examples: int) -> None:
     )
 
 
+@pytest.mark.long
 def test_model(machine: type[Messages]) -> None:
     _run(machine, 40)
 

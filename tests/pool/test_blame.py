@@ -131,6 +131,7 @@ def test_four_guilty_of_four_kinds_in_one_batch_are_told_from_96_innocents(
     assert " in act\n" in stack
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.soak), "4"])
 def test_a_message_that_takes_the_whole_pool_down_each_time_dies_alone(
     pool_url: str, tmp_path: Path, ledger: Ledger, workers: str
@@ -152,6 +153,7 @@ def test_a_message_that_takes_the_whole_pool_down_each_time_dies_alone(
     assert deaths == DELIVERIES
 
 
+@pytest.mark.long
 def test_two_last_deliveries_are_never_side_by_side_after_a_whole_pool_died(
     pool_url: str, tmp_path: Path, ledger: Ledger
 ) -> None:

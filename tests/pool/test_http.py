@@ -125,6 +125,7 @@ def test_counters_equal_the_ledger_though_workers_die(
     assert plain.headers["content-type"].startswith("text/plain; version=")
 
 
+@pytest.mark.long
 def test_probes(start_pool: StartPool, ledger: Ledger, port: int, pool_server: Server) -> None:
     """Alive without Redis, which the status says; not ready while it drains; asked under a foreign
     name: no answer. What handlers raise is grouped by its type."""

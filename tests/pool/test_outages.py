@@ -33,6 +33,7 @@ def killed(server: Server, away_s: float) -> None:
     server.restart()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("outage", [stopped, killed])
 @pytest.mark.parametrize(("pools", "min_idle_ms", "times", "away_s"), OUTAGES)
 def test_what_runs_through_an_outage_is_neither_buried_nor_run_twice(

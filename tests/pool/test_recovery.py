@@ -155,6 +155,7 @@ def test_kill_9_of_the_template_changes_nothing_for_the_messages(
     assert pool.drain() == 0
 
 
+@pytest.mark.long
 def test_a_long_handler_is_never_run_twice(start_pool: StartPool, ledger: Ledger) -> None:
     """Two pools, one group, handlers of twelve times min_idle_claim_ms, and longer than a worker
     may be silent outside of one, with and without holding the GIL: each is executed once."""

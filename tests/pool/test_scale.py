@@ -53,6 +53,7 @@ redis_stream_queue.group.GHOST_IDLE_MS = {GHOST_MS}
 """
 
 
+@pytest.mark.long
 def test_a_backlog_of_250_000_is_handled_to_the_last_message(
     pool_url: str, tmp_path: Path, ledger: Ledger, record_property: Note
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_group_does_not_grow_with_its_workers_deaths(
     assert ledger.consumers() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "age_ms",
     [GHOST_MS, pytest.param(60_000, marks=[pytest.mark.soak, pytest.mark.timeout(300)])],

@@ -28,6 +28,7 @@ def test_redis_is_killed_and_restarted(scene: Scene) -> None:
         server.restart()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("old_master", ["is dead", "lives on as a replica"])
 def test_failover(scene: Scene, old_master: str) -> None:
     """The address moves to the replica. Connections that stay with the old master, which refuses

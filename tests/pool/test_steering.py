@@ -7,6 +7,8 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.pool.conftest import StartPool
 from tests.pool.test_service import NotifySocket
 from tests.support.ledger import SOURCE, Ledger
@@ -38,6 +40,7 @@ class Load:
         self._feeder.join()
 
 
+@pytest.mark.long
 def test_ten_reloads_and_changes_of_size_under_load_run_every_message_once(
     start_pool: StartPool, ledger: Ledger
 ) -> None:

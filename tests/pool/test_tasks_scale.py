@@ -185,6 +185,7 @@ class Feeder:
         self._thread.join()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at_once", [4, pytest.param(40, marks=pytest.mark.soak)])
 def test_a_task_that_is_renamed_under_load_loses_nothing(
     pool_url: str, tmp_path: Path, at_once: int
@@ -268,6 +269,7 @@ def dies() -> None:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("longest_s", [2, pytest.param(14, marks=pytest.mark.soak)])
 def test_only_what_is_beyond_its_own_limit_is_ended(
     pool_url: str, tmp_path: Path, imported: Callable[[str], Any], longest_s: int

@@ -100,6 +100,7 @@ class TestOutage:
         assert during <= 6
         assert "Traceback" not in warnings_logged.text
 
+    @pytest.mark.long
     async def test_outage_of_an_idle_consumer_is_a_few_lines_in_the_log(
         self, bench: Bench, proxy: FaultProxy, warnings_logged: pytest.LogCaptureFixture
     ) -> None:
