@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from redis_stream_queue import StreamClient
 from redis_stream_queue.connection.exchange import OUTAGES
-from tests.library.kit import GROUP, Bench, CountingProxy
+from tests.library.kit import GROUP, WAIT_S, Bench, CountingProxy
 from tests.support.faultproxy import FaultProxy
 
 SECRET = "p4ss:w@rd/?#%"
@@ -74,7 +74,7 @@ class TestCommands:
     async def test_read_without_waiting(self, client: StreamClient, stream: str) -> None:
         """block_ms=0 does not wait (Redis itself would take BLOCK 0 as "for ever")."""
         await client.create_group(stream, GROUP)
-        assert await asyncio.wait_for(client.read(stream, GROUP, "c", 10, 0), 2) == []
+        assert await asyncio.wait_for(client.read(stream, GROUP, "c", 10, 0), WAIT_S) == []
 
     async def test_read_with_waiting(self, real_client: StreamClient, stream: str) -> None:
         """(fakeredis does not wait.)"""

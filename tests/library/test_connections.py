@@ -48,12 +48,12 @@ class TestSharing:
         await one.create_group(stream, GROUP)
         reading = asyncio.create_task(two.read(stream, GROUP, "c", 1, 5000))
         await one.push(stream, b"0")
-        await asyncio.wait_for(reading, 2)
+        await asyncio.wait_for(reading, WAIT_S)
         reading = asyncio.create_task(two.read(stream, GROUP, "c", 1, 5000))
         await one.stream_len(stream)
         await one.close()
         await StreamClient.from_url(redis_url, prefix="").push(stream, b"1")
-        assert len(await asyncio.wait_for(reading, 2)) == 1
+        assert len(await asyncio.wait_for(reading, WAIT_S)) == 1
         await StreamClient.close_all()
 
     async def test_connections_are_shared_and_closed(

@@ -294,7 +294,7 @@ class TestRun:
         await bench.set_pending(dead, "gone", 10_000, 3)
         handler = RecordingHandler()
         async with running(bench, bench.consumer(handler, dlq_stream=bench.dlq, block_ms=5000)):
-            await bench.until(bench.settled, "both are settled", 3)
+            await bench.until(bench.settled, "both are settled before that read ends", 4.5)
         assert handler.counts(old) == [2]
         assert [letter["original_id"] for letter in await bench.letters()] == [dead]
 

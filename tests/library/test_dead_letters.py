@@ -131,7 +131,7 @@ class TestDeadLetters:
 
         consumer = bench.consumer(handle, dlq_stream=bench.dlq)
         iteration = bench.once(consumer)
-        await bench.until(bench.letters, "the undecodable message is a dead letter", 2)
+        await bench.until(bench.letters, "the undecodable message is a dead letter")
         release.set()
         await iteration
 

@@ -68,7 +68,7 @@ class TestPerMessage:
             pending = await bench.pending()
             return second in pending and first not in pending
 
-        await bench.until(first_is_acknowledged, "the first message is acknowledged by itself", 2)
+        await bench.until(first_is_acknowledged, "the first message is acknowledged by itself")
         release.set()
         await iteration
         assert await bench.settled()
