@@ -32,7 +32,6 @@ from .exceptions import ConfigError
 from .later.extras import Asked
 from .later.keys import Companions
 from .later.push import calls, result_of
-from .later.scripts import PUSH_WITH
 from .pushing.bulk import LIMIT, forbids_scripts, own_copy, refusal
 from .pushing.durability import Durability
 from .pushing.portions import Pushes, portions
@@ -256,9 +255,9 @@ class SyncLink:
     ) -> list[Any]:
         """Add messages under terms of their own; see later.push."""
         results: list[Any] = []
-        for count, (keys, args) in calls(asked, beside, most, group, results):
+        for count, script, keys, args in calls(asked, beside, most, group, results):
             try:
-                results += map(result_of, of_length(count, self._script(PUSH_WITH, keys, *args)))
+                results += map(result_of, of_length(count, self._script(script, keys, *args)))
             except ResponseError as error:
                 results += [own_copy(error) for _ in range(count)]
             except OUTAGES as error:  # the rest is not tried

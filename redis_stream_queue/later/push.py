@@ -9,17 +9,18 @@ from redis.exceptions import ResponseError
 
 from ..connection.exchange import OUTAGES
 from ..connection.replies import text
+from ..connection.scripts import Script
 from ..connection.shapes import of_length
 from ..exceptions import BacklogFull
 from ..pushing.bulk import own_copy
 from ..pushing.portions import PUSH_CHUNK_BYTES
 from .extras import Asked, PushedId
 from .keys import Companions
-from .scripts import PUSH_WITH
+from .scripts import PUSH_WITH, TAKE_BACK
 
 AT_ONCE = 100  # messages of one script call: a few ms of Redis' time
 
-Call = tuple[list[str], list[Any]]  # KEYS and ARGV
+Call = tuple[int, Script, list[str], list[Any]]  # how many messages it adds; KEYS and ARGV
 
 
 def calls(
@@ -28,12 +29,13 @@ def calls(
     most: int,
     group: str | None,
     results: Sequence[Any] | None = None,
-) -> Iterator[tuple[int, Call]]:
-    """Split messages into script calls: how many each one takes, and its KEYS and ARGV.
+) -> Iterator[Call]:
+    """Split messages into script calls.
 
     most: how many messages may be scheduled; 0 = any number. results: None, or the list of results
     so far, which the caller extends after each call: then either all messages are scheduled or,
-    where there is no room for all, none.
+    where there is no room for all, none: if others have taken the room meanwhile, what was
+    scheduled is taken back, and the rest is not tried.
     """
     start, wanted = 0, 0 if results is None else len(asked)
     while start < len(asked):
@@ -49,10 +51,30 @@ def calls(
                 window = len(keys) - 5
             args += one.script_args(window)
             count, size = count + 1, size + len(one.payload)
-        yield count, (keys, args)
-        if results is not None and not any(isinstance(r, BacklogFull) for r in results[start:]):
+        yield count, PUSH_WITH, keys, args
+        if results is not None:
+            if any(isinstance(one, BacklogFull) for one in results[start:]):
+                yield from _back(asked, beside, results)
+                return
             wanted -= count
         start += count
+
+
+def _back(asked: Sequence[Asked], beside: Companions, results: Sequence[Any]) -> Iterator[Call]:
+    """Calls that take back what was scheduled."""
+    pushed = [
+        (one, asked[index].terms.dedup_id)
+        for index, one in enumerate(results)
+        if isinstance(one, PushedId) and not one.duplicate
+    ]
+    for start in range(0, len(pushed), AT_ONCE):
+        keys: list[str] = [beside.later]
+        args: list[Any] = []
+        for entry_id, dedup_id in pushed[start : start + AT_ONCE]:
+            if dedup_id:
+                keys.append(beside.dedup(dedup_id))
+            args += (entry_id, len(keys) - 1 if dedup_id else 0)
+        yield 0, TAKE_BACK, keys, args
 
 
 async def push_asked(
@@ -69,9 +91,9 @@ async def push_asked(
     most: see calls(). whole: schedule all of them, or none where there is no room for all.
     """
     results: list[Any] = []
-    for count, (keys, args) in calls(asked, beside, most, group, results if whole else None):
+    for count, script, keys, args in calls(asked, beside, most, group, results if whole else None):
         try:
-            reply = await link.script(PUSH_WITH, keys, *args)
+            reply = await link.script(script, keys, *args)
             results += map(result_of, of_length(count, reply))
         except ResponseError as error:
             results += [own_copy(error) for _ in range(count)]

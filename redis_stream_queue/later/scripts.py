@@ -296,6 +296,25 @@ return {id, known or false}
 """
 ).returning((REQUEUED, Either(bytes, None)))
 
+# KEYS: later, then one for each dedup_id. ARGV: for each message: id, index of its dedup key (0 =
+#       none)
+# Takes back what a push that turned out to be too large has scheduled. Returns nothing.
+TAKE_BACK = Script(
+    FIND
+    + """
+for i = 1, #ARGV, 2 do
+  local rank, window = find(KEYS[1], string.sub(ARGV[i], 2)), tonumber(ARGV[i + 1])
+  if rank then
+    redis.call('ZREMRANGEBYRANK', KEYS[1], rank, rank)
+    if window > 0 and redis.call('GET', KEYS[1 + window]) == ARGV[i] then
+      redis.call('DEL', KEYS[1 + window])
+    end
+  end
+end
+return {}
+"""
+).returning([])
+
 # KEYS: later. ARGV: ids without their '@'
 # Returns 1 for each that was scheduled and is not any more, else 0.
 CANCEL_LATER = Script(

@@ -138,6 +138,32 @@ async def test_many_are_scheduled_wholly_or_not_at_all(server_bench: Bench) -> N
     await producer.close()
 
 
+async def test_a_call_that_others_took_the_room_from_takes_all_back(
+    server_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was refused can be pushed again under the same ids."""
+    monkeypatch.setattr("redis_stream_queue.later.push.AT_ONCE", 2)
+    client, stream = server_bench.client, server_bench.stream
+    many: dict[int, Any] = {
+        n: {"delay_ms": HOUR_MS, "dedup_ids": [f"{n}:{i}" for i in range(200)]} for n in range(3)
+    }
+    producers = [StreamProducer(client, stream, max_scheduled=350) for _ in many]
+    ways = [
+        asyncio.to_thread(p.push_many_sync, [n] * 200, **many[n]) for n, p in enumerate(producers)
+    ]
+    refused = [
+        n
+        for n, got in enumerate(await asyncio.gather(*ways, return_exceptions=True))
+        if isinstance(got, BacklogFull)
+    ]
+    assert len(refused) >= 2
+    assert len(await waiting(producers[0])) == 200 * (3 - len(refused))
+    again: Any = await StreamProducer(client, stream).push_many([0] * 200, **many[refused[0]])
+    assert not any(one.duplicate for one in again)
+    for producer in producers:
+        await producer.close()
+
+
 async def test_what_is_listed_before_a_date_without_a_zone_is_refused() -> None:
     producer = StreamProducer(StreamClient.from_url("redis://127.0.0.1:1"), "s")
     with pytest.raises(ConfigError, match="before must be a datetime with a time zone"):
