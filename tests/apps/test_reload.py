@@ -140,6 +140,35 @@ def test_a_template_that_cannot_start_is_no_storm(scene: Any) -> None:
     assert pool.drain() == 0
 
 
+FORGETS = """
+import redis_stream_queue.pool.template as template
+
+def reap_and_die(sock):
+    list(template._linux.ended_children())
+    open("died", "w").close()
+    os._exit(1)
+
+if not os.path.exists("died"):
+    template._reap = reap_and_die
+"""
+
+
+def test_a_worker_whose_template_dies_before_it_told_of_its_end_is_replaced(scene: Any) -> None:
+    """Nobody can say any more how it ended, and yet a drain does not wait for it."""
+    pool = scene.start(APP.format(version=1) + FORGETS, "--preload", workers=2)
+    old = pool.workers()
+    os.kill(old[0], signal.SIGKILL)
+    wait_until(
+        lambda: len(pool.workers()) == 2 and not {*old} & {*pool.workers()},
+        30,
+        "both slots have another worker",
+    )
+    scene.push({})
+    scene.wait_notes("done 1")
+    assert pool.drain(10) == 0
+    assert "closed descriptors" not in pool.stderr
+
+
 @pytest.mark.parametrize("limit", ["files of the master", "files of the template"])
 @pytest.mark.parametrize("act", ["a worker dies", "the template dies"])
 def test_where_there_is_no_room_it_is_said_and_tried_again(

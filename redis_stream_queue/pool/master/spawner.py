@@ -260,6 +260,14 @@ class Spawner:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
+    def exists(self, pid: int) -> bool:
+        """Is there still a process of this pid, one that has ended and was not reaped included?"""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def _reap(self) -> None:
         """Wait for children that have ended: templates, and orphans of templates and workers."""
         for pid, status, cpu_ms in _linux.ended_children():

@@ -245,8 +245,14 @@ class Supervisor:
             asyncio.get_running_loop().call_later(CUT_OFF_S, self._cut_off, worker)
 
     def _cut_off(self, worker: WorkerRecord) -> None:
-        """Replace a worker that lives and cannot be told anything any more."""
-        if worker in self.living() and not (worker.leaving_since_ms or worker.killed):
+        """Replace a worker that lives and cannot be told anything any more, or that has ended and
+        whose template has ended, too, before it told so."""
+        if worker not in self.living():
+            return
+        if not self._spawner.exists(worker.pid):
+            worker.killed = worker.killed or "ended, and its template before it told how"
+            self._exited(worker.pid, signal.SIGKILL, 0)
+        elif not (worker.leaving_since_ms or worker.killed):
             log.error(
                 "slot=%d pid=%d: the app closed descriptors that are not its own, the pipe to the "
                 "master among them: this worker ends after what it runs and is replaced",
