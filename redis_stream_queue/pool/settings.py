@@ -17,16 +17,15 @@ COMMAND_TIMEOUT_S = 1.2  # socket_timeout where the URL sets none; after it a co
 class Settings(NamedTuple):
     """All settings of a pool, once the handler is known.
 
-    batch_size: None = adaptive. dlq_handler: does the handler declare one? one_at_a_time: is it a
-    plain ``@per_message`` handler? policy: for recovery; it permits as many deliveries as the task
-    that has the most. limited: is there a time limit, of the pool or of a task?
+    batch_size: None = adaptive. dlq_handler: does the handler declare one? policy: for recovery; it
+    permits as many deliveries as the task that has the most. limited: is there a time limit, of the
+    pool or of a task?
     """
 
     stream: str
     consumer: ConsumerConfig
     batch_size: int | None
     dlq_handler: bool
-    one_at_a_time: bool
     policy: Policy
     limited: bool
 
@@ -76,7 +75,6 @@ def resolve(config: PoolConfig, loaded: Loaded, *, cluster: bool) -> Settings:
         consumer=consumer,
         batch_size=given.get("batch_size"),
         dlq_handler=loaded.dlq_handler,
-        one_at_a_time=loaded.one_at_a_time,
         policy=consumer.policy._replace(max_deliveries=most),
         limited=config.time_limit_s is not None or loaded.limited,
     )

@@ -178,7 +178,6 @@ class Pool:
             self.consumer,
             world.batch_size,
             dlq_handler=False,
-            one_at_a_time=world.style == "one by one",
             policy=self.consumer.policy,
             limited=False,
         )

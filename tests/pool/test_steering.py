@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from redis_stream_queue import Queue
 from tests.pool.conftest import StartPool
 from tests.pool.test_service import NotifySocket
 from tests.support.ledger import SOURCE, Ledger
@@ -248,6 +249,33 @@ def test_fresh_code_goes_on_without_its_first_worker_and_may_want_more_of_them(
         assert "reload failed" not in pool.stderr
         assert [*ledger.executions().values()] == [1, 1]
         assert pool.drain() == 0
+
+
+TASKS = """
+from redis_stream_queue import Queue
+queue = Queue("work")
+
+@queue.task(retry_delay_ms=10{options})
+def {name}():
+    raise ValueError("on purpose")
+"""
+
+
+def test_fresh_code_may_have_tasks_with_more_deliveries(
+    ledger: Ledger, pool_url: str, tmp_path: Path
+) -> None:
+    """Its messages get all of them. Settings of the stream stay; the log says which are others."""
+    app = TASKS.format(name="first", options="")
+    with PoolProcess(app, "--workers", "1", url=pool_url, cwd=tmp_path, target="app:queue") as pool:
+        pool.wait_ready()
+        app = TASKS.format(name="second", options=", max_deliveries=5")
+        (tmp_path / "app.py").write_text(app.replace('"work"', '"work", group="crew"'))
+        pool.send(signal.SIGHUP)
+        pool.wait_log(r"app:queue: the fresh code declares other settings \(group\), which count")
+        pool.wait_log(REPLACED)
+        Queue("work", url=pool_url).push_sync("second")
+        ledger.wait(lambda: bool(ledger.letters()), "it is dead")
+        assert ledger.letters()[0]["delivery_count"] == "5"
 
 
 def test_a_changed_file_is_reloaded_and_one_that_does_not_start_waits_for_the_next(

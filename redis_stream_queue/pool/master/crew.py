@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from .._linux import usable_cores
 from ..metrics import PoolMetrics
 from ..protocol import Loaded, Message
 from ..scoreboard import Field
-from ..settings import resolve
+from ..settings import Settings, resolve
 from .health import HealthCheck
 from .limits import Limits
 from .loading import Loading
@@ -139,9 +140,32 @@ class CrewLife:
         return ""
 
     def reloaded(self, canary: WorkerRecord) -> None:
-        """Note that fresh code is kept: it may ask for another number of workers."""
-        if wrong := self._adopt_size(canary.declared):
+        """Note that fresh code is kept: it may have other tasks, and ask for more workers."""
+        loaded, running = canary.loaded, self.running
+        if loaded is None or running is None:
+            return
+        if wrong := self._adopt_size(loaded.workers):
             log.error("%s It keeps those it has.", wrong)
+        running.adopt(loaded)
+        if others := self._other_settings(loaded, running.settings):
+            log.warning(
+                "%s: the fresh code declares other settings (%s), which count when the pool is "
+                "started again",
+                self.crew.name,
+                others,
+            )
+
+    def _other_settings(self, loaded: Loaded, now: Settings) -> str:
+        """Names of the settings that this code would have if the pool started with it now."""
+        try:
+            new = resolve(self.config, loaded, cluster=self._client.endpoint.cluster)
+        except ConfigError as error:
+            return str(error)
+        stream = ["stream"] if new.stream != now.stream else []
+        names = (field.name for field in dataclasses.fields(new.consumer))
+        return ", ".join(
+            stream + [n for n in names if getattr(new.consumer, n) != getattr(now.consumer, n)]
+        )
 
     @property
     def serves(self) -> tuple[str, str]:

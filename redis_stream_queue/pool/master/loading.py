@@ -35,11 +35,10 @@ class Loading:
 
     def loaded(self, worker: WorkerRecord, message: Loaded) -> None:
         """A worker has loaded the app."""
-        worker.loaded = True
+        worker.loaded = message
         worker.own_mb = message.memory_mb
         worker.tasks = message.tasks
         worker.labels = [self._crew.labels.of(name) for name in message.tasks]
-        worker.declared = message.workers
         self._check_memory_limit(message.memory_mb)
         self._supervisor.introduced(worker, message.pid)
         if message.settings.get("worker_name") is not None and not self._said_name:

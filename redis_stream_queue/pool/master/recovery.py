@@ -110,6 +110,11 @@ class Recovery:
         self._mates: dict[str, WorkerRecord] = {}
         self._unrenewed: set[str] = set()  # consumers whose leases Redis does not renew for us
 
+    def adopt(self, settings: Settings) -> None:
+        """Go on by these settings, of which stream and group are the same."""
+        self.settings, self.policy = settings, settings.policy
+        self._sweep.policy = settings.policy
+
     # -- what the master asks ------------------------------------------------------------------
 
     @property

@@ -29,6 +29,7 @@ from ..protocol import (
     Declined,
     Failed,
     GroupLost,
+    Loaded,
     Message,
     MorePeriodic,
     Pause,
@@ -106,6 +107,19 @@ class RunningCrew:
         """Act on a message from a worker."""
         if (act := self._said.get(type(message))) is not None:
             act(worker, message)
+
+    def adopt(self, loaded: Loaded) -> None:
+        """Take over what fresh code says of its handler and tasks; the settings stay.
+
+        No task gets fewer deliveries by that: messages of the old code may still be retried.
+        """
+        policy = self.settings.policy
+        most = max(policy.max_deliveries, loaded.most_deliveries)
+        self.settings = self.settings._replace(
+            dlq_handler=loaded.dlq_handler,
+            policy=policy._replace(max_deliveries=most),
+        )
+        self.recovery.adopt(self.settings)
 
     async def attend(self) -> None:
         """Ask whether the stream is paused, and listen to changes of that from now on."""
@@ -230,7 +244,7 @@ class RunningCrew:
             return
         if worker.busy and not interrupted:
             self.failures.note(DEATH, why, worker.running()[0])
-        one_at_a_time = self.settings.one_at_a_time
+        one_at_a_time = worker.loaded is not None and worker.loaded.one_at_a_time
         suspects = nobody if interrupted else worker.suspects(one_at_a_time=one_at_a_time)
         reading = not interrupted and not worker.busy
         death = Death(worker.consumer, mono_ms(), suspects, why, reading)

@@ -17,7 +17,7 @@ from ..histogram import HANDLING, WAITING, histogram
 from ..metrics import PoolMetrics, WorkerMetrics
 from ..metrics_pipe import Reports
 from ..pipe import Channel
-from ..protocol import WorkerSpec
+from ..protocol import Loaded, WorkerSpec
 from ..scoreboard import MAX_ROWS, NO_ID, Field, Row, Scoreboard
 from ..task_times import ERRORS, Labels, counter, named, of_totals
 from ..totals import NAMES, Totals, added, latest, of_row
@@ -46,13 +46,12 @@ class WorkerRecord:
     pid: int = 0
     consumer: str = ""
     state: WorkerState = WorkerState.STARTING
-    loaded: bool = False
+    loaded: Loaded | None = None  # what its code says of the app, once it is imported
     told_to_go: bool = False
     own_mb: int = 0  # memory of the app by itself; 0 = not known
     tasks: Sequence[str] = ()  # names of its tasks; the row has their numbers, from 1 on
     labels: Sequence[str] = ()  # the names under which these tasks are counted
     periodic: list[list[Any]] = field(default_factory=list)  # told so far, see MorePeriodic
-    declared: int | None = None  # how many workers its code asks for
     overran: bool = False  # it was killed because its message ran for too long
     began_ms: int = field(default_factory=mono_ms)
     code: int = 0  # number of the code that it runs, see Supervisor
