@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import threading
@@ -273,7 +274,9 @@ def test_fresh_code_may_have_tasks_with_more_deliveries(
         pool.send(signal.SIGHUP)
         pool.wait_log(r"app:queue: the fresh code declares other settings \(group\), which count")
         pool.wait_log(REPLACED)
-        Queue("work", url=pool_url).push_sync("second")
+        queue = Queue("work", url=pool_url)
+        queue.push_sync("second")
+        asyncio.run(queue.close())
         ledger.wait(lambda: bool(ledger.letters()), "it is dead")
         assert ledger.letters()[0]["delivery_count"] == "5"
 
