@@ -22,7 +22,7 @@ from ..exceptions import RedisStreamError
 if sys.platform != "linux":  # the pool's modules cannot even be imported there
     sys.exit("rsq-pool: a pool needs Linux. The library and rsq run here, too.")
 
-from ..pool import logs, standard_streams
+from ..pool import logs, signals, standard_streams
 from ..pool.pool import Pool
 from .config_file import config_option, lines_of
 from .options import click_option
@@ -82,6 +82,7 @@ def main(print_config: bool, **options: Any) -> None:
         log.warning("%s", sentence)
     try:
         code = Pool(config).run()
+        signals.hold_ends()
     except RedisStreamError as error:
         complain("rsq-pool", str(error))
         code = _exits.USAGE

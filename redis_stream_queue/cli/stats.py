@@ -87,7 +87,7 @@ def _stats(redis: Redis, stream: str, only: str | None) -> tuple[int, list[Strea
 
 
 async def _oldest(redis: Redis, stream: str, groups: list[StreamStats]) -> str | None:
-    """The entry that keeps finished ones from being trimmed, who holds it and for how long."""
+    """The entry that keeps finished ones from being trimmed, and who holds it."""
     if not any(found.lag or found.group_pel_size for found in groups):
         return None
     looked = await PendingList(redis.client, stream, "").trim(NOTHING_TO_TRIM)

@@ -68,7 +68,7 @@ class Retention:
 
 
 async def blocker(client: StreamClient, stream: str, trimmed: Trimmed) -> str:
-    """A text about the unfinished entry that prevents trimming: its id, its holder, its age."""
+    """A text about the unfinished entry that prevents trimming: its id and its holder."""
     group, oldest = trimmed.blocking_group, trimmed.blocking_id
     if not group:
         return "no group reads it, so nothing counts as finished"
@@ -81,9 +81,9 @@ async def blocker(client: StreamClient, stream: str, trimmed: Trimmed) -> str:
 
 
 def holder_text(entry: PendingEntry, group: str) -> str:
-    """Who holds an unfinished entry, and since when; or when it is tried again."""
+    """Who holds an unfinished entry, and its last sign of life; or when it is tried again."""
     due_ms = parking_due_ms(group, entry.consumer)
     if due_ms is None:
         holder = plain_cut(entry.consumer, 100) or "nobody"
-        return f"held by {holder} for {span_text(entry.idle_ms)}"
+        return f"held by {holder}, renewed {span_text(entry.idle_ms)} ago"
     return f"to be tried again in {span_text(max(due_ms - entry.idle_ms, 0))}"

@@ -9,8 +9,8 @@ from typing import Any
 from .._clock import wall_ms
 from .._plain import plain_cut
 
-MOST_KINDS = 30  # kinds of errors that are told apart
-OTHERS = "other"  # the kind of all further ones
+MOST_KINDS = 30  # kinds of errors that are told apart: those that happened last
+OTHERS = "other"  # the kind of all others
 DEATH = "worker died"  # the kind of a message that ended its worker process
 MOST_KIND, MOST_TEXT = 80, 300  # characters
 
@@ -33,18 +33,21 @@ class Failures:
     """The failures of a pool since it started."""
 
     def __init__(self) -> None:
-        self._by_kind: dict[str, Failure] = {}
+        self._by_kind: dict[str, Failure] = {}  # the one that happened last is the last
+        self._others: Failure | None = None
 
     def note(self, kind: str, text: str, entry_id: str, count: int = 1) -> None:
         """Note that ``count`` errors of this kind have happened, the last one just now."""
-        kind = plain_cut(kind, MOST_KIND)
-        if kind not in self._by_kind and len(self._by_kind) >= MOST_KINDS:
-            kind = OTHERS
-        known = self._by_kind.get(kind)
-        failure = Failure(kind, plain_cut(text, MOST_TEXT), entry_id, count, wall_ms())
-        if known is not None:
-            failure = replace(failure, count=known.count + count)
-        self._by_kind[kind] = failure
+        failure = Failure(
+            plain_cut(kind, MOST_KIND), plain_cut(text, MOST_TEXT), entry_id, count, wall_ms()
+        )
+        if failure.kind == OTHERS:
+            self._others = _added(failure, self._others)
+            return
+        self._by_kind[failure.kind] = _added(failure, self._by_kind.pop(failure.kind, None))
+        if len(self._by_kind) > MOST_KINDS:
+            longest_ago = self._by_kind.pop(next(iter(self._by_kind)))
+            self._others = _added(replace(longest_ago, kind=OTHERS), self._others)
 
     def note_all(self, errors: Iterable[list[Any]]) -> None:
         """Note the errors that a worker has told, as protocol.Failed has them."""
@@ -55,7 +58,13 @@ class Failures:
 
     def all(self) -> list[Failure]:
         """One Failure a kind, the newest first."""
-        return sorted(self._by_kind.values(), key=lambda failure: -failure.at_ms)
+        failures = [*self._by_kind.values(), *([self._others] if self._others else [])]
+        return sorted(failures, key=lambda failure: -failure.at_ms)
+
+
+def _added(failure: Failure, before: Failure | None) -> Failure:
+    """A failure with the count of those of its kind before it."""
+    return replace(failure, count=failure.count + before.count) if before else failure
 
 
 def merged(failures: Iterable[Failure]) -> list[Failure]:

@@ -18,6 +18,7 @@ class WorkerMetrics:
     """One slot now. Its counters are sums over all its lives.
 
     crew: the target that it runs.
+    state: as in docs/states.md, or ``busy`` while it handles a batch.
     busy_ms: how long the current handler call has been running, 0 = idle.
     poll_age_ms: time since the last finished read.
     snapshots: how many reports have come through its metrics pipes.
@@ -76,6 +77,7 @@ class PoolMetrics:
     | `scheduled` | LatenessMetrics | of scheduled messages that this pool has moved |
     | `paused` | | is the stream paused for this group? |
     | `quiet` | | does this pool start nothing new (SIGTSTP)? |
+    | `redis_error` | | what Redis refuses the master, or does not answer; empty = nothing |
     | `acked_per_s` | messages per second | over the last 60 s |
     | `uptime_s` | seconds | since the start |
     | `handling` | Histogram | how long calls of the handler took, for a message or a batch |
@@ -106,6 +108,7 @@ class PoolMetrics:
     configured: int = 0
     crew: str = ""
     quiet: bool = False
+    redis_error: str = ""
     retried: int = 0
     released: int = 0
     redis_errors: int = 0
@@ -122,10 +125,11 @@ class PoolMetrics:
         moved = self.scheduled.moved
         scheduled = f"moved {moved}, latest {self.scheduled.late_ms_max} ms, " if moved else ""
         paused = ("PAUSED, " if self.paused else "") + ("QUIET, " if self.quiet else "")
+        redis = f"REDIS FAILS ({self.redis_error}), " if self.redis_error else ""
         count = len(self.workers)
         configured = f"configured {self.configured}, " if self.configured != count else ""
         return (
-            f"{paused}{count} workers ({configured}{self.busy} busy), handled {self.acked} "
+            f"{redis}{paused}{count} workers ({configured}{self.busy} busy), handled {self.acked} "
             f"({self.acked_per_s:.1f}/s), errors {self.errors}, dead {self.dead}, "
             f"{scheduled}replaced {self.replaced}, up {self.uptime_s:.0f} s"
         )

@@ -61,6 +61,7 @@ class Pool:
             config.url, prefix=config.prefix, socket_timeout=COMMAND_TIMEOUT_S
         )
         with contextlib.ExitStack() as stack:
+            stack.callback(signals.forget_ends)
             try:
                 crews = [
                     (each, Crew(_spec(each), Scoreboard(), each.workers)) for each in config.crews()

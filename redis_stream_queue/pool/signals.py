@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 PACKAGE = __package__.partition(".")[0]
+ENDS = (signal.SIGTERM, signal.SIGINT)
 NOT_FOR_WORKERS = (  # the master decides; a terminal or a process group may send them to all
     signal.SIGTERM,
     signal.SIGINT,
@@ -49,6 +50,18 @@ def held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def hold_ends() -> None:
+    """Hold back what asks for an end that has come: without a handler it would kill us."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+
+
+def forget_ends() -> None:
+    """Forget what hold_ends() has held back, and hold it back no more."""
+    while signal.sigtimedwait(ENDS, 0) is not None:
+        pass
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
 
 
 def keep_from_children() -> None:

@@ -144,7 +144,7 @@ def test_what_holds_up_trimming_is_named() -> None:
     assert found(200_000, PendingEntry(f"{wall_ms()}-0", "worker", 100, 2)) == []
     [what] = found(200_000, held)
     assert "has not finished 5-0" in what
-    assert "held by worker for" in what
+    assert "held by worker, renewed 100 ms ago" in what
 
 
 def test_a_claim_that_is_shorter_than_calls_is_named() -> None:

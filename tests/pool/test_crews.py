@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import redis
 from redis_stream_queue import StreamClient, StreamProducer
 from tests.support.ledger import SOURCE, Ledger
 from tests.support.pool import PoolProcess
-from tests.support.servers import free_port
+from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
 
 APP = (
@@ -83,6 +85,48 @@ def test_each_crew_has_its_size_its_stream_and_its_recovery(
         wait_until(lambda: pool.workers() == pids, 10, "all old ones stay, and no new one")
         assert pool.drain() == 0
         assert "app:mails reads stream mails" in pool.stderr
+
+
+def test_what_is_about_the_server_is_told_once_for_all_crews(
+    pool_url: str, pool_server: Server, tmp_path: Path
+) -> None:
+    """A worry at the start; then that it is full, also where the heartbeat is all that is written.
+    Who asks the pool to end is answered twice at most."""
+    port = free_port()
+    args = ("--http", f"127.0.0.1:{port}", "app:mails", "app:orders=1")
+    with ExitStack() as stack:
+        client = stack.enter_context(pool_server.client())
+        stack.callback(client.config_set, "maxmemory-policy", "noeviction")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        pool = stack.enter_context(
+            PoolProcess(APP, *args, url=pool_url, cwd=tmp_path, target=None)
+        ).wait_ready()
+        assert pool.stderr.count("evicts keys") == 1
+
+        def trouble() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/status") as answer:
+                return str(json.load(answer)["redis_error"])
+
+        assert trouble() == ""
+        client.config_set("maxmemory-policy", "noeviction")
+        stack.callback(client.config_set, "maxmemory", 0)
+        client.config_set("maxmemory", 1)
+        wait_until(lambda: "maxmemory" in trouble(), 10, "the status says that Redis is full")
+        pool.send(signal.SIGUSR1)
+        pool.wait_log("status: REDIS FAILS .command not allowed when used memory > 'maxmemory'")
+        client.config_set("maxmemory", 0)
+        pool.wait_log("Redis answers again")
+        wait_until(lambda: not trouble(), 5, "the status says that it is over")
+        assert pool.stderr.count("Redis answers again") == 1
+        wait_until(functools.partial(_ended_by_many_signals, pool), 20, "the pool has ended")
+        assert pool.wait() == 0
+        assert pool.stderr.count("SIGTERM again") == 1
+
+
+def _ended_by_many_signals(pool: PoolProcess) -> bool:
+    if pool.alive:
+        pool.send(signal.SIGTERM)
+    return not pool.alive
 
 
 def test_the_decorators_size_holds_where_nobody_else_says_one(

@@ -156,6 +156,7 @@ def test_probes(start_pool: StartPool, ledger: Ledger, port: int, pool_server: S
     wait_until(lambda: entry_id in ledger.executions(), 15, "it runs")
     wait_until(lambda: status(port)["workers"][0]["message_id"] == entry_id, 5, "this is told")
     assert status(port)["workers"][0]["message_ms"] > 0
+    assert status(port)["workers"][0]["state"] == "busy"
     before = status(port)["workers"][0]["redis_errors"]
     with pool_server.client() as client:  # a lease cannot be renewed
         client.execute_command("ACL", "SETUSER", "default", "-evalsha", "-eval")

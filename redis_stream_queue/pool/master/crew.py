@@ -25,6 +25,7 @@ from .limits import Limits
 from .loading import Loading
 from .maintenance import Maintenance
 from .observation import Observation
+from .outage import Outage
 from .recovery import Recovery
 from .running import RunningCrew
 from .slots import Crew, WorkerRecord, crew_metrics
@@ -43,10 +44,10 @@ if TYPE_CHECKING:
 class CrewLife:
     """Sets up and runs the workers of one target.
 
-    config: that of the pool, with this target. connected: is set once Redis has answered. state:
-    returns the pool's state in one word. on_set_up: called once this crew could start. task: runs
-    an awaitable in the background; its failure ends the pool. fail: ends the pool. running: None
-    until the crew is set up.
+    config: that of the pool, with this target. connected: is set once Redis has answered. outage:
+    that of the pool. state: returns the pool's state in one word. on_set_up: called once this crew
+    could start. task: runs an awaitable in the background; its failure ends the pool. fail: ends
+    the pool. running: None until the crew is set up.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class CrewLife:
         succession: Succession,
         *,
         connected: asyncio.Event,
+        outage: Outage,
         state: Callable[[], str],
         on_set_up: Callable[[], None],
         task: Callable[[Awaitable[Any]], None],
@@ -72,6 +74,7 @@ class CrewLife:
         self._supervisor = supervisor
         self._succession = succession
         self._connected = connected
+        self._outage = outage
         self._state = state
         self._on_set_up = on_set_up
         self._task = task
@@ -116,7 +119,7 @@ class CrewLife:
             self.crew,
             settings,
             recovery,
-            Maintenance(settings, group, recovery),
+            Maintenance(settings, group, recovery, self._outage),
             task=self._task,
             fail=self._fail,
         )
@@ -225,6 +228,7 @@ class CrewLife:
                 self.crew.living,
                 self.metrics,
                 self._state,
+                maintenance,
                 config.max_memory_per_child_mb,
             )
             self._task(self._heartbeat.beat())

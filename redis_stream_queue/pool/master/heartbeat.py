@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 from collections.abc import Callable
 from typing import NoReturn
+
+from redis.exceptions import ResponseError
 
 from ..._clock import mono_ms
 from ..._log import logger
@@ -23,7 +26,8 @@ from ..metrics import PoolMetrics
 from ..scoreboard import Field
 from ..settings import Settings
 from .alarm import Alarm
-from .slots import WorkerRecord
+from .maintenance import Maintenance
+from .slots import BUSY, WorkerRecord
 
 log = logger(__name__)
 
@@ -40,6 +44,7 @@ class HeartbeatWriter:
     """Writes the heartbeat of one crew. A missing right is logged once and does no other harm.
 
     living, metrics, state: return the workers, the metrics and the state of the pool in one word.
+    maintenance: hears of refusals: the heartbeat may be all that a pool writes for a while.
     memory_limit_mb: of a worker, None = none.
     """
 
@@ -51,6 +56,7 @@ class HeartbeatWriter:
         living: Callable[[], list[WorkerRecord]],
         metrics: Callable[[], PoolMetrics],
         state: Callable[[], str],
+        maintenance: Maintenance,
         memory_limit_mb: float | None,
     ) -> None:
         self._client = client
@@ -59,13 +65,13 @@ class HeartbeatWriter:
         self._living = living
         self._metrics = metrics
         self._state = state
+        self._maintenance = maintenance
         self._memory_limit_mb = memory_limit_mb
         self._host = socket.gethostname().encode(errors="replace").decode()
         self._name = heartbeat.new_name(self._host, os.getpid())
         self._ahead_ms = 0  # the server's time minus mono_ms()
         self._beat_at_ms = self._tidy_at_ms = -TIDY_MS
         self._written: tuple[str, Running] = "", frozenset()
-        self._is_forbidden = False
 
     async def beat(self) -> NoReturn:
         """Write the heartbeat again and again."""
@@ -73,24 +79,19 @@ class HeartbeatWriter:
         while True:
             try:
                 await self._look(mono_ms())
-            except OUTAGES as error:  # the clocks of maintenance.py log an outage
+            except OUTAGES as error:  # the clocks of maintenance.py tell when nothing answers
                 log.debug("no heartbeat: %s", error)
                 if is_forbidden(error):
                     await self._wait_for_rights()
+                elif isinstance(error, ResponseError):
+                    self._maintenance.failed("heartbeat", error)
             except Exception as error:  # a defect here must cost nothing but the heartbeat
                 log.exception("no heartbeat", exc_info=error)
                 await asyncio.sleep(TIDY_MS / 1000)
             await alarm.wait()
 
     async def _wait_for_rights(self) -> None:
-        if not self._is_forbidden:
-            log.info(
-                "no heartbeat: %s does not let this user write it, so rsq running does not show "
-                "this pool. Allow it (ACL SETUSER name %s), or start with --no-heartbeat",
-                self._client.endpoint,
-                RIGHTS,
-            )
-        self._is_forbidden = True
+        _say_forbidden(str(self._client.endpoint))
         await asyncio.sleep(TIDY_MS / 1000)
 
     async def _look(self, now_ms: int) -> None:
@@ -107,6 +108,7 @@ class HeartbeatWriter:
         beat = self._heartbeat(now_ms, [self._line(worker) for worker in living])
         await heartbeat.write(self._client, self._name, beat, tidy=tidy)
         self._written, self._beat_at_ms = what, now_ms
+        self._maintenance.worked("heartbeat")
         if tidy:
             self._tidy_at_ms = now_ms
 
@@ -140,7 +142,7 @@ class HeartbeatWriter:
         return WorkerLine(
             slot=worker.slot,
             pid=worker.pid,
-            state="busy" if busy else worker.state.value,
+            state=BUSY if busy else worker.state.value,
             message_id=message_id,
             since_ms=since_ms + self._ahead_ms if since_ms else 0,
             held=row[Field.HELD] if busy else 0,
@@ -153,3 +155,13 @@ class HeartbeatWriter:
         """Remove the heartbeat at the end of the pool; in an outage it expires by itself."""
         with contextlib.suppress(*OUTAGES):
             await heartbeat.erase(self._client, self._name)
+
+
+@functools.cache  # once, however many crews there are
+def _say_forbidden(where: str) -> None:
+    log.info(
+        "no heartbeat: %s does not let this user write it, so rsq running does not show this pool. "
+        "Allow it (ACL SETUSER name %s), or start with --no-heartbeat",
+        where,
+        RIGHTS,
+    )

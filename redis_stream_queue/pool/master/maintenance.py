@@ -18,6 +18,7 @@ from ...delivery.sightings import lease_interval_ms
 from ...group import GHOST_IDLE_MS, ConsumerGroup, group_is_lost
 from ..settings import Settings
 from .alarm import Alarm
+from .outage import Outage
 from .recovery import Recovery
 
 log = logger(__name__)
@@ -26,18 +27,19 @@ log = logger(__name__)
 class Maintenance:
     """Does what has to be done for a group again and again.
 
-    redis_errors: how often Redis refused or did not answer.
+    redis_errors: how often Redis refused or did not answer. outage: that of the pool.
     """
 
-    def __init__(self, settings: Settings, group: ConsumerGroup, recovery: Recovery) -> None:
+    def __init__(
+        self, settings: Settings, group: ConsumerGroup, recovery: Recovery, outage: Outage
+    ) -> None:
         self._group = group
         self._recovery = recovery
         self._retention = Retention(recovery.pending, settings.consumer.max_stream_size)
         self.redis_errors = 0
         self._ok_since_ms: int | None = None
-        self._outage = Backoff()
+        self._outage = outage
         self._restoring = Backoff()
-        self._failing: set[str] = set()  # clocks whose last try failed
         self._lease_interval_ms = lease_interval_ms(settings.consumer.min_idle_claim_ms)
 
     def clocks(self) -> list[Awaitable[NoReturn]]:
@@ -68,31 +70,30 @@ class Maintenance:
                 await self._survive(what, error, backoff)
                 alarm.soon()
             else:
-                self._worked(what, backoff)
+                backoff.reset()
+                self.worked(what)
 
     async def _survive(self, what: str, error: Exception, backoff: Backoff) -> None:
         pause_s = backoff.next_s()
         self._ok_since_ms = None
-        self._failing.add(what)
-        self.redis_errors += isinstance(error, OUTAGES)
         if group_is_lost(error):
+            self.redis_errors += 1
             await self.restore_group()
         elif not isinstance(error, OUTAGES):
             if backoff.worth_a_line():
                 log.exception("%s failed; trying again", what, exc_info=error)
         else:
-            self._outage.next_s()  # an outage stops all clocks, but is logged once for all of them
-            if self._outage.worth_a_line():
-                why = str(error).rstrip(".") or type(error).__name__
-                log.error("%s: %s; trying again until Redis is back", what, why)
+            self.failed(what, error)
         await asyncio.sleep(pause_s)
 
-    def _worked(self, what: str, backoff: Backoff) -> None:
-        backoff.reset()
-        self._failing.discard(what)
-        if not self._failing and self._outage.tries:
-            self._outage.reset()
-            log.info("Redis answers again")
+    def failed(self, what: str, error: Exception) -> None:
+        """Redis has refused something, or did not answer. what: names it in the log."""
+        self.redis_errors += 1
+        self._outage.failed((self, what), what, error)
+
+    def worked(self, what: str) -> None:
+        """The same has worked."""
+        self._outage.worked((self, what))
 
     def redis_ok_ms(self) -> int:
         """For how long Redis has answered without a break, in ms; 0 = it does not now."""

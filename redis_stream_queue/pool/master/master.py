@@ -20,6 +20,7 @@ from ..._log import logger
 from ..._pool_config import PoolConfig
 from ...client import StreamClient
 from ...connection.exchange import OUTAGES
+from .. import signals
 from ..metrics import PoolMetrics, added
 from ..protocol import Fatal, Leaving, Loaded, LoadFailed, Message, Ready, Retire
 from .alarm import every
@@ -28,6 +29,7 @@ from .changes import watch_changes
 from .crew import CrewLife
 from .health import watch_loading
 from .http.snapshot import Part, Snapshot
+from .outage import Outage
 from .serving import http_server
 from .slots import Crew, WorkerRecord
 from .spawner import Spawner
@@ -65,6 +67,7 @@ class Master:
         self.supervisor = supervisor
         self.succession = Succession(self.supervisor, spawner)
         self._connected = asyncio.Event()
+        self._outage = Outage()
         self.crews = {
             crew.name: CrewLife(
                 each,
@@ -73,6 +76,7 @@ class Master:
                 self.supervisor,
                 self.succession,
                 connected=self._connected,
+                outage=self._outage,
                 state=self._state,
                 on_set_up=self._start_if_all_can,
                 task=self._task,
@@ -129,6 +133,7 @@ class Master:
             code = await self._over
         finally:
             await self._finish()
+        signals.hold_ends()
         log.info("ended: %s", self.metrics())
         return code
 
@@ -243,7 +248,7 @@ class Master:
     def metrics(self) -> PoolMetrics:
         """The metrics of the pool so far; asks nothing of Redis."""
         metrics = added([crew.metrics() for crew in self.crews.values()])
-        return replace(metrics, quiet=self.steering.quiet)
+        return replace(metrics, quiet=self.steering.quiet, redis_error=self._outage.error)
 
     def _state(self) -> str:
         """The state of the pool in one word."""
@@ -268,6 +273,7 @@ class Master:
             dict(steering.reloads),
             steering.reload_failed,
             steering.reload_failed_s,
+            self._outage.error,
         )
 
     def _status_tick(self) -> None:
@@ -286,6 +292,8 @@ class Master:
     # -- the end -------------------------------------------------------------------------------
 
     def _terminate(self, name: str) -> None:
+        if self._over.done():
+            return  # it ends already
         if self._draining:
             log.warning("%s again: giving back what runs and leaving at once", name)
             self._end()

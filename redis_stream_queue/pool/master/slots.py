@@ -24,6 +24,7 @@ from ..totals import NAMES, Totals, added, latest, of_row
 from .states import WorkerState, move
 
 TIME_LIMIT, STUCK, SIGNAL, EXIT = ENDS = "time_limit", "stuck", "signal", "exit"
+BUSY = "busy"  # how the state of a worker that handles a batch is shown
 MOST_LIVES = 4  # of one slot at a time: a new one, and old ones that finish long messages
 
 
@@ -321,11 +322,12 @@ def _line(slot: Slot, totals: Totals, now_ms: int) -> WorkerMetrics:
     busy_since = worker.row[Field.BUSY_SINCE] if worker else 0
     read_at = worker.row[Field.READ_AT] if worker else 0
     message_id, since_ms = worker.running() if worker else ("", 0)
+    state = worker.state.value if worker else WorkerState.GONE.value
     return WorkerMetrics(
         slot=slot.number,
         crew=slot.crew.name,
         pid=worker.pid if worker else 0,
-        state=worker.state.value if worker else WorkerState.GONE.value,
+        state=BUSY if busy_since else state,
         consumer=worker.consumer if worker else "",
         busy_ms=max(now_ms - busy_since, 1) if busy_since else 0,
         poll_age_ms=now_ms - read_at if read_at else 0,

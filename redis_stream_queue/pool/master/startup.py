@@ -6,6 +6,7 @@ Whatever is wrong here ends the pool with one sentence and an exit code.
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 
 from redis.exceptions import ResponseError
@@ -62,7 +63,7 @@ async def prepare(client: StreamClient, settings: Settings, timeout_s: float) ->
         try:
             group = await _prepare(client, settings)
             for worry in await worries(client, settings.stream):
-                log.warning("%s", worry)
+                _warn(str(worry))
             return group
         except OUTAGES as error:
             if mono_ms() >= deadline:
@@ -103,3 +104,8 @@ def look_at_host_name() -> None:
         host.encode()
     except UnicodeEncodeError:
         log.warning("the host name %r is not UTF-8: consumer names show a '?' instead", host)
+
+
+@functools.cache  # once, however many crews find the same about their server
+def _warn(text: str) -> None:
+    log.warning("%s", text)

@@ -15,7 +15,7 @@ from ...delivery.rules import AS_CONFIGURED, Rules, RulesOf
 from ...message import StreamMessage, id_key
 from ...metrics import ConsumerMeter
 from .._linux import memory_mb
-from ..failures import MOST_KIND, MOST_KINDS
+from ..failures import MOST_KIND, MOST_KINDS, OTHERS
 from ..protocol import MAX_ERROR, Buried, Failed, Message, Released, Retrying
 from ..scoreboard import NO_ID, Field, Row
 from ..standard_streams import StandardStreams
@@ -210,10 +210,9 @@ class ReportingHooks(Hooks):
         kinds: dict[str, list[Any]] = {}
         for error, messages in errors:
             kind = plain_cut(type(error).__name__, MOST_KIND)
-            if kind in kinds:
-                kinds[kind][-1] += 1
-            elif len(kinds) < MOST_KINDS:
-                kinds[kind] = [kind, one_line(error), messages[0].id, 1]
+            if kind not in kinds and len(kinds) >= MOST_KINDS:
+                kind = OTHERS
+            kinds.setdefault(kind, [kind, one_line(error), messages[0].id, 0])[-1] += 1
         self._send(Failed(list(kinds.values())))
 
     def counted(self, meter: ConsumerMeter) -> None:

@@ -153,7 +153,7 @@ def _totals(families: _Families, metrics: PoolMetrics) -> None:
         text = "Calls of a task that raised or ended their worker."
         families.counter("rsq_task_errors", text, task.errors, task=name)
     families.gauge("rsq_uptime_seconds", "Since the pool started.", metrics.uptime_s)
-    states = Counter("busy" if w.busy_ms else w.state for w in metrics.workers)
+    states = Counter(worker.state for worker in metrics.workers)
     for state in STATES:
         families.gauge("rsq_workers", "Workers by state.", states[state], state=state)
 

@@ -24,6 +24,7 @@ class Snapshot(NamedTuple):
 
     state: in one word. parts: one for each crew. reloads: how many there were, by result.
     reload_failed: why the last reload failed, "" = it did not. reload_failed_s: when it failed.
+    redis_error: what Redis refuses or does not answer, "" = nothing.
     """
 
     at_s: float
@@ -32,6 +33,7 @@ class Snapshot(NamedTuple):
     reloads: Mapping[str, int]
     reload_failed: str = ""
     reload_failed_s: float = 0.0
+    redis_error: str = ""
 
 
 class Renderings:

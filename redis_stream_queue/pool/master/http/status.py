@@ -50,6 +50,7 @@ class Status:
                 "pid": os.getpid(),
                 "state": snapshot.state,
                 "now_s": snapshot.at_s,
+                "redis_error": snapshot.redis_error,
                 "reloads": {
                     **snapshot.reloads,
                     "failed_why": snapshot.reload_failed,

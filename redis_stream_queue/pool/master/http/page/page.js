@@ -87,7 +87,7 @@ function plot(figure, times, values, nowS, show) {
 }
 
 function stateOf(worker, paused) {
-  if (worker.busy_ms) return ["busy", "busy"];
+  if (worker.state === "busy") return ["busy", "busy"];
   if (worker.state !== "ready") return [worker.state, worker.state === "gone" ? "bad" : ""];
   return paused ? ["paused", ""] : ["idle", "good"];
 }
@@ -153,7 +153,7 @@ function showCrew(section, crew, nowS) {
 }
 
 function overviewCells(crew, nowS) {
-  const busy = crew.workers.filter((worker) => worker.busy_ms).length, errors = errorsSince(crew, nowS, SHOWN_S);
+  const busy = crew.workers.filter((worker) => worker.state === "busy").length, errors = errorsSince(crew, nowS, SHOWN_S);
   return [
     cell(crew.target, "", crew.stream), cell(number(crew.lag)), cell(span(crew.oldest_waiting_s)),
     cell(number(crew.totals.acked_per_s)), cell(`${busy} of ${crew.workers.length}`),

@@ -88,10 +88,13 @@ function troublesOf(crew, nowS) {
 function troublesOfPool(status) {
   const { failed_why: why, failed_s: failedS } = status.reloads, at = (s) => clock(s, status.now_s), found = [];
   const silent = status.crews.map((crew) => crew.redis).find(({ error }) => error);
+  const add = (words, command = "") => found.push({ words, command, bad: true });
   if (silent) {
     const seen = silent.asked_s ? ` Numbers from Redis are those of ${at(silent.asked_s)}.` : "";
-    found.push(`Redis does not answer since ${at(silent.since_s)}: ${silent.error.replace(/\.$/, "")}.${seen}`);
+    add(`Redis does not answer since ${at(silent.since_s)}: ${silent.error.replace(/\.$/, "")}.${seen}`);
+  } else if (status.redis_error) {
+    add(`Redis refuses: ${status.redis_error}.`, "rsq doctor");
   }
-  if (why) found.push(`The reload of ${at(failedS)} failed, the old code still runs: ${why}`);
-  return found.map((words) => ({ words, command: "", bad: true }));
+  if (why) add(`The reload of ${at(failedS)} failed, the old code still runs: ${why}`);
+  return found;
 }
