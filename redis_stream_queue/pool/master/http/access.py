@@ -86,4 +86,5 @@ def is_loopback(host: str) -> bool:
     """Does this name or address mean this machine alone?"""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
-    return host == "localhost" or host.endswith(".localhost")
+    name = host.lower().removesuffix(".")  # names are alike in any case, and end with the root
+    return name == "localhost" or name.endswith(".localhost")
