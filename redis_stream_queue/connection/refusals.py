@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,7 @@ URL_FORM = "Check --url or REDIS_URL (form: redis://user:password@host:port/db).
 PROBE_S = 2.0  # how long a probe of what answers there may take
 SPEAKS_FIRST_S = 0.2  # a server in protected mode sends its refusal within this time
 
+_OF_SCRIPT = re.compile(r"\.? script: (?:[0-9a-f]{40}, )?on @user_script:\d+\.?$")
 _PASSING = (
     BusyLoadingError,
     ClusterDownError,
@@ -173,7 +175,8 @@ async def reason(endpoint: Endpoint, error: Exception, key: str = "") -> str | N
 
 
 def _words(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+    """What the error says, without the line of the script that Redis (7.0 on) names behind it."""
+    return _OF_SCRIPT.sub("", " ".join(str(error).split())).rstrip(".")
 
 
 async def _line_trouble(endpoint: Endpoint, words: str) -> str | None:

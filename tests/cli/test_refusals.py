@@ -158,6 +158,24 @@ class TestRedisThatDoesNotWork:
         assert 0 < length(pool_server) < 20_000
         assert text.endswith(f"{length(pool_server)} messages were pushed.")
 
+    @pytest.mark.parametrize(
+        "args",
+        [["pause", "orders"], ["push", "orders", "--delay", "1m", "1"]],
+        ids=["pause", "push"],
+    )
+    def test_full_server_refuses_a_script(
+        self, pool_server: Server, pool_url: str, args: list[str]
+    ) -> None:
+        """Which line of ours it refuses is of no use to anybody."""
+        with pool_server.client() as client:
+            client.config_set("maxmemory", 1)
+            try:
+                text = said(rsq(*args, url=pool_url), _exits.REDIS)
+            finally:
+                client.config_set("maxmemory", 0)
+        assert "command not allowed when used memory > 'maxmemory'." in text
+        assert "script" not in text
+
     def test_server_that_dies_in_the_middle(self) -> None:
         with Server.start("valkey-9.1") as server, piped("push", "o", url=server.url) as process:
             feed(process, b"1\n2\n")
