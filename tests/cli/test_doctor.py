@@ -16,7 +16,7 @@ from redis_stream_queue.cli.rsq import main
 from redis_stream_queue.message import PendingEntry
 from redis_stream_queue.operations import heartbeat
 from redis_stream_queue.operations.stream_findings import StreamFacts, stream_findings
-from tests.support.servers import Server
+from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
 
 FAULTS = (
@@ -44,7 +44,8 @@ def findings(*args: str, url: str) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def sick(_no_process_left: None) -> Iterator[Server]:
     """A cluster of one node with six faults, of which user ``u`` (password pw) has one."""
-    with Server.start("valkey-9.1", tcp=True, extra_args=FAULTS) as server:
+    bus_port = "--cluster-port", str(free_port())  # of itself it would be 10,000 above the other
+    with Server.start("valkey-9.1", tcp=True, extra_args=(*FAULTS, *bus_port)) as server:
         with server.client() as client:
             client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
             wait_until(lambda: is_whole(client), 15, "the cluster is there")

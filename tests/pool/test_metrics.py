@@ -201,7 +201,7 @@ async def test_what_a_killed_worker_had_asked_for_is_counted_if_it_was_done(pool
     await client.create_group(STREAM, "crew")
     await client.read(STREAM, "crew", "dead", 2, 0)
     await client.command("XACK", STREAM, "crew", done)
-    settings = Settings(STREAM, consumer, 1, False, True, policy=consumer.policy, limited=False)
+    settings = Settings(STREAM, consumer, 1, False, policy=consumer.policy, limited=False)
     recovery = Recovery(client, settings, Scoreboard(), list)
     death, counted = Death("dead", mono_ms(), nobody, "killed"), list[tuple[str, int]]()
     death.unconfirmed = [Unconfirmed("acked", 3, done), Unconfirmed("dead", 1, held)]
