@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -74,6 +74,8 @@ class Mover:
         self._changed = asyncio.Event()
         self._offset_ms: float | None = None  # the server's clock minus the loop's
         self._synced_ms = 0.0
+        self._rung_ms = -1.0  # when we last heard of a message; this and the next: the loop's time
+        self._control_asked_ms = -1.0  # when the pauses that we know were asked for
         self._pauses: dict[str, Pause] = {}
         self.listeners: list[Listener] = []
         self._next_call_ms = 0.0
@@ -116,12 +118,13 @@ class Mover:
         reply = await self.client.link().script(MOVE, keys, *args)
         now_ms, wait_ms, late = int(reply[0]), int(reply[1]), reply[2]
         self._sync(now_ms, asked_ms)
-        self._note_control(reply[3])
+        self._note_control(asked_ms, reply[3])
         moved = 0
         for late_ms, count in zip(late[::2], late[1::2], strict=True):
             self.lateness.record(late_ms, count)
             moved += count
-        self._timer.answered(now_ms, moved, None if wait_ms < 0 else now_ms + wait_ms)
+        next_ms = None if wait_ms < 0 else now_ms + wait_ms
+        self._timer.answered(now_ms, moved, next_ms, crossed=self._rung_ms >= asked_ms)
         return moved, moved > 0 and wait_ms == 0
 
     async def load_pauses(self) -> None:
@@ -131,8 +134,12 @@ class Mover:
         """
         control, limit_s = self._beside.control, self.client.endpoint.socket_timeout
         looks: list[Command] = [("TIME",), ("HGETALL", control), self._bell.newest]
-        note_time: Callable[[Any], None] = partial(self._note_time, _loop_ms())
-        notes = note_time, self._note_control, self._bell.begin_behind
+        asked_ms = _loop_ms()
+        notes: Sequence[Callable[[Any], None]] = (
+            partial(self._note_time, asked_ms),
+            partial(self._note_control, asked_ms),
+            self._bell.begin_behind,
+        )
         replies = await self.client.link().run(control, looks, limit_s)
         keys = "", control, self._beside.bell
         for reply, note, key in zip(replies, notes, keys, strict=True):
@@ -217,13 +224,20 @@ class Mover:
         elif index == 0:
             self._note_time(asked_ms, reply)
         elif index == 2:
-            self._note_control(reply)
+            self._note_control(asked_ms, reply)
         elif reply > 0:  # messages are due earlier than we know
             self._bell.begin_anew()
             self._scheduled(0.0)
 
-    def _note_control(self, control: Any) -> None:
-        """Note the pauses in a reply to HGETALL; tells the listeners if they have changed."""
+    def _note_control(self, asked_ms: float, control: Any) -> None:
+        """Note the pauses in a reply to HGETALL; tells the listeners if they have changed.
+
+        Replies of two connections may come in another order than they were asked for: one that was
+        asked for earlier than what is known may be older.
+        """
+        if asked_ms < self._control_asked_ms:
+            return
+        self._control_asked_ms = asked_ms
         found = pauses(control)
         if found == self._pauses:
             return
@@ -252,6 +266,7 @@ class Mover:
 
     def _scheduled(self, due_ms: float) -> None:
         self._timer.scheduled(due_ms)
+        self._rung_ms = _loop_ms()
         self._changed.set()
 
     def _note_time(self, asked_ms: float, reply: Any) -> None:

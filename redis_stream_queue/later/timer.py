@@ -31,8 +31,14 @@ class Timer:
         """Note that a message is due then, perhaps earlier than what is known."""
         self.due_ms = due_ms if self.due_ms is None else min(self.due_ms, due_ms)
 
-    def answered(self, now_ms: float, moved: int, next_ms: float | None) -> None:
-        """Note how many messages a call has moved, and when the next one is due (None = none)."""
+    def answered(
+        self, now_ms: float, moved: int, next_ms: float | None, *, crossed: bool = False
+    ) -> None:
+        """Note how many messages a call has moved, and when the next one is due (None = none).
+
+        crossed: of a message was heard since that call was asked for. Redis may have run the call
+        before that message came, so its answer does not tell: another call does.
+        """
         if moved:
             self._losses, self._extra_ms = 0, 0.0
         elif self.due_ms and self.due_ms <= now_ms:  # another mover has moved it
@@ -40,3 +46,5 @@ class Timer:
             longest_ms = min(STEP_MS * 2.0**self._losses, LONGEST_MS)
             self._extra_ms = random.random() * longest_ms
         self.due_ms = next_ms
+        if crossed:
+            self.scheduled(now_ms if self._losses else 0.0)

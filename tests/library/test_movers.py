@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 
 from redis_stream_queue import Mover, StreamProducer
+from redis_stream_queue.connection.link import Link
+from redis_stream_queue.connection.scripts import Script
 from redis_stream_queue.later.ids import due_ms
 from redis_stream_queue.later.keys import companions
 from redis_stream_queue.later.scheduled import count_scheduled, purge_scheduled
+from redis_stream_queue.later.scripts import MOVE
 from redis_stream_queue.operations.readings import server_ms
 from tests.library.kit import Bench, RecordingHandler, running, waiting
 from tests.support.waiting import wait_until_async
@@ -255,6 +260,70 @@ async def test_a_lost_bell_costs_one_look(
 
     await wait_until_async(lambda: mover.lateness.metrics().moved == 1, 5, "it is moved")
     await wait_until_async(lambda: mover._bell._last == "0-0", 5, "it hears new rings again")
+    task.cancel()
+    await asyncio.wait([task])
+
+
+class _HeldAnswer:
+    """Holds the next answer to MOVE back until ``go`` is set; ``came``: Redis has given it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.came, self.go = asyncio.Event(), asyncio.Event()
+        script = Link.script
+
+        async def held(link: Link, what: Script, keys: Sequence[str], *args: Any) -> Any:
+            reply = await script(link, what, keys, *args)
+            if what is MOVE and not self.came.is_set():
+                self.came.set()
+                await self.go.wait()
+            return reply
+
+        monkeypatch.setattr(Link, "script", held)
+
+
+@pytest.mark.parametrize("delay_ms", [1, 300])
+async def test_what_comes_while_an_answer_travels_is_on_time(
+    server_bench: Bench, monkeypatch: pytest.MonkeyPatch, delay_ms: int
+) -> None:
+    """An answer from before a push, read after the ring for it, does not make that forgotten."""
+    client, stream = server_bench.client, server_bench.stream
+    mover, producer = Mover(client, stream), StreamProducer(client, stream)
+    task = asyncio.create_task(mover.run())
+    await wait_until_async(lambda: mover._bell._last, 5, "it listens")
+    answer, begun_s = _HeldAnswer(monkeypatch), asyncio.get_running_loop().time()
+
+    await producer.push("first", delay_ms=1)
+    await answer.came.wait()
+    heard = mover._rung_ms
+    await producer.push("second", delay_ms=delay_ms)
+    await wait_until_async(lambda: mover._rung_ms > heard, 5, "it has heard of the second")
+    answer.go.set()
+
+    await wait_until_async(lambda: mover.lateness.metrics().moved == 2, 5, "both are moved")
+    assert asyncio.get_running_loop().time() - begun_s < 3  # not by the look every five seconds
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_pause_that_comes_while_an_answer_travels_holds(
+    server_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer from before a pause, read after what tells of it, does not end it; nor a resume."""
+    client, stream = server_bench.client, server_bench.stream
+    mover, producer = Mover(client, stream), StreamProducer(client, stream)
+    task = asyncio.create_task(mover.run())
+    await wait_until_async(lambda: mover._bell._last, 5, "it listens")
+    for change, after in ((client.pause, True), (client.resume, False)):
+        with monkeypatch.context() as patch:
+            answer = _HeldAnswer(patch)
+            before = mover.lateness.metrics().moved
+            await producer.push(1, delay_ms=1)
+            await answer.came.wait()
+            await change(stream)
+            await wait_until_async(lambda: bool(mover.paused("g")) is after, 2, "it is heard")
+            answer.go.set()
+            await wait_until_async(partial(_has_moved, mover, before + 1), 5, "it is answered")
+            assert bool(mover.paused("g")) is after
     task.cancel()
     await asyncio.wait([task])
 
