@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -25,14 +26,27 @@ __all__ = ["NAMES", "Server", "ServerMissing", "free_port", "server_binary"]
 
 READY_TIMEOUT_S = 10.0
 PORT_ATTEMPTS = 5
+PORTS = range(15_000, 32_768)  # below those that the system gives to connections
+
+_mine: list[socket.socket] = []  # bound to the names of our ports; they end with this process
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on 127.0.0.1 that nobody listens on at this moment, and that no other process of
+    tests is given as long as this one lives: a server may end there and start again."""
+    start = random.randrange(len(PORTS))
+    for port in (*PORTS[start:], *PORTS[:start]):
+        name = socket.socket(socket.AF_UNIX)
+        try:
+            name.bind(f"\0rsq-test-port-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            name.close()
+        else:
+            _mine.append(name)
+            return port
+    raise AssertionError(f"all ports of {PORTS} are taken")
 
 
 class Server:
