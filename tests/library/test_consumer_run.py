@@ -16,6 +16,7 @@ from redis_stream_queue.delivery import sightings
 from tests.library.kit import GROUP, WAIT_S, Bench, RecordingHandler, running
 
 LONG_MS = 60_000  # an idle threshold that no test reaches
+AT_ONCE_S = 0.9  # on a busy machine; whoever waits in vain for the mover to end takes 1 s
 
 
 class TestRun:
@@ -53,7 +54,7 @@ class TestRun:
         started = time.monotonic()
         threading.Thread(target=consumer.stop).start()
         await asyncio.wait_for(task, WAIT_S)
-        assert time.monotonic() - started < 0.3
+        assert time.monotonic() - started < AT_ONCE_S
 
     async def test_stop_at_any_moment_is_quick(self, server_bench: Bench) -> None:
         """Also while the consumer is just starting, reading or handling."""
@@ -69,7 +70,7 @@ class TestRun:
             consumer.stop()
             await asyncio.wait_for(task, WAIT_S)
             slowest = max(slowest, time.monotonic() - started)
-        assert slowest < 0.5
+        assert slowest < AT_ONCE_S
 
     async def test_stop_lets_the_batch_in_hand_finish(self, bench: Bench) -> None:
         done: list[int] = []

@@ -40,7 +40,7 @@ async def test_a_running_consumer_moves_what_is_due(real_bench: Bench) -> None:
     ]
     late_ms = [int(m.id.partition("-")[0]) - due_ms(m.headers["rsq:scheduled"])
                for m in handler.messages]  # fmt: skip
-    assert all(0 <= ms < 500 for ms in late_ms)  # not by the five seconds of a look
+    assert all(0 <= ms < 2500 for ms in late_ms)  # not by the five seconds of a look
     assert [m.id for m in await waiting(producer)] == [far]
 
 
@@ -107,9 +107,10 @@ async def test_many_at_once_are_left_to_the_mover_that_leads(
 
     await producer.push_many(list(range(500)), delay_ms=1)
     await asyncio.sleep(0.01)
-    await led_for(200)
+    await led_for(900)
     assert await mover.move() == 0
-    await wait_until_async(lambda: _moved(mover, 100), 5, "it goes on")
+    await led_for(-1)
+    assert await mover.move() == 100
     await led_for(3_600_000)
     assert await mover.move() == 100
 

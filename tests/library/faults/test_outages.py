@@ -123,7 +123,7 @@ class TestALoopThatStoodStill:
     async def test_is_not_taken_for_a_server_that_does_not_answer(
         self, bench: Bench, own_server: Server
     ) -> None:
-        client = StreamClient.from_url(own_server.url, socket_timeout=0.1)
+        client = StreamClient.from_url(own_server.url, socket_timeout=0.3)
         await client.stream_len(bench.stream)  # connected
         with own_server.client() as admin:
             admin.client_pause(50)  # so late it answers
