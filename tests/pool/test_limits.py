@@ -36,7 +36,7 @@ def test_a_message_over_the_time_limit_is_killed_and_its_letter_says_where_it_wa
         assert letter["last_error"].startswith("time limit 0.4 s\n")
         assert "handler" in letter["last_error"]
         assert ledger.executions() == {slow: 2, **dict.fromkeys(quick, 1)}
-        wait_until(lambda: len(pool.workers()) == 2, 5, "both slots are filled again")
+        wait_until(lambda: len(pool.workers()) == 2, 15, "both slots are filled again")
 
 
 @pytest.mark.parametrize("target", ["app:handler", "app:async_handler"])

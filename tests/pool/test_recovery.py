@@ -31,7 +31,7 @@ def test_a_killed_workers_message_starts_on_an_idle_one_at_once(
         [message] = ledger.push({"do": "sleep_first", "s": 60})
         victim = ledger.wait_started(2 * kill + 1)[-1]
         assert victim.id == message
-        wait_until(lambda: len(pool.workers()) == 2, 5, "both workers live")
+        wait_until(lambda: len(pool.workers()) == 2, 15, "both workers live")
         killed_at_s = time.time()
         os.kill(victim.pid, signal.SIGKILL)
         again = ledger.wait_started(2 * kill + 2)[-1]

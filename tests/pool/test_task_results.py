@@ -41,7 +41,7 @@ def fails() -> None:
 def dies() -> None:
     os._exit(7)
 
-@queue.task(result_ttl_s=0.2)
+@queue.task(result_ttl_s=1)
 def brief() -> int:
     return 1
 

@@ -25,6 +25,7 @@ from redis_stream_queue import Queue
 queue = Queue("work", retry_delay_ms=20)
 
 def note(*words):
+    time.sleep(0.002)  # or the last call of a killed worker may hide that this one took place
     print("did", *words, flush=True)
 
 @queue.task
@@ -63,6 +64,7 @@ def dies() -> None:
 
 @queue.task
 def pushes(photo: int) -> None:
+    time.sleep(0.002)
     resize.push_sync(photo, datetime(2026, 1, 1))
 """
 
@@ -111,7 +113,8 @@ def test_each_task_has_its_own_rules(
     assert done.pop("resize") >= 61  # again, where a worker died before it had acknowledged some
     assert done == {"flaky": 5, "picky": 1, "second": 2, "dies": 2, "ten": 1}
     assert calls.pop("resize") >= 61
-    assert calls == {"flaky": 5, "picky": 1, "ten": 1, "soft": 1, "other": 3, "pushes": 1}
+    assert 1 <= calls.pop("other") <= 3
+    assert calls == {"flaky": 5, "picky": 1, "ten": 1, "soft": 1, "pushes": 1}
     assert "resize 42" not in pool.stdout
     assert "did resize 31 datetime 2026-01-01T00:00:00" in pool.stdout
     assert {name: found[:2] for name, found in dead.items()} == {
@@ -220,9 +223,13 @@ def test_plain_and_async_tasks_share_a_worker(
             lambda: Counter(counted(port, "rsq_task_duration_seconds_count")) >= least, 5, "counted"
         )
         assert counted(port, "rsq_task_errors_total") == {"dies": 2}
-        waits = counted(port, "rsq_task_wait_seconds_count")
-        assert set(waits) >= set(least)
-        assert sum(waits.values()) == counted_in_all(port, "rsq_message_wait_seconds_count")
+
+        def waits_are_counted() -> bool:  # some may be running again, and count, as we look
+            waits = counted(port, "rsq_task_wait_seconds_count")
+            in_all = counted_in_all(port, "rsq_message_wait_seconds_count")
+            return set(waits) >= set(least) and sum(waits.values()) == in_all
+
+        wait_until(waits_are_counted, 5, "waits are counted by task and in all")
         assert pool.drain() == 0
 
     assert letters(pool_url)["dies"][:2] == ("max_deliveries", "2")

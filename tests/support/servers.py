@@ -34,8 +34,7 @@ _mine: list[socket.socket] = []  # bound to the names of our ports; they end wit
 def free_port() -> int:
     """A TCP port on 127.0.0.1 that nobody listens on at this moment, and that no other process of
     tests is given as long as this one lives: a server may end there and start again."""
-    start = random.randrange(len(PORTS))
-    for port in (*PORTS[start:], *PORTS[:start]):
+    for port in random.sample(PORTS, len(PORTS)):
         name = socket.socket(socket.AF_UNIX)
         try:
             name.bind(f"\0rsq-test-port-{port}")
