@@ -282,6 +282,10 @@ class _HeldAnswer:
         monkeypatch.setattr(Link, "script", held)
 
 
+def _is_paused(mover: Mover, wanted: bool) -> bool:
+    return bool(mover.paused("g")) is wanted
+
+
 @pytest.mark.parametrize("delay_ms", [1, 300])
 async def test_what_comes_while_an_answer_travels_is_on_time(
     server_bench: Bench, monkeypatch: pytest.MonkeyPatch, delay_ms: int
@@ -321,7 +325,7 @@ async def test_a_pause_that_comes_while_an_answer_travels_holds(
             await producer.push(1, delay_ms=1)
             await answer.came.wait()
             await change(stream)
-            await wait_until_async(lambda: bool(mover.paused("g")) is after, 2, "it is heard")
+            await wait_until_async(partial(_is_paused, mover, after), 2, "it is heard")
             answer.go.set()
             await wait_until_async(partial(_has_moved, mover, before + 1), 5, "it is answered")
             assert bool(mover.paused("g")) is after
