@@ -39,6 +39,40 @@ def test_a_message_over_the_time_limit_is_killed_and_its_letter_says_where_it_wa
         wait_until(lambda: len(pool.workers()) == 2, 15, "both slots are filled again")
 
 
+LATE = """
+def asked_for_its_stack():
+    files = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return any("rsq-stack" in os.readlink(file) and os.stat(file).st_size for file in files
+               if os.path.lexists(file))
+
+@stream_handler("work", group="crew")
+@per_message
+def late_handler(message):
+    note("started", message)
+    while message.data.get("late") and not asked_for_its_stack():
+        time.sleep(0.005)
+    time.sleep(message.data.get("s", 0))
+    note("ended", message)
+"""
+
+
+def test_a_message_that_ends_while_its_stack_is_read_is_not_killed_nor_is_the_next(
+    pool_url: str, tmp_path: Path, ledger: Ledger
+) -> None:
+    """Nor is the next one blamed, which runs when the kill would come."""
+    args = ("--workers", "1", "--batch-size", "3", "--time-limit", "0.6", "--max-deliveries", "1")
+    source = SOURCE + LATE
+    with PoolProcess(source, *args, url=pool_url, cwd=tmp_path, target="app:late_handler") as pool:
+        pool.wait_ready()
+        before = pool.workers()
+        ids = ledger.push({"late": True}, {"s": 0.5}, {"s": 0.1})
+        ledger.wait(lambda: len(ledger.ended()) + len(ledger.letters()) == 3, "all have ended")
+
+        assert ledger.letters() == []
+        assert ledger.executions() == dict.fromkeys(ids, 1)
+        assert pool.workers() == before
+
+
 @pytest.mark.parametrize("target", ["app:handler", "app:async_handler"])
 def test_the_soft_limit_is_raised_inside_the_handler(
     pool_url: str, tmp_path: Path, ledger: Ledger, target: str

@@ -57,15 +57,16 @@ WHOLE_BATCH = ["5-0", "7-0", "9-0"]
 @pytest.mark.parametrize(
     ("one_at_a_time", "busy", "started", "overran", "blamed"),
     [
-        (True, True, "", False, WHOLE_BATCH),  # it was decoding the batch
-        (True, True, "", True, WHOLE_BATCH),  # the same, killed by the time limit
-        (True, True, "7-0", True, ["7-0"]),
-        (False, True, "7-0", False, WHOLE_BATCH),
-        (True, False, "7-0", False, WHOLE_BATCH),  # Redis may not know the end of this batch
+        (True, True, "", None, WHOLE_BATCH),  # it was decoding the batch
+        (True, True, "", "", WHOLE_BATCH),  # the same, killed by the time limit
+        (True, True, "7-0", "7-0", ["7-0"]),
+        (True, True, "9-0", "7-0", ["7-0"]),  # it has just ended, and the next one has begun
+        (False, True, "7-0", None, WHOLE_BATCH),
+        (True, False, "7-0", None, WHOLE_BATCH),  # Redis may not know the end of this batch
     ],
 )
 def test_who_is_to_blame_for_a_death(
-    one_at_a_time: bool, busy: bool, started: str, overran: bool, blamed: list[str]
+    one_at_a_time: bool, busy: bool, started: str, overran: str | None, blamed: list[str]
 ) -> None:
     """The answer stays the same when the row is cleared for another life."""
     worker = WorkerRecord(0, 1, 0, Scoreboard().row(0), overran=overran)

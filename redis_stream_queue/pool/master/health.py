@@ -25,6 +25,7 @@ DUMP_WAIT_S = 0.2  # how long a worker has to write its stacks
 MOST_DUMP = 1500  # bytes of them that are read
 LOADING_LOOK_S, NONE_LOADING_LOOK_S = 1.0, 5.0
 SLOW_LOADING_MS = 10_000  # a worker that loads for longer is logged
+NOT_LOOKED_AT = WorkerState.STARTING, WorkerState.GONE  # a row may be another life's by now
 MOST_FRAMES = 8  # innermost frames that are shown; further out is the import system
 
 
@@ -64,18 +65,21 @@ class HealthCheck:
             self._next_memory_ms = now + MEMORY_EVERY_MS
             self._weighed = {w: self._weigh(w) for w in self._living()}
         for worker in self._living():
-            if worker.state is WorkerState.STARTING or worker.killed or not worker.pid:
+            if worker.state in NOT_LOOKED_AT or worker.killed or not worker.pid:
                 continue
+            runs = worker.running()
             limits = self._limits_for(worker)  # before the time: see Field.LIMIT_MS
             vitals = self._vitals(worker, now, weighed=weigh)
             self._name_long_handler(worker, vitals)
             match judge(vitals, limits):
                 case (Action.KILL | Action.TIME_OUT as action, why):
-                    worker.overran = action is Action.TIME_OUT
-                    await self._kill(
-                        worker,
-                        f"{why}: it waits for {worker.waits_for}" if worker.waits_for else why,
-                    )
+                    if worker.waits_for:
+                        why = f"{why}: it waits for {worker.waits_for}"
+                    stack = await dump_stack(worker)
+                    if worker.running() != runs or worker.state is WorkerState.GONE:
+                        continue  # that message has just ended; the next one is not to blame
+                    worker.overran = runs[0] if action is Action.TIME_OUT else None
+                    self._kill(worker, why, stack)
                 case (Action.RETIRE, why) if not worker.retiring:
                     log.info("slot=%d pid=%d is replaced: %s", worker.slot, worker.pid, why)
                     self._retire(worker)
@@ -123,8 +127,7 @@ class HealthCheck:
                 vitals.message_ms // 1000,
             )
 
-    async def _kill(self, worker: WorkerRecord, why: str) -> None:
-        stack = await dump_stack(worker)
+    def _kill(self, worker: WorkerRecord, why: str, stack: str) -> None:
         log.error(
             "slot=%d pid=%d is killed: %s%s", worker.slot, worker.pid, why, stack and f"\n{stack}"
         )

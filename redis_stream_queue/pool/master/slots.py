@@ -53,7 +53,7 @@ class WorkerRecord:
     tasks: Sequence[str] = ()  # names of its tasks; the row has their numbers, from 1 on
     labels: Sequence[str] = ()  # the names under which these tasks are counted
     periodic: list[list[Any]] = field(default_factory=list)  # told so far, see MorePeriodic
-    overran: bool = False  # it was killed because its message ran for too long
+    overran: str | None = None  # the message that it was killed for, as that ran for too long
     began_ms: int = field(default_factory=mono_ms)
     code: int = 0  # number of the code that it runs, see Supervisor
     retiring: bool = False  # it is to be replaced
@@ -90,7 +90,7 @@ class WorkerRecord:
     def ended_by(self, exit_code: int) -> str:
         """Which of ENDS has ended it. exit_code: below 0 = minus the signal's number."""
         if self.killed:
-            return TIME_LIMIT if self.overran else STUCK
+            return STUCK if self.overran is None else TIME_LIMIT
         return SIGNAL if exit_code < 0 else EXIT
 
     @property
@@ -131,8 +131,10 @@ class WorkerRecord:
         """
         first, last = self._bounds()
         current = id_key(self.row.id(Field.CURRENT))
-        alone = self.busy and self.row[Field.ALONE]
-        if (self.overran or alone) and current > (0, 0):
+        if self.overran:
+            only = id_key(self.overran)  # the row may show the next one by now
+            return lambda entry_id: id_key(entry_id) == only
+        if self.busy and self.row[Field.ALONE] and current > (0, 0):
             return lambda entry_id: id_key(entry_id) == current
         if one_at_a_time and self.busy and current > (0, 0):
             last = current
