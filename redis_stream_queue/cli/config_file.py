@@ -17,13 +17,13 @@ from .._plain import without_passwords
 from .._validate import Table, Texts, check, did_you_mean
 from ..connection.endpoint import endpoint_from_url
 from ..exceptions import ConfigError
+from .files import content
 from .options import click_option
 from .output import say
 from .url import URL_FOUND
 
 OWN = "rsq.toml"
 SHARED = "pyproject.toml"
-MOST_BYTES = 1_000_000
 ELSEWHERE = {  # what other programs call our options
     "concurrency": "workers",
     "processes": "workers",
@@ -45,11 +45,11 @@ def config_option(options: Iterable[Option], *, anywhere: bool = False) -> Calla
 
     def read(context: click.Context, _: click.Parameter, named: str | None) -> None:
         path = _found(named)
-        if path is None or (anywhere and named is None and not _is_ours(path)):
-            return
         wanted = {option.key: option for option in options}
         try:
-            context.default_map = dict(_checked(_read(path), wanted))
+            if path is None or (anywhere and named is None and not _is_ours(path)):
+                return
+            context.default_map = dict(_checked(_read(path, named), wanted))
         except ConfigError as error:
             raise click.UsageError(f"{path}: {error}") from None
         context.meta[CONFIG.name] = str(path)
@@ -65,35 +65,32 @@ def _found(named: str | None) -> Path | None:
     if os.path.lexists(OWN):  # also a link that leads nowhere: its options would be missed
         return Path(OWN)
     try:
-        return Path(SHARED) if NAME.search(Path(SHARED).read_bytes()) else None
+        raw = Path(SHARED).read_bytes() if Path(SHARED).is_file() else b""
     except OSError:
         return None
+    return Path(SHARED) if NAME.search(raw) else None
 
 
 def _is_ours(path: Path) -> bool:
-    """Does the file belong to this user or to root? If not, a line says so."""
-    if path.stat().st_uid in (0, os.geteuid()):
+    """Does the file belong to this user or to root? If not, a line says so. Raises ConfigError."""
+    try:
+        owner = path.stat().st_uid
+    except OSError as error:  # a link that leads nowhere
+        raise ConfigError(f"cannot be read: {error.strerror}.") from None
+    if owner in (0, os.geteuid()):
         return True
     say(f"{path} belongs to another user and is left out; --config {path} uses it", err=True)
     return False
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The file's options. Raises ConfigError."""
+def _read(path: Path, named: str | None) -> dict[str, Any]:
+    """The file's options. named: what --config names. Raises ConfigError."""
     import tomllib  # now: most pools have no such file, and start faster without it
 
     try:
-        with path.open("rb") as file:
-            raw = file.read(MOST_BYTES + 1)
-        if len(raw) > MOST_BYTES:
-            raise ConfigError(f"is larger than {MOST_BYTES // 1_000_000} MB.")
-        said = tomllib.loads(raw.decode("utf-8-sig"))  # some editors put a BOM there
-    except ConfigError:
+        said = tomllib.loads(content(path) if named else content(path, pipe_s=0))
+    except ConfigError:  # (which is a ValueError)
         raise
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise ConfigError("cannot be read: it is not UTF-8.") from None
     except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
         raise ConfigError(f"is no TOML: {str(error).rstrip('.')}.") from None
     if path.name != SHARED:

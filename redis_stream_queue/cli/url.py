@@ -17,6 +17,7 @@ from click.core import ParameterSource
 
 from .._options import CREDENTIAL, DEFAULT_URL, URL, URL_FILE
 from ..exceptions import ConfigError
+from .files import content
 from .options import click_option
 
 URL_FOUND = "url found in"  # key in click's context.meta: the file that the URL was read from
@@ -79,10 +80,9 @@ def find_url(url: str | None, url_file: str | None) -> tuple[str, str]:
     if url_file is None:
         return DEFAULT_URL if url is None else url, ""
     try:
-        found = Path(url_file).read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError(f"the file with the URL ({url_file}) cannot be read: {why}.") from None
+        found = content(Path(url_file)).strip()
+    except ConfigError as error:
+        raise ConfigError(f"the file with the URL ({url_file}) {error}") from None
     if not found:
         raise ConfigError(f"the file with the URL ({url_file}) is empty.")
     return found, url_file

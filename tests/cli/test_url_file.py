@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from redis_stream_queue.cli.config_file import _is_ours
 from tests.support.pool import PoolProcess
 from tests.support.rsq import rsq
 
-USAGE = 2
+USAGE, REDIS = 2, 4
 WRONG = "redis://127.0.0.1:1/0"
 
 
@@ -50,6 +51,48 @@ def test_a_file_that_does_not_do(tmp_path: Path, content: str | None, why: str) 
     assert done.returncode == USAGE
     assert why in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_pipe_gives_what_is_written_into_it(secret: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = subprocess.Popen(["cp", secret, pipe])
+    assert stats("--url-file", str(pipe)).returncode == 0
+    assert writer.wait() == 0
+    assert "is larger than 1 MB" in stats("--url-file", "/dev/zero").stderr
+
+
+def nothing(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def a_circle(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def a_bad_name(path: Path) -> None:
+    path.write_text('url_file = "a\\u0000b"')
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (os.mkfifo, "it is a pipe, and nobody writes into it"),
+        (os.mkdir, "Is a directory"),
+        (nothing, "No such file"),
+        (a_circle, "Too many levels"),
+        (a_bad_name, "null byte."),
+    ],
+)
+def test_what_is_no_file_of_options(make: Callable[[Path], None], why: str, tmp_path: Path) -> None:
+    """It neither blocks nor ends in a traceback; and a pyproject.toml like that is none of ours."""
+    make(tmp_path / "rsq.toml")
+    done = stats(cwd=tmp_path)
+    assert done.returncode == USAGE
+    assert f"cannot be read: {why}" in done.stderr.replace("embedded null", "null")
+    if make is not a_bad_name:
+        (tmp_path / "rsq.toml").rename(tmp_path / "pyproject.toml")
+        assert stats(url=WRONG, cwd=tmp_path).returncode == REDIS
 
 
 def test_of_the_pool(secret: Path, tmp_path: Path) -> None:
