@@ -10,6 +10,7 @@ from .. import _exits
 from .._clock import span_text
 from .._plain import json_line
 from ..group import ConsumerGroup
+from ..operations.heartbeat import refuses
 from ..operations.readings import read
 from .common import Redis, ask, group_option, json_option, on_redis, stream_argument
 from .groups import groups_of
@@ -58,6 +59,8 @@ def health(
         )
         reading = await read(redis.client, stream, each)
         issues = list(found["issues"])
+        if why := await refuses(redis.client, "XACK", stream, each, "no-id"):
+            issues.append(f"{redis.client.endpoint} refuses acknowledgements ({why})")
         if max_age_s is not None and reading.oldest_waiting_ms > max_age_s * 1000:
             issues.append(
                 f"the oldest undelivered message has waited {span_text(reading.oldest_waiting_ms)} "

@@ -8,9 +8,9 @@ import click
 
 from .._clock import span_text
 from .._plain import json_line
-from ..operations.heartbeat import INDEX, Heartbeat, living
+from ..operations.heartbeat import INDEX, Heartbeat, living, unseen
 from .common import Redis, ask, counted, json_option, name, on_redis
-from .output import say
+from .output import complain, say
 from .tables import show_table
 
 HEADING = ("host", "slot", "pid", "stream", "message", "task", "runs for", "held")
@@ -28,11 +28,18 @@ def running(redis: Redis, stream: str | None, as_json: bool) -> None:
     pools, now_ms = ask(redis, INDEX, lambda: living(redis.client))
     key = redis.client.key(stream) if stream else None
     pools = [pool for pool in pools if key in (None, pool.stream)]
+    why = "" if pools else ask(redis, INDEX, lambda: unseen(redis.client, stream))
     lines = [line for pool in pools for line in _lines(pool, now_ms)]
     lines.sort(key=lambda line: -line["running_ms"])
     if as_json:
         say(json_line({"pools": [_pool(pool, now_ms) for pool in pools], "running": lines}))
-        return
+    else:
+        _show(pools, lines)
+    if why:
+        complain("rsq", f"{why}.")
+
+
+def _show(pools: list[Heartbeat], lines: list[dict[str, Any]]) -> None:
     workers = sum(len(pool.workers) for pool in pools)
     masters = {(pool.host, pool.pid) for pool in pools}  # one may have several crews
     say(f"{counted(len(masters), 'pool')}, {counted(workers, 'worker')}, {len(lines)} running")

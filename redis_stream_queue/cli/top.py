@@ -16,7 +16,7 @@ from .._clock import span_text
 from .._exits import Failure
 from .._plain import json_line
 from ..connection.exchange import OUTAGES
-from ..operations.heartbeat import INDEX, Heartbeat, living
+from ..operations.heartbeat import INDEX, Heartbeat, living, unseen
 from ..operations.readings import Reading, read
 from .common import Redis, ask, complaints, counted, json_option, name, prefix_option, url_option
 from .output import say
@@ -40,11 +40,13 @@ class Overview(NamedTuple):
     """All pools at one moment.
 
     now_ms: since the epoch. readings: by (key of the stream, group); None = Redis did not say.
+    unseen: why there is no pool, "" = there is one.
     """
 
     now_ms: int
     pools: list[Heartbeat]
     readings: dict[tuple[str, str], Reading | None]
+    unseen: str
 
 
 @click.command()
@@ -83,7 +85,8 @@ def _look(redis: Redis, stream: str | None) -> Overview:
     pools = [pool for pool in pools if wanted in (None, pool.stream)]
     places = {_place(pool): pool for pool in pools}
     readings = {place: _reading(redis, places[place]) for place in sorted(places)}
-    return Overview(now_ms, pools, readings)
+    why = "" if pools else ask(redis, INDEX, lambda: unseen(client, stream))
+    return Overview(now_ms, pools, readings, why)
 
 
 def _place(pool: Heartbeat) -> tuple[str, str]:
@@ -127,7 +130,8 @@ def _summary(seen: Overview, where: str) -> str:
     at = time.strftime("%H:%M:%S", time.localtime(seen.now_ms / 1000))
     masters = {(pool.host, pool.pid) for pool in seen.pools}  # one may have several crews
     pools, workers = counted(len(masters), "pool"), counted(len(lines), "worker")
-    return f"{pools}, {workers}, {busy} busy at {where}, {at}"
+    why = f"; {seen.unseen}" if seen.unseen else ""
+    return f"{pools}, {workers}, {busy} busy at {where}, {at}{why}"
 
 
 def _tables(seen: Overview, *, workers: bool) -> Iterator[tuple[tuple[str, ...], list[list[str]]]]:

@@ -136,7 +136,7 @@ async def explained(
     """
     if never := await reason(endpoint, error, key):
         return Failure(_exits.USAGE if "WRONGTYPE" in str(error) else _exits.REDIS, never)
-    why = _words(error) or "no answer"
+    why = words_of(error) or "no answer"
     if isinstance(error, ResponseError):
         after = "" if waited_s is None else f" after {waited_s:g} s"
         return Failure(_exits.REDIS, f"{endpoint} refuses{after}: {why}.")
@@ -158,7 +158,7 @@ async def reason(endpoint: Endpoint, error: Exception, key: str = "") -> str | N
 
     key: the key it is about.
     """
-    words = _words(error)
+    words = words_of(error)
     if isinstance(error, NoPermissionError) or "NOPERM" in words:
         return f"{endpoint} does not let this user do that ({words}). Allow it: ACL SETUSER."
     if isinstance(error, AuthenticationError) or "NOAUTH" in words:
@@ -174,7 +174,7 @@ async def reason(endpoint: Endpoint, error: Exception, key: str = "") -> str | N
     return await _line_trouble(endpoint, str(error))
 
 
-def _words(error: Exception) -> str:
+def words_of(error: Exception) -> str:
     """What the error says, without the line of the script that Redis (7.0 on) names behind it."""
     return _OF_SCRIPT.sub("", " ".join(str(error).split())).rstrip(".")
 

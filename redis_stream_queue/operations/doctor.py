@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 from ..client import StreamClient
 from ..connection.refusals import is_forbidden
 from ..delivery.server_check import Finding, missing_right, unusable, worries, wrong_key
-from .heartbeat import INDEX, Heartbeat, visible
+from .heartbeat import INDEX, Heartbeat, unseen, visible
 from .server_findings import ask_server, server_findings
 from .stream_findings import ask_stream, other_slot, stream_findings
 
@@ -27,7 +27,7 @@ async def examine(client: StreamClient, patients: list[Patient]) -> list[Finding
     Raises what Redis raises.
     """
     pools, _ = await visible(client)
-    found = [] if patients else [*await _server(client, INDEX), _no_pool(client)]
+    found = [] if patients else [*await _server(client, INDEX), await _no_pool(client)]
     for patient in patients:
         cannot = await unusable(client, patient.stream)
         found += [cannot] if cannot else []
@@ -43,11 +43,11 @@ async def _server(client: StreamClient, stream: str) -> list[Finding]:
     return [*await worries(client, stream), *server_findings(facts)]
 
 
-def _no_pool(client: StreamClient) -> Finding:
+async def _no_pool(client: StreamClient) -> Finding:
     return Finding(
         "no_pool",
         "hint",
-        f"no pool is seen at {client.endpoint}",
+        await unseen(client, None),
         "only the server itself was looked at",
         "Name a stream, as in rsq doctor orders.",
     )

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from ..client import StreamClient
 from ..connection.packing import Command
-from ..connection.refusals import is_forbidden
+from ..connection.refusals import is_forbidden, passes, words_of
 from ..connection.replies import name_text
 from .readings import server_ms
 
@@ -154,6 +154,50 @@ async def visible(client: StreamClient) -> tuple[list[Heartbeat], int]:
         if is_forbidden(error):
             return [], 0
         raise
+
+
+async def unseen(client: StreamClient, stream: str | None) -> str:
+    """Why living() has no pool, or none of this stream, in words. Raises what Redis raises."""
+    none = f"no pool of {client.key(stream)!r} is seen" if stream else "no pool is seen"
+    try:
+        await living(client)
+    except ResponseError as error:
+        if not is_forbidden(error):
+            raise
+        return f"{none}: this user may not read what pools write ({words_of(error)})"
+    if why := await refuses(client, "ZADD", INDEX, "XX", 0, ""):
+        return f"{none}: {client.endpoint} refuses what pools write about themselves ({why})"
+    if stream and (active := await _active(client, stream)):
+        return (
+            f"{none}, but {active} of its consumers have done something within {TTL_S} s: they are "
+            f"no pools, have --no-heartbeat, or may not write {client.key(INDEX)[:-1]}*"
+        )
+    return (
+        f"{none}: none runs, or it has another database or --prefix, or --no-heartbeat, or may not "
+        f"write {client.key(INDEX)[:-1]}*"
+    )
+
+
+async def refuses(client: StreamClient, name: str, stream: str, *args: object) -> str:
+    """Why the server takes no such command now (it is full, a replica, cannot save); "" = it does.
+
+    The command must change nothing. That this user alone may not give it is no answer.
+    """
+    try:
+        await client.command(name, stream, *args)
+    except ResponseError as error:
+        return words_of(error) if passes(error) else ""
+    return ""
+
+
+async def _active(client: StreamClient, stream: str) -> int:
+    """How many consumers of the stream have done something of late; 0 where this is not told."""
+    try:
+        groups = [str(info["name"]) for info in await client.group_info(stream)]
+        lines = [line for group in groups for line in await client.consumer_info(stream, group)]
+    except ResponseError:
+        return 0
+    return sum(int(line["idle"]) < TTL_S * 1000 for line in lines)
 
 
 async def _values(client: StreamClient, names: list[str]) -> list[Any]:

@@ -135,8 +135,8 @@ def _no_group(facts: StreamFacts) -> Finding:
     return Finding(
         "no_group",
         "serious",
-        f"stream {facts.key!r} has {facts.length} entries and no consumer group",
-        "nobody handles them, and none of them is ever trimmed",
+        f"stream {facts.key!r} (length {facts.length}) has no consumer group",
+        "nobody handles what is in it, and nothing is ever trimmed",
         f"Start a pool on it, or delete it: UNLINK {facts.key}",
     )
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from redis_stream_queue import _exits
 from redis_stream_queue.cli.rsq import main
+from tests.support.guarded import limited_user
 from tests.support.servers import Server
 
 
@@ -75,6 +76,56 @@ def test_health_without_a_group_or_a_stream(redis_url: str, real_server: Server)
     assert "nobody reads it" in rsq("health", "orders", url=redis_url).output
     assert "there is no stream 'other'" in rsq("health", "other", url=redis_url).output
     assert rsq("health", "orders").exit_code == _exits.REDIS
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why", "healthy"),
+    [
+        ("maxmemory", "1", "used memory > 'maxmemory'", True),  # it can still be acknowledged
+        ("replicaof", "127.0.0.1 1", "read only replica", False),
+        ("min-replicas-to-write", "1", "Not enough good replicas to write", False),
+    ],
+)
+def test_what_redis_refuses_is_said(
+    pool_server: Server, pool_url: str, name: str, value: str, why: str, healthy: bool
+) -> None:
+    """Where no pool can write its heartbeat none is seen; where none can acknowledge all is ill."""
+    with pool_server.client() as client:
+        client.xgroup_create("orders", "g", "0", mkstream=True)
+        client.xgroup_createconsumer("orders", "g", "a")
+        if name == "replicaof":
+            client.replicaof(*value.split())
+        else:
+            client.config_set(name, value)
+        try:
+            seen = rsq("running", "--json", url=pool_url)
+            shown = rsq("running", "orders", url=pool_url).output
+            top = rsq("top", "--once", url=pool_url).output
+            doctor = rsq("doctor", url=pool_url).output
+            health = rsq("health", "orders", url=pool_url)
+        finally:
+            client.replicaof("NO", "ONE") if name == "replicaof" else client.config_set(name, 0)
+    assert json.loads(seen.stdout) == {"pools": [], "running": []}
+    assert "no pool is seen: " in seen.stderr
+    assert "no pool of 'orders' is seen: " in shown
+    assert all(why in said for said in (seen.stderr, shown, top, doctor))
+    assert health.exit_code == (_exits.OK if healthy else _exits.FAILURE)
+    assert healthy or why in health.output
+
+
+def test_a_pool_that_may_not_write_its_heartbeat(guarded_server: Server) -> None:
+    """Its consumers say that something works; and who may not read heartbeats hears that."""
+    blind = limited_user(guarded_server, "~orders*", "+@all")
+    url = guarded_server.url
+    with guarded_server.client() as client:
+        client.xgroup_create("orders", "g", "0", mkstream=True)
+        client.xreadgroup("g", "a", {"orders": ">"})
+        shown = rsq("running", "orders", url=url).output
+        other = rsq("running", url=url).output
+        told = rsq("doctor", url=blind).output
+    assert "but 1 of its consumers have done something within 15 s" in shown
+    assert "no pool is seen: none runs, or it has another database" in other
+    assert "no pool is seen: this user may not read what pools write" in told
 
 
 def test_prune(orders: str, real_server: Server) -> None:
