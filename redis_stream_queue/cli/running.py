@@ -32,9 +32,10 @@ def running(redis: Redis, stream: str | None, as_json: bool) -> None:
     lines = [line for pool in pools for line in _lines(pool, now_ms)]
     lines.sort(key=lambda line: -line["running_ms"])
     if as_json:
-        say(json_line({"pools": [_pool(pool, now_ms) for pool in pools], "running": lines}))
-    else:
-        _show(pools, lines)
+        shown = [_pool(pool, now_ms) for pool in pools]
+        say(json_line({"pools": shown, "running": lines, "unseen": why}))
+        return
+    _show(pools, lines)
     if why:
         complain("rsq", f"{why}.")
 

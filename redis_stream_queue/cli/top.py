@@ -114,7 +114,7 @@ def _report(seen: Overview) -> dict[str, Any]:
         for (stream, group), reading in seen.readings.items()
     ]
     pools = [{**asdict(pool), "seen_ms_ago": seen.now_ms - pool.beat_ms} for pool in seen.pools]
-    return {"now_ms": seen.now_ms, "streams": streams, "pools": pools}
+    return {"now_ms": seen.now_ms, "streams": streams, "pools": pools, "unseen": seen.unseen}
 
 
 def _rate(seen: Overview, stream: str, group: str) -> float:
