@@ -26,8 +26,13 @@ FAKE = "fakeredis"
 LEAK_TIMEOUT_S = 10.0
 URL_QUERY = os.environ.get("RSQ_TEST_URL_QUERY", "")  # for the matrix: ?protocol=3
 
-hypothesis.settings.register_profile(  # no test is about time, and the machine may be busy
-    "here", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+# No test is about time, and the machine may be busy. The examples are the same in each run, so that
+# a change is judged by what it changed; --hypothesis-profile=default looks for others, as soaks do.
+hypothesis.settings.register_profile(
+    "here",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("here")
 mark_session()

@@ -40,6 +40,14 @@ class Facts:
     def unread(self, group: str, entry_id: str) -> bool:
         return id_key(entry_id) > id_key(self.delivered[group]) and entry_id in self.stream
 
+    def unfinished(self, group: str, entry_id: str) -> bool:
+        """Pending or unread; where the group is lost, all that is in the stream."""
+        return (
+            entry_id in self.pending[group]
+            or group not in self.delivered
+            or self.unread(group, entry_id)
+        )
+
 
 def look(server: redis.Redis) -> Facts:
     with server.pipeline() as pipe:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from .facts import GROUP, SLOW, STREAM
+from redis_stream_queue import DLQError
+
+from .facts import GROUP, SLOW, STREAM, look
 from .process import At
 from .stage import faults, pools
 from .working import Working
+
+REFUSED = re.compile(
+    r"letter (\S+) has a unique key, and the same work is unfinished as ([@0-9-]+)"
+)
 
 
 class Operating(Working):
@@ -57,7 +65,22 @@ class Operating(Working):
     @rule(everything=st.booleans(), at=faults)
     def requeue(self, everything: bool, at: At | None) -> None:
         ids = None if everything else [self.w.book.facts.letters[0][0]]
-        self._admin(lambda: self.w.letters.requeue(ids), at)
+        self._admin(lambda: self._requeue(ids), at)
+
+    async def _requeue(self, ids: list[str] | None) -> None:
+        """One with a unique key stays while the same work is unfinished, and only then."""
+        try:
+            await self.w.letters.requeue(ids)
+        except DLQError as error:
+            facts = look(self.server)
+            key_of = {i: fields.get("rsq:unique") for i, fields in facts.letters}
+            refused = REFUSED.findall(str(error))
+            for letter, same in refused:
+                of_stream = facts.headers.get(same, {}).get("rsq:unique") == key_of[letter]
+                if not (same in facts.scheduled or (of_stream and facts.unfinished(GROUP, same))):
+                    raise
+            if str(error).count("letter ") != len(refused):
+                raise
 
     @precondition(lambda self: self.w.late)
     @rule(index=st.integers(0, 3))
