@@ -13,10 +13,9 @@ from redis.exceptions import ResponseError
 
 from ._validate import Text, check
 from .client import StreamClient, check_client
-from .connection.carrying import NotCarriedError, carry
+from .connection.carrying import NotCarriedError, carry, moving
 from .connection.dlq_scripts import HEADS, NEWEST, ORIGINS, ORIGINS_OF, REQUEUE
-from .connection.exchange import OUTAGES, first_error
-from .connection.packing import Command
+from .connection.exchange import OUTAGES, first_error, of_transaction
 from .connection.replies import entry_message, mapping, text
 from .delivery.dead_letter import LETTER_FIELDS
 from .delivery.pending import MOST_VALUES
@@ -216,13 +215,9 @@ class DeadLetterQueue:
                 if not found:
                     return 0
                 fields = found[0][1]
-                move: Sequence[Command] = [
-                    ("MULTI",),
-                    ("XADD", target, "*", *fields[: _own_length(fields)]),
-                    ("XDEL", dlq, letter_id),
-                    ("EXEC",),
-                ]
-                if first_error(await channel.run(move, limit_s))[-1] is not None:
+                add = (target, "*", *fields[: _own_length(fields)])
+                move = moving(add, "XDEL", dlq, letter_id)
+                if of_transaction(await channel.run(move, limit_s)) is not None:
                     return 1
         finally:
             await link.drop(channel)

@@ -1,4 +1,4 @@
-"""Tells a reply that is too large to arrive from an outage.
+"""Entries that are too large for a script: they are read here and written again.
 
 A reply may be too large for ``client-output-buffer-limit``, for a proxy, or for the memory here: it
 never arrives, however often it is asked for, while the server answers everything else. An outage
@@ -9,14 +9,16 @@ answer before and after it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redis.exceptions import ResponseError
 
 from .._plain import plain_cut
 from .exchange import OUTAGES, run_id
 from .link import Link
+from .packing import Command
 from .refusals import passes
+from .scripts import IF_ADDED
 
 ARRIVES_BYTES = 1024  # a reply of so few bytes is never too large
 TRIES = 2
@@ -49,6 +51,20 @@ async def carry(
             if tries <= 0:
                 words = plain_cut(str(error).rstrip(".") or type(error).__name__, WORDS)
                 raise NotCarriedError(f"{size_text(size)} could not be read in: {words}") from error
+
+
+def moving(add: Command, remove: str, key: str, *what: Any) -> list[Command]:
+    """The transaction that adds an entry to a stream and removes it elsewhere, if it was added.
+
+    add: what follows XADD. remove: the command that removes ``what`` from ``key``.
+    Its replies are for of_transaction(): those of both commands.
+    """
+    return [
+        ("MULTI",),
+        ("XADD", *add),
+        ("EVAL", IF_ADDED.source, 2, add[0], key, remove, *what),
+        ("EXEC",),
+    ]
 
 
 async def _life(link: Link, key: str) -> str:

@@ -130,6 +130,15 @@ def first_error(replies: Sequence[Any]) -> list[Any]:
     return list(replies)
 
 
+def of_transaction(replies: Sequence[Any]) -> list[Any] | None:
+    """Return the replies of the commands inside; None: a watched key has changed, none has run.
+
+    Raises the first error, also one of a command that was refused when the others had run.
+    """
+    executed = first_error(replies)[-1]
+    return None if executed is None else first_error(executed)
+
+
 @contextlib.asynccontextmanager
 async def connecting(endpoint: Endpoint) -> AsyncIterator[None]:
     """Bounds a connect with its handshake, which may break like any exchange."""

@@ -228,6 +228,20 @@ end
 return id
 """).returning(Either(an_id, 0, -1, -2))
 
+# KEYS: stream to which the transaction has added an entry, key. ARGV: command, what follows the key
+# Runs the command if that XADD has succeeded, else it is an error: Redis goes on with a transaction
+# when a command of it is refused (the key is of another kind, the stream has no more ids).
+IF_ADDED = Script("""
+redis.call('XLEN', KEYS[1])
+local stream, last = redis.pcall('XINFO', 'STREAM', KEYS[1]), '18446744073709551615'
+for i = 1, stream.err and 0 or #stream, 2 do
+  if stream[i] == 'last-generated-id' and stream[i + 1] == last .. '-' .. last then
+    return {err = 'ERR ' .. KEYS[1] .. ' has no more ids'}
+  end
+end
+return redis.call(ARGV[1], KEYS[2], unpack(ARGV, 2))
+""").returning(int)
+
 # ARGV: group, consumer...
 # Deletes each consumer that holds nothing (DELCONSUMER alone would drop what it holds).
 # Returns how many hold something.

@@ -181,7 +181,7 @@ def _shape(command: Command) -> Shape:
     if name in ("EVALSHA", "EVAL"):
         return of_script.get(command[1], ANY)
     if name == "EXEC":
-        return Either(tuple(map(_shape, command[1:])), None)
+        return Either(tuple(Either(_shape(one), Exception) for one in command[1:]), None)
     return REPLIES.get(f"{name} {command[1]}", ANY) if len(command) > 1 else ANY
 
 

@@ -14,8 +14,8 @@ from redis.exceptions import NoPermissionError, ResponseError
 from .._clock import mono_ms
 from .._names import parking_name
 from ..client import StreamClient
-from ..connection.carrying import NotCarriedError, carry
-from ..connection.exchange import first_error
+from ..connection.carrying import NotCarriedError, carry, moving
+from ..connection.exchange import first_error, of_transaction
 from ..connection.packing import Command
 from ..connection.refusals import is_full
 from ..connection.replies import entry_message, pending_entries, text
@@ -335,13 +335,9 @@ class PendingList:
             await self.ack([entry_id])
             return ""
         cut = ("MAXLEN", "~", max_len) if max_len else ()
-        commands: list[Command] = [
-            ("MULTI",),
-            ("XADD", dlq, *cut, "*", *found[0][1], *extra),
-            ("XACK", stream, self.group, entry_id),
-            ("EXEC",),
-        ]
-        letter_id, _ = first_error(await link.run(stream, commands, limit_s))[-1]
+        add = (dlq, *cut, "*", *found[0][1], *extra)
+        commands = moving(add, "XACK", stream, self.group, entry_id)
+        letter_id, _ = of_transaction(await link.run(stream, commands, limit_s)) or ("", 0)
         return text(letter_id)
 
     async def answer(self, answers: Mapping[str, Answer]) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
+from redis.exceptions import ResponseError
 
 from redis_stream_queue import (
     BacklogFull,
@@ -52,6 +55,60 @@ async def test_a_large_letter_is_moved_once_or_not_at_all(real_bench: Bench) -> 
     assert await letters.requeue([letter_id], to=bench.stream) == 1
     assert await letters.requeue([letter_id], to=bench.stream) == 0
     assert len(await bench.entry_ids()) == 1
+
+
+async def of_another_kind(bench: Bench, key: str) -> None:
+    await bench.client.link().call(key, "SET", key, "oops")
+
+
+async def without_more_ids(bench: Bench, key: str) -> None:
+    await bench.client.link().call(key, "XADD", key, f"{2**64 - 1}-{2**64 - 1}", "data", "1")
+
+
+REFUSED = pytest.mark.parametrize(
+    ("refuse", "why"), [(of_another_kind, "WRONGTYPE"), (without_more_ids, "no more ids|exhausted")]
+)
+
+
+@REFUSED
+async def test_a_large_letter_that_is_refused_stays(
+    real_bench: Bench, refuse: Callable[[Bench, str], Awaitable[None]], why: str
+) -> None:
+    """A transaction goes on when one of its commands is refused."""
+    bench = real_bench
+    await bench.add_raw({"data": "1", **{f"f{n}": "x" for n in range(5000)}}, bench.dlq)
+    await refuse(bench, "other")
+    letters = DeadLetterQueue(bench.client, bench.dlq)
+    with pytest.raises(ResponseError, match=why):
+        await letters.requeue(to="other")
+    assert await bench.client.stream_len(bench.dlq) == 1
+    await bench.client.command("DEL", "other")
+    assert await letters.requeue(to="other") == 1
+
+
+@REFUSED
+async def test_a_large_entry_that_cannot_be_buried_waits(
+    real_bench: Bench, refuse: Callable[[Bench, str], Awaitable[None]], why: str
+) -> None:
+    bench = real_bench
+    runs = 0
+
+    async def reject(_: StreamMessage) -> None:
+        nonlocal runs
+        runs += 1
+        raise Reject("not for us")
+
+    entry_id = await bench.add_raw({"data": "1", **{f"f{n}": "x" for n in range(5000)}})
+    await refuse(bench, bench.dlq)
+    consumer = bench.consumer(per_message(reject), dlq_stream=bench.dlq, retry_delay_ms=1)
+    await consumer.run_once()
+    assert runs == 1
+    assert list(await bench.pending()) == [entry_id]
+    await bench.client.command("DEL", bench.dlq)
+    await bench.drain(consumer)
+    [letter] = await bench.letters()
+    assert letter["original_id"] == entry_id
+    assert runs == 1
 
 
 async def test_leases_of_20000_messages_are_renewed(real_bench: Bench) -> None:
