@@ -105,7 +105,7 @@ class StreamConsumer:
             dlq_handler=dlq_handler,
             serializer=serializer,
             error_hook=error_hook,
-            host=Host(wanted=self._wanted),
+            host=Host(wanted=self._wanted, put_off=self._holds_still),
         )
         self._lanes = handler.concurrency if isinstance(handler, PerMessage) else 1
         self._in_flight = self._session.in_flight
@@ -187,7 +187,9 @@ class StreamConsumer:
             self._named = True
 
     async def _handle(self, messages: list[StreamMessage]) -> None:
-        if messages:
+        if messages and self._holds_still():  # since they were asked for
+            self._in_flight.unsettled.release(messages)
+        elif messages:
             await self._session.handle(messages)
             await self._in_flight.flush_acks()
 
@@ -225,6 +227,7 @@ class StreamConsumer:
         try:
             while not self._stopping:
                 try:
+                    attendance.changed.clear()  # before we look: stop() counts as a change, too
                     await attendance.load_pauses()
                     if attendance.paused:
                         await self._stand_still(attendance.changed)
@@ -290,9 +293,12 @@ class StreamConsumer:
     def _may_go_on(self) -> bool:
         return not self._stopping and not self._paused
 
+    def _holds_still(self) -> bool:
+        """Does ``run()`` start nothing more, for now or for good?"""
+        return self._loop is not None and not self._may_go_on()
+
     async def _stand_still(self, changed: asyncio.Event) -> None:
         """While paused: settle what is done, and wait for the end of the pause."""
-        changed.clear()
         await self._in_flight.flush_acks()
         await self._in_flight.settle()
         with contextlib.suppress(TimeoutError):
@@ -309,7 +315,7 @@ class StreamConsumer:
         now = mono_ms()
         wait_ms = max(min(self._reclaiming.due_ms() - now, self.config.block_ms), 0)
         messages = await self._session.read(self.config.batch_size, wait_ms)
-        if messages and self._paused:  # since the read ended
+        if messages and self._holds_still():  # since the read began
             self._in_flight.unsettled.release(messages)
         elif messages:
             new = not [True for message in messages if message.delivery_count != 1]

@@ -41,6 +41,7 @@ class Host(NamedTuple):
     gives_back: called every 50 ms while a handler runs; returns messages to give back unstarted.
     interrupt: called with the id of a message that was cancelled and may run.
     limit_decoding: wraps the function that decodes a payload.
+    put_off: is something else to be done before more is read? Asked just before each read.
     """
 
     run_plain: RunPlain = run_in_thread
@@ -50,3 +51,4 @@ class Host(NamedTuple):
     gives_back: Callable[[Batch], list[StreamMessage]] = lambda _: []
     interrupt: Callable[[str], None] = lambda _: None
     limit_decoding: Callable[[Decode], Decode] = lambda decode: decode
+    put_off: Callable[[], bool] = lambda: False

@@ -141,7 +141,7 @@ class InFlight:
         (a stopped process) may be so old that somebody else has the messages by now.
         """
         if messages:
-            self.leases.hold(messages, asked_ms)
+            messages = self.leases.hold(messages, asked_ms)
             if self.unsettled.to_park or self.unsettled.kept:
                 self.unsettled.handed_again(messages)
             if count:

@@ -56,7 +56,8 @@ class Leases:
         self._renewed_at_ms = 0
         self._deletions = self._mended = 0  # of the name, and up to which of them all is back
         self._name_unknown = False
-        self._making = 0  # requests under way that may make the name again
+        self._making = 0  # requests under way that may make the name again, or bring messages
+        self._dropped: set[str] = set()  # cancelled since the first of these was sent
         self._renewals: set[asyncio.Future[None]] = set()  # under way
         self._arriving_since_ms = 0
         self._keeper: asyncio.Task[None] | None = None
@@ -73,14 +74,29 @@ class Leases:
         if self._renewals:
             await asyncio.wait(self._renewals)
 
-    def hold(self, messages: Sequence[StreamMessage], asked_ms: int) -> None:
-        """Hold messages that were ours when Redis was asked; renew their leases from now on."""
+    def hold(self, messages: list[StreamMessage], asked_ms: int) -> list[StreamMessage]:
+        """Hold messages that were ours when Redis was asked; renew their leases from now on.
+
+        Returns those that were not cancelled on their way.
+        """
+        if self._dropped:
+            messages = [message for message in messages if message.id not in self._dropped]
         asked_ms = max(asked_ms, self._arriving_since_ms)
         self._renewed_at_ms = min(self._renewed_at_ms, asked_ms) if self.held else asked_ms
         held = self.held
         for message in messages:
             held[message.id] = message, message.data
         self.keep()
+        return messages
+
+    def drop(self, entry_id: str) -> bool:
+        """Hold this message no more, as it was cancelled; returns whether it was held.
+
+        It may be on its way to us: the news of that came on another connection, and sooner.
+        """
+        if self._making:
+            self._dropped.add(entry_id)
+        return self.held.pop(entry_id, None) is not None
 
     @property
     def unfinished(self) -> bool:
@@ -103,6 +119,8 @@ class Leases:
         """Before a request whose answer may take long to arrive: the server holds messages under
         this name that are not known here yet, and they are leased until ``expect_no_more``."""
         link = self._pending.client.link()
+        if not self._making:
+            self._dropped.clear()
         self._making += 1
         self._arriving_since_ms = 0
         link.receivers.add(self._arriving)

@@ -139,8 +139,8 @@ class Session:
     async def read(self, count: int, block_ms: int) -> list[StreamMessage]:
         """New messages with raw data; acknowledgements that wait travel with the request.
 
-        Returns [] after ``block_ms``, or early after ``reader.interrupt()``. After a read that
-        broke, first returns what the server delivered and this process never saw.
+        Returns [] after ``block_ms``, or early after ``reader.interrupt()`` or where the host puts
+        it off. After a read that broke, first what was delivered and never seen here.
         """
         in_flight, reader = self.in_flight, self.reader
         await in_flight.settle()
@@ -153,6 +153,8 @@ class Session:
             if stranded := await self._stranded.batch(count):
                 return stranded
         await in_flight.look_before_reading()
+        if self._host.put_off():  # it was said meanwhile, when there was no read to interrupt
+            return []
         if self._tasks is not None:
             self._collect(self._tasks.batch)  # what has ended meanwhile is done, too
         acks = in_flight.unacknowledged()
@@ -374,14 +376,13 @@ class Session:
         """
         if (tasks := self._tasks) is not None:
             unstarted = tasks.batch.waiting == len(tasks.batch.messages)
-            self.in_flight.unsettled.release(
-                tasks.batch.close(int(unstarted and self._decoded_slowly))
-            )
+            left = tasks.batch.close(int(unstarted and self._decoded_slowly))
+            self.in_flight.unsettled.release(left)
 
     def cancel(self, entry_id: str) -> None:
         """This message was taken back: it does not start any more; what is awaited for it is
         cancelled, and what runs is interrupted if it can be."""
-        if self.in_flight.held.pop(entry_id, None) is None or self._tasks is None:
+        if not self.in_flight.leases.drop(entry_id) or self._tasks is None:
             return
         if not self._tasks.batch.cancel(entry_id):
             self._host.interrupt(entry_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 from _thread import get_ident
+from collections import deque
 from types import FrameType
 
 from ...delivery.per_message import PerMessage
@@ -23,18 +24,19 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._main_thread = get_ident()
-        self._id = ""
+        self._ids: deque[str] = deque()  # one signal may stand for several
         signal.signal(INTERRUPT, self._interrupted)
 
     def interrupt(self, entry_id: str) -> None:
         """Raise Cancelled in the handler, if it runs for this message."""
-        self._id = entry_id
+        self._ids.append(entry_id)
         signal.pthread_kill(self._main_thread, INTERRUPT)
 
     def _interrupted(self, _: int, frame: FrameType | None) -> None:
-        entry_id, self._id = self._id, ""
-        if entry_id and handled_in(frame) == entry_id:
-            raise Cancelled(f"message {entry_id} was cancelled")
+        runs = handled_in(frame)
+        while self._ids:
+            if self._ids.popleft() == runs:
+                raise Cancelled(f"message {runs} was cancelled")
 
 
 def handled_in(frame: FrameType | None) -> str:

@@ -88,6 +88,7 @@ class Worker:
                 self._gives_back,
                 interrupt,
                 limit_decoding,
+                lambda: self.orders.put_off_reads,
             ),
             own_name=True,
         )
@@ -150,6 +151,7 @@ class Worker:
 
     async def _turn(self) -> bool:
         """Do one step; returns whether Redis has answered."""
+        self.orders.answered.clear()
         if self.orders.takes:
             await self._carry_out(self.orders.takes.pop(0))
             return True
@@ -164,6 +166,7 @@ class Worker:
                 return False
         room = self._room()
         if room <= 0:
+            self.orders.answered.clear()  # by the answer that there are no offers
             await self._until_told()
             return False
         self._row[Field.ONLY_NEW] = only_new  # 1 only if the read does not block
@@ -206,6 +209,8 @@ class Worker:
 
     async def _ask_for_offers(self, beside: int = 0) -> bool:
         await self.session.in_flight.flush_acks()  # no read follows that would carry them
+        if self.orders.takes:  # meanwhile
+            return True
         return await self.orders.ask(beside)
 
     async def _carry_out(self, take: Take) -> None:
@@ -289,6 +294,7 @@ class Worker:
         if group_is_lost(error):
             self._send(GroupLost())
             pause_s = GROUP_PAUSE_S
+        self.orders.answered.clear()
         await self.orders.wait(pause_s)
 
     async def _try_to_leave(self) -> None:

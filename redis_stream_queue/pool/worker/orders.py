@@ -17,7 +17,8 @@ class Orders:
 
     takes: offers to carry out. draining, paused: start nothing more. handling: a batch is being
     handled. room_beside: how many messages can run beside those of the batch; set while the worker
-    asks for them. answered: set when a message of the master has come.
+    asks for them. answered: set when a message of the master has come; whoever looks at the orders,
+    to wait for others, clears it first.
     """
 
     def __init__(self, session: Session, send: Callable[[Message], None]) -> None:
@@ -35,6 +36,11 @@ class Orders:
     def start_nothing(self) -> bool:
         """May the worker start no message now?"""
         return self.draining or self.paused
+
+    @property
+    def put_off_reads(self) -> bool:
+        """Is there an order to carry out before more is read?"""
+        return self.start_nothing or bool(self.takes)
 
     def heard(self, message: Message) -> None:
         """Act on a message from the master."""
@@ -75,8 +81,7 @@ class Orders:
         return bool(self.takes)
 
     async def wait(self, longest_s: float) -> None:
-        """Wait for a message from the master; not at all when draining."""
-        self.answered.clear()
+        """Wait until ``answered`` is set; not at all when draining."""
         if not self.draining:
             await self._until_answered(longest_s)
 
