@@ -17,6 +17,7 @@ from ..dlq import EARLIER_IDS, DeadLetterQueue
 from ..later.ids import due_ms, is_scheduled
 from ..later.state import GroupState, MessageState
 from ..message import id_before, id_key, is_entry_id
+from ..operations.heartbeat import visible
 from .common import Redis, ask, dlq_option, group_option, json_option, on_redis, stream_argument
 from .output import complain, say
 from .times import Span
@@ -106,15 +107,31 @@ def show(redis: Redis, stream: str, message_id: str, dlq_stream: str | None, as_
         dlq = redis.dlq_of(stream, dlq_stream)
         found = _letter_of(redis, stream, dlq, message_id) or found
     if found is None:
+        runs = ask(redis, stream, partial(_call_of, redis, redis.client.key(stream), message_id))
         raise Failure(
             _exits.FAILURE,
-            f"no message {message_id} is known: it is done and trimmed, or there was none.",
+            f"no message {message_id} is known: it is done and trimmed, or there was none."
+            if not runs
+            else f"message {message_id} is done or was cancelled, but its call still runs: {runs}.",
         )
     say(*([json_line(_as_dict(found))] if as_json else _lines(found)))
 
 
 def _what(redis: Redis, stream: str, group: str | None) -> str:
     return f"{redis.client.key(stream)}, " + ("all groups" if group is None else f"group {group}")
+
+
+async def _call_of(redis: Redis, key: str, message_id: str) -> str:
+    """Where a call of this message runs, though it is no longer pending; "" = nowhere."""
+    pools, now_ms = await visible(redis.client)
+    for pool in pools:
+        for worker in pool.workers:
+            if (pool.stream, worker.message_id) == (key, message_id):
+                since = span_text(max(now_ms - worker.since_ms, 0))
+                seen = span_text(max(now_ms - pool.beat_ms, 0))
+                where = f"on {pool.host}, slot {worker.slot}, for {since} (seen {seen} ago)"
+                return f"{where}; kill -9 {worker.pid} there ends it"
+    return ""
 
 
 def _letter_of(redis: Redis, stream: str, dlq: str, message_id: str) -> MessageState | None:

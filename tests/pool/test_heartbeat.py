@@ -86,6 +86,13 @@ def test_a_long_message_is_shown_where_it_runs(
     os.kill(note.pid, signal.SIGKILL)  # it is run again, by another process
     wait_until(lambda: shown(pool_url, 1)[0]["pid"] not in (0, note.pid), 15, "the second run")
 
+    [line] = shown(pool_url, 1)
+    said(pool_url, "cancel", STREAM, held)
+    gone = CliRunner().invoke(main, ["show", STREAM, held, "--url", pool_url])
+    assert gone.exit_code == 1
+    assert f"still runs: on {line['host']}, slot {line['slot']}, for " in gone.output
+    assert f"kill -9 {line['pid']} there ends it" in gone.output
+
 
 @pytest.mark.parametrize("target", ["app:lanes", "app:batch"])
 def test_of_several_in_one_worker_the_oldest_is_shown(
