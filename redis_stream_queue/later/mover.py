@@ -77,6 +77,7 @@ class Mover:
         self._rung_ms = -1.0  # when we last heard of a message; this and the next: the loop's time
         self._control_asked_ms = -1.0  # when the pauses that we know were asked for
         self._pauses: dict[str, Pause] = {}
+        self._end: asyncio.TimerHandle | None = None  # of the next pause that ends
         self.listeners: list[Listener] = []
         self._next_call_ms = 0.0
         keys = f"~{self._beside.later.removesuffix('later')}*"
@@ -215,8 +216,6 @@ class Mover:
                 self._scheduled(float(due))
             for listener in list(self.listeners) if "cancel" in ring else ():
                 listener.cancelled(str(ring["cancel"]))
-        if known_ms is not None and _loop_ms() - self._synced_ms > SYNC_MS:
-            self._scheduled(0.0)  # the server's clock may have been set
 
     def _looked(self, asked_ms: float, index: int, reply: Any) -> None:
         if isinstance(reply, Exception):
@@ -243,19 +242,25 @@ class Mover:
             return
         self._pauses = found
         self._tell()
-        self._wait_for_ends()
 
-    def _wait_for_ends(self) -> None:
-        for ends_ms in [made.until_ms for made in self._pauses.values() if made.until_ms]:
-            if self._offset_ms is None:
+    def _wait_for_end(self) -> None:
+        """Tell the listeners when the next pause ends."""
+        if self._end is not None:
+            self._end.cancel()
+        if self._offset_ms is None:
+            if self._pauses:
                 self._scheduled(0.0)  # the answer tells the server's time
-            else:
-                left_s = (ends_ms - self._offset_ms - _loop_ms()) / 1000
-                asyncio.get_running_loop().call_later(max(left_s, 0) + OVER_S, self._tell)
+            return
+        now_ms = _loop_ms() + self._offset_ms
+        ends = [at for made in self._pauses.values() if (at := made.until_ms) and at > now_ms]
+        if ends:
+            left_s = (min(ends) - now_ms) / 1000
+            self._end = asyncio.get_running_loop().call_later(left_s + OVER_S, self._tell)
 
     def _tell(self) -> None:
         for listener in list(self.listeners):
             listener.changed()
+        self._wait_for_end()
 
     def paused(self, group: str) -> Pause | None:
         """The pause that holds for this group now, as far as this mover knows; None = none."""
@@ -286,9 +291,8 @@ class Mover:
         was_set = before is not None and before > server_ms + 1 - asked_ms
         if before is None or old or was_set or offset_ms > before:
             self._offset_ms, self._synced_ms = offset_ms, loop_ms
-            if before is None or was_set:
-                self._wait_for_ends()
-            if was_set and self._pauses:
+            self._changed.set()  # how long to wait was reckoned by the old one
+            if self._pauses:
                 self._tell()
 
 

@@ -17,7 +17,7 @@ from redis_stream_queue import Every, JsonSerializer, Mover, StreamClient, Strea
 from redis_stream_queue.later.periodic import schedules_of
 from redis_stream_queue.later.ticker import Ticker
 from tests.chaos.jump import JumpingClock
-from tests.library.kit import GROUP, Bench
+from tests.library.kit import GROUP, Bench, RecordingHandler
 from tests.support.servers import NAMES, Server
 
 pytestmark = [pytest.mark.soak]
@@ -82,6 +82,26 @@ async def test_what_is_scheduled_is_early_or_late_and_there_once(
     ids = await bench.entry_ids()
     found = await bench.client.fetch_by_ids(bench.stream, ids)
     assert [m.headers["rsq:scheduled"] for m in found] == [early, late]
+
+
+async def test_a_consumer_that_waits_notices_that_the_time_has_come(
+    bench: Bench, clock: JumpingClock
+) -> None:
+    """With its next look: for a message that is due now, and a pause that is over."""
+    producer, handler = StreamProducer(bench.client, bench.stream), RecordingHandler()
+    consumer = bench.consumer(handler)
+    bench.start(consumer)
+    await producer.push("first", delay_ms=1)
+    await bench.until(lambda: len(handler.messages) == 1, "it runs")
+    await producer.push("due", delay_ms=HOUR_S * 1000)
+    clock.jump(2 * HOUR_S)
+    await bench.until(lambda: len(handler.messages) == 2, "it is moved")
+    await bench.client.pause(bench.stream, GROUP, for_s=HOUR_S)
+    await bench.until(lambda: consumer._paused, "it stands still")
+    await producer.push("paused")
+    clock.jump(2 * HOUR_S)
+    await bench.until(lambda: len(handler.messages) == 3, "it goes on")
+    await bench.stop(consumer)
 
 
 async def test_no_tick_comes_twice(bench: Bench, clock: JumpingClock) -> None:
