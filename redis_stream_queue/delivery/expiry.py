@@ -2,7 +2,7 @@
 
 The entry of such a message has the ms that it may wait (``rsq:ttl``) since its push
 (``rsq:pushed``, or else the time in its id). The server's clock counts. It is asked once a minute,
-and only if there are such messages.
+and before a message is given up, as it may have been set back; and only if there are such messages.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from .pending import PendingList
 
 TTL, PUSHED, DEAD = "rsq:ttl", "rsq:pushed", "rsq:expired"
 ASK_EVERY_MS = 60_000
+ASKED_JUST_NOW_MS = 1000
 
 
 class Expiry:
@@ -31,9 +32,13 @@ class Expiry:
         expiring = [message for message in messages if TTL in message.headers]
         if not expiring:
             return {}
-        if self._asked_ms is None or mono_ms() - self._asked_ms > ASK_EVERY_MS:
+        ends = {message.id: _ends_ms(message) for message in expiring}
+        now_ms = mono_ms()
+        known_ms = None if self._asked_ms is None else now_ms - self._asked_ms
+        is_over = min(ends.values()) <= now_ms + self._offset_ms
+        if known_ms is None or known_ms > (ASKED_JUST_NOW_MS if is_over else ASK_EVERY_MS):
             await self._ask()
-        return {m.id: _ends_ms(m) - self._offset_ms for m in expiring}
+        return {entry_id: ends_ms - self._offset_ms for entry_id, ends_ms in ends.items()}
 
     async def _ask(self) -> None:
         asked_ms = mono_ms()
