@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 from redis.exceptions import ResponseError
 
@@ -27,6 +27,7 @@ from .pushing.outcome import ids_of, is_new
 from .pushing.portions import Pushes
 
 log = logger(__name__)
+T = TypeVar("T")
 
 TRIM_EVERY = 1000  # pushes between two trims
 
@@ -108,11 +109,16 @@ class Sending:
                 log.warning("could not trim %s: %s", self._stream, error)
         return results
 
-    async def send_asked(self, asked: Sequence[Asked], whole: bool = False) -> list[Any]:
+    def room_for(self, asked: Sequence[Asked]) -> RoomRequest:
+        """The same for messages of one call: what is for later takes no room."""
+        return self.room(0 if asked[0].terms.scheduled else len(asked))
+
+    async def send_asked(
+        self, asked: Sequence[Asked], request: RoomRequest | None = None, whole: bool = False
+    ) -> list[Any]:
         """Add them under their terms; an id or an exception for each. whole: see push_asked()."""
-        for one in asked:
-            if not one.terms.scheduled:
-                await self._wait_for(self.room(1))
+        if request is not None:
+            await self._wait_for(request)
         link: Any = self._client.link()
         if self._durability.min_replicas:
             link = ConfirmingLink(link, self._durability)
@@ -124,12 +130,22 @@ class Sending:
         return await self._sent(results, link)
 
     async def send_in_turn(self, pushes: Pushes) -> list[Any]:
-        """The same where each of them waits for its own room."""
-        requests = [self.room(1) for _ in pushes.payloads]
+        """As send(), but each of them waits for its own room."""
+        each = [pushes.part(index, index + 1) for index in range(len(pushes.payloads))]
+        return await self._in_turn(self.send, each)
+
+    async def send_asked_in_turn(self, asked: Sequence[Asked]) -> list[Any]:
+        """As send_asked(), but each of them waits for its own room."""
+        return await self._in_turn(self.send_asked, [(one,) for one in asked])
+
+    async def _in_turn(
+        self, send: Callable[[T, RoomRequest], Awaitable[list[Any]]], each: Sequence[T]
+    ) -> list[Any]:
+        requests = [self.room(1) for _ in each]
         results: list[Any] = []
-        for index, request in enumerate(requests):
+        for one, request in zip(each, requests, strict=True):
             try:
-                results += await self.send(pushes.part(index, index + 1), request)
+                results += await send(one, request)
             except Exception as error:  # its caller gets it
                 results.append(error)
         return results
@@ -143,8 +159,7 @@ class Sending:
         if asked:
             beside, most = companions(key), self._max_scheduled or 0
             push = lambda by: by.push_asked(asked, beside, most, self._group)  # noqa: E731
-        later = bool(asked) and asked[0].terms.scheduled
-        request = self.room(0 if later else len(pushes.payloads))
+        request = self.room_for(asked) if asked else self.room(len(pushes.payloads))
         while (pause_s := request.wait_s()) is not None:
             if pause_s:
                 time.sleep(pause_s)

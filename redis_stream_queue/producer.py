@@ -104,7 +104,8 @@ class StreamProducer:
         self._outbox: Outbox[tuple[bytes, Parts]] = Outbox(
             lambda pairs: send(Pushes.of(pairs)), bool(max_backlog)
         )
-        self._asked: Outbox[Asked] = Outbox(sending.send_asked)
+        self._later: Outbox[Asked] = Outbox(sending.send_asked)
+        self._asked = Outbox(sending.send_asked_in_turn, True) if max_backlog else self._later
         self._sync: SyncLink | None = None
         self._instances.add(self)
 
@@ -142,7 +143,8 @@ class StreamProducer:
         if extras:
             terms, parts = terms_of(extras, self.group), parts + expiry_parts(extras)
             if terms is not None:
-                asked = self._asked.push(Asked(payload, parts, terms))
+                outbox = self._later if terms.scheduled else self._asked
+                asked = outbox.push(Asked(payload, parts, terms))
                 pushed: str = await within(within_s, self.stream, asked)
                 return pushed
         sending = self._outbox.push((payload, parts))
@@ -169,7 +171,8 @@ class StreamProducer:
         """
         pushes, asked = self._asked_for(data, headers, extras)
         if asked:
-            sending = self._sending.send_asked(asked, whole=True)
+            room = self._sending.room_for(asked)
+            sending = self._sending.send_asked(asked, room, whole=True)
             return ids_of(await within(limit_s(timeout_s), self.stream, sending))
         request, within_s = self._sending.room(len(pushes.payloads)), limit_s(timeout_s)
         return ids_of(await within(within_s, self.stream, self._sending.send(pushes, request)))
@@ -282,7 +285,8 @@ class StreamProducer:
     async def close(self) -> None:
         """Wait for pushes under way, and close the connections."""
         await self._outbox.until_sent()
-        await self._asked.until_sent()
+        for outbox in {self._later, self._asked}:
+            await outbox.until_sent()
         if self._sync is not None:
             self._sync.close()
             self._sync = None

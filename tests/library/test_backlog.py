@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -284,3 +285,39 @@ class TestPushesTogether:
             while handled < 20:
                 handled += await finish(bench)
         assert len(set(await pushes)) == 20
+
+
+class TestTermsOfTheirOwn:
+    async def test_what_is_for_later_takes_no_room(self, bench: Bench) -> None:
+        """Also beside pushes of the same moment that wait for room or find none."""
+        producer = producer_of(bench, max_backlog=1, backlog_timeout_s=None)
+        await producer.ensure_group()
+        await producer.push(0)
+        waiting = [asyncio.create_task(producer.push(n, dedup_id=f"{n}")) for n in range(3)]
+        later = [producer.push(n, delay_ms=60_000, unique=f"{n}") for n in range(3)]
+        assert len(set(await asyncio.wait_for(asyncio.gather(*later), 5))) == 3
+        assert not any(task.done() for task in waiting)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    @pytest.mark.parametrize("options", [{"dedup_id": "1"}, {"unique": "1"}])
+    async def test_no_more_than_fit(self, bench: Bench, options: Any) -> None:
+        producer = producer_of(bench, max_backlog=2)
+        await producer.ensure_group()
+        [name] = options
+        pushes = [producer.push(n, **{name: f"{n}"}) for n in range(5)]
+        results = await asyncio.gather(*pushes, return_exceptions=True)
+        assert [isinstance(one, BacklogFull) for one in results] == [False] * 2 + [True] * 3
+        assert await bench.client.stream_len(bench.stream) == 2
+
+    @pytest.mark.parametrize("sync", [False, True])
+    async def test_many_wholly_or_not_at_all(self, server_bench: Bench, sync: bool) -> None:
+        bench = server_bench
+        producer = producer_of(bench, max_backlog=2)
+        await producer.ensure_group()
+        push = partial(asyncio.to_thread, producer.push_many_sync) if sync else producer.push_many
+        with pytest.raises(BacklogFull):
+            await push([1, 2, 3], dedup_ids=["a", "b", "c"])
+        assert await bench.client.stream_len(bench.stream) == 0
+        assert not (await producer.push(1, dedup_id="a")).duplicate
