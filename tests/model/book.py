@@ -52,6 +52,7 @@ class Book:
         self.ends_ms: dict[int, int] = {}  # by uid: it does not start later
         self.facts = Facts({}, {}, {GROUP: {}, SLOW: {}}, [])
         self.were_dead: set[int] = set()
+        self.pruned: set[str] = set()  # names that were removed as they held nothing
 
     def complain(self, text: str) -> None:
         self.wrong.append(text)
@@ -179,8 +180,10 @@ class Book:
                 places[entry.uid].append(f"unread as {entry.id}")
             if (is_pending or is_unread) and entry.finished:
                 # Who held it before its group was destroyed may claim it back: to him it looks as
-                # if his name had been deleted.
-                if is_pending and entry.forgiven:
+                # if his name had been deleted with it. So may who has had no answer to the end of
+                # it, and whose name was then pruned.
+                if is_pending and (entry.forgiven or pending[entry.id].consumer in self.pruned):
+                    entry.forgiven = True
                     self.doubled.add(entry.uid)
                 else:
                     self.complain(f"{self.name_of(entry.id)} was finished and is back")

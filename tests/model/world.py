@@ -7,6 +7,7 @@ from typing import Any
 import redis
 
 from redis_stream_queue import ConsumerConfig, DeadLetterQueue, StreamClient, StreamProducer
+from redis_stream_queue.connection.scripts import PRUNE
 from redis_stream_queue.pool.scoreboard import Scoreboard
 
 from .actors import MIN_IDLE_MS, Actor, Alone, Hand
@@ -74,6 +75,8 @@ class World:
     def _executed(self, process: Process, command: Any, reply: Any) -> None:
         if command[:2] == ("XGROUP", "CREATE") and not isinstance(reply, Exception):
             self.book.group_created(command[4])
+        if PRUNE.sha in command and reply == 0:
+            self.book.pruned.update(command[5:])
         for actor in self.actors.values():
             if actor.process is process:
                 actor.executed(command)
