@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -21,6 +22,7 @@ from ..later.keys import companions
 FIRST_LOOK_S, LAST_LOOK_S = 1.0, 60.0  # whether the job has ended without a result, more rarely
 MARGIN_S = 2.0  # how much longer than it blocks a wait may take before it counts as dead
 MOST_KEPT = 50  # connections that nobody waits on
+MOST_LOOKS = 50  # at once; a thousand connections that are opened together may all take too long
 
 
 class Waiting:
@@ -28,6 +30,9 @@ class Waiting:
 
     def __init__(self) -> None:
         self._free: list[DedicatedConnection] = []
+        self._turns: weakref.WeakKeyDictionary[Link, asyncio.Semaphore] = (
+            weakref.WeakKeyDictionary()
+        )
 
     async def value(
         self, client: StreamClient, stream: str, group: str, job_id: str, timeout_s: float | None
@@ -41,12 +46,14 @@ class Waiting:
             while True:
                 try:
                     link, key = client.link(), companions(client.key(stream)).result(job_id)
-                    if found := await link.call(key, "LINDEX", key, 0):
-                        return bytes(found)
-                    if await _ended(client, stream, group, job_id):
-                        found = await link.call(key, "LINDEX", key, 0)
-                        return bytes(found) if found else None
-                    if found := await self._moved(link, key, look_s):
+                    async with self._turns.setdefault(link, asyncio.Semaphore(MOST_LOOKS)):
+                        if found := await link.call(key, "LINDEX", key, 0):
+                            return bytes(found)
+                        if await _ended(client, stream, group, job_id):
+                            found = await link.call(key, "LINDEX", key, 0)
+                            return bytes(found) if found else None
+                        own = await self._connection(link, key)
+                    if found := await self._moved(own, key, look_s):
                         return bytes(found)
                     look_s = min(look_s * 2, LAST_LOOK_S)
                 except OUTAGES as error:
@@ -54,16 +61,25 @@ class Waiting:
                         raise
                     await asyncio.sleep(backoff.next_s())
 
-    async def _moved(self, link: Link, key: str, longest_s: float) -> Any:
-        """Wait for a result and leave it there for others; None after the time is over.
-
-        Source: https://redis.io/docs/latest/commands/blmove/
-        """
+    async def _connection(self, link: Link, key: str) -> DedicatedConnection:
+        """An open connection: one on which nobody waits, or a new one."""
         free = [one for one in self._free if one.link is link]
         own = free[-1] if free else link.dedicated(key)
         if free:
             self._free.remove(own)
-        wait = ("BLMOVE", key, key, "LEFT", "LEFT", longest_s)
+        try:
+            await own.connect()
+        except BaseException:
+            await link.drop(own)
+            raise
+        return own
+
+    async def _moved(self, own: DedicatedConnection, key: str, longest_s: float) -> Any:
+        """Wait for a result and leave it there for others; None after the time is over.
+
+        Source: https://redis.io/docs/latest/commands/blmove/
+        """
+        link, wait = own.link, ("BLMOVE", key, key, "LEFT", "LEFT", longest_s)
         try:
             [found] = first_error(
                 await own.run([wait], link.endpoint.socket_timeout, last_s=longest_s + MARGIN_S)

@@ -7,6 +7,9 @@ import asyncio
 import pytest
 
 from redis_stream_queue import Queue, StreamConsumer
+from redis_stream_queue.delivery.answers import VALUE
+from redis_stream_queue.later.keys import companions
+from redis_stream_queue.tasks.results import MOST_LOOKS
 from tests.library.kit import GROUP, WAIT_S, Bench
 
 
@@ -48,3 +51,34 @@ async def test_async_tasks_behind_a_plain_one_run_together_and_are_cancelled(
     pending = await bench.pending()
     assert first.id not in pending
     assert {pending[job.id][1] for job in others} == {0}
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_many_wait_for_results_without_a_connection_each(
+    server_bench: Bench, when: str
+) -> None:
+    """As many as are opened together are in time on a slow machine; who waits has one each."""
+    client, stream = server_bench.client, server_bench.stream
+    queue, jobs = Queue(stream, group=GROUP, client=client).options(result_ttl_s=60), 100
+    pushed = [await queue.push("task", number) for number in range(jobs)]
+
+    async def connections() -> int:
+        stats = await client.link().call("", "INFO", "stats")
+        return int(stats.partition(b"total_connections_received:")[2].split()[0])
+
+    async def answer() -> None:
+        for number, job in enumerate(pushed):
+            key = companions(client.key(stream)).result(job.id)
+            await client.link().call(key, "LPUSH", key, VALUE + b"%d" % number)
+
+    before = await connections()
+    if when == "before":
+        await answer()
+    waits = [asyncio.create_task(job.result(WAIT_S)) for job in pushed for _ in range(3)]
+    if when == "meanwhile":
+        await answer()
+    got = await asyncio.gather(*waits)
+
+    assert got == [number for number in range(jobs) for _ in range(3)]
+    if when == "before":
+        assert await connections() - before <= MOST_LOOKS
