@@ -89,8 +89,9 @@ def handler(message):
 )
 def test_a_crash_names_what_was_running_there_and_why(scene: Any, end: str, why: str) -> None:
     """In the log, with what becomes of it; the dead letter says the same."""
-    args = ("--max-deliveries", "2", "--retry-delay-ms", "10", "--time-limit", "0.3")
-    pool = scene.start(CRASHES, *args)
+    args = ("--max-deliveries", "2", "--retry-delay-ms", "10")
+    limit = ("--time-limit", "0.3") if end == "limit" else ()
+    pool = scene.start(CRASHES, *args, *limit)
     [entry_id] = scene.push({"end": end})
     scene.ledger.wait_settled([entry_id])
     for delivery, fate in ((1, "claim alone"), (2, "bury")):

@@ -110,7 +110,7 @@ def test_a_sentinel_that_is_wrong_is_passed_over(watched: SentinelSet) -> None:
         del wrong[1], named[1]  # it took its time
         assert STREAM in rsq("stats", STREAM, url=watched.url_of([*wrong, *watched.ports])).stdout
 
-        client = StreamClient.from_url(watched.url_of(wrong[1:]), socket_connect_timeout=1)
+        client = StreamClient.from_url(watched.url_of(wrong[1:]), socket_connect_timeout=2)
         with pytest.raises(RedisError, match=f"{named[1]}: it is a replica"):
             asyncio.run(StreamProducer(client, STREAM).push("x"))
 

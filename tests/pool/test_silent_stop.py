@@ -14,6 +14,7 @@ from tests.support.servers import NAMES, Server
 from tests.support.waiting import wait_until
 
 OUTAGE_S = 3.0
+NOTICED_S = 1.2  # so long a read of a worker waits for its answer
 LOADING_KEYS = 3000
 SLOW_LOADING = ("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
 
@@ -92,12 +93,13 @@ def test_client_pause(scene: Scene) -> None:
 
 def test_half_open_connections(scene: Scene) -> None:
     """Nothing comes through the connections there are, not even their end; new ones work at once,
-    so the fault ends for us when it begins."""
+    so the fault ends for us when a read that gets no answer has noticed it."""
     server = scene.server()
     proxy = scene.proxy(server)
     _, trial = scene.pool(server, url=proxy.url)
     with trial.through("half-open connections"):
         proxy.strand_all()
+        last(NOTICED_S)
 
 
 @pytest.mark.parametrize("fault", ["cut", "stall"])

@@ -11,7 +11,7 @@ from .guarded import SECRET
 from .pool import plain_environment
 
 RSQ = [sys.executable, "-m", "redis_stream_queue.cli"]
-MOST_S = 30.0
+MOST_S = 60.0
 
 
 def rsq(
