@@ -83,6 +83,42 @@ def test_of_a_thousand_each_ticks(pool_url: str, tmp_path: Path) -> None:
         wait_until(lambda: ticking() == 1000, 15, "each has ticked")
 
 
+OTHER = """
+from redis_stream_queue import per_message, stream_handler
+
+@stream_handler("mails", group="g")
+@per_message
+def handler(message):
+    pass
+"""
+
+
+def test_times_of_fresh_code_count_once_that_code_is_kept(pool_url: str, tmp_path: Path) -> None:
+    """Not when its first worker starts: another crew may not start with it, and all stays."""
+    old, fresh = (APP.replace("CODE", code).replace("SECONDS", "0.1") for code in "12")
+    (tmp_path / "other.py").write_text(OTHER)
+    args = ("--workers", "1", "other:handler")
+    with (
+        redis.Redis.from_url(pool_url) as server,
+        PoolProcess(old, *args, url=pool_url, cwd=tmp_path) as pool,
+    ):
+        pool.wait_ready()
+        wait_until(lambda: ticks(server), 10, "a tick")
+        (tmp_path / "app.py").write_text(fresh)
+        (tmp_path / "other.py").write_text("import time; time.sleep(1); raise ValueError")
+        pool.send(signal.SIGHUP)
+        pool.wait_log("reload failed")
+        before = len(ticks(server))
+        wait_until(lambda: len(ticks(server)) >= before + 2, 10, "it goes on")
+        assert {payload for _, _, payload in ticks(server)} == {'{"code":1}'}
+
+        (tmp_path / "other.py").write_text(OTHER)
+        pool.send(signal.SIGHUP)
+        wait_until(lambda: ticks(server)[-1][2] == '{"code":2}', 15, "the times of the fresh code")
+        pool.send(signal.SIGHUP)
+        pool.wait_log("all workers have been replaced")
+
+
 def test_a_schedule_that_cannot_be_is_one_sentence(pool_url: str, tmp_path: Path) -> None:
     source = APP.replace('Every("beat", SECONDS, {"code": CODE})', 'Every("beat", 1, "x" * 20_000)')
     with PoolProcess(source, "--workers", "1", url=pool_url, cwd=tmp_path) as pool:

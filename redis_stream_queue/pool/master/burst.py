@@ -34,6 +34,7 @@ class Burst:
         self._client = client
         self._backlogs = backlogs
         self._metrics = metrics
+        self._found: list[str] = []  # the last ids of the streams, at the last look
 
     async def until_done(self) -> None:
         """Wait until all is done; shows progress on standard error if that is a terminal."""
@@ -61,27 +62,35 @@ class Burst:
         return 0
 
     async def _all_done(self) -> bool:
-        for pending, mover in self._backlogs:
-            if not await self._is_done(pending, mover):
-                return False
-        return True
+        """Is all done at the same moment?
 
-    async def _is_done(self, pending: PendingList, mover: Mover | None) -> bool:
+        One crew is looked at after the other. The last message of one may push into a stream that
+        was looked at before. So of several, two looks in a row must find all done and nothing read.
+        """
+        before, self._found = self._found, []
+        for pending, mover in self._backlogs:
+            if (last := await self._done_up_to(pending, mover)) is None:
+                return False
+            self._found.append(last)
+        return len(self._backlogs) == 1 or self._found == before
+
+    async def _done_up_to(self, pending: PendingList, mover: Mover | None) -> str | None:
+        """The id up to which all was read, if there is nothing to be done; else None."""
         try:
             if mover is not None and await mover.move_some():
-                return False
+                return None
             groups = await self._client.group_info(pending.stream)
             for group in groups:
                 if group["name"] == pending.group:
                     if group["pending"]:
-                        return False
+                        return None
                     last = str(group["last-delivered-id"])
                     if last == GREATEST_ID:
-                        return True
+                        return last
                     newer = await self._client.command(
                         "XRANGE", pending.stream, f"({last}", "+", "COUNT", 1
                     )
-                    return not newer
+                    return None if newer else last
         except OUTAGES as error:
             log.debug("cannot look at the backlog: %s", error)
-        return False
+        return None

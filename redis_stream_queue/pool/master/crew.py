@@ -149,7 +149,7 @@ class CrewLife:
             return
         if wrong := self._adopt_size(loaded.workers):
             log.error("%s It keeps those it has.", wrong)
-        running.adopt(loaded)
+        running.adopt(canary, loaded)
         if others := self._other_settings(loaded, running.settings):
             log.warning(
                 "%s: the fresh code declares other settings (%s), which count when the pool is "

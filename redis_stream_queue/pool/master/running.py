@@ -85,12 +85,13 @@ class RunningCrew:
         self._task = task
         self._fail = fail
         self._schedules: tuple[Schedule, ...] = ()
+        self._code = 0  # number of the code that was kept last
         self._ticking: asyncio.Future[NoReturn] | None = None
         # A new kind of message from workers needs a line here.
         self._said: dict[type[Message], Callable[[WorkerRecord, Any], None]] = {
             GroupLost: lambda worker, message: task(maintenance.restore_group()),
             MorePeriodic: lambda worker, message: worker.periodic.extend(message.schedules),
-            Periodic: self._tick,
+            Periodic: self._told_periodic,
             AskForWork: lambda worker, message: recovery.offers.answer(
                 worker, message.taken, message.beside
             ),
@@ -108,8 +109,8 @@ class RunningCrew:
         if (act := self._said.get(type(message))) is not None:
             act(worker, message)
 
-    def adopt(self, loaded: Loaded) -> None:
-        """Take over what fresh code says of its handler and tasks; the settings stay.
+    def adopt(self, canary: WorkerRecord, loaded: Loaded) -> None:
+        """Take over what fresh code says of its handler, tasks and times; the settings stay.
 
         No task gets fewer deliveries by that: messages of the old code may still be retried.
         """
@@ -120,6 +121,8 @@ class RunningCrew:
             policy=policy._replace(max_deliveries=most),
         )
         self.recovery.adopt(self.settings)
+        self._code = canary.code
+        self._tick(canary)
 
     async def attend(self) -> None:
         """Ask whether the stream is paused, and listen to changes of that from now on."""
@@ -167,9 +170,18 @@ class RunningCrew:
 
     # -- periodic messages ---------------------------------------------------------------------
 
-    def _tick(self, worker: WorkerRecord, message: Periodic) -> None:
-        """A worker has told the periodic messages of its code; those of the newest one count."""
-        said, worker.periodic = [*worker.periodic, *message.schedules], []
+    def _told_periodic(self, worker: WorkerRecord, message: Periodic) -> None:
+        """A worker has told the periodic messages of its code.
+
+        Those of code on trial count once that is kept; those of older code not at all any more.
+        """
+        worker.periodic.extend(message.schedules)
+        if worker.code == self._code:
+            self._tick(worker)
+
+    def _tick(self, worker: WorkerRecord) -> None:
+        """Push from now on the periodic messages that this worker has told."""
+        said, worker.periodic = worker.periodic, []
         if not (said or self._schedules):
             return
         from ...later.periodic import Schedule  # now: most pools need none
