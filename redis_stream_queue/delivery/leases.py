@@ -55,10 +55,11 @@ class Leases:
         self._on_cancelled = on_cancelled
         self._renewed_at_ms = 0
         self._deletions = self._mended = 0  # of the name, and up to which of them all is back
-        self._name_unknown = False
+        self._doubts = self._cleared = 0  # whether it was, and up to which of them it was looked at
         self._making = 0  # requests under way that may make the name again, or bring messages
         self._dropped: set[str] = set()  # cancelled since the first of these was sent
-        self._renewals: set[asyncio.Future[None]] = set()  # under way
+        # Those under way, each with the time since which what came meanwhile is surely ours.
+        self._renewals: dict[asyncio.Future[None], int] = {}
         self._arriving_since_ms = 0
         self._keeper: asyncio.Task[None] | None = None
         self._arrival: asyncio.Task[None] | None = None
@@ -83,6 +84,8 @@ class Leases:
             messages = [message for message in messages if message.id not in self._dropped]
         asked_ms = max(asked_ms, self._arriving_since_ms)
         self._renewed_at_ms = min(self._renewed_at_ms, asked_ms) if self.held else asked_ms
+        for renewal, since_ms in self._renewals.items():
+            self._renewals[renewal] = min(since_ms, asked_ms)
         held = self.held
         for message in messages:
             held[message.id] = message, message.data
@@ -106,12 +109,12 @@ class Leases:
     @property
     def look_first(self) -> bool:
         """Is a renewal due before the next read, since the name was deleted or may be?"""
-        return self.unfinished and (self._name_unknown or self._deletions > self._mended)
+        return self.unfinished and (self._doubts > self._cleared or self._deletions > self._mended)
 
     def name_was_made(self, made: Made) -> None:
         """Did a request have to make the name again? An error = it cannot be told."""
         if isinstance(made, Exception):
-            self._name_unknown = True
+            self._doubts += 1
         elif made and self.unfinished:
             self._deletions += 1
 
@@ -174,7 +177,6 @@ class Leases:
         """Renew the leases of all that is held, and forget what others have taken."""
         asked, asked_ms = dict(self.held), mono_ms()
         renewed = await self._renew(asked)
-        self._renewed_at_ms = asked_ms  # the answer itself may have lain around
         self.on_answer(asked_ms, mono_ms())
         self._hooks.renewed()
         if missing := self._lost_of(asked, renewed.gone):  # a cancellation that was not heard of?
@@ -196,14 +198,15 @@ class Leases:
     async def _renew(self, held: Mapping[str, Held]) -> Renewed:
         counts = {i: message.delivery_count for i, (message, _) in held.items()}
         ended = asyncio.get_running_loop().create_future()
-        self._renewals.add(ended)
-        deletions = self._deletions
+        self._renewals[ended] = mono_ms()  # the answer itself may lie around
+        deletions, doubts = self._deletions, self._doubts
         try:
             renewed = await self._pending.renew(self.name, counts, deletions > self._mended)
         finally:
-            self._renewals.discard(ended)
+            since_ms = self._renewals.pop(ended)
             ended.set_result(None)
-        self._mended, self._name_unknown = max(self._mended, deletions), False
+        self._renewed_at_ms = since_ms
+        self._mended, self._cleared = max(self._mended, deletions), max(self._cleared, doubts)
         if self._making or self._deletions > deletions:
             renewed.gone.clear()  # the next renewal will know whether the name was deleted
         # What has been settled meanwhile is not needed any more.

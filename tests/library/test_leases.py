@@ -7,9 +7,13 @@ import threading
 import time
 
 import pytest
+from redis.exceptions import NoPermissionError
 
 from redis_stream_queue import StreamMessage, per_message
+from redis_stream_queue._clock import mono_ms
+from redis_stream_queue.delivery.pending import PendingList
 from tests.library.kit import GROUP, WAIT_S, Bench, RecordingHandler, running
+from tests.support.held import Held
 
 
 class TestLease:
@@ -99,3 +103,31 @@ class TestLease:
 
         assert started == [0, 2]
         assert await bench.pending() == {ids[1]: ("thief", 2)}
+
+
+async def test_what_arrives_while_a_renewal_travels_is_as_old_as_it_was(
+    server_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not renewed: an answer that lay around (a stopped process) may be others' by now. And
+    of what is said of the name meanwhile the renewal does not tell, either."""
+    consumer = server_bench.consumer(RecordingHandler(), min_idle_claim_ms=1000)
+    leases = consumer._in_flight.leases
+    leases.name, now_ms = "me", mono_ms()
+    first, old = await server_bench.push(1, 2)
+    await server_bench.deliver("me")
+    leases.hold([StreamMessage(first, b"", 1)], now_ms)
+
+    answer = Held(monkeypatch, PendingList, "renew")
+    renewal = asyncio.create_task(leases.renew())
+    await answer.came.wait()
+    leases.hold([StreamMessage(old, b"", 1)], now_ms - 60_000)
+    leases.name_was_made(NoPermissionError("it cannot be told whether that made the name"))
+    answer.go.set()
+    await renewal
+    assert leases.is_old(mono_ms())
+    assert leases.look_first
+
+    await leases.renew()
+    assert not leases.is_old(mono_ms())
+    assert not leases.look_first
+    leases.close()
