@@ -31,7 +31,7 @@ from .delivery.pending import TRIM_AT_ONCE
 from .exceptions import ConfigError
 from .later.extras import Asked
 from .later.keys import Companions
-from .later.push import calls, result_of
+from .later.push import calls, goes_on, result_of
 from .pushing.bulk import LIMIT, forbids_scripts, own_copy, refusal
 from .pushing.durability import Durability
 from .pushing.portions import Pushes, portions
@@ -258,10 +258,9 @@ class SyncLink:
         for count, script, keys, args in calls(asked, beside, most, group, results):
             try:
                 results += map(result_of, of_length(count, self._script(script, keys, *args)))
-            except ResponseError as error:
-                results += [own_copy(error) for _ in range(count)]
-            except OUTAGES as error:  # the rest is not tried
-                return results + [own_copy(error) for _ in asked[len(results) :]]
+            except OUTAGES as error:
+                if not goes_on(error, count, asked, results):
+                    break
         return results
 
     def and_wait(

@@ -28,14 +28,15 @@ def calls(
     beside: Companions,
     most: int,
     group: str | None,
-    results: Sequence[Any] | None = None,
+    results: list[Any] | None = None,
 ) -> Iterator[Call]:
     """Split messages into script calls.
 
     most: how many messages may be scheduled; 0 = any number. results: None, or the list of results
     so far, which the caller extends after each call: then either all messages are scheduled or,
     where there is no room for all, none: if others have taken the room meanwhile, what was
-    scheduled is taken back, and the rest is not tried.
+    scheduled is taken back, and the rest is not tried. A call that takes back adds 0 messages; if
+    it fails, its error is what came of all of them.
     """
     start, wanted = 0, 0 if results is None else len(asked)
     while start < len(asked):
@@ -53,8 +54,9 @@ def calls(
             count, size = count + 1, size + len(one.payload)
         yield count, PUSH_WITH, keys, args
         if results is not None:
-            if any(isinstance(one, BacklogFull) for one in results[start:]):
+            if full := [one for one in results[start:] if isinstance(one, BacklogFull)]:
                 yield from _back(asked, beside, results)
+                results[:] = [own_copy(full[0]) for _ in asked]
                 return
             wanted -= count
         start += count
@@ -95,11 +97,23 @@ async def push_asked(
         try:
             reply = await link.script(script, keys, *args)
             results += map(result_of, of_length(count, reply))
-        except ResponseError as error:
-            results += [own_copy(error) for _ in range(count)]
         except OUTAGES as error:
-            return results + [own_copy(error) for _ in asked[len(results) :]]
+            if not goes_on(error, count, asked, results):
+                break
     return results
+
+
+def goes_on(error: Exception, count: int, asked: Sequence[Asked], results: list[Any]) -> bool:
+    """Note the error of a call for those that it concerns; may more calls be tried?
+
+    count: how many messages the call adds. results: those of the calls before it.
+    """
+    refused = isinstance(error, ResponseError)
+    if not count:  # nobody knows what was taken back
+        results.clear()
+    concerned = count if refused and count else len(asked) - len(results)
+    results += [own_copy(error) for _ in range(concerned)]
+    return refused and count > 0
 
 
 def result_of(reply: Any) -> PushedId | Exception:

@@ -9,13 +9,17 @@ from functools import partial
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 
-from redis_stream_queue import BacklogFull, ConfigError, StreamClient, StreamProducer
+from redis_stream_queue import BacklogFull, ConfigError, StreamClient, StreamProducer, _blocking
 from redis_stream_queue.exceptions import ClusterSlotError
+from redis_stream_queue.later import push
 from redis_stream_queue.later.ids import due_ms, is_scheduled
 from redis_stream_queue.later.keys import companions
 from redis_stream_queue.operations.readings import server_ms
 from tests.library.kit import Bench, waiting
+from tests.support.faultproxy import ThreadedFaultProxy
+from tests.support.servers import Server
 
 HOUR_MS = 3_600_000
 
@@ -162,6 +166,49 @@ async def test_a_call_that_others_took_the_room_from_takes_all_back(
     assert not any(one.duplicate for one in again)
     for producer in producers:
         await producer.close()
+
+
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("trouble", ["refused", "lost"])
+async def test_what_cannot_be_taken_back_is_not_called_refused(
+    server: Server, stream: str, monkeypatch: pytest.MonkeyPatch, sync: bool, trouble: str
+) -> None:
+    """The caller gets that error instead: some may be scheduled."""
+    monkeypatch.setattr("redis_stream_queue.later.push.AT_ONCE", 2)
+    take_back = push._back
+    with ThreadedFaultProxy(server.socket_path or "") as proxy, server.client() as others:
+        client = StreamClient.from_url(f"redis://127.0.0.1:{proxy.port}/0")
+        producer = StreamProducer(client, stream, max_scheduled=3)
+        later = companions(client.key(stream)).later
+
+        def meanwhile(*args: Any) -> Any:
+            if trouble == "lost":
+                proxy.set(refuse=True)
+                proxy.reset_all()
+            else:
+                others.execute_command("ACL", "SETUSER", "default", "-zremrangebyrank")
+            return take_back(*args)
+
+        def calls(*args: Any) -> Any:
+            for call in all_calls(*args):
+                if call[3][2] == 1:  # the last one: others have taken the room
+                    others.zadd(later, {"theirs": 9e12})
+                yield call
+
+        all_calls = push.calls
+        monkeypatch.setattr(push, "_back", meanwhile)
+        monkeypatch.setattr(push, "calls", calls)
+        monkeypatch.setattr(_blocking, "calls", calls)
+        many = producer.push_many
+        way = partial(asyncio.to_thread, producer.push_many_sync) if sync else many
+        try:
+            with pytest.raises((RedisError, OSError)):
+                await way([1, 2, 3], delay_ms=HOUR_MS)
+        finally:
+            others.execute_command("ACL", "SETUSER", "default", "+@all")
+        assert others.zcard(later) == 3
+        assert producer.metrics().total_pushed == 0
+    await StreamClient.close_all()
 
 
 async def test_what_is_listed_before_a_date_without_a_zone_is_refused() -> None:
