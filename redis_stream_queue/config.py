@@ -6,9 +6,9 @@ import socket
 from dataclasses import dataclass
 from typing import TypedDict
 
+from ._burial_mark import MOST_DELIVERIES
 from ._names import worker_name
 from ._validate import Maybe, Rule, Text, Whole, check_fields
-from .delivery.burial_mark import MOST_DELIVERIES
 from .delivery.fate import Policy
 from .exceptions import ConfigError
 

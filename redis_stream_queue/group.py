@@ -9,13 +9,13 @@ from typing import TypedDict
 
 from redis.exceptions import ResponseError
 
+from ._burial_mark import read_count
 from ._clock import span_text
 from ._names import check_same_slot, parking_due_ms
 from ._validate import Text, check
 from .client import StreamClient, check_client
 from .config import ConsumerConfig as ConsumerConfig  # 0.1.x had it here
 from .connection.scripts import COUNT_AFTER
-from .delivery.burial_mark import read_count
 from .delivery.pending import PendingList
 from .message import ConsumerInfo, PendingEntry, StreamStats, id_key
 

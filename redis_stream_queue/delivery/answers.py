@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from .._burial_mark import TOO_LARGE
 from .._log import logger
 from ..connection.carrying import NotCarriedError, carry, size_text
 from ..connection.link import Link
 from ..connection.scripts import Script
 from ..later.keys import Companions
 from ..message import StreamMessage
-from .burial_mark import TOO_LARGE
 
 log = logger(__name__)
 

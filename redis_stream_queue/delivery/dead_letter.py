@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from .._burial_mark import MOST_DELIVERIES, TOO_LARGE, marked, read_count
 from .._clock import mono_ms, wall_ms
 from .._log import logger
 from .._names import parking_due_ms
@@ -20,7 +21,6 @@ from ..config import ConsumerConfig
 from ..handlers import DLQHandler
 from ..message import StreamMessage
 from ..serializers import Serializer
-from .burial_mark import MOST_DELIVERIES, TOO_LARGE, marked, read_count
 from .invocation import call_hook
 from .pending import Parked, PendingList
 
@@ -210,7 +210,12 @@ class DeadLetterWriter:
             return f"its consumer {worker} vanished while it held the message"
         begun, _, deliveries = read_count(message.delivery_count)
         most = self._config.max_deliveries
-        if worker is None or begun or not most <= deliveries < MOST_DELIVERIES:
+        if begun:
+            return (
+                "its burial had begun before and was refused or cut off; what it failed of is in "
+                "the log of that time"
+            )
+        if worker is None or not most <= deliveries < MOST_DELIVERIES:
             return ""
         now = f"was lowered to {most}" if deliveries > most else f"is {most} (was it lowered?)"
         return (

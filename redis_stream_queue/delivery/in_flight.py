@@ -15,6 +15,7 @@ from itertools import islice
 
 from redis.exceptions import ResponseError
 
+from .._burial_mark import MAX_DELIVERIES, marked
 from .._clock import mono_ms
 from .._log import logger
 from .._names import worker_name
@@ -22,13 +23,13 @@ from ..client import StreamClient
 from ..config import ConsumerConfig
 from ..connection.carrying import NotCarriedError, carry
 from ..connection.exchange import OUTAGES
+from ..connection.refusals import words_of
 from ..handlers import DLQHandler
 from ..later.postponed import LONG_MS
 from ..message import StreamMessage, id_key
 from ..metrics import ConsumerMeter
 from ..serializers import Serializer
 from .answers import AT_ONCE
-from .burial_mark import MAX_DELIVERIES, marked
 from .dead_letter import DeadLetterWriter
 from .hooks import Hooks
 from .leases import Leases
@@ -328,7 +329,7 @@ class InFlight:
             )
         except ResponseError as refused:  # OOM, NOPERM, wrong type: the letter waits
             self._hooks.counted(self.meter)  # it was not buried, though it is no longer held
-            await self.letters.refused(message, reason, error, str(refused), self.name)
+            await self.letters.refused(message, reason, error, words_of(refused), self.name)
             return
         self.meter.dlq += buried
         self._hooks.counted(self.meter)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
+from .._burial_mark import DECODE_ERROR, TOO_LARGE
 from ..config import ConsumerConfig
 from ..connection.replies import Missing
 from ..exceptions import SoftTimeLimitExceeded
 from ..message import StreamMessage
 from .batch import one_line, verdict_of
-from .burial_mark import DECODE_ERROR, TOO_LARGE
 from .failures import Failures
 from .unsettled import Unsettled
 

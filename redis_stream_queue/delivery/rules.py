@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .._burial_mark import MAX_DELIVERIES
 from ..message import StreamMessage
-from .burial_mark import MAX_DELIVERIES
 
 Errors = tuple[type[BaseException], ...]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .._log import logger
 from ..connection.backoff import Backoff
 from ..connection.exchange import OUTAGES
+from ..connection.refusals import words_of
 from ..exceptions import RedisStreamError
 
 log = logger(__name__)
@@ -43,7 +44,7 @@ class Setbacks:
             log.error(
                 "%s%s; trying again in %.2g s",
                 who,
-                str(error).rstrip(".") or type(error).__name__,
+                words_of(error) or type(error).__name__,
                 pause_s,
                 exc_info=None if isinstance(error, OUTAGES) else error,
             )

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from .._burial_mark import EXPIRED, REJECTED, uncounted
 from .._clock import mono_ms
 from .._log import logger
 from ..config import ConsumerConfig
@@ -14,7 +15,6 @@ from ..message import StreamMessage
 from ..metrics import ConsumerMeter
 from .answers import RESULT, Answer, answer_to, failure
 from .batch import DONE, NOT_ACKNOWLEDGED, Outcome, Verdict
-from .burial_mark import EXPIRED, REJECTED, uncounted
 from .expiry import DEAD, TTL
 from .hooks import Hooks
 from .pending import Parked, SeenEntry

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from .._burial_mark import read_count
 from .._names import parking_due_ms
 from ..connection.link import Link
 from ..connection.replies import entry_message, text
@@ -221,7 +222,7 @@ async def _answer(link: Link, script: Script, keys: list[str], message_id: str) 
 def _group_state(group: str, has_read: bool, line: list[Any]) -> GroupState:
     if not line:
         return GroupState(group, "done" if has_read else "waiting")
-    holder, idle_ms, count = text(line[1]), int(line[2]), int(line[3])
+    holder, idle_ms, count = text(line[1]), int(line[2]), read_count(int(line[3]))[2]
     parked_ms = parking_due_ms(group, holder)
     if parked_ms is None:
         return GroupState(group, "running", holder, idle_ms, count)

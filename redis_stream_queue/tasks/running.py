@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from .._burial_mark import UNKNOWN_TASK
 from .._validate import did_you_mean
 from ..delivery.answers import RESULT, VALUE, answer_to
 from ..delivery.batch import Batch
-from ..delivery.burial_mark import UNKNOWN_TASK
 from ..delivery.current import handled
 from ..delivery.invocation import must_be_awaited, to_its_end
 from ..delivery.per_message import PerMessage

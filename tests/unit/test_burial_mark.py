@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_stream_queue.delivery.burial_mark import REASONS, marked, read_count, uncounted
+from redis_stream_queue._burial_mark import REASONS, marked, read_count, uncounted
 
 COUNTS = st.integers(0, 10**9 - 1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...delivery.burial_mark import REASONS
+from ..._burial_mark import REASONS
 from ...delivery.hooks import Hooks
 
 

@@ -11,6 +11,7 @@ from ..._log import logger
 from ..._plain import plain_cut
 from ...client import StreamClient
 from ...connection.exchange import OUTAGES
+from ...connection.refusals import words_of
 from ...operations.readings import Reading, read
 from ..settings import Settings
 
@@ -59,7 +60,7 @@ class Observation:
                     await self._read_letters(DeadLetterQueue(client, consumer.dlq_stream))
             except OUTAGES as error:  # the clocks of maintenance.py log an outage
                 log.debug("no reading of the stream: %s", error)
-                self.error = plain_cut(str(error) or type(error).__name__, MOST_TEXT)
+                self.error = plain_cut(words_of(error) or type(error).__name__, MOST_TEXT)
                 self.failing_since_s = self.failing_since_s or time.time()
             await asyncio.sleep(READ_S)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
+from ..._burial_mark import MAX_DELIVERIES
 from ..._clock import mono_ms
-from ...delivery.burial_mark import MAX_DELIVERIES
 from ...delivery.fate import Fate
 from ...delivery.pending import SeenEntry
 from ..protocol import NoWork, Take

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from ..._log import logger
 from ..._plain import plain_cut
 from ...connection.backoff import Backoff
+from ...connection.refusals import words_of
 
 MOST_TEXT = 200  # characters
 
@@ -24,7 +25,7 @@ class Outage:
     def failed(self, who: Hashable, what: str, error: Exception) -> None:
         """A task of the master has failed. who: is it. what: names it in the log."""
         self._failing.add(who)
-        self.error = plain_cut(str(error).rstrip(".") or type(error).__name__, MOST_TEXT)
+        self.error = plain_cut(words_of(error) or type(error).__name__, MOST_TEXT)
         self._tries.next_s()  # for the log alone
         if self._tries.worth_a_line():
             log.error("%s: %s; trying again until Redis is back", what, self.error)

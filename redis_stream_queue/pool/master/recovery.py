@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import ResponseError
 
+from ..._burial_mark import read_count, uncounted
 from ..._clock import mono_ms
 from ..._log import logger
 from ..._names import parking_due_ms
 from ...client import StreamClient
 from ...connection.carrying import size_text
 from ...connection.refusals import passes
-from ...delivery.burial_mark import read_count, uncounted
 from ...delivery.fate import Fate, Owner, Policy, fate
 from ...delivery.in_flight import InFlight
 from ...delivery.pending import Parked, PendingList

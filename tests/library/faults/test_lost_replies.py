@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redis_stream_queue import ConsumerConfig, StreamMessage, StreamProducer
-from redis_stream_queue.delivery.burial_mark import read_count
+from redis_stream_queue._burial_mark import read_count
 from redis_stream_queue.delivery.in_flight import InFlight
 from redis_stream_queue.delivery.pending import PendingList, SeenEntry
 from tests.library.faults.conftest import LONG_MS, through, until_blocked
