@@ -13,7 +13,7 @@ class Companions(NamedTuple):
 
     later: scheduled messages. seq: the number of the last one. bell: a short stream that wakes the
     processes that wait for a change. control: pauses. unique: unfinished unique messages. cron:
-    periodic messages. retried: new ids of messages whose retry was scheduled. cancelled: ids of
+    periodic messages. retried: where messages are whose retry was scheduled. cancelled: ids of
     messages that were cancelled lately while they ran.
     """
 

@@ -113,7 +113,7 @@ class Mover:
         lead_ms: if more are due, other movers keep away for this time; 0 = they do not.
         """
         beside = self._beside
-        keys = [beside.stream, beside.later, beside.unique, beside.control]
+        keys = [beside.stream, beside.later, beside.unique, beside.control, beside.retried]
         args = (AT_ONCE, AT_ONCE_BYTES, self._name, lead_ms, AT_ONCE_S)
         asked_ms = _loop_ms()
         reply = await self.client.link().script(MOVE, keys, *args)

@@ -15,7 +15,7 @@ from ..connection.replies import text
 from ..connection.scripts import Script
 from ..connection.shapes import an_id
 from .keys import Companions
-from .scripts import NOW
+from .scripts import FIND, NOW, UNFINISHED
 
 LONG_MS = 600_000  # what waits longer than this is scheduled
 DELIVERIES, LAST_ERROR = "rsq:deliveries", "rsq:last_error"
@@ -31,6 +31,8 @@ AT_ONCE = 50
 # Returns the ids of those that are scheduled now.
 POSTPONE = Script(
     NOW
+    + FIND
+    + UNFINISHED
     + """
 local moved, earliest = {}, nil
 if #redis.call('XINFO', 'GROUPS', KEYS[1]) ~= 1 then return moved end
@@ -73,11 +75,14 @@ for i = 3, #ARGV, 4 do
     end
   end
 end
--- of the notes about those that have come back two go with each call
+-- of the notes about those that ended two go with each call, a day after they were due
 local notes = earliest and redis.pcall('HRANDFIELD', KEYS[6], 2) or {}
 for _, first in ipairs(notes.err and {} or notes) do
-  local due = tonumber(string.sub(redis.call('HGET', KEYS[6], first), 2, 14)) or 0
-  if due < now - 86400000 then redis.pcall('HDEL', KEYS[6], first) end
+  local id = redis.call('HGET', KEYS[6], first)
+  local due = tonumber(string.match(id, '^@?(%d+)')) or 0
+  if due < now - 86400000 and not unfinished(KEYS[1], KEYS[2], ARGV[1], id, true) then
+    redis.pcall('HDEL', KEYS[6], first)
+  end
 end
 if earliest and redis.pcall('ZCOUNT', KEYS[2], '-inf', '(' .. int(earliest)) == 0 then
   redis.pcall('XADD', KEYS[4], 'MAXLEN', '~', 16, '*', 'due', int(earliest))

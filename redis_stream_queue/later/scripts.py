@@ -193,8 +193,8 @@ return out
 """
 ).returning([Either(bytes, (bytes, int), Exception)])
 
-# KEYS: stream, later, unique, control. ARGV: most messages, most bytes, the mover's name, ms for
-#       which it leads where more is due than that (0 = it does not), seconds of the server's
+# KEYS: stream, later, unique, control, retried. ARGV: most messages, most bytes, the mover's name,
+#       ms for which it leads where more is due than that (0 = it does not), seconds of the server's
 #       processor time behind which it stops
 # Moves what is due into the stream, the oldest first. Where the machine is slow for a moment it
 # stops early, so that nobody waits for long (TIME stands still within a script; os.clock() is
@@ -243,6 +243,8 @@ while moved < most and bytes < most_bytes and not failed do
       for i = 1, type(id) == 'string' and #parts - 1 or 0, 2 do
         if parts[i] == 'rsq:unique' and redis.pcall('HGET', KEYS[3], parts[i + 1]) == scheduled then
           redis.pcall('HSET', KEYS[3], parts[i + 1], id)
+        elseif parts[i] == 'rsq:first' then
+          redis.pcall('HSET', KEYS[5], parts[i + 1], id)
         end
       end
     end

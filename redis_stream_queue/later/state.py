@@ -28,7 +28,7 @@ def more(reply: Any) -> bool:
 # Looks at 300 entries (a ms) from ``after`` on ('' = from its time on); returns the entry, or nil
 # and from where to look on with the next call (nil at the end of the stream).
 # where(id, retried, after): the message's id of now: of a scheduled one, else of its entry; where
-# it is not found, as moved(). retried: key of the notes of where long retries went.
+# it is not found, as moved(). retried: key of the notes of where long retries are.
 # each_group(id, entry, see): see(group, line of XPENDING or nil, has the group read it?) for each.
 GROUPS = (
     BELOW
@@ -52,7 +52,7 @@ local function moved(id, after)
 end
 local function where(id, retried, after)
   local noted = redis.pcall('HGET', retried, id)
-  if type(noted) == 'string' and string.find(noted, '^@%d+%-%d+$') then id = noted end
+  if type(noted) == 'string' and string.find(noted, '^@?%d+%-%d+$') then id = noted end
   if string.sub(id, 1, 1) ~= '@' or find(KEYS[2], string.sub(id, 2)) then return id end
   return moved(id, after)
 end

@@ -13,8 +13,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from redis_stream_queue import Every, JsonSerializer, Mover, StreamClient, StreamProducer
+from redis_stream_queue import (
+    Every,
+    JsonSerializer,
+    Mover,
+    StreamClient,
+    StreamProducer,
+)
+from redis_stream_queue.later.keys import companions
 from redis_stream_queue.later.periodic import schedules_of
+from redis_stream_queue.later.postponed import Postponed, postpone
 from redis_stream_queue.later.ticker import Ticker
 from tests.chaos.jump import JumpingClock
 from tests.library.kit import GROUP, Bench, RecordingHandler
@@ -128,6 +136,43 @@ async def test_what_is_pushed_behind_a_jump_back_has_not_expired(
     await bench.until(lambda: consumer.metrics().total_acked == 3, "they are settled")
     assert [m.data for m in handler.messages] == [0, 1, 2]
     await bench.stop(consumer)
+
+
+@pytest.mark.parametrize("where", ["running", "scheduled"])
+async def test_a_long_retry_is_found_by_its_first_id_as_long_as_it_is_unfinished(
+    bench: Bench, clock: JumpingClock, where: str
+) -> None:
+    """Also days after it was due, while others wait for retries of theirs; not when it is gone."""
+    client, stream, beside = bench.client, bench.stream, companions(bench.stream)
+
+    async def retry_later(count: int) -> str:
+        await bench.push(*range(count))
+        ids = await bench.deliver("c")
+        later = [Postponed(entry_id, 1, HOUR_S * 1000, "") for entry_id in ids]
+        for one in later:  # each forgets two notes that are of no use
+            assert await postpone(client.link(), beside, GROUP, "c", [one])
+        return ids[0]
+
+    async def state() -> str:
+        found = await client.find(stream, first)
+        return found.state if found else "gone"
+
+    first = await retry_later(1)
+    if where == "running":
+        await jump(bench, clock, HOUR_S + 60)
+        assert await Mover(client, stream).move() == 1
+        await bench.deliver("holder")
+    await jump(bench, clock, 3 * 24 * HOUR_S)
+    await retry_later(10)
+    assert await state() == where
+    assert await client.cancel(stream, first) == where
+    assert await state() == "gone"
+
+    async def forgotten() -> bool:
+        await retry_later(10)
+        return not await client.link().call(stream, "HEXISTS", beside.retried, first)
+
+    await bench.until(forgotten, "nothing is left of it")
 
 
 async def test_no_tick_comes_twice(bench: Bench, clock: JumpingClock) -> None:
