@@ -90,12 +90,12 @@ class ClusterLink(Link):
             **kwargs,
         )
         self.version = 0  # of the slot map; 0 = none yet
-        self._stale = True
+        self._failures, self._mapped = 1, 0  # of nodes, and how many of them the map knows of
         self._refreshing = asyncio.Lock()
 
     async def node_of(self, key: str) -> ClusterNode:
         """The master that serves the key's slot."""
-        if self._stale:
+        if self._failures > self._mapped:
             await self.refresh(self.version)
         node: ClusterNode | None = self._cluster.get_node_from_key(key)
         if node is None:
@@ -114,6 +114,7 @@ class ClusterLink(Link):
         async with self._refreshing, asyncio.timeout(self.endpoint.socket_timeout):
             if self.version != seen:
                 return
+            failures = self._failures  # the answer may be older than one that comes meanwhile
             before = list(self._cluster.nodes_manager.nodes_cache.values())
             try:
                 if self.version == 0:
@@ -130,7 +131,7 @@ class ClusterLink(Link):
                 if self._is_replaced(node):  # redis-py before 7.2 would close those in use too
                     node._connections[:] = node._free
             self.version += 1
-            self._stale = False
+            self._mapped = failures
 
     def _is_replaced(self, node: ClusterNode) -> bool:
         """Has a newer map replaced the node? Whoever uses a connection of it closes it then."""
@@ -193,7 +194,7 @@ class ClusterLink(Link):
                 return []
             replies = await exchange(connection, commands, timeout_s)
         except (OSError, RedisError):
-            self._stale = True  # the node may be gone: look where the slot went
+            self._failures += 1  # the node may be gone: look where the slot went
             raise
         finally:
             node.release(connection)
@@ -221,7 +222,7 @@ class ClusterLink(Link):
                 node.release(connection)
                 if not isinstance(error, OSError | RedisError):
                     raise
-                self._stale = True
+                self._failures += 1
                 stays = isinstance(error, ResponseError | AuthenticationError)
                 if (stays and not passes(error)) or self.loop.time() >= end_s:
                     raise

@@ -30,9 +30,9 @@ async def reconnect(link: Link, connection: AbstractConnection) -> None:
     """Open a connection anew; nothing is logged, as nobody has waited for anything on it."""
     await cut(connection)
     async with connecting(link.endpoint):
-        began_s = link.loop.time()
+        began = link.begin()
         await connection.connect()
-        link.wire(connection, began_s)
+        link.wire(connection, began)
         await exchange(connection, [("PING",)], None)
 
 
@@ -92,9 +92,9 @@ class DedicatedConnection(ABC):
             return connection
         await self.close()
         async with connecting(self.endpoint):
-            began_s = self.link.loop.time()
+            began = self.link.begin()
             connection = self.connection = await self._open()
-            wire = self.link.wire(connection, began_s)
+            wire = self.link.wire(connection, began)
             id_, info = await exchange(connection, [("CLIENT", "ID"), ("INFO", "server")], None)
         self.life = wire.life = run_id(info)
         self.link.answered_by(self.life)
@@ -151,15 +151,21 @@ class Link(ABC):
     @abstractmethod
     def _pooled(self) -> list[AbstractConnection]: ...
 
-    def wire(self, connection: AbstractConnection, began_s: float) -> Wire:
-        """What is known of an open connection.
+    def begin(self) -> tuple[float, int]:
+        """For wire(): when connecting begins, and in which generation. An older one may have led to
+        the wrong server."""
+        return self.loop.time(), self.generation
 
-        began_s: when connecting began, by the loop's clock, if it was opened just now (connecting
-        takes two round trips or more: a first measure of one).
+    def wire(self, connection: AbstractConnection, began: tuple[float, int]) -> Wire:
+        """What is known of a connection that was opened just now.
+
+        began: what begin() has told. (Connecting takes two round trips or more: a first measure of
+        one.)
         """
+        began_s, generation = began
         wire = wire_of(connection, (self.loop.time() - began_s) / 2)
         if wire.on_progress is None:
-            wire.generation = self.generation
+            wire.generation = generation
             wire.on_progress, wire.on_demoted = self._progressed, self.abandon
         return wire
 
@@ -174,7 +180,7 @@ class Link(ABC):
             await exchange(connection, [("PING",)], PROBE_S)
         except OUTAGES:  # a server or something on the way has forgotten it: no reason to worry
             return False
-        return True
+        return wire.generation == self.generation  # it may have been abandoned meanwhile
 
     async def read(
         self, key: str, commands: Sequence[Command], timeout_s: float | None

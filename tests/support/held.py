@@ -19,7 +19,7 @@ class Held:
     def __init__(
         self,
         monkeypatch: pytest.MonkeyPatch,
-        owner: type,
+        owner: Any,
         name: str,
         wanted: Callable[[tuple[Any, ...], Any], bool] = lambda arguments, answer: True,
     ) -> None:

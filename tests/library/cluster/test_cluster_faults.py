@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 import redis
+from redis.asyncio.cluster import NodesManager
 from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_stream_queue import StreamClient, StreamProducer
+from redis_stream_queue.connection import cluster
 from redis_stream_queue.connection.exchange import OUTAGES
 from tests.library.kit import Bench, RecordingHandler, running
 from tests.support.cluster import Cluster
+from tests.support.held import Held
 from tests.support.servers import Server
 
 # -- slots that move ----------------------------------------------------------------------------
@@ -84,6 +88,30 @@ class TestManyAtOnce:
                 return_exceptions=True,
             )
         assert [r for r in results if isinstance(r, Exception)] == []
+
+
+async def test_a_node_that_fails_while_the_map_is_asked_for_is_looked_for_anew(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The map that arrives then may be from before its failover."""
+    link: Any = bench.client.link()
+    await bench.push(1)
+    answer = Held(monkeypatch, NodesManager, "initialize")
+    asked = asyncio.create_task(link.refresh(link.version))
+    await answer.came.wait()
+    with monkeypatch.context() as patch:
+
+        async def breaks(*_: Any) -> Any:
+            raise RedisConnectionError("the node has died")
+
+        patch.setattr(cluster, "exchange", breaks)
+        with pytest.raises(RedisConnectionError):
+            await link.call(bench.stream, "XLEN", bench.stream)
+    answer.go.set()
+    await asked
+    version = link.version
+    await bench.push(2)
+    assert link.version == version + 1
 
 
 class TestMovedSlot:
