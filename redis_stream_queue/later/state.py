@@ -68,22 +68,39 @@ end
 """
 )
 
-# KEYS: stream, later, bell, retried, cancelled. ARGV: id, from where to look on (see more())
+# What whoever waits for the result of a cancelled message gets; see delivery/answers.py.
+ANSWER = b'E["cancelled", "it was cancelled"]'
+
+# KEYS: stream, later, bell, retried, cancelled, result. ARGV: id, from where to look on (see
+#       more()), ANSWER
 # Takes a message back: it is removed from wherever it is unfinished. Of one that runs the bell
-# tells, and a note for whoever has not heard the bell, by the ms of its id.
+# tells, and a note for whoever has not heard the bell, by the ms of its id. Whoever waits for its
+# result is told in the same step, if the id is the one that its push returned.
 # Returns what it was (scheduled, waiting, retrying, running), '' if it is gone; or more().
 CANCEL = Script(
     FIND
+    + FIELDS
     + GROUPS
     + """
+local function tell(id, parts)
+  local of = {}
+  for i = 1, #parts - 1, 2 do of[parts[i]] = parts[i + 1] end
+  local kept, pushed = of['rsq:result'], of['rsq:first'] or of['rsq:scheduled'] or id
+  if kept and pushed == ARGV[1] and string.find(kept, '^%d+$') and #kept < 16 then
+    redis.pcall('RPUSH', KEYS[6], ARGV[3])
+    redis.pcall('PEXPIRE', KEYS[6], kept)
+  end
+end
 local state, groups, id, behind = '', 0, where(ARGV[1], KEYS[4], ARGV[2])
 if not id then return behind or '' end
 if string.sub(id, 1, 1) == '@' then
-  local rank = find(KEYS[2], string.sub(id, 2))
+  local rank, member = find(KEYS[2], string.sub(id, 2))
   redis.call('ZREMRANGEBYRANK', KEYS[2], rank, rank)
+  tell(id, (fields(member)))
   return 'scheduled'
 end
-local exists = redis.call('XRANGE', KEYS[1], id, id)[1] ~= nil
+local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+local exists = entry ~= nil
 each_group(id, function(group, line, has_read)
   groups = groups + 1
   if line then
@@ -96,7 +113,10 @@ each_group(id, function(group, line, has_read)
   end
 end)
 if groups == 0 and exists then state = 'waiting' end
-if state ~= '' then redis.call('XDEL', KEYS[1], id) end
+if state ~= '' then
+  redis.call('XDEL', KEYS[1], id)
+  if exists then tell(id, entry[2]) end
+end
 if state == 'running' then
   redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', 16, '*', 'cancel', id)
   redis.pcall('ZADD', KEYS[5], string.match(id, '%d+'), id)
@@ -183,7 +203,8 @@ async def cancel(link: Link, key: str, message_id: str) -> str:
     _check(message_id)
     beside = companions(key)
     keys = [beside.stream, beside.later, beside.bell, beside.retried, beside.cancelled]
-    return text(await _answer(link, CANCEL, keys, message_id))
+    keys.append(beside.result(message_id))
+    return text(await _answer(link, CANCEL, keys, message_id, ANSWER))
 
 
 async def find(link: Link, key: str, message_id: str) -> MessageState | None:
@@ -210,11 +231,13 @@ async def find(link: Link, key: str, message_id: str) -> MessageState | None:
     return MessageState(message.id, least, message.data, message.headers, None, groups)
 
 
-async def _answer(link: Link, script: Script, keys: list[str], message_id: str) -> Any:
+async def _answer(
+    link: Link, script: Script, keys: list[str], message_id: str, *args: bytes
+) -> Any:
     """What the script says in the end, however long after its time the message was moved."""
     reply: Any = b""
     while True:
-        reply = await link.script(script, keys, message_id, reply)
+        reply = await link.script(script, keys, message_id, reply, *args)
         if not more(reply):
             return reply
 

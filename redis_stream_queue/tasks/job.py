@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
-from ..delivery.answers import VALUE, failure
+from ..delivery.answers import VALUE
 from ..dlq import DeadLetterQueue
 from ..exceptions import ConfigError, ResultGone
 from ..later.extras import PushedId
-from ..later.keys import companions
 from ..message import id_before, id_key, is_entry_id
 from ..pushing.time_limit import limit_s
 from ..serializers import Serializer
@@ -106,14 +105,8 @@ class Job(Generic[R]):
         """
         if self._trial is not None:
             return self._trial.cancel(self.id)
-        client, stream = self._stream.client, self._stream.stream
-        if await client.cancel(stream, self.id) is None:
-            return False
-        if self._kept is not None:  # somebody may wait
-            key = companions(client.key(stream)).result(self.id)
-            await client.link().call(key, "RPUSH", key, failure("cancelled", "it was cancelled"))
-            await client.link().call(key, "PEXPIRE", key, self._kept.ttl_ms)
-        return True
+        stream = self._stream
+        return await stream.client.cancel(stream.stream, self.id) is not None
 
     async def result(self, timeout_s: float | None = None) -> R:
         """Wait for the value that the task returns; any number of programs may wait for it.

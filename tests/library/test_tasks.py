@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from redis_stream_queue import Queue, StreamConsumer
+from redis_stream_queue import Mover, Queue, StreamConsumer, TaskFailed
 from redis_stream_queue.delivery.answers import VALUE
 from redis_stream_queue.later.keys import companions
 from redis_stream_queue.tasks.results import MOST_LOOKS
@@ -51,6 +51,44 @@ async def test_async_tasks_behind_a_plain_one_run_together_and_are_cancelled(
     pending = await bench.pending()
     assert first.id not in pending
     assert {pending[job.id][1] for job in others} == {0}
+
+
+@pytest.mark.parametrize("state", ["scheduled", "moved", "waiting", "running", "retrying"])
+async def test_whoever_waits_is_told_of_a_cancellation_in_the_same_step(
+    real_bench: Bench, state: str
+) -> None:
+    """Whoever cancels it; nobody sees it gone without a result. Without one there is no key."""
+    client, stream = real_bench.client, real_bench.stream
+    queue = Queue(stream, group=GROUP, client=client)
+
+    @queue.task(name="kept", result_ttl_s=60)
+    def kept() -> None: ...
+
+    @queue.task(name="plain")
+    def plain() -> None: ...
+
+    await client.create_group(stream, GROUP)
+    for task in (kept, plain):
+        delay_ms = {"scheduled": 60_000, "moved": 1}.get(state, 0)
+        job = await task.options(delay_ms=delay_ms).push()
+        if state == "moved":
+            await asyncio.sleep(0.01)
+            assert await Mover(client, stream).move() == 1
+        elif state in ("running", "retrying"):
+            holder = "c" if state == "running" else f"{GROUP}:retry:1024"
+            assert await real_bench.deliver(holder) == [job.id]
+        expected = "waiting" if state == "moved" else state
+        assert await client.cancel(stream, job.id) == expected
+        assert await job.status() == "gone"
+        key = companions(client.key(stream)).result(job.id)
+        left_ms = await client.link().call(key, "PTTL", key)
+        if task is kept:
+            with pytest.raises(TaskFailed, match="cancelled"):
+                await job.result(5)
+            assert 0 < left_ms <= 60_000
+        else:
+            assert left_ms == -2
+    await queue.close()
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
