@@ -21,7 +21,7 @@ from redis_stream_queue.connection.exchange import OUTAGES
 from tests.support.pool import PoolProcess
 
 from .app import GROUP, STREAM, tick_number
-from .later import PAUSE, Cancelled
+from .later import JUMP, PAUSE, Cancelled
 from .stage import GRACEFUL_S, READY_S, Host, Stage
 
 Run = Callable[[Stage, Host, random.Random], None]
@@ -248,7 +248,7 @@ def out_of_memory(stage: Stage, _: Host, rng: random.Random) -> None:
 
 def clock_jumps(stage: Stage, _: Host, rng: random.Random) -> None:
     if stage.clock.works:
-        stage.faults.moment("clock jumps")
+        stage.faults.moment(JUMP)
         stage.clock.jump(rng.choice([60, 5, -5, -60]))
 
 
@@ -370,7 +370,7 @@ ACTIONS = [
     Action("debug sleep", 1, debug_sleep, _redis),
     Action("demote", 1, demote, _redis),
     Action("out of memory", 1, out_of_memory, _redis),
-    Action("clock jumps", 1, clock_jumps, _redis),
+    Action(JUMP, 1, clock_jumps, _redis),
     Action("delete consumer", 1, delete_consumer, _redis),
     Action("cancel", 3, cancel, _operator),
     Action("pause", 6, pause, _operator),

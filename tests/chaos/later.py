@@ -15,7 +15,7 @@ BEFORE_S = 1.5  # a fault so long before may still keep a host from hearing
 HEARD_S = 0.5  # a pause or a cancellation has arrived everywhere by then, on a busy machine
 LATE_S = 1.0  # what may not start any more does not start so long after that
 BLOCKED_S = 15.0  # nothing keeps an acknowledgement from Redis for so long
-CANCEL, PAUSE = "cancelled", "paused"
+CANCEL, PAUSE, JUMP = "cancelled", "paused", "clock jumps"
 
 
 @dataclass(frozen=True)
@@ -130,17 +130,22 @@ class _Judge:
         return found
 
     def paused(self, runs: Sequence[Execution]) -> list[Finding]:
-        pauses = [f for f in self.faults.all if f.kind == PAUSE]
+        """Until the server's clock jumps: a pause that has an end may be over by it then."""
+        jumps = [f.begin_s for f in self.faults.all if f.kind == JUMP]
+        pauses = [
+            (pause.begin_s, min([pause.end_s, *(at for at in jumps if at > pause.begin_s)]))
+            for pause in self.faults.all
+            if pause.kind == PAUSE
+        ]
         return [
-            Finding("started while paused", run.id, f"{run.begin_s - pause.begin_s:.2f} s after it")
+            Finding("started while paused", run.id, f"{run.begin_s - begin_s:.2f} s after it")
             for run in runs
-            for pause in pauses
-            if pause.begin_s + HEARD_S < run.begin_s < pause.end_s
-            and not self._deaf(run, pause.begin_s)
+            for begin_s, end_s in pauses
+            if begin_s + HEARD_S < run.begin_s < end_s and not self._deaf(run, begin_s)
         ]
 
     def too_late(self, pushed: Sequence[Pushed]) -> list[Finding]:
-        if any(f.kind == "clock jumps" for f in self.faults.all):
+        if any(f.kind == JUMP for f in self.faults.all):
             return []  # then ours says nothing about the server's
         return [
             Finding("started after its time", p.id, f"{run.begin_s - p.at_s:.2f} s, {p.ttl_s} s")

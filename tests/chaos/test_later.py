@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .executions import Execution
 from .faults import Fault, Faults
-from .later import PAUSE, Cancelled, Refused, judge_later, resolved, withdrawn
+from .later import JUMP, PAUSE, Cancelled, Refused, judge_later, resolved, withdrawn
 from .verdict import Pushed, judge
 
 
@@ -64,6 +64,9 @@ def test_nothing_starts_while_paused() -> None:
     assert _findings(pushed, [_run(1, "1-0", 2, 3)], faults=[paused]) == ["started while paused"]
     assert _findings(pushed, [_run(1, "1-0", 4.1, 5)], faults=[paused]) == []
     assert _findings(pushed, [_run(1, "1-0", 1.1, 5)], faults=[paused]) == []
+    for at_s, found in ((1.5, []), (2.5, ["started while paused"])):  # its end may have come
+        jump = Fault(JUMP, at_s, at_s)
+        assert _findings(pushed, [_run(1, "1-0", 2, 3)], faults=[paused, jump]) == found
 
 
 def test_what_came_too_late_does_not_start() -> None:
