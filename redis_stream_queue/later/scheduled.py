@@ -12,7 +12,7 @@ from ..client import StreamClient
 from ..connection.replies import text
 from .ids import MOST_DUE_MS, as_datetime, due_ms, epoch_ms
 from .keys import companions
-from .scripts import CANCEL_LATER, LIST_LATER, PURGE_LATER
+from .scripts import CANCEL_LATER, CANCELLED, LIST_LATER, PURGE_LATER
 
 PAGE = 100
 PAGE_BYTES = 1 << 20
@@ -40,11 +40,11 @@ async def cancel_scheduled(client: StreamClient, stream: str, ids: Sequence[str]
     """
     for scheduled_id in ids:
         due_ms(scheduled_id)
-    key = companions(client.key(stream)).later
-    found: list[bool] = []
+    beside = companions(client.key(stream))
+    keys, found = [beside.later, beside.results], list[bool]()
     for start in range(0, len(ids), PAGE):
         numbers = [i.removeprefix("@") for i in ids[start : start + PAGE]]
-        found += map(bool, await client.link().script(CANCEL_LATER, [key], *numbers))
+        found += map(bool, await client.link().script(CANCEL_LATER, keys, CANCELLED, *numbers))
     return found
 
 

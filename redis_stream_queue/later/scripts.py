@@ -73,6 +73,24 @@ local function fields(member)
 end
 """
 
+# What whoever waits for the result of a cancelled message gets; see delivery/answers.py.
+CANCELLED = b'E["cancelled", "it was cancelled"]'
+
+# tell(results, id, parts, answer): writes this answer for whoever waits for the result of the
+# message with this id and these fields. results: how the keys of all results begin.
+TELL = """
+local function tell(results, id, parts, answer)
+  local of = {}
+  for i = 1, #parts - 1, 2 do of[parts[i]] = parts[i + 1] end
+  local ttl = tonumber(of['rsq:result'])
+  if not ttl or ttl < 1 or ttl > 31622400000 then return end
+  local key = results .. ':' .. (of['rsq:first'] or of['rsq:scheduled'] or id)
+  if type(redis.pcall('RPUSH', key, answer)) == 'number' then
+    redis.pcall('PEXPIRE', key, string.format('%.0f', ttl))
+  end
+end
+"""
+
 # unfinished(stream, later, group, id, started_counts): is this message waiting (scheduled or
 # unread) or, if that counts, pending in the group? A note beside the stream names an id; this is
 # what decides. (A script asks about one group only.)
@@ -317,16 +335,21 @@ return {}
 """
 ).returning([])
 
-# KEYS: later. ARGV: ids without their '@'
+# KEYS: later, results. ARGV: CANCELLED, then ids without their '@'
 # Returns 1 for each that was scheduled and is not any more, else 0.
 CANCEL_LATER = Script(
     FIND
+    + FIELDS
+    + TELL
     + """
 local out = {}
-for i, id in ipairs(ARGV) do
-  local rank = find(KEYS[1], id)
-  if rank then redis.call('ZREMRANGEBYRANK', KEYS[1], rank, rank) end
-  out[i] = rank and 1 or 0
+for i = 2, #ARGV do
+  local rank, member = find(KEYS[1], ARGV[i])
+  if rank then
+    redis.call('ZREMRANGEBYRANK', KEYS[1], rank, rank)
+    tell(KEYS[2], '@' .. ARGV[i], (fields(member)), ARGV[1])
+  end
+  out[i - 1] = rank and 1 or 0
 end
 return out
 """

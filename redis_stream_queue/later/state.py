@@ -16,7 +16,7 @@ from ..exceptions import ConfigError
 from ..message import is_entry_id
 from .ids import as_datetime, due_ms, is_scheduled
 from .keys import companions
-from .scripts import FIELDS, FIND
+from .scripts import CANCELLED, FIELDS, FIND, TELL
 
 
 def more(reply: Any) -> bool:
@@ -68,35 +68,24 @@ end
 """
 )
 
-# What whoever waits for the result of a cancelled message gets; see delivery/answers.py.
-ANSWER = b'E["cancelled", "it was cancelled"]'
-
-# KEYS: stream, later, bell, retried, cancelled, result. ARGV: id, from where to look on (see
-#       more()), ANSWER
+# KEYS: stream, later, bell, retried, cancelled, results. ARGV: id, from where to look on (see
+#       more()), CANCELLED
 # Takes a message back: it is removed from wherever it is unfinished. Of one that runs the bell
 # tells, and a note for whoever has not heard the bell, by the ms of its id. Whoever waits for its
-# result is told in the same step, if the id is the one that its push returned.
+# result is told in the same step.
 # Returns what it was (scheduled, waiting, retrying, running), '' if it is gone; or more().
 CANCEL = Script(
     FIND
     + FIELDS
+    + TELL
     + GROUPS
     + """
-local function tell(id, parts)
-  local of = {}
-  for i = 1, #parts - 1, 2 do of[parts[i]] = parts[i + 1] end
-  local kept, pushed = of['rsq:result'], of['rsq:first'] or of['rsq:scheduled'] or id
-  if kept and pushed == ARGV[1] and string.find(kept, '^%d+$') and #kept < 16 then
-    redis.pcall('RPUSH', KEYS[6], ARGV[3])
-    redis.pcall('PEXPIRE', KEYS[6], kept)
-  end
-end
 local state, groups, id, behind = '', 0, where(ARGV[1], KEYS[4], ARGV[2])
 if not id then return behind or '' end
 if string.sub(id, 1, 1) == '@' then
   local rank, member = find(KEYS[2], string.sub(id, 2))
   redis.call('ZREMRANGEBYRANK', KEYS[2], rank, rank)
-  tell(id, (fields(member)))
+  tell(KEYS[6], id, (fields(member)), ARGV[3])
   return 'scheduled'
 end
 local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
@@ -115,7 +104,7 @@ end)
 if groups == 0 and exists then state = 'waiting' end
 if state ~= '' then
   redis.call('XDEL', KEYS[1], id)
-  if exists then tell(id, entry[2]) end
+  if exists then tell(KEYS[6], id, entry[2], ARGV[3]) end
 end
 if state == 'running' then
   redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', 16, '*', 'cancel', id)
@@ -203,8 +192,8 @@ async def cancel(link: Link, key: str, message_id: str) -> str:
     _check(message_id)
     beside = companions(key)
     keys = [beside.stream, beside.later, beside.bell, beside.retried, beside.cancelled]
-    keys.append(beside.result(message_id))
-    return text(await _answer(link, CANCEL, keys, message_id, ANSWER))
+    keys.append(beside.results)
+    return text(await _answer(link, CANCEL, keys, message_id, CANCELLED))
 
 
 async def find(link: Link, key: str, message_id: str) -> MessageState | None:
