@@ -16,6 +16,7 @@ import time
 from typing import Any, ClassVar
 
 from ._clock import mono_ms
+from ._plain import without_passwords
 
 NAME = "redis_stream_queue"
 SAY_EVERY_MS = 60_000
@@ -78,6 +79,14 @@ class _OfAModule(logging.Logger):
     @disabled.setter
     def disabled(self, _: bool) -> None:
         pass
+
+    def makeRecord(self, *args: Any, **others: Any) -> logging.LogRecord:
+        """A record without the passwords of URLs, whoever wrote them into what it says."""
+        record = super().makeRecord(*args, **others)
+        text = logging.LogRecord.getMessage(record)
+        if (shown := without_passwords(text)) != text:
+            record.msg, record.args = shown, ()
+        return record
 
     def handle(self, record: logging.LogRecord) -> None:
         passed: Any = _parent.filter(record)  # from Python 3.12 on it may be another record

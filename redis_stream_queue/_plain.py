@@ -16,6 +16,7 @@ from typing import Any
 CONTINUED = "\n    "  # the lines of one record after its first
 MOST_TRACE_PART = 500  # characters of one frame, or of an error's own text
 _LEFT_OUT = " [...] "
+_URL = re.compile(r"\s*(rediss?|unix)(\+\w+)?://", re.IGNORECASE)
 # What is before the @ of a URL, and in its query
 _PASSWORD = re.compile(r"""(:/+)[^\s'"/][^\s'"]*(?=@)|(password=)[^\s'"&]+""", re.IGNORECASE)
 
@@ -52,6 +53,11 @@ def plain_cut(text: str, most: int, newline: str = "\\n") -> str:
 def without_passwords(text: str) -> str:
     """The text with *** for each password in a URL: a URL may stand where none is expected."""
     return _PASSWORD.sub(r"\1\2***", text) if ":/" in text else text
+
+
+def is_url(text: str) -> bool:
+    """Is it the URL of a Redis? (In place of a name it is a mistake, and may hold a password.)"""
+    return _URL.match(text) is not None
 
 
 def trace(error: BaseException, most: int) -> str:

@@ -12,7 +12,7 @@ from datetime import datetime
 from math import inf
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, overload
 
-from ._plain import without_passwords
+from ._plain import is_url, without_passwords
 from .exceptions import ConfigError
 
 T = TypeVar("T")
@@ -69,13 +69,16 @@ class Number(NamedTuple):
 
 
 class Text(NamedTuple):
-    """Text. empty: it may be. secret: what came instead is not shown."""
+    """Text that is not the URL of a Redis. empty: it may be. secret: it may be such a URL, and what
+    came instead is not shown."""
 
     empty: bool = False
     secret: bool = False
 
     def fits(self, value: object) -> bool:
-        return isinstance(value, str) and (self.empty or bool(value))
+        if not isinstance(value, str) or not (value or self.empty):
+            return False
+        return self.secret or not is_url(value)
 
     def __str__(self) -> str:
         return "text" if self.empty else "a non-empty text"
@@ -226,7 +229,11 @@ def check(name: str, value: object, rule: Rule) -> None:
         inner = rule.rule if isinstance(rule, Maybe) else rule
         secret = isinstance(inner, Text) and inner.secret
         came = f"a {type(value).__name__}" if secret else shown(value)
-        raise ConfigError(f"{name} must be {rule}, got {came}.")
+        raise ConfigError(f"{name} must be {rule}, got {came}.{_for_url(value)}")
+
+
+def _for_url(value: object) -> str:
+    return " A URL is for --url or REDIS_URL." if isinstance(value, str) and is_url(value) else ""
 
 
 def shown(value: object) -> str:

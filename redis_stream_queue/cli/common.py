@@ -15,6 +15,7 @@ from .. import _exits
 from .._exits import Failure
 from .._names import default_dlq
 from .._options import STREAM_PREFIX, URL, URL_FILE
+from .._plain import is_url
 from ..client import StreamClient
 from ..connection.exchange import OUTAGES
 from ..connection.refusals import explained
@@ -35,6 +36,8 @@ def name(_: click.Context, __: click.Parameter, value: str | None) -> str | None
     """A name that a key or a group can have."""
     if value is not None and (not value or not value.isprintable()):
         raise click.BadParameter(f"expected a name, got {value!r}.")
+    if value is not None and is_url(value):
+        raise click.BadParameter(f"expected a name, got {value!r}. A URL is for --url.")
     return value
 
 

@@ -18,7 +18,7 @@ from .._validate import Table, Texts, check, did_you_mean
 from ..connection.endpoint import endpoint_from_url
 from ..exceptions import ConfigError
 from .files import content
-from .options import click_option
+from .options import A_PATH, click_option
 from .output import say
 from .url import URL_FOUND
 
@@ -55,7 +55,7 @@ def config_option(options: Iterable[Option], *, anywhere: bool = False) -> Calla
         context.meta[CONFIG.name] = str(path)
 
     # eager, and added above --url: the options of the URL need the values of the file
-    return click_option(CONFIG, is_eager=True, expose_value=False, callback=read)
+    return click_option(CONFIG, is_eager=True, expose_value=False, callback=read, **A_PATH)
 
 
 def _found(named: str | None) -> Path | None:

@@ -10,6 +10,9 @@ import click
 from .._options import Option
 from .._validate import Choice, Maybe, Number, Rule, Switch, Whole
 
+# For click_option(): a shell completes it. (The type itself would look at the file.)
+A_PATH: dict[str, Any] = {"shell_complete": click.Path().shell_complete}
+
 
 class _WordOr(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
     """A whole number, or the word that stands for None."""

@@ -18,7 +18,7 @@ from click.core import ParameterSource
 from .._options import CREDENTIAL, DEFAULT_URL, URL, URL_FILE
 from ..exceptions import ConfigError
 from .files import content
-from .options import click_option
+from .options import A_PATH, click_option
 
 URL_FOUND = "url found in"  # key in click's context.meta: the file that the URL was read from
 SOURCES = (
@@ -54,9 +54,9 @@ def url_options(found: Callable[[str], None]) -> Callable[[Any], Any]:
     def add(command: Any) -> Any:
         # eager: the command may start itself again, and must do so before --file opens a pipe
         command = click_option(URL, is_eager=True, default=None, callback=choose)(command)
-        return click_option(URL_FILE, is_eager=True, expose_value=False, callback=note_file)(
-            command
-        )
+        return click_option(
+            URL_FILE, is_eager=True, expose_value=False, callback=note_file, **A_PATH
+        )(command)
 
     return add
 

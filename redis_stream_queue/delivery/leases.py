@@ -12,6 +12,7 @@ from ..connection.backoff import Backoff
 from ..connection.exchange import OUTAGES
 from ..connection.link import Link
 from ..connection.reading import Made
+from ..connection.refusals import words_of
 from ..message import StreamMessage
 from .hooks import Hooks
 from .pending import PendingList, Renewed
@@ -171,7 +172,7 @@ class Leases:
                 self._hooks.redis_failed()
                 backoff.next_s()
                 if backoff.worth_a_line():
-                    log.warning("the leases could not be renewed: %s", error)
+                    log.warning("the leases could not be renewed: %s", words_of(error))
 
     async def renew(self) -> None:
         """Renew the leases of all that is held, and forget what others have taken."""

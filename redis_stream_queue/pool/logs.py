@@ -17,7 +17,7 @@ import time
 from typing import Any, TextIO
 
 from .._log import logger, saying
-from .._plain import CONTINUED, json_line, plain, plain_cut, trace
+from .._plain import CONTINUED, json_line, plain, plain_cut, trace, without_passwords
 from ..delivery import current
 from .log_stream import UnheldHandler, unheld
 
@@ -178,7 +178,7 @@ def _parts(formatter: logging.Formatter, record: logging.LogRecord) -> tuple[str
     text, error = logging.LogRecord.getMessage(record), ""
     if record.exc_info and record.exc_info[1]:
         if _is_ours(record):
-            error = trace(record.exc_info[1], MOST_TRACE)
+            error = without_passwords(trace(record.exc_info[1], MOST_TRACE))
         else:
             error = formatter.formatException(record.exc_info)
     if record.stack_info:

@@ -55,6 +55,26 @@ class TestUsage:
         assert "cannot load serializer 'nosuch:thing': there is no module 'nosuch'" in text
 
 
+MISTAKEN = f"redis://:{SECRET}@h"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["push", MISTAKEN, "1"],
+        ["stats", "orders", "--group", MISTAKEN],
+        ["dlq", "list", "orders", "--dlq-stream", MISTAKEN],
+        ["stats", "orders", "--prefix", MISTAKEN],
+    ],
+    ids=lambda args: args[0],
+)
+def test_a_url_in_place_of_a_name(args: list[str], pool_url: str, pool_server: Server) -> None:
+    """It neither becomes a key nor is shown."""
+    assert "A URL is for --url" in said(rsq(*args, url=pool_url), _exits.USAGE)
+    with pool_server.client() as client:
+        assert client.dbsize() == 0
+
+
 PUSH = ["push", "orders", "1"]
 STATS = ["stats", "orders"]
 

@@ -167,13 +167,14 @@ def test_the_shell_completes() -> None:
     assert bash
     subprocess.run([bash, "-n"], input=script, text=True, check=True)
 
-    def completed(module: str, name: str, words: str) -> str:
+    def completed(module: str, name: str, words: str, at: str = "1") -> str:
         variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
         run = f"from redis_stream_queue.cli.{module} import main; main(prog_name={name!r})"
-        asked = {"COMP_WORDS": words, "COMP_CWORD": "1", variable: "bash_complete"}
+        asked = {"COMP_WORDS": words, "COMP_CWORD": at, variable: "bash_complete"}
         command = [sys.executable, "-c", run]
         return subprocess.check_output(command, env={**os.environ, **asked}, text=True)
 
     assert "_RSQ_POOL_COMPLETE=bash_complete" in script
     assert completed("rsq", "rsq", "rsq he") == "plain,health\n"
+    assert completed("rsq_pool", "rsq-pool", "rsq-pool --config x", "2") == "file,x\n"
     assert "plain,--graceful-timeout" in completed("rsq_pool", "rsq-pool", "rsq-pool --gr")

@@ -116,3 +116,13 @@ def test_what_is_done_to_the_parent_counts_for_its_modules(
 
     assert [record.getMessage() for record in caplog.records] == ["seen"]
     assert [record.name for record in caplog.records] == ["redis_stream_queue.some.module"]
+
+
+def test_a_line_has_no_password_of_a_url(caplog: pytest.LogCaptureFixture) -> None:
+    """Wherever it comes from; and a line without one keeps its arguments, by which others group."""
+    log = _log.logger("redis_stream_queue.tests")
+    log.error("%s 100%% of %s", ValueError("amqp://u:s3cret@h"), "redis://h?password=s3cret")
+    log.error("%s of %s", 1, "redis://h")
+    secret, plain = caplog.records
+    assert secret.getMessage() == "amqp://***@h 100% of redis://h?password=***"
+    assert (plain.msg, plain.args) == ("%s of %s", (1, "redis://h"))
