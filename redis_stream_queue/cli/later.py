@@ -75,6 +75,10 @@ def list_(redis: Redis, stream: str, before: datetime | None, limit: int, as_jso
         say(f"nothing is scheduled for {redis.client.key(stream)}", err=True)
     for message in found:
         say(json_line(_as_dict(message)) if as_json else _line(message))
+    if len(found) == limit and not as_json:
+        total = ask(redis, stream, lambda: count_scheduled(redis.client, stream, before))
+        if total > limit:
+            say(f"{total} are scheduled; --limit shows more than the first {limit}", err=True)
 
 
 @later.command()

@@ -17,10 +17,9 @@ from ..exceptions import ClusterSlotError
 from ..group import ConsumerGroup
 from ..later.control import paused
 from ..later.ids import as_datetime
-from ..later.scheduled import count_scheduled
 from ..message import StreamStats
 from .common import Redis, ask, dlq_option, group_option, json_option, on_redis, stream_argument
-from .groups import groups_of
+from .groups import groups_of, how_many_scheduled
 from .output import say
 from .tables import shown_by_rich
 
@@ -58,7 +57,7 @@ def stats(
         "length": length,
         "dlq_stream": redis.client.key(dlq),
         "dead_letters": ask(redis, dlq, lambda: redis.client.stream_len(dlq)),
-        "scheduled": ask(redis, stream, lambda: _scheduled(redis, stream)),
+        "scheduled": ask(redis, stream, lambda: how_many_scheduled(redis, stream)),
         "paused": ask(redis, stream, lambda: _paused(redis, stream)),
         "oldest_unfinished": ask(redis, stream, lambda: _oldest(redis, stream, groups)),
         "groups": [_group_report(found) for found in groups],
@@ -92,14 +91,6 @@ async def _oldest(redis: Redis, stream: str, groups: list[StreamStats]) -> str |
         return None
     looked = await PendingList(redis.client, stream, "").trim(NOTHING_TO_TRIM)
     return await blocker(redis.client, stream, looked)
-
-
-async def _scheduled(redis: Redis, stream: str) -> int | None:
-    """How many messages are scheduled; None where that cannot be known."""
-    try:
-        return await count_scheduled(redis.client, stream)
-    except (NoPermissionError, ClusterSlotError, WrongKind):
-        return None
 
 
 async def _paused(redis: Redis, stream: str) -> list[str]:

@@ -37,6 +37,11 @@ def test_a_delayed_message_is_listed_shown_and_cancelled(pool_url: str) -> None:
 def test_purge_takes_what_is_due_before_a_date(pool_url: str) -> None:
     for year in (2090, 2091, 2092):
         rsq("push", "orders", "--at", f"{year}-01-01T00:00Z", str(year), url=pool_url)
+    assert "'orders' on " in (none := rsq("stats", "orders", url=pool_url).stderr)
+    assert "yet: of what will be in it 3 are scheduled (rsq later list orders)" in none
+    some = rsq("later", "list", "orders", "--limit", "2", url=pool_url)
+    assert some.stderr == "3 are scheduled; --limit shows more than the first 2\n"
+    assert rsq("later", "list", "orders", "--limit", "3", url=pool_url).stderr == ""
     rsq("push", "orders", "1", url=pool_url)
     scheduled = json.loads(rsq("stats", "orders", "--json", url=pool_url).stdout)["scheduled"]
     assert scheduled == 3

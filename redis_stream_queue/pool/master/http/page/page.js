@@ -2,6 +2,7 @@
 // Shows /status and asks again every 2 s while somebody looks. What others wrote becomes text, never HTML.
 
 const EVERY_MS = 2000, SHOWN_S = 900, WIDTH = 300, HEIGHT = 80;
+const TWO_DIGITS = { hour: "2-digit", minute: "2-digit", second: "2-digit" };
 const SVG = "http://www.w3.org/2000/svg";
 const sections = [];
 let held = false, answeredAt = null;
@@ -189,7 +190,7 @@ function showIcon(worst) {
 }
 
 function show(status) {
-  const nowS = status.now_s, zone = new Date(nowS * 1000).toLocaleTimeString("en-GB", { timeZoneName: "short" });
+  const nowS = status.now_s, zone = new Date(nowS * 1000).toLocaleTimeString("en-GB", { ...TWO_DIGITS, timeZoneName: "short" });
   const several = status.crews.length > 1;
   setText(byId("where"), `${status.host}, pid ${status.pid}, version ${status.version}`);
   setText(byId("state"), status.state);
