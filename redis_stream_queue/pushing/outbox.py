@@ -58,6 +58,12 @@ class Outbox(Generic[T]):
             task = loop.create_task(self._send_together(wanted))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            if self._together:  # it may wait for room for long: for nobody once all have given up
+                futures = [future for _, future in wanted]
+                for future in futures:
+                    future.add_done_callback(
+                        lambda _: task.cancel() if all(f.done() for f in futures) else None
+                    )
 
     async def _send_together(self, waiting: list[tuple[T, asyncio.Future[Any]]]) -> None:
         results: Sequence[Any]

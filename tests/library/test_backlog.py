@@ -301,6 +301,23 @@ class TestTermsOfTheirOwn:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
+    @pytest.mark.parametrize("options", [{}, {"dedup_id": "1"}])
+    async def test_whoever_gave_up_is_not_waited_for(self, bench: Bench, options: Any) -> None:
+        """Nor is the message pushed once there is room."""
+        producer = producer_of(bench, max_backlog=1, backlog_timeout_s=None)
+        await producer.ensure_group()
+        await producer.push(0)
+        pushes = [asyncio.create_task(producer.push(n, **options)) for n in (1, 2)]
+        done, _ = await asyncio.wait(pushes, timeout=0.05)
+        assert not done
+        for push in pushes:
+            push.cancel()
+        await asyncio.wait(pushes)
+        await asyncio.wait_for(producer.close(), 5)
+        assert await finish(bench) == 1
+        await producer.push(3)
+        assert await bench.client.stream_len(bench.stream) == 2
+
     @pytest.mark.parametrize("options", [{"dedup_id": "1"}, {"unique": "1"}])
     async def test_no_more_than_fit(self, bench: Bench, options: Any) -> None:
         producer = producer_of(bench, max_backlog=2)
