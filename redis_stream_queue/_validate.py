@@ -233,7 +233,9 @@ def check(name: str, value: object, rule: Rule) -> None:
 
 
 def _for_url(value: object) -> str:
-    return " A URL is for --url or REDIS_URL." if isinstance(value, str) and is_url(value) else ""
+    if not isinstance(value, str) or not is_url(value):
+        return ""
+    return " A URL is for --url, REDIS_URL or StreamClient.from_url()."
 
 
 def shown(value: object) -> str:

@@ -18,8 +18,8 @@ class TestUsage:
         ("args", "sentence"),
         [
             (["--no-such-option"], "--no-such-option"),
-            (["--stream", f"redis://:{SECRET}@h"], "A URL is for --url or REDIS_URL."),
-            (["--group", f"rediss+cluster://:{SECRET}@h"], "A URL is for --url or REDIS_URL."),
+            (["--stream", f"redis://:{SECRET}@h"], "A URL is for --url, REDIS_URL or"),
+            (["--group", f"rediss+cluster://:{SECRET}@h"], "A URL is for --url, REDIS_URL or"),
             (["--worker", "2"], "--workers"),
             (["--workers", "0"], "'--workers': 0 is not in the range x>=1"),
             (["--workers", "-3"], "'--workers': -3 is not in the range x>=1"),
