@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -129,6 +130,21 @@ def _socket_pair() -> tuple[int, int]:
     return ours.detach(), theirs.detach()
 
 
+def _fill(fd: int) -> None:
+    """Write until it is full, and stays full: a terminal makes room again a little later."""
+    os.set_blocking(fd, False)
+    room, refused = select.poll(), 0
+    room.register(fd, select.POLLOUT)
+    while refused < 3:
+        try:
+            os.write(fd, b"\n" * 100)
+            refused = 0
+        except BlockingIOError:
+            refused += 1
+            room.poll(50)
+    os.set_blocking(fd, True)
+
+
 OUTPUTS = {"pipe": os.pipe, "socket": _socket_pair, "terminal": os.openpty}
 
 
@@ -139,11 +155,7 @@ def test_a_log_that_nobody_reads_stops_nothing(
     """The master goes on, and ends when it is told to. When somebody reads again, whole lines come,
     and one says how many are missing."""
     ours, theirs = OUTPUTS[kind]()
-    os.set_blocking(theirs, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(theirs, b"\n" * 100)
-    os.set_blocking(theirs, True)
+    _fill(theirs)
     os.set_blocking(ours, False)
     (tmp_path / "app.py").write_text(SOURCE)
     pool = subprocess.Popen(
