@@ -17,7 +17,9 @@ from .waiting import wait_until
 SERVICE = "mymaster"
 SENTINELS = 3
 READY_TIMEOUT_S = 30.0
-HURRY = ("INFO-PERIOD", 200, "PUBLISH-PERIOD", 200, "PING-PERIOD", 100, "ASK-PERIOD", 100)  # ms
+# ms. What a Sentinel knows of a replica is good for five ping periods, and it asks once a second
+# while the master is down: with shorter ones it often finds no good replica, and waits.
+HURRY = ("INFO-PERIOD", 200, "PUBLISH-PERIOD", 200, "PING-PERIOD", 300, "ASK-PERIOD", 100)
 
 
 class SentinelSet:
